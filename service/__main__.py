@@ -1,0 +1,100 @@
+"""The command line: ``shinkei serve``, ``shinkei migrate``.
+
+Exit codes: 0 done, 1 it could not be done now, 2 a setting or an argument is wrong.
+"""
+
+import contextlib
+import dataclasses
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+from service import __version__
+from service.errors import StartError
+from service.settings import Settings, SettingsError, load_settings
+
+
+def main() -> None:
+    """Run the command; a failure is one line on stderr and an exit code, never a traceback."""
+    try:
+        cli.main(prog_name="shinkei", standalone_mode=True)
+    except SettingsError as error:
+        sys.exit(_fail(str(error), 2))
+    except StartError as error:
+        sys.exit(_fail(str(error), 1))
+
+
+def _fail(message: str, code: int) -> int:
+    click.echo(f"shinkei: {message}", err=True)
+    return code
+
+
+@click.group()
+@click.version_option(__version__, prog_name="shinkei")
+def cli() -> None:
+    """Accounts over HTTP and PostgreSQL. Settings come from the environment: see the README."""
+
+
+@cli.command()
+def serve() -> None:
+    """Serve until stopped; without DATABASE_URL or DB_HOST, on an embedded PostgreSQL."""
+    from service.logs import configure_logging
+    from service.server import serve as serve_until_stopped
+
+    settings = load_settings(os.environ)
+    configure_logging(settings)
+    with _database_of(settings) as ready:
+        serve_until_stopped(ready, _announce(settings, ready))
+
+
+@cli.command()
+@click.option("--status", is_flag=True, help="Only list the migrations and which are applied.")
+@click.option("--rollback", type=click.IntRange(1), metavar="N", help="Roll back the newest N.")
+def migrate(status: bool, rollback: int | None) -> None:
+    """Apply the migrations that are pending; safe to run from any number of replicas at once."""
+    from service import migrate as migrations
+
+    if status and rollback:
+        raise click.UsageError("--status and --rollback exclude each other")
+    with _database_of(load_settings(os.environ)) as settings:
+        assert settings.database is not None  # noqa: S101
+        if status:
+            for id_, applied in migrations.list_status(settings.database):
+                click.echo(f"{'applied' if applied else 'pending'}  {id_}")
+        elif rollback:
+            for id_ in migrations.roll_back(settings.database, rollback):
+                click.echo(f"rolled back  {id_}")
+        else:
+            for id_ in migrations.apply_pending(settings.database) or ["nothing: at head"]:
+                click.echo(f"applied  {id_}")
+
+
+@contextlib.contextmanager
+def _database_of(settings: Settings) -> Iterator[Settings]:
+    """The settings with a database in them: the one configured, or the embedded one, running."""
+    if settings.database is not None:
+        yield settings
+        return
+    from service import embedded
+
+    with embedded.running(settings.data_dir) as database:
+        secret_key = settings.secret_key or embedded.read_secret_key(settings.data_dir)
+        yield dataclasses.replace(settings, database=database, secret_key=secret_key)
+
+
+def _announce(configured: Settings, ready: Settings) -> Callable[[str], Any]:
+    """One line that says where it listens, where its data lies, and where its docs are."""
+    where: str | Path = configured.data_dir
+    if configured.database is not None:
+        where = f"PostgreSQL at {configured.database.address}"
+    return lambda url: click.echo(
+        f"Shinkei {__version__} listens on {url} | data in {where} | docs at {url}/docs"
+    )
+
+
+if __name__ == "__main__":
+    main()

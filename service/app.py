@@ -1,0 +1,31 @@
+"""The whole assembly: middlewares, cleanup contexts, routes."""
+
+from aiohttp import web
+
+from service.auth.passwords import hasher_context
+from service.auth.tokens import key_ring_context
+from service.database import database_context
+from service.errors import problems
+from service.health import Health, health_context
+from service.keys import HEALTH, SETTINGS
+from service.logs import access_log
+from service.requests import deadlines
+from service.routes import add_routes
+from service.settings import Settings
+
+
+def create_app(settings: Settings) -> web.Application:
+    """The application. ``settings.database`` says where PostgreSQL is; it connects at startup.
+
+    Middlewares run from the first to the last, and each wraps those after it. Cleanup contexts are
+    entered in order and left in reverse, so that what needs the pool goes before it.
+    """
+    app = web.Application(
+        middlewares=[access_log, problems, deadlines],
+        client_max_size=settings.body_max_bytes,
+    )
+    app[SETTINGS] = settings
+    app[HEALTH] = Health()
+    app.cleanup_ctx.extend([database_context, key_ring_context, hasher_context, health_context])
+    add_routes(app)
+    return app

@@ -1,0 +1,1 @@
+"""Registration, sign-in, and the tokens that prove it."""

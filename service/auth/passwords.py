@@ -1,0 +1,92 @@
+"""Password hashes: argon2id on threads of their own, so that the event loop goes on serving."""
+
+import asyncio
+import os
+import unicodedata
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TypeVar
+
+import argon2
+from aiohttp import web
+
+from service.errors import FieldError, invalid_fields, unavailable
+from service.keys import HASHER, SETTINGS
+
+T = TypeVar("T")
+
+# Far beyond any passphrase; NIST SP 800-63B-4 asks for at least 64.
+PASSWORD_MAX_LENGTH = 256
+
+
+@dataclass(slots=True)
+class Hasher:
+    """The executor that hashes, how many are waiting for it, and how many may.
+
+    ``decoy`` is a hash of no account's password: verifying against it takes as long as a real one.
+    """
+
+    argon2id: argon2.PasswordHasher
+    executor: ThreadPoolExecutor
+    queue_limit: int
+    decoy: str
+    queued: int = 0
+
+
+async def hasher_context(app: web.Application) -> AsyncIterator[None]:
+    settings = app[SETTINGS]
+    argon2id = argon2.PasswordHasher(
+        time_cost=settings.password_hash_iterations,
+        memory_cost=settings.password_hash_memory_kib,
+        parallelism=1,
+    )
+    workers = settings.password_hash_workers or os.cpu_count() or 1
+    with ThreadPoolExecutor(workers, thread_name_prefix="argon2") as executor:
+        loop = asyncio.get_running_loop()
+        decoy = await loop.run_in_executor(executor, argon2id.hash, os.urandom(16))
+        app[HASHER] = Hasher(argon2id, executor, settings.password_hash_queue, decoy)
+        yield
+
+
+def require_acceptable(app: web.Application, password: str, pointer: str) -> None:
+    """Raise Problem 422 where the password is too short to be chosen (NIST SP 800-63B-4 §3.1.1)."""
+    minimum = app[SETTINGS].password_min_length
+    if len(_normalize(password)) < minimum:
+        detail = f"Must be at least {minimum} characters long."
+        raise invalid_fields(FieldError(pointer, detail))
+
+
+async def hash_password(app: web.Application, password: str) -> str:
+    """The encoded argon2id hash. Raises Problem 503 where too many are waiting already."""
+    argon2id = app[HASHER].argon2id
+    return await _on_executor(app, lambda: argon2id.hash(_normalize(password)))
+
+
+async def verify_password(app: web.Application, password_hash: str | None, password: str) -> bool:
+    """Whether the password is the hash's. Without a hash it takes as long, and is never so."""
+    hasher = app[HASHER]
+
+    def verify() -> bool:
+        try:
+            return hasher.argon2id.verify(password_hash or hasher.decoy, _normalize(password))
+        except (argon2.exceptions.VerificationError, argon2.exceptions.InvalidHashError):
+            return False
+
+    return await _on_executor(app, verify) and password_hash is not None
+
+
+def _normalize(password: str) -> str:
+    """NFKC: typed on two keyboards, a password stays the same (NIST SP 800-63B-4 §3.1.1.2)."""
+    return unicodedata.normalize("NFKC", password)
+
+
+async def _on_executor(app: web.Application, work: Callable[[], T]) -> T:
+    hasher = app[HASHER]
+    if hasher.queued >= hasher.queue_limit:
+        raise unavailable("too_many_sign_ins", "Too many sign-ins at once; try again.")
+    hasher.queued += 1
+    try:
+        return await asyncio.get_running_loop().run_in_executor(hasher.executor, work)
+    finally:
+        hasher.queued -= 1

@@ -1,0 +1,229 @@
+"""The pool, and the two ways to use it: ``read`` one query, ``write`` one transaction.
+
+Every deadline on the database is set here: connect, acquire, command, lock, idle, close.
+"""
+
+import asyncio
+import random
+import socket
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any, Concatenate, Literal, ParamSpec, TypeAlias, TypeVar
+
+import asyncpg
+import orjson
+import structlog
+from aiohttp import web
+from asyncpg.pool import PoolConnectionProxy
+
+from service import migrate
+from service.errors import Problem, StartError, unavailable
+from service.keys import POOL, SETTINGS
+from service.settings import Database, Settings
+
+log = structlog.get_logger(__name__)
+
+P = ParamSpec("P")
+T = TypeVar("T")
+Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record] | PoolConnectionProxy[asyncpg.Record]"
+
+WRITE_ATTEMPTS = 3
+
+# The connection went away under the statement, or could not be had.
+LOST = (
+    OSError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.InterfaceError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.IdleInTransactionSessionTimeoutError,
+)
+# The whole transaction may succeed when it is run again (PostgreSQL manual, 13.5); cached plans
+# heal themselves only outside of a transaction.
+RETRYABLE = (
+    asyncpg.TransactionRollbackError,
+    asyncpg.InvalidCachedStatementError,
+    asyncpg.OutdatedSchemaCacheError,
+)
+# The database cannot serve this now, though nothing is wrong with the request. TimeoutError is an
+# OSError too, so this tuple is to be caught before LOST.
+BUSY = (
+    TimeoutError,
+    asyncpg.QueryCanceledError,
+    asyncpg.InsufficientResourcesError,
+    asyncpg.LockNotAvailableError,
+    asyncpg.ReadOnlySQLTransactionError,
+    asyncpg.InvalidAuthorizationSpecificationError,
+    asyncpg.InvalidCatalogNameError,
+    asyncpg.UndefinedTableError,
+    asyncpg.UndefinedColumnError,
+)
+
+
+async def read(
+    app: web.Application,
+    query: Callable[Concatenate[Connection, P], Awaitable[T]],
+    *args: P.args,
+    **kwargs: P.kwargs,
+) -> T:
+    """Run one reading query; once more on another connection where the first was lost under it.
+
+    Raises Problem 503 where the database cannot answer.
+    """
+    for attempt in (1, 2):
+        try:
+            async with _acquire(app) as conn:
+                return await query(conn, *args, **kwargs)
+        except BUSY as error:
+            raise _database_unavailable() from error
+        except (*LOST, *RETRYABLE) as error:
+            if attempt == 2:
+                raise _database_unavailable() from error
+    raise AssertionError("unreachable")
+
+
+async def write(
+    app: web.Application,
+    work: Callable[Concatenate[Connection, P], Awaitable[T]],
+    *args: P.args,
+    **kwargs: P.kwargs,
+) -> T:
+    """Run ``work`` in one transaction, which commits when it returns and rolls back when it raises.
+
+    A serialization failure or a deadlock runs the whole of it again, at most three times, with
+    jitter: ``work`` must do nothing but SQL. Raises Problem 503 where the database cannot answer;
+    where the connection was lost at commit, the write may or may not be there.
+    """
+    for attempt in range(1, WRITE_ATTEMPTS + 1):
+        try:
+            async with _acquire(app) as conn, conn.transaction():
+                return await work(conn, *args, **kwargs)
+        except RETRYABLE as error:
+            if attempt == WRITE_ATTEMPTS:
+                raise _database_unavailable() from error
+            await asyncio.sleep(random.uniform(0.005, 0.025) * 2**attempt)  # noqa: S311
+        except (*LOST, *BUSY) as error:
+            raise _database_unavailable() from error
+    raise AssertionError("unreachable")
+
+
+def _database_unavailable() -> Problem:
+    return unavailable("database_unavailable", "The database cannot answer now; try again.")
+
+
+@asynccontextmanager
+async def _acquire(app: web.Application) -> AsyncIterator[Connection]:
+    settings = app[SETTINGS]
+    conn = await app[POOL].acquire(timeout=settings.db_acquire_timeout_s)
+    try:
+        yield conn
+    except (TimeoutError, asyncio.CancelledError):
+        # A statement that ran out of time may sit on a dead socket: evict it rather than ask it
+        # to cancel. The server ends what it runs by statement_timeout.
+        conn.terminate()
+        raise
+    finally:
+        await app[POOL].release(conn, timeout=settings.db_close_timeout_s)
+
+
+async def database_context(app: web.Application) -> AsyncIterator[None]:
+    """Wait for the database, migrate it where that is asked for, and open the pool, all warm."""
+    settings = app[SETTINGS]
+    database = settings.database
+    assert database is not None, "start the embedded server first"  # noqa: S101
+    conn = await _wait_for_database(database, settings.db_connect_timeout_s)
+    try:
+        pending = await migrate.find_pending(conn)
+    finally:
+        await conn.close(timeout=settings.db_close_timeout_s)
+    if pending and settings.migrate_on_start:
+        await asyncio.to_thread(migrate.apply_pending, database)
+    elif pending:
+        log.warning("migrations pending: run shinkei migrate", pending=len(pending))
+    app[POOL] = await asyncpg.create_pool(
+        **database.asyncpg_arguments(),
+        # All connections are there from the start and stay: none is opened inside of a request
+        # unless one was lost.
+        min_size=settings.db_pool_size,
+        max_size=settings.db_pool_size,
+        timeout=5,
+        command_timeout=settings.db_command_timeout_s,
+        init=_set_codecs,
+        **_session_arguments(settings),
+    )
+    yield
+    try:
+        async with asyncio.timeout(settings.db_close_timeout_s):
+            await app[POOL].close()
+    except TimeoutError:
+        app[POOL].terminate()
+
+
+def _session_arguments(settings: Settings) -> dict[str, Any]:
+    """Behind PgBouncer in transaction mode: no named statements, no session settings."""
+    if settings.db_pgbouncer:
+        return {"statement_cache_size": 0}
+    command_ms = round(settings.db_command_timeout_s * 1000)
+    return {
+        "server_settings": {
+            "application_name": "shinkei",
+            "statement_timeout": str(command_ms + 500),
+            "lock_timeout": str(round(settings.db_lock_timeout_s * 1000)),
+            "idle_in_transaction_session_timeout": "5000",
+            "jit": "off",
+        }
+    }
+
+
+async def _set_codecs(conn: Connection) -> None:
+    """jsonb as Python values; asyncpg would give text."""
+    await conn.set_type_codec(
+        "jsonb",
+        schema="pg_catalog",
+        encoder=lambda value: orjson.dumps(value).decode(),
+        decoder=orjson.loads,
+    )
+
+
+async def _wait_for_database(
+    database: Database, timeout_s: float
+) -> "asyncpg.Connection[asyncpg.Record]":
+    """Try to connect until ``timeout_s`` has passed; a refusal that waiting cannot mend ends it."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + timeout_s
+    while True:
+        try:
+            return await asyncpg.connect(
+                **database.asyncpg_arguments(), timeout=max(1, min(5, deadline - loop.time()))
+            )
+        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            reason, hopeless = _explain(error)
+        if hopeless or loop.time() >= deadline:
+            tried = "" if hopeless else f" (tried for {timeout_s:g} s, DB_CONNECT_TIMEOUT_S)"
+            raise StartError(
+                f"cannot connect to PostgreSQL at {database.address}, database {database.name},"
+                f" as user {database.user}: {reason}{tried}"
+            )
+        await asyncio.sleep(min(0.2, max(0, deadline - loop.time())))
+
+
+def _explain(error: Exception) -> tuple[str, bool]:
+    """Why a connection failed, in our own words, and whether waiting cannot mend it."""
+    known: tuple[tuple[type[Exception], Literal[True, False], str], ...] = (
+        (asyncpg.InvalidAuthorizationSpecificationError, True, "user or password refused"),
+        (asyncpg.InvalidCatalogNameError, True, "there is no such database"),
+        (asyncpg.CannotConnectNowError, False, "the server is starting up or shutting down"),
+        (asyncpg.TooManyConnectionsError, False, "the server has no connection left"),
+        (ssl.SSLCertVerificationError, True, "the server's TLS certificate is not trusted"),
+        (ssl.SSLError, True, "the TLS handshake failed"),
+        (socket.gaierror, False, "the host name cannot be resolved"),
+        (ConnectionRefusedError, False, "connection refused"),
+        (TimeoutError, False, "no answer"),
+        (asyncpg.ClientConfigurationError, True, "the connection options contradict each other"),
+    )
+    for kind, hopeless, reason in known:
+        if isinstance(error, kind):
+            return reason, hopeless
+    return f"connection failed ({type(error).__name__})", False

@@ -1,0 +1,134 @@
+"""Problems: what a client is told when a request fails (RFC 9457), and the middleware for it."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from http import HTTPStatus
+
+import asyncpg
+import orjson
+import structlog
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+from service.keys import REQUEST_ID
+
+log = structlog.get_logger(__name__)
+
+RETRY_AFTER_S = 1
+
+
+class StartError(Exception):
+    """The service cannot start or a command cannot run; the message is the operator's one line."""
+
+
+@dataclass(frozen=True, slots=True)
+class FieldError:
+    """What is wrong with one member of the body; ``pointer`` is a JSON Pointer (RFC 6901 §6)."""
+
+    pointer: str
+    detail: str
+
+
+class Problem(Exception):
+    """An answer to the client. ``code`` is stable and snake_case; ``detail`` is for people."""
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        detail: str,
+        *,
+        errors: Iterable[FieldError] = (),
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.code = code
+        self.detail = detail
+        self.errors = tuple(errors)
+        self.headers = headers or {}
+
+
+def invalid_fields(*errors: FieldError) -> Problem:
+    """422: the body is JSON, but not what this route takes."""
+    return Problem(422, "invalid_fields", "Some fields are missing or wrong.", errors=errors)
+
+
+def not_signed_in(detail: str = "Sign in and send the access token.", error: str = "") -> Problem:
+    """401 with the challenge of RFC 6750 §3."""
+    challenge = f'Bearer error="{error}"' if error else "Bearer"
+    code = error or "not_signed_in"
+    return Problem(401, code, detail, headers={"WWW-Authenticate": challenge})
+
+
+def unavailable(code: str, detail: str) -> Problem:
+    """503: the same request may succeed in a moment."""
+    return Problem(503, code, detail, headers={"Retry-After": str(RETRY_AFTER_S)})
+
+
+_FRAMEWORK_DETAILS = {
+    404: "There is nothing at this path.",
+    405: "This path does not take this method; the Allow header lists those it takes.",
+    413: "The body is larger than this service takes.",
+}
+
+
+def _from_framework(error: web.HTTPException) -> Problem:
+    """The framework's own answer (404, 405, 413, …) as a problem, without its text."""
+    phrase = HTTPStatus(error.status).phrase
+    kept = {name: error.headers[name] for name in ("Allow",) if name in error.headers}
+    code = phrase.lower().replace(" ", "_").replace("-", "_")
+    return Problem(error.status, code, _FRAMEWORK_DETAILS.get(error.status, phrase), headers=kept)
+
+
+def render(problem: Problem, request_id: str) -> web.Response:
+    """The problem as JSON. ``type`` is about:blank, as it is ``code`` that tells them apart."""
+    body: dict[str, object] = {
+        "type": "about:blank",
+        "title": HTTPStatus(problem.status).phrase,
+        "status": problem.status,
+        "detail": problem.detail,
+        "code": problem.code,
+        "request_id": request_id,
+    }
+    if problem.errors:
+        body["errors"] = problem.errors
+    return web.Response(
+        status=problem.status,
+        body=orjson.dumps(body),
+        headers={
+            "Content-Type": "application/problem+json",
+            "Cache-Control": "no-store",
+            **problem.headers,
+        },
+    )
+
+
+@web.middleware
+async def problems(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Render every failure, the framework's own included; an unknown one is logged, and a 500."""
+    try:
+        return await handler(request)
+    except Problem as error:
+        problem = error
+        if problem.status >= 500:
+            cause = problem.__cause__
+            log.warning("unavailable", code=problem.code, cause=type(cause).__name__)
+    except web.HTTPException as error:
+        if error.status < 400:
+            raise
+        problem = _from_framework(error)
+    except asyncpg.DataError as error:
+        # Schemas refuse what PostgreSQL would; what slips past them is still the client's value.
+        log.warning("value refused by the database", sqlstate=error.sqlstate)
+        problem = Problem(422, "invalid_value", "A value is outside of what can be stored.")
+    except StartError as error:
+        log.warning("cannot serve", reason=str(error))
+        problem = unavailable("misconfigured", "The service is not set up yet; try again.")
+    except Exception:
+        log.exception("unexpected error")
+        problem = Problem(500, "internal_error", "Something went wrong here; it has been logged.")
+    response = render(problem, request[REQUEST_ID])
+    if problem.status in (408, 413):
+        response.force_close()
+    return response

@@ -1,0 +1,23 @@
+"""The typed keys under which the application and its requests carry their state."""
+
+from typing import TYPE_CHECKING
+
+import asyncpg
+from aiohttp import web
+
+from service.settings import Settings
+
+if TYPE_CHECKING:
+    from service.auth.passwords import Hasher
+    from service.auth.tokens import KeyRing
+    from service.health import Health
+
+SETTINGS = web.AppKey("settings", Settings)
+POOL: web.AppKey["asyncpg.Pool[asyncpg.Record]"] = web.AppKey("pool")
+HASHER: web.AppKey["Hasher"] = web.AppKey("hasher")
+KEY_RING: web.AppKey["KeyRing"] = web.AppKey("key_ring")
+HEALTH: web.AppKey["Health"] = web.AppKey("health")
+
+REQUEST_ID = web.RequestKey("request_id", str)
+# The signed-in user's row and its session's id: see sessions.queries.find_signed_in.
+USER: web.RequestKey["asyncpg.Record"] = web.RequestKey("user")

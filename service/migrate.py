@@ -1,0 +1,162 @@
+"""Migrations: the files of ``migrations/``, applied by yoyo, one process at a time."""
+
+import getpass
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import asyncpg
+
+from service.errors import StartError
+from service.settings import Database
+
+if TYPE_CHECKING:
+    from service.database import Connection
+
+# "shinkei" in ASCII, as the 64-bit key of pg_advisory_lock.
+ADVISORY_LOCK_KEY = 0x7368696E6B6569
+
+_HERE = Path(__file__).resolve().parent
+
+
+def migrations_dir() -> Path:
+    """Beside this module in an installed wheel, at the top of a checkout otherwise."""
+    installed = _HERE / "migrations"
+    return installed if installed.is_dir() else _HERE.parent / "migrations"
+
+
+def known_migrations() -> list[str]:
+    """The ids of all migrations in this release, in order."""
+    names = (path.name for path in migrations_dir().glob("*.sql"))
+    ids = sorted(name.removesuffix(".sql") for name in names if not name.endswith(".rollback.sql"))
+    if not ids:
+        raise StartError(f"no migrations in {migrations_dir()}: this installation is incomplete")
+    return ids
+
+
+async def find_pending(conn: "Connection") -> list[str]:
+    """The ids of migrations that this release has and the database has not, in order."""
+    try:
+        rows = await conn.fetch("select migration_id from _yoyo_migration")
+    except asyncpg.UndefinedTableError:
+        rows = []
+    applied = {row["migration_id"] for row in rows}
+    return [id_ for id_ in known_migrations() if id_ not in applied]
+
+
+def apply_pending(database: Database) -> list[str]:
+    """Apply what is pending and return its ids. Blocks while another process migrates.
+
+    Raises StartError, naming the migration, where one fails; those before it stay applied.
+    """
+    with _locked_backend(database) as (backend, migrations):
+        pending = backend.to_apply(migrations)
+        _run(backend.apply_migrations, pending, "apply")
+        missing = backend.to_apply(migrations)
+        if missing:
+            raise StartError(f"migration {missing[0].id} was not applied; see the log above")
+        return [migration.id for migration in pending]
+
+
+def roll_back(database: Database, count: int) -> list[str]:
+    """Roll back the ``count`` newest applied migrations and return their ids, newest first."""
+    with _locked_backend(database) as (backend, migrations):
+        newest = backend.to_rollback(migrations)[:count]
+        _run(backend.rollback_migrations, newest, "roll back")
+        return [migration.id for migration in newest]
+
+
+def list_status(database: Database) -> list[tuple[str, bool]]:
+    """Each known migration, and whether the database has it. Changes nothing, takes no lock."""
+    import psycopg
+
+    with _connect(database) as conn:
+        try:
+            rows = conn.execute("select migration_id from _yoyo_migration").fetchall()
+        except psycopg.errors.UndefinedTable:
+            rows = []
+    applied = {row[0] for row in rows}
+    return [(id_, id_ in applied) for id_ in known_migrations()]
+
+
+def _run(action: Any, migrations: Any, verb: str) -> None:
+    import psycopg
+
+    for migration in list(migrations):
+        one = type(migrations)([migration])
+        try:
+            action(one)
+        except psycopg.Error as error:
+            raise StartError(f"cannot {verb} {migration.id}: {_reason(error)}") from error
+
+
+def _reason(error: Any) -> str:
+    """PostgreSQL's own sentence: on our SQL it says what to mend, and it holds no client's data."""
+    return str(error.diag.message_primary or type(error).__name__).strip()
+
+
+def _connect(database: Database) -> Any:
+    """A direct psycopg connection in autocommit mode, for the lock and for looking."""
+    import psycopg
+
+    arguments: dict[str, Any] = {**database.libpq_arguments(), "connect_timeout": 5}
+
+    try:
+        return psycopg.connect(**arguments, autocommit=True)
+    except psycopg.OperationalError as error:
+        refused = "user, password or database refused" if "FATAL" in str(error) else "no connection"
+        raise StartError(
+            f"cannot connect to PostgreSQL at {database.address}, database {database.name},"
+            f" as user {database.user}: {refused}"
+        ) from None
+
+
+@contextmanager
+def _locked_backend(database: Database) -> Iterator[tuple[Any, Any]]:
+    """yoyo's backend and migrations, under a session-level advisory lock.
+
+    yoyo's own lock is a row keyed by process id, which outlives a killed process and means nothing
+    between containers. PostgreSQL frees ours when its holder dies; whoever holds it knows that any
+    row of yoyo's is stale.
+    """
+    # psycopg and yoyo take 0.15 s to import, which a start with nothing pending need not pay.
+    import psycopg
+    from yoyo import read_migrations
+    from yoyo.backends.core.postgresql import PostgresqlPsycopgBackend
+    from yoyo.connections import DatabaseURI
+    from yoyo.migrations import default_migration_table
+
+    # yoyo logs each expected failure (a table that exists, a lock row) as an error.
+    logging.getLogger("yoyo").setLevel(logging.CRITICAL)
+    _name_the_user()
+    known_migrations()
+    with _connect(database) as guard:
+        guard.execute("select pg_advisory_lock(%s)", [ADVISORY_LOCK_KEY])
+        arguments = database.libpq_arguments()
+        uri = DatabaseURI(
+            scheme="postgresql+psycopg",
+            username=arguments.pop("user"),
+            password=arguments.pop("password"),
+            hostname=arguments.pop("host"),
+            port=arguments.pop("port"),
+            database=arguments.pop("dbname"),
+            args=arguments,
+        )
+        with PostgresqlPsycopgBackend(uri, default_migration_table) as backend:
+            try:
+                backend.init_database()
+                backend.break_lock()
+                yield backend, read_migrations(str(migrations_dir()))
+            except psycopg.Error as error:
+                raise StartError(f"cannot migrate: {_reason(error)}") from error
+
+
+def _name_the_user() -> None:
+    """yoyo records who migrated through getpass, which fails for a user id without a name."""
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):
+        os.environ["USER"] = f"uid-{os.getuid()}"

@@ -1,0 +1,150 @@
+"""Reading a request: its body in time and through a schema, its preconditions; and the answer."""
+
+import asyncio
+import json
+import unicodedata
+from typing import Any, NoReturn
+
+import aiohttp
+import orjson
+from aiohttp import web
+from aiohttp.typedefs import Handler
+from marshmallow import Schema, ValidationError
+
+from service.errors import FieldError, Problem, invalid_fields, unavailable
+from service.keys import SETTINGS
+
+
+@web.middleware
+async def deadlines(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Read the whole body within its own deadline (408), then answer within another (503).
+
+    The body is read before anything else, so that no handler holds a connection or a lock while a
+    slow client sends; aiohttp itself sets no limit on how long a body may take.
+    """
+    settings = request.app[SETTINGS]
+    if request.can_read_body:
+        try:
+            async with asyncio.timeout(settings.body_timeout_s):
+                await request.read()
+        except TimeoutError:
+            raise Problem(408, "body_timeout", "The body took too long to arrive.") from None
+        except (aiohttp.ClientError, aiohttp.http_exceptions.HttpProcessingError):
+            raise Problem(400, "malformed_body", "The body cannot be decoded.") from None
+    try:
+        async with asyncio.timeout(settings.request_timeout_s):
+            return await handler(request)
+    except TimeoutError as error:
+        raise unavailable("timeout", "This took too long; try again.") from error
+
+
+async def read_body(request: web.Request, schema: Schema) -> dict[str, Any]:
+    """The JSON body as ``schema`` loads it.
+
+    Raises Problem 415 for another content type, 400 for what is not JSON (RFC 8259, with I-JSON's
+    ban on duplicate names, RFC 7493), 422 with a pointer for each field that is missing or wrong.
+    """
+    document = _parse_json(request, await request.read())
+    if not isinstance(document, dict):
+        raise invalid_fields(FieldError("#", "Expected an object."))
+    try:
+        loaded: dict[str, Any] = schema.load(document)
+    except ValidationError as error:
+        raise field_errors(error, "#") from None
+    return loaded
+
+
+def field_errors(error: ValidationError, pointer: str) -> Problem:
+    """marshmallow's nested messages as one 422, with JSON Pointers that begin at ``pointer``."""
+    return invalid_fields(*_flatten(error.messages, pointer))
+
+
+def _parse_json(request: web.Request, body: bytes) -> object:
+    if not body:
+        raise Problem(400, "empty_body", "Expected a JSON body.")
+    charset = (request.charset or "utf-8").lower()
+    if request.content_type != "application/json" or charset != "utf-8":
+        raise Problem(
+            415,
+            "unsupported_media_type",
+            "Expected Content-Type: application/json, in UTF-8.",
+            headers={"Accept": "application/json"},
+        )
+    try:
+        # The standard library's parser, not orjson: it keeps integers exact and lets lone
+        # surrogates through to the schema, which refuses them with a pointer to the field.
+        return json.loads(
+            body.decode("utf-8"),
+            parse_constant=_refuse_constant,
+            object_pairs_hook=_refuse_duplicate_names,
+        )
+    except json.JSONDecodeError as error:
+        where = f"line {error.lineno}, column {error.colno}"
+        raise Problem(400, "malformed_json", f"The body is not valid JSON ({where}).") from None
+    except UnicodeDecodeError:
+        raise Problem(400, "malformed_json", "The body is not valid UTF-8.") from None
+    except (ValueError, RecursionError):
+        raise Problem(
+            400,
+            "malformed_json",
+            "The body is not JSON that can be read: see RFC 7493.",
+        ) from None
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(name)
+
+
+def _refuse_duplicate_names(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        raise ValueError("duplicate name")
+    return members
+
+
+def _flatten(messages: object, pointer: str) -> list[FieldError]:
+    if isinstance(messages, dict):
+        return [
+            error
+            for name, inner in messages.items()
+            for error in _flatten(
+                inner, pointer if name == "_schema" else f"{pointer}/{escape_pointer(name)}"
+            )
+        ]
+    texts = messages if isinstance(messages, list) else [messages]
+    return [FieldError(pointer, str(text)) for text in texts]
+
+
+def escape_pointer(name: object) -> str:
+    """One reference token of a JSON Pointer (RFC 6901 §3), with what cannot be shown replaced."""
+    text = str(name)[:100].encode("utf-8", "replace").decode()
+    shown = "".join("?" if unicodedata.category(char) == "Cc" else char for char in text)
+    return shown.replace("~", "~0").replace("/", "~1")
+
+
+def check_if_match(request: web.Request, version: int) -> None:
+    """Raise Problem 412 where If-Match is given and names another version (RFC 9110 §13.1.1)."""
+    tags = request.if_match
+    if tags is None:
+        return
+    if not any(tag.value == "*" or (tag.value == str(version) and not tag.is_weak) for tag in tags):
+        raise Problem(
+            412,
+            "precondition_failed",
+            "This has changed since you read it; read it again.",
+        )
+
+
+def json_response(
+    data: object, *, status: int = 200, headers: dict[str, str] | None = None
+) -> web.Response:
+    """``data`` as JSON that no cache may keep; ``headers`` may say otherwise."""
+    return web.Response(
+        status=status,
+        body=orjson.dumps(data),
+        headers={
+            "Content-Type": "application/json",
+            "Cache-Control": "no-store",
+            **(headers or {}),
+        },
+    )

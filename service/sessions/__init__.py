@@ -1,0 +1,1 @@
+"""Sessions: one row for each sign-in, which its tokens live and die with."""

@@ -1,0 +1,327 @@
+"""Settings: read from the environment once, checked whole before anything starts, then frozen."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl, unquote, urlencode
+
+from marshmallow import EXCLUDE, Schema, ValidationError, fields, validate
+
+SECRET_KEY_MIN_BYTES = 32
+
+
+class SettingsError(Exception):
+    """A variable is missing or wrong; the message names it and says what it expects."""
+
+
+@dataclass(frozen=True, slots=True)
+class Database:
+    """Where PostgreSQL is and how to sign in to it, in libpq's terms.
+
+    ``options`` are libpq's query parameters (sslmode, sslrootcert, target_session_attrs, …), which
+    asyncpg and psycopg both understand.
+    """
+
+    hosts: tuple[tuple[str, int], ...]
+    name: str
+    user: str
+    password: str = field(default="", repr=False)
+    password_file: Path | None = None
+    options: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def address(self) -> str:
+        """Host and port of each server, for people: ``db1:5432,db2:5432``."""
+        return ",".join(f"{host}:{port}" for host, port in self.hosts)
+
+    def read_password(self) -> str:
+        """The password as it is now: its file is read at each connect, so that it may rotate."""
+        if self.password_file is None:
+            return self.password
+        return self.password_file.read_text(encoding="utf-8").rstrip("\r\n")
+
+    def asyncpg_arguments(self) -> dict[str, Any]:
+        """Keyword arguments of ``asyncpg.connect`` and ``asyncpg.create_pool``."""
+        return {
+            "dsn": f"postgresql://?{urlencode(self.options)}" if self.options else None,
+            "host": [host for host, _ in self.hosts],
+            "port": [port for _, port in self.hosts],
+            "user": self.user,
+            "password": self.read_password,
+            "database": self.name,
+        }
+
+    def libpq_arguments(self) -> dict[str, str]:
+        """Keyword arguments of ``psycopg.connect``."""
+        return {
+            "host": ",".join(host for host, _ in self.hosts),
+            "port": ",".join(str(port) for _, port in self.hosts),
+            "user": self.user,
+            "password": self.read_password(),
+            "dbname": self.name,
+            **dict(self.options),
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Everything an operator may set. ``database`` is None until the embedded server runs."""
+
+    host: str = "127.0.0.1"
+    port: int = 8080
+    data_dir: Path = Path(".data")
+    database: Database | None = None
+    secret_key: str = field(default="", repr=False)
+    migrate_on_start: bool = False
+
+    db_pool_size: int = 10
+    db_pgbouncer: bool = False
+    db_connect_timeout_s: float = 10
+    db_acquire_timeout_s: float = 0.8
+    db_command_timeout_s: float = 3
+    db_lock_timeout_s: float = 2
+    db_close_timeout_s: float = 5
+
+    request_timeout_s: float = 4.5
+    body_timeout_s: float = 10
+    body_max_bytes: int = 64 * 1024
+    shutdown_delay_s: float = 1
+
+    access_token_ttl_s: int = 15 * 60
+    session_ttl_s: int = 30 * 24 * 3600
+    token_issuer: str = "shinkei"  # noqa: S105
+    password_min_length: int = 15
+    password_hash_memory_kib: int = 19 * 1024
+    password_hash_iterations: int = 2
+    password_hash_workers: int = 0
+    password_hash_queue: int = 200
+
+    log_level: str = "info"
+    log_format: str = "auto"
+
+
+def _text(name: str, default: str, expects: str) -> fields.String:
+    return fields.String(
+        data_key=name, load_default=default, validate=validate.Length(min=1, error=expects)
+    )
+
+
+def _choice(name: str, default: str, *choices: str) -> fields.String:
+    expects = "one of " + ", ".join(choices)
+    return fields.String(
+        data_key=name, load_default=default, validate=validate.OneOf(choices, error=expects)
+    )
+
+
+def _integer(name: str, default: int, low: int, high: int) -> fields.Integer:
+    expects = f"a whole number from {low} to {high}"
+    return fields.Integer(
+        data_key=name,
+        load_default=default,
+        validate=validate.Range(low, high, error=expects),
+        error_messages={"invalid": expects},
+    )
+
+
+def _seconds(name: str, default: float, low: float, high: float) -> fields.Float:
+    expects = f"a number of seconds from {low:g} to {high:g}"
+    return fields.Float(
+        data_key=name,
+        load_default=default,
+        validate=validate.Range(low, high, error=expects),
+        error_messages={"invalid": expects, "special": expects},
+    )
+
+
+def _flag(name: str, default: bool | None) -> fields.Boolean:
+    return fields.Boolean(
+        data_key=name,
+        load_default=default,
+        allow_none=default is None,
+        truthy={"true", "1"},
+        falsy={"false", "0"},
+        error_messages={"invalid": "true or false"},
+    )
+
+
+class _EnvironmentSchema(Schema):
+    """One field a variable. README's table lists the same names; a test compares the two."""
+
+    class Meta:
+        unknown = EXCLUDE
+
+    host = _text("HOST", Settings.host, "an address to listen on, such as 127.0.0.1 or 0.0.0.0")
+    port = _integer("PORT", Settings.port, 0, 65535)
+    data_dir = _text("DATA_DIR", "./.data", "the path of a directory")
+    secret_key = fields.String(data_key="SECRET_KEY", load_default="")
+    migrate_on_start = _flag("MIGRATE_ON_START", None)
+
+    database_url = fields.String(data_key="DATABASE_URL", load_default="")
+    db_host = fields.String(data_key="DB_HOST", load_default="")
+    db_port = fields.String(data_key="DB_PORT", load_default="")
+    db_name = fields.String(data_key="DB_NAME", load_default="")
+    db_user = fields.String(data_key="DB_USER", load_default="")
+    db_pass = fields.String(data_key="DB_PASS", load_default="")
+    db_pass_file = fields.String(data_key="DB_PASS_FILE", load_default="")
+    db_sslmode = _choice(
+        "DB_SSLMODE", "", "", "disable", "allow", "prefer", "require", "verify-ca", "verify-full"
+    )
+    db_sslrootcert = fields.String(data_key="DB_SSLROOTCERT", load_default="")
+    db_target_session_attrs = _choice(
+        "DB_TARGET_SESSION_ATTRS", "", "", "any", "read-write", "primary"
+    )
+
+    db_pool_size = _integer("DB_POOL_SIZE", Settings.db_pool_size, 1, 1000)
+    db_pgbouncer = _flag("DB_PGBOUNCER", False)
+    db_connect_timeout_s = _seconds("DB_CONNECT_TIMEOUT_S", Settings.db_connect_timeout_s, 0, 600)
+    db_acquire_timeout_s = _seconds("DB_ACQUIRE_TIMEOUT_S", Settings.db_acquire_timeout_s, 0.01, 60)
+    db_command_timeout_s = _seconds(
+        "DB_COMMAND_TIMEOUT_S", Settings.db_command_timeout_s, 0.01, 600
+    )
+    db_lock_timeout_s = _seconds("DB_LOCK_TIMEOUT_S", Settings.db_lock_timeout_s, 0.01, 600)
+    db_close_timeout_s = _seconds("DB_CLOSE_TIMEOUT_S", Settings.db_close_timeout_s, 0.01, 60)
+
+    request_timeout_s = _seconds("REQUEST_TIMEOUT_S", Settings.request_timeout_s, 0.1, 600)
+    body_timeout_s = _seconds("BODY_TIMEOUT_S", Settings.body_timeout_s, 0.1, 600)
+    body_max_bytes = _integer("BODY_MAX_BYTES", Settings.body_max_bytes, 1024, 16 * 1024 * 1024)
+    shutdown_delay_s = _seconds("SHUTDOWN_DELAY_S", Settings.shutdown_delay_s, 0, 300)
+
+    access_token_ttl_s = _integer("ACCESS_TOKEN_TTL_S", Settings.access_token_ttl_s, 10, 86_400)
+    session_ttl_s = _integer("SESSION_TTL_S", Settings.session_ttl_s, 60, 10 * 365 * 86_400)
+    token_issuer = _text("TOKEN_ISSUER", Settings.token_issuer, "the iss claim of access tokens")
+    password_min_length = _integer("PASSWORD_MIN_LENGTH", Settings.password_min_length, 8, 128)
+    password_hash_memory_kib = _integer(
+        "PASSWORD_HASH_MEMORY_KIB", Settings.password_hash_memory_kib, 8, 4 * 1024 * 1024
+    )
+    password_hash_iterations = _integer(
+        "PASSWORD_HASH_ITERATIONS", Settings.password_hash_iterations, 1, 100
+    )
+    password_hash_workers = _integer("PASSWORD_HASH_WORKERS", 0, 0, 256)
+    password_hash_queue = _integer("PASSWORD_HASH_QUEUE", Settings.password_hash_queue, 1, 100_000)
+
+    log_level = _choice("LOG_LEVEL", "info", "debug", "info", "warning", "error")
+    log_format = _choice("LOG_FORMAT", "auto", "auto", "json", "console")
+
+
+VARIABLES: tuple[str, ...] = tuple(
+    str(field.data_key) for field in _EnvironmentSchema().fields.values()
+)
+
+
+def load_settings(environ: Mapping[str, str]) -> Settings:
+    """Read the settings from ``environ``; an empty variable counts as one not set.
+
+    Raises SettingsError for the first variable that is wrong, without showing its value.
+    """
+    given = {name: environ[name] for name in VARIABLES if environ.get(name)}
+    try:
+        values: dict[str, Any] = _EnvironmentSchema().load(given)
+    except ValidationError as error:
+        name, messages = next(iter(error.messages_dict.items()))
+        raise SettingsError(f"{name}: expected {messages[0]}") from None
+
+    parts = {name: values.pop(name) for name in _DATABASE_PARTS}
+    database = _read_database(parts)
+    secret_key = values["secret_key"]
+    if (database is not None or secret_key) and len(secret_key.encode()) < SECRET_KEY_MIN_BYTES:
+        expects = f"SECRET_KEY: expected at least {SECRET_KEY_MIN_BYTES} bytes of random text"
+        raise SettingsError(f"{expects}, such as the output of: openssl rand -base64 48")
+    if values["migrate_on_start"] is None:
+        values["migrate_on_start"] = database is None
+    values["data_dir"] = Path(values["data_dir"]).expanduser().absolute()
+    return Settings(**values, database=database)
+
+
+_DATABASE_PARTS = (
+    *("database_url", "db_host", "db_port", "db_name", "db_user", "db_pass", "db_pass_file"),
+    *("db_sslmode", "db_sslrootcert", "db_target_session_attrs"),
+)
+
+
+def _read_database(parts: Mapping[str, str]) -> Database | None:
+    """The database that the variables name, or None where they name none."""
+    options = {
+        option: parts[f"db_{option}"]
+        for option in ("sslmode", "sslrootcert", "target_session_attrs")
+        if parts[f"db_{option}"]
+    }
+    password_file = Path(parts["db_pass_file"]) if parts["db_pass_file"] else None
+    if password_file is not None and not password_file.is_file():
+        raise SettingsError("DB_PASS_FILE: expected the path of a file that can be read")
+    if parts["database_url"]:
+        return _parse_database_url(parts["database_url"], options, password_file)
+    if not any(parts[name] for name in ("db_host", "db_port", "db_name", "db_user", "db_pass")):
+        return None
+    for name, expects in (
+        ("db_host", "the name or address of the PostgreSQL server"),
+        ("db_name", "the name of the database"),
+        ("db_user", "the name of the database's user"),
+    ):
+        if not parts[name]:
+            raise SettingsError(f"{name.upper()}: expected {expects}, as other DB_ parts are set")
+    return Database(
+        hosts=_pair_hosts(parts["db_host"].split(","), parts["db_port"].split(","), "DB_PORT"),
+        name=parts["db_name"],
+        user=parts["db_user"],
+        password=parts["db_pass"],
+        password_file=password_file,
+        options=tuple(options.items()),
+    )
+
+
+# The password runs to the last "@", so that one with "@", "/", "?", "#" or ":" works unescaped too;
+# a well-formed URL, where these are escaped, is read the same way.
+_DATABASE_URL = re.compile(
+    r"postgres(?:ql)?://(?:(?P<user>[^:@]*)(?::(?P<password>.*))?@)?"
+    r"(?P<hosts>[^/?@]*)(?:/(?P<name>[^?@]*))?(?:\?(?P<query>[^@]*))?",
+    re.DOTALL,
+)
+_HOST_AND_PORT = re.compile(r"(?P<host>\[[0-9A-Fa-f:.%]+\]|[^:\[\]]*)(?::(?P<port>\d*))?")
+
+
+def _parse_database_url(
+    url: str, options: Mapping[str, str], password_file: Path | None
+) -> Database:
+    expects = SettingsError(
+        "DATABASE_URL: expected postgresql://user:password@host:port/name (libpq's connection URI)"
+    )
+    match = _DATABASE_URL.fullmatch(url)
+    if match is None:
+        raise expects
+    query = dict(parse_qsl(match["query"] or "", keep_blank_values=True))
+    hosts, ports = [], []
+    for text in match["hosts"].split(","):
+        pair = _HOST_AND_PORT.fullmatch(text)
+        if pair is None:
+            raise expects
+        hosts.append(unquote(pair["host"]).strip("[]"))
+        ports.append(pair["port"] or "")
+    if query.get("host"):
+        hosts = query.pop("host").split(",")
+        ports = query.pop("port", "").split(",")
+    user = unquote(match["user"] or "") or query.pop("user", "")
+    name = unquote(match["name"] or "") or query.pop("dbname", "") or user
+    if not user or not any(hosts):
+        raise expects
+    return Database(
+        hosts=_pair_hosts(hosts, ports, "DATABASE_URL"),
+        name=name,
+        user=user,
+        password=unquote(match["password"] or "") or query.pop("password", ""),
+        password_file=password_file,
+        options=tuple({**query, **options}.items()),
+    )
+
+
+def _pair_hosts(hosts: list[str], ports: list[str], variable: str) -> tuple[tuple[str, int], ...]:
+    """Each host with its port; one port serves every host, as in libpq; none is 5432."""
+    if len(ports) == 1:
+        ports = ports * len(hosts)
+    if len(ports) != len(hosts):
+        raise SettingsError(f"{variable}: expected one port, or one for each host")
+    numbers = [int(port or 5432) if port.isdecimal() or not port else 0 for port in ports]
+    if not all(0 < number < 65536 for number in numbers):
+        raise SettingsError(f"{variable}: expected a port from 1 to 65535")
+    return tuple(zip((host.strip() for host in hosts), numbers, strict=True))

@@ -1,0 +1,154 @@
+"""What an owner sees and may change of the account."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+import orjson
+from marshmallow import Schema, ValidationError, fields
+
+from service.fields import DisplayName, Timestamp, check_text
+
+NAME_MAX_LENGTH = 200
+SETTINGS_MAX_BYTES = 16 * 1024
+SETTINGS_MAX_DEPTH = 32
+_LANGUAGE_TAG = re.compile(r"[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8}){0,4}")
+# JSON numbers beyond these lose digits in JavaScript (RFC 8259 §6), or do not fit 64 bits.
+_INTEGER_LIMIT = 2**53
+
+
+class SettingsField(fields.Field[dict[str, Any]]):
+    """A JSON object of the client's own, in which the well-known keys have types.
+
+    With ``merging``, null anywhere means "take this away" (RFC 7396), so types are checked on
+    the result: see apply_change.
+    """
+
+    def __init__(self, *, merging: bool = False, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.merging = merging
+
+    def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> dict[str, Any]:
+        if not isinstance(value, dict):
+            raise ValidationError("Expected an object.")
+        check_json(value)
+        if not self.merging:
+            check_settings(value)
+        return value
+
+
+class OwnProfileSchema(Schema):
+    """The account as its owner sees it."""
+
+    id = fields.UUID()
+    email = fields.String()
+    email_verified = fields.Boolean()
+    name = fields.String()
+    role = fields.String()
+    settings = fields.Raw()
+    created_at = Timestamp()
+    updated_at = Timestamp()
+
+
+class MergeProfileSchema(Schema):
+    """``PATCH /users/me``: what is absent stays, settings are merged."""
+
+    name = DisplayName(0, NAME_MAX_LENGTH)
+    settings = SettingsField(merging=True)
+
+
+class ReplaceProfileSchema(Schema):
+    """``PUT /users/me``: what is absent stays, settings are replaced."""
+
+    name = DisplayName(0, NAME_MAX_LENGTH)
+    settings = SettingsField()
+
+
+def _language(value: Any) -> bool:
+    return isinstance(value, str) and _LANGUAGE_TAG.fullmatch(value) is not None
+
+
+def _theme(value: Any) -> bool:
+    return value in ("light", "dark", "system")
+
+
+def _short_text(value: Any) -> bool:
+    return isinstance(value, str) and 1 <= len(value) <= 200
+
+
+def _http_url_or_null(value: Any) -> bool:
+    if value is None:
+        return True
+    try:
+        parts = urlsplit(value)
+        return parts.scheme in ("http", "https") and bool(parts.hostname)
+    except (AttributeError, TypeError, ValueError):
+        return False
+
+
+_WELL_KNOWN = {
+    "language": (_language, 'Expected a language tag (RFC 5646), such as "en".'),
+    "ui_theme": (_theme, "Expected one of light, dark, system."),
+    "llm_provider": (_short_text, "Expected a text of 1 to 200 characters."),
+    "llm_model": (_short_text, "Expected a text of 1 to 200 characters."),
+    "llm_base_url": (_http_url_or_null, "Expected an http or https URL, or null."),
+}
+
+
+def check_settings(settings: Mapping[str, Any]) -> None:
+    """Raise ValidationError where a well-known key has another type, or all is too large."""
+    errors = {
+        key: [expects]
+        for key, (accepts, expects) in _WELL_KNOWN.items()
+        if key in settings and not accepts(settings[key])
+    }
+    if errors:
+        raise ValidationError(errors)
+    if len(orjson.dumps(settings)) > SETTINGS_MAX_BYTES:
+        raise ValidationError(f"Must be at most {SETTINGS_MAX_BYTES} bytes of JSON.")
+
+
+def check_json(value: Any, depth: int = 1) -> None:
+    """Raise ValidationError, keyed by member, for JSON that jsonb would refuse or alter."""
+    if depth > SETTINGS_MAX_DEPTH:
+        raise ValidationError(f"Must be nested at most {SETTINGS_MAX_DEPTH} levels deep.")
+    if isinstance(value, str):
+        check_text(value)
+    elif isinstance(value, bool) or value is None:
+        return
+    elif isinstance(value, int):
+        if abs(value) > _INTEGER_LIMIT:
+            raise ValidationError("Integers must be between -2^53 and 2^53.")
+    elif isinstance(value, float):
+        if value in (float("inf"), float("-inf")):
+            raise ValidationError("Numbers must fit a 64-bit float.")
+    else:
+        members = value.items() if isinstance(value, dict) else enumerate(value)
+        errors: dict[Any, Any] = {}
+        for key, inner in members:
+            try:
+                check_text(key) if isinstance(key, str) else None
+                check_json(inner, depth + 1)
+            except ValidationError as error:
+                errors[key] = error.messages
+        if errors:
+            raise ValidationError(errors)
+
+
+def merge_patch(target: Any, patch: Any) -> Any:
+    """``patch`` applied to ``target`` as RFC 7396 §2 has it; neither is changed."""
+    if not isinstance(patch, dict):
+        return patch
+    merged = dict(target) if isinstance(target, dict) else {}
+    for name, value in patch.items():
+        if value is None:
+            merged.pop(name, None)
+        else:
+            merged[name] = merge_patch(merged.get(name), value)
+    return merged
+
+
+OWN_PROFILE = OwnProfileSchema()
+MERGE_PROFILE = MergeProfileSchema()
+REPLACE_PROFILE = ReplaceProfileSchema()
