@@ -30,7 +30,10 @@ class FieldError:
 
 
 class Problem(Exception):
-    """An answer to the client. ``code`` is stable and snake_case; ``detail`` is for people."""
+    """An answer to the client. ``code`` is stable and snake_case; ``detail`` is for people.
+
+    ``close`` ends the connection, where the rest of the request cannot be read.
+    """
 
     def __init__(
         self,
@@ -40,6 +43,7 @@ class Problem(Exception):
         *,
         errors: Iterable[FieldError] = (),
         headers: Mapping[str, str] | None = None,
+        close: bool = False,
     ) -> None:
         super().__init__(detail)
         self.status = status
@@ -47,6 +51,7 @@ class Problem(Exception):
         self.detail = detail
         self.errors = tuple(errors)
         self.headers = headers or {}
+        self.close = close
 
 
 def invalid_fields(*errors: FieldError) -> Problem:
@@ -78,7 +83,8 @@ def _from_framework(error: web.HTTPException) -> Problem:
     phrase = HTTPStatus(error.status).phrase
     kept = {name: error.headers[name] for name in ("Allow",) if name in error.headers}
     code = phrase.lower().replace(" ", "_").replace("-", "_")
-    return Problem(error.status, code, _FRAMEWORK_DETAILS.get(error.status, phrase), headers=kept)
+    detail = _FRAMEWORK_DETAILS.get(error.status, phrase)
+    return Problem(error.status, code, detail, headers=kept, close=error.status == 413)
 
 
 def render(problem: Problem, request_id: str) -> web.Response:
@@ -129,6 +135,6 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
         log.exception("unexpected error")
         problem = Problem(500, "internal_error", "Something went wrong here; it has been logged.")
     response = render(problem, request[REQUEST_ID])
-    if problem.status in (408, 413):
+    if problem.close:
         response.force_close()
     return response

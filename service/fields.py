@@ -74,7 +74,9 @@ class EmailAddress(fields.String):
             raise ValidationError(f"Must be at most {EMAIL_MAX_LENGTH} characters long.")
         check_text(value)
         try:
-            checked = validate_email(value, check_deliverability=False, test_environment=True)
+            checked = validate_email(
+                value, check_deliverability=False, test_environment=True, strict=True
+            )
         except (EmailNotValidError, UnicodeError):
             raise ValidationError("Not a valid e-mail address.") from None
         return checked.normalized

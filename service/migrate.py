@@ -127,6 +127,7 @@ def _locked_backend(database: Database) -> Iterator[tuple[Any, Any]]:
     from yoyo import read_migrations
     from yoyo.backends.core.postgresql import PostgresqlPsycopgBackend
     from yoyo.connections import DatabaseURI
+    from yoyo.exceptions import BadMigration
     from yoyo.migrations import default_migration_table
 
     # yoyo logs each expected failure (a table that exists, a lock row) as an error.
@@ -152,6 +153,8 @@ def _locked_backend(database: Database) -> Iterator[tuple[Any, Any]]:
                 yield backend, read_migrations(str(migrations_dir()))
             except psycopg.Error as error:
                 raise StartError(f"cannot migrate: {_reason(error)}") from error
+            except BadMigration as error:
+                raise StartError(f"cannot migrate: {error}") from error
 
 
 def _name_the_user() -> None:

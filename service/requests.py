@@ -5,7 +5,6 @@ import json
 import unicodedata
 from typing import Any, NoReturn
 
-import aiohttp
 import orjson
 from aiohttp import web
 from aiohttp.typedefs import Handler
@@ -28,9 +27,11 @@ async def deadlines(request: web.Request, handler: Handler) -> web.StreamRespons
             async with asyncio.timeout(settings.body_timeout_s):
                 await request.read()
         except TimeoutError:
-            raise Problem(408, "body_timeout", "The body took too long to arrive.") from None
-        except (aiohttp.ClientError, aiohttp.http_exceptions.HttpProcessingError):
-            raise Problem(400, "malformed_body", "The body cannot be decoded.") from None
+            detail = "The body took too long to arrive."
+            raise Problem(408, "body_timeout", detail, close=True) from None
+        except (web.RequestPayloadError, ConnectionError):
+            detail = "The body cannot be decoded."
+            raise Problem(400, "malformed_body", detail, close=True) from None
     try:
         async with asyncio.timeout(settings.request_timeout_s):
             return await handler(request)

@@ -1,0 +1,116 @@
+"""``POST /auth/register``."""
+
+import asyncio
+from typing import Any
+
+import pytest
+from tests.conftest import Client, StartApp
+from tests.factories import PASSWORD, assert_problem, pointers, register
+
+REGISTER = "/api/v1/auth/register"
+
+
+async def test_of_two_registrations_of_one_address_at_once_one_wins(client: Client) -> None:
+    bodies = [
+        {"email": "same@example.com", "password": PASSWORD},
+        {"email": "SAME@EXAMPLE.COM", "password": PASSWORD},
+    ]
+    answers = await asyncio.gather(*(client.post(REGISTER, json=body) for body in bodies))
+    assert sorted(answer.status for answer in answers) == [201, 409]
+    refused = next(answer for answer in answers if answer.status == 409)
+    await assert_problem(refused, 409, "email_taken")
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("ada@example.com", "ADA@example.com"),
+        ("jörg@example.com", "JÖRG@example.com"),
+        ("straße@example.com", "STRASSE@example.com"),
+        ("ada@bücher.example.com", "ada@xn--bcher-kva.example.com"),
+        ("e\u0301ve@example.com", "éve@example.com"),
+    ],
+)
+async def test_an_address_is_one_accounts_however_it_is_cased(
+    client: Client, first: str, second: str
+) -> None:
+    await register(client, email=first)
+    response = await client.post(REGISTER, json={"email": second, "password": PASSWORD})
+    await assert_problem(response, 409, "email_taken")
+
+
+async def test_a_dotless_i_is_another_letter(client: Client) -> None:
+    await register(client, email="mike@example.com")
+    account = await register(client, email="mıke@example.com")
+    assert account.profile["email"] == "mıke@example.com"
+
+
+@pytest.mark.parametrize(
+    "email",
+    [
+        "",
+        "ada",
+        "ada@",
+        "@example.com",
+        "ada@localhost",
+        " ada@example.com",
+        "ada@example.com\n",
+        "ada\0@example.com",
+        "\ud800@example.com",
+        "Ada <ada@example.com>",
+        "a" * 65 + "@example.com",
+        "a@" + "b" * 250 + ".com",
+        "a\u202eb@example.com",
+        7,
+        None,
+        ["ada@example.com"],
+        {"email": "ada@example.com"},
+    ],
+)
+async def test_wrong_addresses_are_refused(client: Client, email: Any) -> None:
+    response = await client.post(REGISTER, json={"email": email, "password": PASSWORD})
+    problem = await assert_problem(response, 422, "invalid_fields")
+    assert pointers(problem) == {"#/email"}
+
+
+@pytest.mark.parametrize(
+    "password", ["", "short", "14 characters.", "x" * 257, "nul\0" * 5, "\udfff" * 15, 7, None, []]
+)
+async def test_wrong_passwords_are_refused(client: Client, password: Any) -> None:
+    response = await client.post(REGISTER, json={"email": "a@example.com", "password": password})
+    problem = await assert_problem(response, 422, "invalid_fields")
+    assert pointers(problem) == {"#/password"}
+
+
+@pytest.mark.parametrize(
+    "password", ["   leading and trailing   ", "👩‍💻 émojis e\u0301 العربية", "x" * 256, "1" * 15]
+)
+async def test_any_long_password_signs_in(client: Client, password: str) -> None:
+    account = await register(client, password=password)
+    credentials = {"email": account.profile["email"], "password": password}
+    response = await client.post("/api/v1/auth/login", json=credentials)
+    assert response.status == 200
+    credentials["password"] = password[:-1]
+    response = await client.post("/api/v1/auth/login", json=credentials)
+    assert response.status == 401, "no part of a password is cut off"
+
+
+async def test_the_minimum_length_is_a_setting(start_app: StartApp) -> None:
+    client = await start_app(password_min_length=8)
+    await register(client, password="12345678")
+
+
+async def test_what_is_missing_or_unknown_is_named(client: Client) -> None:
+    response = await client.post(REGISTER, json={"e-mail": "a@example.com", "role": "admin"})
+    problem = await assert_problem(response, 422, "invalid_fields")
+    assert pointers(problem) == {"#/email", "#/password", "#/e-mail", "#/role"}
+
+
+async def test_secrets_are_stored_as_hashes_only(client: Client, conn: Any) -> None:
+    account = await register(client)
+    stored = ""
+    for table in ("users", "sessions", "refresh_tokens", "signing_keys"):
+        stored += str(await conn.fetch(f"select * from {table}"))
+    assert "$argon2id$" in stored
+    for secret in (PASSWORD, account.tokens["refresh_token"], account.tokens["access_token"]):
+        assert secret not in stored

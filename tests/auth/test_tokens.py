@@ -1,0 +1,204 @@
+"""Access tokens and the guard: what is let in, and what is not."""
+
+import base64
+import dataclasses
+import json
+import time
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from joserfc import jwt
+from joserfc.jwk import ECKey, OctKey
+from service.app import create_app
+from service.errors import StartError
+from service.keys import KEY_RING
+from service.settings import Settings
+from tests.conftest import Client, StartApp
+from tests.factories import Account, assert_problem, bearer, register
+
+ME = "/api/v1/users/me"
+
+
+async def ask(client: Client, token: str) -> int:
+    response = await client.get(ME, headers=bearer(token))
+    if response.status != 200:
+        await assert_problem(response, 401, "invalid_token")
+        assert response.headers["WWW-Authenticate"] == 'Bearer error="invalid_token"'
+    return response.status
+
+
+def parts(account: Account) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Header and claims of the account's access token."""
+    head, body, _ = account.tokens["access_token"].split(".")
+    return decode(head), decode(body)
+
+
+def decode(part: str) -> dict[str, Any]:
+    decoded: dict[str, Any] = json.loads(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4)))
+    return decoded
+
+
+def encode(part: Any) -> str:
+    return base64.urlsafe_b64encode(json.dumps(part).encode()).rstrip(b"=").decode()
+
+
+async def test_what_a_token_says(client: Client) -> None:
+    account = await register(client)
+    header, claims = parts(account)
+    keys = (await (await client.get("/.well-known/jwks.json")).json())["keys"]
+    assert header == {"alg": "ES256", "typ": "at+jwt", "kid": keys[0]["kid"]}
+    assert claims["sub"] == account.profile["id"]
+    assert claims["exp"] - claims["iat"] == 900
+    assert claims["iss"] == claims["aud"] == "shinkei"
+    jwt.decode(account.tokens["access_token"], ECKey.import_key(keys[0]), algorithms=["ES256"])
+
+
+async def test_published_keys_are_public_only(client: Client) -> None:
+    response = await client.get("/.well-known/jwks.json")
+    assert response.headers["Cache-Control"] == "public, max-age=300"
+    (key,) = (await response.json())["keys"]
+    assert set(key) == {"kty", "crv", "x", "y", "kid", "use", "alg"}
+
+
+async def test_forged_tokens_are_refused(client: Client) -> None:
+    account = await register(client)
+    header, claims = parts(account)
+    signature = account.tokens["access_token"].rpartition(".")[2]
+    public = (await (await client.get("/.well-known/jwks.json")).json())["keys"][0]
+    stranger = ECKey.generate_key("P-256", auto_kid=True)
+    public_bytes = OctKey.import_key(json.dumps(public))
+    forged = {
+        "alg none": f"{encode({**header, 'alg': 'none'})}.{encode(claims)}.",
+        "alg none, signature kept": f"{encode({**header, 'alg': 'none'})}.{encode(claims)}.{signature}",
+        "HS256 with the public key": jwt.encode(
+            {**header, "alg": "HS256"}, claims, public_bytes, algorithms=["HS256"]
+        ),
+        "a stranger's key under our kid": jwt.encode(header, claims, stranger),
+        "a stranger's kid": jwt.encode({**header, "kid": stranger.kid}, claims, stranger),
+        "a stranger's key brought along": jwt.encode(
+            {**header, "jwk": stranger.as_dict(private=False)}, claims, stranger
+        ),
+        "a stranger's key set": f"{encode({**header, 'jku': 'http://127.0.0.1:9/jwks'})}.{encode(claims)}.{signature}",
+        "no kid": f"{encode({'alg': 'ES256', 'typ': 'at+jwt'})}.{encode(claims)}.{signature}",
+        "kid is a path": f"{encode({**header, 'kid': '../../etc/passwd'})}.{encode(claims)}.{signature}",
+        "kid is a list": f"{encode({**header, 'kid': ['a']})}.{encode(claims)}.{signature}",
+        "claims changed": f"{encode(header)}.{encode({**claims, 'sub': claims['jti']})}.{signature}",
+        "signature cut": account.tokens["access_token"][:-4],
+        "signature dropped": account.tokens["access_token"].rpartition(".")[0] + ".",
+        "refresh token": account.tokens["refresh_token"],
+        "too long": account.tokens["access_token"] + "A" * 4000,
+        "nested": "[" * 1500 + ".e30.e30",
+        "empty parts": "..",
+        "not one": "x",
+    }
+    for name, token in forged.items():
+        assert await ask(client, token) == 401, name
+    assert await ask(client, account.tokens["access_token"]) == 200
+
+
+async def test_claims_are_checked_though_the_signature_is_ours(client: Client) -> None:
+    account = await register(client)
+    header, claims = parts(account)
+    assert client.app is not None
+    key = client.app[KEY_RING].newest
+    assert key is not None
+    assert await ask(client, jwt.encode(header, claims, key)) == 200
+    now = int(time.time())
+    for change in (
+        {"exp": now - 1},
+        {"exp": None},
+        {"exp": "never"},
+        {"iat": now + 3600},
+        {"iss": "another"},
+        {"aud": "another"},
+        {"sub": "not a uuid"},
+        {"sub": None},
+        {"sid": claims["jti"]},
+        {"sid": 7},
+    ):
+        wrong = {name: value for name, value in {**claims, **change}.items() if value is not None}
+        assert await ask(client, jwt.encode(header, wrong, key)) == 401, change
+    without_sid = {name: value for name, value in claims.items() if name != "sid"}
+    assert await ask(client, jwt.encode(header, without_sid, key)) == 401
+    assert await ask(client, jwt.encode({**header, "typ": "JWT"}, claims, key)) == 401
+
+
+@pytest.mark.parametrize("header", [None, "", "Bearer", "Bearer ", "Basic dTpw", "bearer\tx"])
+async def test_no_token_is_a_challenge(client: Client, header: str | None) -> None:
+    response = await client.get(ME, headers={"Authorization": header} if header else {})
+    await assert_problem(response, 401, "not_signed_in")
+    assert response.headers["WWW-Authenticate"] == "Bearer"
+
+
+async def test_the_scheme_is_caseless(client: Client) -> None:
+    account = await register(client)
+    headers = {"Authorization": f"bEARER {account.tokens['access_token']}"}
+    assert (await client.get(ME, headers=headers)).status == 200
+
+
+@hypothesis_settings(
+    max_examples=200,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(token=st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1, max_size=200))
+async def test_no_text_is_a_token(client: Client, token: str) -> None:
+    assert await ask(client, token) == 401
+
+
+@pytest.mark.parametrize(
+    "ending",
+    [
+        "delete from sessions",
+        "update sessions set expires_at = now()",
+        "delete from users",
+    ],
+)
+async def test_a_token_dies_with_its_session(client: Client, conn: Any, ending: str) -> None:
+    account = await register(client)
+    other = await register(client)
+    assert await ask(client, account.tokens["access_token"]) == 200
+    where = "id" if "users" in ending else "user_id"
+    await conn.execute(f"{ending} where {where} = $1", account.profile["id"])
+    assert await ask(client, account.tokens["access_token"]) == 401
+    assert await ask(client, other.tokens["access_token"]) == 200
+
+
+async def test_a_token_of_another_users_session_is_refused(client: Client) -> None:
+    account, other = await register(client), await register(client)
+    header, claims = parts(account)
+    assert client.app is not None
+    key = client.app[KEY_RING].newest
+    assert key is not None
+    mixed = {**claims, "sid": parts(other)[1]["sid"]}
+    assert await ask(client, jwt.encode(header, mixed, key)) == 401
+
+
+async def test_replicas_share_keys_and_sessions(start_app: StartApp, conn: Any) -> None:
+    one, two = await start_app(), await start_app()
+    account = await register(one)
+    assert await ask(two, account.tokens["access_token"]) == 200
+    assert await conn.fetchval("select count(*) from signing_keys") == 1
+
+
+async def test_private_keys_are_stored_encrypted(client: Client, conn: Any) -> None:
+    assert client.app is not None
+    key = client.app[KEY_RING].newest
+    assert key is not None
+    private = str(key.as_dict(private=True)["d"])
+    stored = await conn.fetchval("select encrypted_key from signing_keys")
+    assert private.encode() not in stored
+    assert base64.urlsafe_b64decode(private + "=") not in stored
+
+
+async def test_another_secret_key_is_told_at_start(client: Client, settings: Settings) -> None:
+    other = dataclasses.replace(settings, secret_key="another secret key, also long enough")
+    runner = web.AppRunner(create_app(other))
+    with pytest.raises(StartError, match="^SECRET_KEY: expected the one that"):
+        await runner.setup()
+    await runner.cleanup()

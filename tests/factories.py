@@ -1,0 +1,51 @@
+"""What tests need to exist before they begin, made over HTTP as a client would."""
+
+import itertools
+from typing import Any, NamedTuple
+
+from aiohttp import ClientResponse
+from tests.conftest import Client
+
+PASSWORD = "a passphrase nobody else has"
+_numbers = itertools.count(1)
+
+
+class Account(NamedTuple):
+    """A registered account: its profile, its password, and the headers that sign it in."""
+
+    profile: dict[str, Any]
+    password: str
+    headers: dict[str, str]
+    tokens: dict[str, Any]
+
+
+async def register(client: Client, **overrides: Any) -> Account:
+    """Register and sign in; each account has an address of its own."""
+    body = {"email": f"user{next(_numbers)}@example.com", "password": PASSWORD, **overrides}
+    response = await client.post("/api/v1/auth/register", json=body)
+    assert response.status == 201, await response.text()
+    tokens = await response.json()
+    profile = tokens.pop("user")
+    return Account(profile, body["password"], bearer(tokens["access_token"]), tokens)
+
+
+def bearer(token: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {token}"}
+
+
+async def assert_problem(response: ClientResponse, status: int, code: str) -> dict[str, Any]:
+    """Check that the answer is this problem, whole and well-formed; return it without its id."""
+    problem: dict[str, Any] = await response.json(content_type=None)
+    assert (response.status, problem["code"]) == (status, code), problem
+    assert response.content_type == "application/problem+json"
+    assert response.headers["Cache-Control"] == "no-store"
+    assert problem.pop("request_id") == response.headers["X-Request-ID"]
+    assert problem["status"] == status
+    assert set(problem) - {"errors"} == {"type", "title", "status", "detail", "code"}
+    if status == 503:
+        assert int(response.headers["Retry-After"]) >= 1
+    return problem
+
+
+def pointers(problem: dict[str, Any]) -> set[str]:
+    return {error["pointer"] for error in problem["errors"]}

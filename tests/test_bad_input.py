@@ -1,0 +1,143 @@
+"""Every route that reads a body, given what is not what it takes: 400, 413, 415, 422, never 500."""
+
+import asyncio
+import gzip
+import io
+import json
+
+import pytest
+from service.routes import ROUTES
+from tests.conftest import Client, StartApp
+from tests.factories import assert_problem, pointers, register
+
+WITH_BODY = [
+    (route.method, route.path) for route in ROUTES if route.method in ("POST", "PUT", "PATCH")
+]
+EACH_ROUTE = pytest.mark.parametrize(("method", "path"), WITH_BODY)
+
+
+@EACH_ROUTE
+async def test_what_is_not_json(client: Client, method: str, path: str) -> None:
+    account = await register(client)
+    headers = {**account.headers, "Content-Type": "application/json"}
+    for body, code in [
+        (b"", "empty_body"),
+        (b"{", "malformed_json"),
+        (b'{"name": "x"', "malformed_json"),
+        (b'{"name": "\xff"}', "malformed_json"),
+        (b'\xef\xbb\xbf{"name": "x"}', "malformed_json"),
+        (b'{"name": NaN}', "malformed_json"),
+        (b'{"name": -Infinity}', "malformed_json"),
+        (b'{"name": "x", "name": "y"}', "malformed_json"),
+        (b'{"name": "line\nbreak"}', "malformed_json"),
+        (b"[" * 60_000, "malformed_json"),
+        (b'{"name": ' + b"9" * 60_000 + b"}", "malformed_json"),
+        ('{"name": "x"}'.encode("utf-16"), "malformed_json"),
+    ]:
+        response = await client.request(method, path, headers=headers, data=body)
+        await assert_problem(response, 400, code)
+
+
+@EACH_ROUTE
+async def test_what_is_json_but_no_object(client: Client, method: str, path: str) -> None:
+    account = await register(client)
+    headers = {**account.headers, "Content-Type": "application/json"}
+    for document in ([], [{"name": "x"}], "text", 7, None, True):
+        body = json.dumps(document)
+        response = await client.request(method, path, headers=headers, data=body)
+        problem = await assert_problem(response, 422, "invalid_fields")
+        assert pointers(problem) == {"#"}
+
+
+@EACH_ROUTE
+async def test_unknown_fields_and_nul(client: Client, method: str, path: str) -> None:
+    account = await register(client)
+    body = {"surprise": 1, "a/b~c": 2, "name": "nul\0"}
+    response = await client.request(method, path, headers=account.headers, json=body)
+    problem = await assert_problem(response, 422, "invalid_fields")
+    expected = {"#/surprise", "#/a~1b~0c", "#/name"}
+    assert expected <= pointers(problem)
+
+
+@EACH_ROUTE
+@pytest.mark.parametrize(
+    "content_type",
+    [
+        "text/plain",
+        "application/x-www-form-urlencoded",
+        "multipart/form-data; boundary=x",
+        "application/json; charset=utf-16",
+        "application/jsonp",
+        "nonsense",
+        "",
+    ],
+)
+async def test_another_content_type(
+    client: Client, method: str, path: str, content_type: str
+) -> None:
+    account = await register(client)
+    headers = {**account.headers, "Content-Type": content_type}
+    response = await client.request(method, path, headers=headers, data=b'{"name": "x"}')
+    await assert_problem(response, 415, "unsupported_media_type")
+
+
+@EACH_ROUTE
+async def test_a_body_that_is_too_large(client: Client, method: str, path: str) -> None:
+    account = await register(client)
+    headers = {**account.headers, "Content-Type": "application/json"}
+    big = json.dumps({"name": "x" * 2_000_000}).encode()
+    response = await client.request(method, path, headers=headers, data=io.BytesIO(big))
+    await assert_problem(response, 413, "request_entity_too_large")
+    bomb = gzip.compress(b'{"name": "' + b"x" * 50_000_000 + b'"}')
+    headers["Content-Encoding"] = "gzip"
+    response = await client.request(method, path, headers=headers, data=io.BytesIO(bomb))
+    await assert_problem(response, 413, "request_entity_too_large")
+
+
+async def test_compressed_bodies(client: Client) -> None:
+    account = await register(client)
+    headers = {
+        **account.headers,
+        "Content-Type": "application/json",
+        "Content-Encoding": "gzip",
+    }
+    body = gzip.compress(b'{"name": "compressed"}')
+    response = await client.patch("/api/v1/users/me", headers=headers, data=body)
+    assert (await response.json())["name"] == "compressed"
+    broken = await client.patch("/api/v1/users/me", headers=headers, data=b"not gzip")
+    await assert_problem(broken, 400, "malformed_body")
+
+
+async def test_a_body_that_does_not_arrive(start_app: StartApp) -> None:
+    """Headers, half of a body, silence: 408, and the connection is closed."""
+    client = await start_app(body_timeout_s=0.2)
+    reader, writer = await asyncio.open_connection("127.0.0.1", client.port)
+    writer.write(
+        b"POST /api/v1/auth/login HTTP/1.1\r\nHost: localhost\r\n"
+        b"Content-Type: application/json\r\nContent-Length: 100\r\n\r\n{"
+    )
+    answer = await reader.read()
+    writer.close()
+    await writer.wait_closed()
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert b'"code":"body_timeout"' in answer
+
+
+@pytest.mark.parametrize(
+    "request_bytes",
+    [
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nx",
+        b"GET / HTTP/1.1\nHost: a\n\n",
+        b"nonsense\r\n\r\n",
+    ],
+)
+async def test_what_is_not_http(client: Client, request_bytes: bytes) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", client.port)
+    writer.write(request_bytes)
+    answer = await reader.read()
+    writer.close()
+    await writer.wait_closed()
+    assert answer.split(b" ")[1] == b"400", answer
+    assert b"Traceback" not in answer

@@ -1,0 +1,166 @@
+"""Migrations: up, down, up; by many at once; after a crash; and never edited once landed."""
+
+import hashlib
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import psycopg
+import pytest
+from service import migrate
+from service.errors import StartError
+from service.settings import Database
+
+HERE = Path(__file__).parent
+
+
+def connect(database: Database) -> Any:
+    arguments: dict[str, Any] = {**database.libpq_arguments()}
+    return psycopg.connect(**arguments, autocommit=True)
+
+
+def schema_of(database: Database) -> list[tuple[Any, ...]]:
+    """Columns, constraints and indexes of our own tables."""
+    with connect(database) as conn:
+        rows: list[tuple[Any, ...]] = conn.execute(
+            """
+            select table_name, column_name, data_type, is_nullable, column_default
+            from information_schema.columns
+            where table_schema = 'public' and table_name !~ 'yoyo'
+            union all
+            select conrelid::regclass::text, conname, pg_get_constraintdef(oid), '', ''
+            from pg_constraint
+            where connamespace = 'public'::regnamespace and conrelid::regclass::text !~ 'yoyo'
+            union all
+            select tablename, indexname, indexdef, '', ''
+            from pg_indexes where schemaname = 'public' and tablename !~ 'yoyo'
+            order by 1, 2, 3
+            """
+        ).fetchall()
+    return rows
+
+
+def test_up_down_up_one_at_a_time(empty_database: Database) -> None:
+    ids = migrate.known_migrations()
+    assert migrate.apply_pending(empty_database) == ids
+    head = schema_of(empty_database)
+    for id_ in reversed(ids):
+        assert migrate.roll_back(empty_database, 1) == [id_]
+    assert schema_of(empty_database) == []
+    assert migrate.apply_pending(empty_database) == ids
+    assert schema_of(empty_database) == head
+    assert migrate.apply_pending(empty_database) == []
+
+
+def test_each_is_safe_to_run_twice(database: Database) -> None:
+    """A crash between a migration and its mark runs it again."""
+    before = schema_of(database)
+    with connect(database) as conn:
+        conn.execute("delete from _yoyo_migration")
+    assert migrate.apply_pending(database) == migrate.known_migrations()
+    assert schema_of(database) == before
+
+
+def test_each_has_a_rollback_a_lock_timeout_and_its_predecessor() -> None:
+    ids = migrate.known_migrations()
+    for previous, id_ in zip([None, *ids], ids, strict=False):
+        sql = (migrate.migrations_dir() / f"{id_}.sql").read_text()
+        assert (migrate.migrations_dir() / f"{id_}.rollback.sql").is_file()
+        assert "set local lock_timeout" in sql
+        assert previous is None or f"-- depends: {previous}\n" in sql
+
+
+def test_none_is_edited_once_landed() -> None:
+    """migrations.sha256 is written when a migration lands; a change needs a new migration."""
+    recorded = dict(
+        line.split("  ")[::-1] for line in (HERE / "migrations.sha256").read_text().splitlines()
+    )
+    assert recorded == {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in migrate.migrations_dir().glob("*.sql")
+    }
+
+
+def test_many_replicas_at_once(empty_database: Database) -> None:
+    with ThreadPoolExecutor(8) as executor:
+        applied = list(executor.map(lambda _: migrate.apply_pending(empty_database), range(8)))
+    assert sorted(applied, key=len)[-1] == migrate.known_migrations()
+    assert sum(map(len, applied)) == len(migrate.known_migrations())
+
+
+def test_a_killed_one_heals(empty_database: Database) -> None:
+    """Killed with the advisory lock, yoyo's lock row and a transaction in its hands."""
+    script = """
+import os, sys
+from service import migrate
+from service.settings import Database
+database = Database(((sys.argv[1], int(sys.argv[2])),), *sys.argv[3:6])
+with migrate._locked_backend(database) as (backend, migrations):
+    backend._insert_lock_row(1, 1)
+    with backend.transaction():
+        backend.execute("create table half (id int)")
+        print("ready", flush=True)
+        sys.stdin.read()
+"""
+    host, port = empty_database.hosts[0]
+    arguments = [host, str(port), empty_database.name, empty_database.user, empty_database.password]
+    killed = subprocess.Popen(
+        [sys.executable, "-c", script, *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert killed.stdout is not None
+    assert killed.stdout.readline() == b"ready\n"
+    killed.kill()
+    killed.communicate()
+    assert migrate.apply_pending(empty_database) == migrate.known_migrations()
+
+
+def test_one_that_fails_is_named(
+    empty_database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "0001.fine.sql").write_text("create table fine (id int)")
+    (tmp_path / "0002.broken.sql").write_text("create table broken (id nonsense)")
+    monkeypatch.setattr(migrate, "migrations_dir", lambda: tmp_path)
+    with pytest.raises(StartError) as raised:
+        migrate.apply_pending(empty_database)
+    assert str(raised.value) == 'cannot apply 0002.broken: type "nonsense" does not exist'
+    assert migrate.list_status(empty_database) == [("0001.fine", True), ("0002.broken", False)]
+
+
+def test_one_that_yoyo_skips_is_told(
+    empty_database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "0001.orphan.sql").write_text("-- depends: 0000.missing\nselect 1")
+    monkeypatch.setattr(migrate, "migrations_dir", lambda: tmp_path)
+    with pytest.raises(StartError, match=r"0001\.orphan|dependencies"):
+        migrate.apply_pending(empty_database)
+
+
+def test_no_migrations_at_all_is_told(
+    empty_database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(migrate, "migrations_dir", lambda: tmp_path)
+    with pytest.raises(StartError, match="this installation is incomplete"):
+        migrate.apply_pending(empty_database)
+
+
+def test_without_the_right_to_create_tables(empty_database: Database) -> None:
+    with connect(empty_database) as conn:
+        conn.execute("alter schema public rename to elsewhere")
+    with pytest.raises(StartError, match="^cannot migrate: "):
+        migrate.apply_pending(empty_database)
+
+
+async def test_what_is_pending(
+    empty_database: Database, conn: "asyncpg.Connection[asyncpg.Record]"
+) -> None:
+    assert await migrate.find_pending(conn) == []
+    await conn.execute("delete from _yoyo_migration where migration_id like '0002%'")
+    assert await migrate.find_pending(conn) == ["0002.create-sessions"]
+    empty = await asyncpg.connect(**empty_database.asyncpg_arguments())
+    assert await migrate.find_pending(empty) == migrate.known_migrations()
+    await empty.close()

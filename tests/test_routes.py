@@ -1,0 +1,94 @@
+"""What is public, what answers in general: the route table walked from its first row to its last."""
+
+import re
+
+import pytest
+from service.auth.handlers import anyone, signed_in
+from service.routes import ROUTES, Route
+from tests.conftest import Client
+from tests.factories import assert_problem, register
+
+PUBLIC = {
+    ("GET", "/health"),
+    ("GET", "/health/live"),
+    ("GET", "/health/ready"),
+    ("GET", "/health/startup"),
+    ("GET", "/.well-known/jwks.json"),
+    ("GET", "/docs"),
+    ("POST", "/api/v1/auth/register"),
+    ("POST", "/api/v1/auth/login"),
+}
+
+
+def test_what_is_public_is_what_is_listed_here() -> None:
+    assert {(route.method, route.path) for route in ROUTES if route.access is anyone} == PUBLIC
+
+
+async def test_the_router_holds_the_table_and_nothing_else(client: Client) -> None:
+    assert client.app is not None
+    registered = {
+        (route.method, (route.resource.canonical.rstrip("/") if route.resource else ""))
+        for route in client.app.router.routes()
+    }
+    listed = {(route.method, route.path) for route in ROUTES}
+    assert registered == listed | {("HEAD", path) for method, path in listed if method == "GET"}
+
+
+@pytest.mark.parametrize("slash", ["", "/"])
+@pytest.mark.parametrize("route", ROUTES, ids=lambda route: f"{route.method} {route.path}")
+async def test_every_route_outside_of_the_public_set_answers_401(
+    client: Client, route: Route, slash: str
+) -> None:
+    path = re.sub(r"{[^}]*}", "01890000-0000-7000-8000-000000000000", route.path) + slash
+    response = await client.request(route.method, path)
+    if (route.method, route.path) in PUBLIC:
+        assert response.status not in (401, 403, 404, 405, 500)
+    else:
+        assert route.access is signed_in
+        await assert_problem(response, 401, "not_signed_in")
+
+
+async def test_unknown_paths_and_methods(client: Client) -> None:
+    for path in ("/", "/nothing", "/api/v1", "/api/v1/users/me//", "/%00", "/%ff"):
+        await assert_problem(await client.get(path), 404, "not_found")
+    response = await client.delete("/api/v1/auth/login")
+    await assert_problem(response, 405, "method_not_allowed")
+    assert response.headers["Allow"] == "POST"
+
+
+async def test_request_ids_are_taken_or_made_and_answered_back(client: Client) -> None:
+    sane = "trace-1.of_ours"
+    response = await client.get("/health/live", headers={"X-Request-ID": sane})
+    assert response.headers["X-Request-ID"] == sane
+    made = set()
+    for insane in ("", "a b", "x" * 129, "é", '"><script>', "a;b"):
+        response = await client.get("/nothing", headers={"X-Request-ID": insane})
+        problem = await response.json(content_type=None)
+        assert problem["request_id"] == response.headers["X-Request-ID"]
+        made.add(problem["request_id"])
+    assert len(made) == 6
+    assert all(re.fullmatch("[0-9a-f]{32}", request_id) for request_id in made)
+
+
+async def test_answers_do_not_name_what_serves_them(client: Client) -> None:
+    response = await client.get("/health/live")
+    assert response.headers["Server"] == "shinkei"
+
+
+async def test_the_docs_page_lists_every_route(client: Client) -> None:
+    response = await client.get("/docs")
+    page = await response.text()
+    assert response.content_type == "text/html"
+    for route in ROUTES:
+        assert f"<code>{route.path}</code>" in page
+        assert (route.handler.__doc__ or "").strip(), "each handler says what it does"
+
+
+async def test_head_is_get_without_a_body(client: Client) -> None:
+    account = await register(client)
+    get = await client.get("/api/v1/users/me", headers=account.headers)
+    head = await client.head("/api/v1/users/me", headers=account.headers)
+    assert head.status == 200
+    assert await head.read() == b""
+    assert head.headers["ETag"] == get.headers["ETag"]
+    assert head.headers["Content-Length"] == get.headers["Content-Length"]

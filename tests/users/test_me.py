@@ -1,0 +1,272 @@
+"""``/users/me``: the owner's own account."""
+
+import asyncio
+import json
+import uuid
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from tests.conftest import Client
+from tests.factories import assert_problem, pointers, register
+
+ME = "/api/v1/users/me"
+
+
+async def test_create_user(client: Client) -> None:
+    response = await client.post(
+        "/api/v1/auth/register",
+        json={"email": "Ada@Example.com", "password": "an analytical engine", "name": "Ada"},
+    )
+    assert response.status == 201
+    body = await response.json()
+    user = body.pop("user")
+    assert set(body) == {"access_token", "token_type", "expires_in", "refresh_token"}
+    assert (body["token_type"], body["expires_in"]) == ("bearer", 900)
+    assert uuid.UUID(user.pop("id")).version == 7
+    created_at, updated_at = user.pop("created_at"), user.pop("updated_at")
+    assert created_at == updated_at
+    assert created_at.endswith("Z")
+    assert user == {
+        "email": "Ada@example.com",
+        "email_verified": False,
+        "name": "Ada",
+        "role": "user",
+        "settings": {},
+    }
+
+
+async def test_read_user_me(client: Client) -> None:
+    account = await register(client, name="Grace")
+    response = await client.get(ME, headers=account.headers)
+    assert response.status == 200
+    assert await response.json() == account.profile
+    assert response.headers["ETag"] == '"1"'
+    assert response.headers["Cache-Control"] == "no-store"
+
+
+async def test_update_user_me(client: Client) -> None:
+    account = await register(client, name="Grace")
+    change = {"name": "Grace Hopper", "settings": {"language": "en", "ui_theme": "dark"}}
+    response = await client.patch(ME, headers=account.headers, json=change)
+    assert response.status == 200
+    updated = await response.json()
+    assert updated["updated_at"] > account.profile["updated_at"]
+    assert updated == {**account.profile, **change, "updated_at": updated["updated_at"]}
+    assert response.headers["ETag"] == '"2"'
+    again = await client.get(ME, headers=account.headers)
+    assert await again.json() == updated
+
+
+async def test_patch_merges_settings_and_put_replaces_them(client: Client) -> None:
+    account = await register(client)
+
+    async def change(method: str, settings: dict[str, Any]) -> object:
+        response = await client.request(
+            method, ME, headers=account.headers, json={"settings": settings}
+        )
+        assert response.status == 200, await response.text()
+        return (await response.json())["settings"]
+
+    first = {"language": "fr", "editor": {"font": "serif", "size": 12}}
+    assert await change("PATCH", first) == first
+    merged = {"language": "fr", "editor": {"size": 14}, "llm_base_url": "https://llm.example"}
+    assert (
+        await change(
+            "PATCH",
+            {"editor": {"font": None, "size": 14}, "llm_base_url": "https://llm.example"},
+        )
+        == merged
+    )
+    assert await change("PATCH", {"editor": None, "llm_base_url": None}) == {"language": "fr"}
+    assert await change("PUT", {"llm_base_url": None}) == {"llm_base_url": None}
+    assert await change("PUT", {}) == {}
+
+
+async def test_what_is_absent_stays(client: Client) -> None:
+    account = await register(client, name="Grace")
+    for method in ("PATCH", "PUT"):
+        response = await client.request(method, ME, headers=account.headers, json={})
+        assert await response.json() == account.profile
+        assert response.headers["ETag"] == '"1"', "nothing changed, so neither does the version"
+    renamed = await client.put(ME, headers=account.headers, json={"name": ""})
+    assert (await renamed.json())["name"] == ""
+
+
+@pytest.mark.parametrize("tag", ['"1"', '"7", "1"', "*"])
+async def test_if_match_lets_the_current_version_through(client: Client, tag: str) -> None:
+    account = await register(client)
+    headers = {**account.headers, "If-Match": tag}
+    response = await client.patch(ME, headers=headers, json={"name": "new"})
+    assert response.status == 200
+
+
+@pytest.mark.parametrize("tag", ['"2"', 'W/"1"', "1", '"1'])
+async def test_if_match_refuses_any_other(client: Client, tag: str) -> None:
+    account = await register(client)
+    headers = {**account.headers, "If-Match": tag}
+    response = await client.patch(ME, headers=headers, json={"name": "new"})
+    await assert_problem(response, 412, "precondition_failed")
+    unchanged = await client.get(ME, headers=account.headers)
+    assert await unchanged.json() == account.profile
+
+
+async def test_of_changes_at_once_with_one_etag_one_wins(client: Client) -> None:
+    account = await register(client)
+    headers = {**account.headers, "If-Match": '"1"'}
+    answers = await asyncio.gather(
+        *(client.patch(ME, headers=headers, json={"name": f"name {n}"}) for n in range(10))
+    )
+    assert sorted(answer.status for answer in answers) == [200] + [412] * 9
+
+
+async def test_merges_at_once_lose_nothing(client: Client) -> None:
+    account = await register(client)
+    answers = await asyncio.gather(
+        *(
+            client.patch(ME, headers=account.headers, json={"settings": {f"key{n}": n}})
+            for n in range(20)
+        )
+    )
+    assert {answer.status for answer in answers} == {200}
+    me = await client.get(ME, headers=account.headers)
+    assert (await me.json())["settings"] == {f"key{n}": n for n in range(20)}
+    assert me.headers["ETag"] == '"21"'
+
+
+@pytest.mark.parametrize(
+    ("given_settings", "pointer"),
+    [
+        ({"language": 7}, "#/settings/language"),
+        ({"language": "English!"}, "#/settings/language"),
+        ({"ui_theme": "pink"}, "#/settings/ui_theme"),
+        ({"llm_provider": ""}, "#/settings/llm_provider"),
+        ({"llm_model": ["a"]}, "#/settings/llm_model"),
+        ({"llm_base_url": "javascript:alert(1)"}, "#/settings/llm_base_url"),
+        ({"llm_base_url": 5}, "#/settings/llm_base_url"),
+        ({"llm_base_url": "http://[::1"}, "#/settings/llm_base_url"),
+        ({"mine": {"deep": "nul \0"}}, "#/settings/mine/deep"),
+        ({"mine": [1, "\ud800"]}, "#/settings/mine/1"),
+        ({"key\0": 1}, "#/settings/key?"),
+        ({"\ud800": 1}, "#/settings/?"),
+        ({"a/b~c": {"d": 2**60}}, "#/settings/a~1b~0c/d"),
+        ({"big": "x" * 16_384}, "#/settings"),
+        ([], "#/settings"),
+        (None, "#/settings"),
+        ("text", "#/settings"),
+    ],
+)
+@pytest.mark.parametrize("method", ["PATCH", "PUT"])
+async def test_wrong_settings_are_refused_with_a_pointer(
+    client: Client, method: str, given_settings: Any, pointer: str
+) -> None:
+    account = await register(client)
+    response = await client.request(
+        method, ME, headers=account.headers, json={"settings": given_settings}
+    )
+    problem = await assert_problem(response, 422, "invalid_fields")
+    assert pointers(problem) == {pointer}
+
+
+@pytest.mark.parametrize(
+    "body", [b'{"settings": {"n": 1e999}}', b'{"settings": ' + b'{"a":' * 40 + b"1" + b"}" * 41]
+)
+async def test_settings_that_would_be_stored_altered_are_refused(
+    client: Client, body: bytes
+) -> None:
+    account = await register(client)
+    headers = {**account.headers, "Content-Type": "application/json"}
+    response = await client.patch(ME, headers=headers, data=body)
+    await assert_problem(response, 422, "invalid_fields")
+
+
+async def test_merging_cannot_outgrow_the_limit(client: Client) -> None:
+    account = await register(client)
+    statuses = []
+    for key in ("first", "second"):
+        body = {"settings": {key: "x" * 9000}}
+        response = await client.patch(ME, headers=account.headers, json=body)
+        statuses.append(response.status)
+    assert statuses == [200, 422]
+
+
+async def test_fields_that_are_not_the_owners_to_change_are_refused(client: Client) -> None:
+    account = await register(client)
+    for field in ("role", "id", "email", "email_verified", "version", "created_at"):
+        response = await client.patch(ME, headers=account.headers, json={field: "admin"})
+        problem = await assert_problem(response, 422, "invalid_fields")
+        assert pointers(problem) == {f"#/{field}"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "שלום עולם",
+        "محمد",
+        "نام\u200cخانوادگی",
+        "👩\u200d💻",
+        "e\u0301",
+        " spaces ",
+        "O'Brien; --",
+        "x" * 200,
+    ],
+)
+async def test_names_come_back_as_they_were_sent(client: Client, name: str) -> None:
+    account = await register(client, name=name)
+    assert account.profile["name"] == name
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "a\u200bb",
+        "a\u200db",
+        "é\u200d\u200dé",
+        "\u202egnp.exe",
+        "line\nbreak",
+        "nul\0",
+        "\ud83d",
+        "\ufeffx",
+        "x" * 201,
+        7,
+        None,
+        ["x"],
+    ],
+)
+async def test_names_that_could_deceive_are_refused(client: Client, name: Any) -> None:
+    account = await register(client)
+    response = await client.patch(ME, headers=account.headers, json={"name": name})
+    problem = await assert_problem(response, 422, "invalid_fields")
+    assert pointers(problem) == {"#/name"}
+
+
+_keys = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=10)
+_json = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**53), 2**53)
+    | st.floats(allow_nan=False, allow_infinity=False, width=32)
+    | st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(_keys, inner, max_size=4),
+    max_leaves=20,
+)
+
+
+@hypothesis_settings(
+    max_examples=50,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(written=st.dictionaries(_keys, _json, max_size=6))
+async def test_settings_come_back_as_they_were_sent(
+    client: Client, written: dict[str, Any]
+) -> None:
+    account = await register(client)
+    mine = {f"my {key}": value for key, value in written.items()}
+    response = await client.put(ME, headers=account.headers, json={"settings": mine})
+    assert response.status == 200, await response.text()
+    # A number is the same however it is written: jsonb gives 6.8e16 back as an integer.
+    sent = json.loads(json.dumps(mine), parse_int=float)
+    assert json.loads(await response.text(), parse_int=float)["settings"] == sent
