@@ -30,11 +30,13 @@ Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record] | PoolConnectionProx
 
 WRITE_ATTEMPTS = 3
 
-# The connection went away under the statement, or could not be had.
+# The connection went away under the statement, or could not be had. InternalClientError is what a
+# statement gets that begins while its connection is being torn down.
 LOST = (
     OSError,
     asyncpg.PostgresConnectionError,
     asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
     asyncpg.AdminShutdownError,
     asyncpg.CrashShutdownError,
     asyncpg.CannotConnectNowError,
@@ -81,6 +83,9 @@ async def read(
         except (*LOST, *RETRYABLE) as error:
             if attempt == 2:
                 raise _database_unavailable() from error
+            # What ended one connection ended others, as a rule: let the loop hear of them, so that
+            # the pool does not hand out another dead one.
+            await asyncio.sleep(0.01)
     raise AssertionError("unreachable")
 
 
@@ -119,7 +124,7 @@ async def _acquire(app: web.Application) -> AsyncIterator[Connection]:
     conn = await app[POOL].acquire(timeout=settings.db_acquire_timeout_s)
     try:
         yield conn
-    except (TimeoutError, asyncio.CancelledError):
+    except (TimeoutError, asyncio.CancelledError, asyncpg.InternalClientError):
         # A statement that ran out of time may sit on a dead socket: evict it rather than ask it
         # to cancel. The server ends what it runs by statement_timeout.
         conn.terminate()

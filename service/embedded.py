@@ -66,6 +66,8 @@ def running(data_dir: Path) -> Iterator[Database]:
         if not _lock(lock.fileno()):
             yield _attach(connection_file)
             return
+        # What a killed owner left would send others to a port that is no longer ours.
+        connection_file.unlink(missing_ok=True)
         server = start(data_dir)
         _write_private(connection_file, orjson.dumps(_to_json(server.database)))
         try:
@@ -136,8 +138,9 @@ def _find_bindir(account: pwd.struct_passwd | None) -> Path:
     """The first directory with a server in it, in the order of preference."""
     chosen = os.environ.get("PG_BINDIR")
     if chosen:
-        if not _has_server(Path(chosen)):
-            raise StartError("PG_BINDIR: expected a directory that holds initdb and postgres")
+        if not _has_server(Path(chosen), account):
+            who = f", which the user {account.pw_name} may enter" if account else ""
+            raise StartError(f"PG_BINDIR: expected a directory with initdb and postgres{who}")
         return Path(chosen)
     wheel = _find_wheel(account)
     candidates = [wheel] if wheel else []
@@ -151,7 +154,7 @@ def _find_bindir(account: pwd.struct_passwd | None) -> Path:
     if on_path:
         candidates.append(Path(on_path).resolve().parent)
     for candidate in candidates:
-        if _has_server(candidate):
+        if _has_server(candidate, account):
             return candidate
     raise StartError(
         "no PostgreSQL found: set DATABASE_URL, install the extra shinkei[embedded], or point"
@@ -159,8 +162,9 @@ def _find_bindir(account: pwd.struct_passwd | None) -> Path:
     )
 
 
-def _has_server(bindir: Path) -> bool:
-    return all(os.access(bindir / name, os.X_OK) for name in ("initdb", "postgres"))
+def _has_server(bindir: Path, account: pwd.struct_passwd | None) -> bool:
+    programs = all(os.access(bindir / name, os.X_OK) for name in ("initdb", "postgres"))
+    return programs and (account is None or _others_may_enter(bindir))
 
 
 def _find_wheel(account: pwd.struct_passwd | None) -> Path | None:

@@ -11,6 +11,7 @@ import orjson
 from aiohttp import web
 
 from service import __version__, migrate
+from service.database import LOST
 from service.keys import HEALTH, POOL, SETTINGS
 
 DEADLINE_S = 0.5
@@ -38,7 +39,7 @@ async def health_context(app: web.Application) -> AsyncIterator[None]:
     task = app[HEALTH].connecting
     if task is not None:
         task.cancel()
-        with contextlib.suppress(asyncio.CancelledError, OSError, asyncpg.PostgresError):
+        with contextlib.suppress(asyncio.CancelledError, *LOST, asyncpg.PostgresError):
             (await task).terminate()
 
 
@@ -91,7 +92,7 @@ async def _look(app: web.Application) -> dict[str, object]:
             pending = await _find_pending(app)
     except TimeoutError:
         output = f"no answer within {DEADLINE_S * 1000:g} ms"
-    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+    except (*LOST, asyncpg.PostgresError):
         output = "cannot be reached"
     database: dict[str, object] = {
         "componentType": "datastore",
@@ -140,7 +141,7 @@ async def _find_pending(app: web.Application) -> list[str]:
         conn = await _connection(app)
         try:
             return await migrate.find_pending(conn)
-        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        except (*LOST, asyncpg.PostgresError):
             conn.terminate()
             if attempt == 2:
                 raise

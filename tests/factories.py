@@ -4,6 +4,7 @@ import itertools
 from typing import Any, NamedTuple
 
 from aiohttp import ClientResponse
+
 from tests.conftest import Client
 
 PASSWORD = "a passphrase nobody else has"

@@ -6,6 +6,7 @@ import io
 import json
 
 import pytest
+
 from service.routes import ROUTES
 from tests.conftest import Client, StartApp
 from tests.factories import assert_problem, pointers, register

@@ -3,6 +3,7 @@
 import re
 
 import pytest
+
 from service.auth.handlers import anyone, signed_in
 from service.routes import ROUTES, Route
 from tests.conftest import Client

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import asyncpg
 import pytest
-from service.settings import VARIABLES, Settings, SettingsError, load_settings
+
+from service.settings import VARIABLES, Database, Settings, SettingsError, load_settings
 from tests.conftest import SECRET_KEY
 
 PASSWORD = "p@ss#w%rd:/?"
@@ -156,25 +157,23 @@ def test_readme_lists_every_variable_and_no_other() -> None:
     readme = (Path(__file__).parents[1] / "README.md").read_text()
     table = readme.partition("## Configuration")[2].partition("\n## ")[0]
     listed = set(re.findall(r"`([A-Z][A-Z_]+)`", table))
-    assert listed - {"PG_BINDIR"} == set(VARIABLES)
+    assert listed - {"PATH", "PG_BINDIR"} == set(VARIABLES)
 
 
 async def test_such_a_password_signs_in_to_postgresql(
-    conn: "asyncpg.Connection[asyncpg.Record]",
+    conn: "asyncpg.Connection[asyncpg.Record]", database: Database
 ) -> None:
     """The same password, taken from a URL in either form, opens a real connection."""
-    settings = conn.get_settings()
-    assert settings is not None
-    host, port = await conn.fetchrow("select host(inet_server_addr()), inet_server_port()") or ()
-    name = await conn.fetchval("select current_database()")
+    host, port = database.hosts[0]
+    name = database.name
     role = f"role_{name[-12:]}"
     await conn.execute(f"create role \"{role}\" login password '{PASSWORD}'")
     try:
         for password in (PASSWORD, ESCAPED):
             url = f"postgresql://{role}:{password}@{host}:{port}/{name}"
-            database = load_settings({**EXTERNAL, "DATABASE_URL": url}).database
-            assert database is not None
-            other = await asyncpg.connect(**database.asyncpg_arguments())
+            parsed = load_settings({**EXTERNAL, "DATABASE_URL": url}).database
+            assert parsed is not None
+            other = await asyncpg.connect(**parsed.asyncpg_arguments())
             assert await other.fetchval("select current_user") == role
             await other.close()
     finally:

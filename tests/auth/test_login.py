@@ -4,6 +4,7 @@ import asyncio
 from typing import Any
 
 import pytest
+
 from service.keys import HASHER
 from tests.conftest import Client, StartApp
 from tests.factories import PASSWORD, assert_problem, bearer, pointers, register
@@ -24,9 +25,7 @@ async def test_login(client: Client) -> None:
     assert await me.json() == account.profile
 
 
-async def test_unknown_address_and_wrong_password_look_the_same(
-    client: Client, conn: Any
-) -> None:
+async def test_unknown_address_and_wrong_password_look_the_same(client: Client, conn: Any) -> None:
     account = await register(client)
     no_password = await register(client)
     await conn.execute(
@@ -63,9 +62,7 @@ async def test_a_hash_that_cannot_be_read_is_a_refusal(client: Client, conn: Any
     account = await register(client)
     await conn.execute("update users set password_hash = 'imported from elsewhere'")
     credentials = {"email": account.profile["email"], "password": PASSWORD}
-    await assert_problem(
-        await client.post(LOGIN, json=credentials), 401, "invalid_credentials"
-    )
+    await assert_problem(await client.post(LOGIN, json=credentials), 401, "invalid_credentials")
 
 
 async def test_a_password_changed_while_signing_in_opens_no_session(
@@ -76,7 +73,7 @@ async def test_a_password_changed_while_signing_in_opens_no_session(
     account = await register(client)
     credentials = {"email": account.profile["email"], "password": PASSWORD}
     signing_in = asyncio.create_task(client.post(LOGIN, json=credentials))
-    while client.app is not None and client.app[HASHER].queued == 0:
+    while client.app is not None and client.app[HASHER].queued == 0:  # noqa: ASYNC110
         await asyncio.sleep(0)
     await conn.execute("update users set password_hash = 'changed'")
     await assert_problem(await signing_in, 401, "invalid_credentials")

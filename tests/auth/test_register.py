@@ -4,6 +4,7 @@ import asyncio
 from typing import Any
 
 import pytest
+
 from tests.conftest import Client, StartApp
 from tests.factories import PASSWORD, assert_problem, pointers, register
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from joserfc import jwt
 from joserfc.jwk import ECKey, OctKey
+
 from service.app import create_app
 from service.errors import StartError
 from service.keys import KEY_RING

@@ -1,0 +1,332 @@
+"""The command as an operator runs it: processes, signals, exit codes, and what they print."""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service.settings import VARIABLES, Database
+from tests.conftest import SECRET_KEY
+
+ROOT = Path(__file__).parents[1]
+PASSWORD = "a passphrase nobody else has"
+
+
+def environment(**variables: str) -> dict[str, str]:
+    """The shell's, but for our own variables: those are as given, and hashes are cheap."""
+    inherited = {name: value for name, value in os.environ.items() if name not in VARIABLES}
+    return {
+        **inherited,
+        "PYTHONPATH": str(ROOT),
+        "PASSWORD_HASH_MEMORY_KIB": "8",
+        "PASSWORD_HASH_ITERATIONS": "1",
+        "SHUTDOWN_DELAY_S": "0.1",
+        **variables,
+    }
+
+
+def url_of(database: Database) -> dict[str, str]:
+    host, port = database.hosts[0]
+    url = f"postgresql://{database.user}:{database.password}@{host}:{port}/{database.name}"
+    return {"DATABASE_URL": url, "SECRET_KEY": SECRET_KEY}
+
+
+def run(*arguments: str, cwd: Path, **variables: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-m", "service", *arguments],
+        cwd=cwd,
+        env=environment(**variables),
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+    )
+
+
+@contextlib.contextmanager
+def serving(cwd: Path, **variables: str) -> Iterator[tuple["subprocess.Popen[str]", str, str]]:
+    """A serving process, its URL, and the line it printed; killed at the end if it still runs."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "service", "serve"],
+        cwd=cwd,
+        env=environment(PORT="0", **variables),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        if "listens on " not in line:
+            process.kill()
+            raise AssertionError(line + process.communicate()[1])
+        yield process, line.split("listens on ")[1].split(" ")[0], line
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def call(url: str, body: object = None, **headers: str) -> tuple[int, Any]:
+    request = urllib.request.Request(
+        url,
+        data=None if body is None else json.dumps(body).encode(),
+        headers={"Content-Type": "application/json", **headers},
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=10) as response:
+            return response.status, json.loads(response.read())
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, json.loads(error.read())
+
+
+def postmaster_of(data_dir: Path) -> int:
+    return int((data_dir / "postgres" / "postmaster.pid").read_text().split("\n")[0])
+
+
+def wait_for_end_of(pid: int, within_s: float = 10) -> None:
+    deadline = time.monotonic() + within_s
+    while Path(f"/proc/{pid}").exists():
+        status = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        if status == "Z":
+            return
+        assert time.monotonic() < deadline, f"process {pid} still runs"
+        time.sleep(0.02)
+
+
+def test_serve_from_nothing_and_again(tmp_path: Path) -> None:
+    """No database, no settings: it starts, keeps what it was given, and starts again with it."""
+    account = {"email": "ada@example.com", "password": PASSWORD}
+    data_dir = tmp_path / ".data"
+    with serving(tmp_path) as (process, url, line):
+        assert f"data in {data_dir}" in line
+        assert f"docs at {url}/docs" in line
+        assert call(f"{url}/health")[0] == 200
+        status, registered = call(f"{url}/api/v1/auth/register", account)
+        assert status == 201
+        postmaster = postmaster_of(data_dir)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(10) == 0
+        wait_for_end_of(postmaster)
+    assert sorted(path.name for path in data_dir.iterdir()) == [
+        "postgres",
+        "postgres.lock",
+        "postgres.log",
+        "postgres_password",
+        "secret_key",
+    ]
+    for name in ("postgres_password", "secret_key"):
+        assert (data_dir / name).stat().st_mode & 0o777 == 0o600
+
+    with serving(tmp_path) as (process, url, _):
+        bearer = {"Authorization": f"Bearer {registered['access_token']}"}
+        assert call(f"{url}/api/v1/users/me", **bearer) == (200, registered["user"])
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == 0
+
+
+def test_a_killed_service_leaves_no_postgresql_behind(tmp_path: Path) -> None:
+    with serving(tmp_path) as (process, url, _):
+        assert call(f"{url}/health")[0] == 200
+        postmaster = postmaster_of(tmp_path / ".data")
+        process.kill()
+        wait_for_end_of(postmaster)
+    with serving(tmp_path) as (_, url, _):
+        assert call(f"{url}/health")[0] == 200, "and what it leaves behind starts again"
+
+
+def test_a_second_process_uses_the_first_ones_server(tmp_path: Path) -> None:
+    with serving(tmp_path) as (_, url, _):
+        result = run("migrate", "--status", cwd=tmp_path)
+        assert (result.returncode, result.stderr) == (0, "")
+        assert {line.split()[0] for line in result.stdout.splitlines()} == {"applied"}
+        assert call(f"{url}/health")[0] == 200, "the first one's server still runs"
+
+
+def test_migrate_up_status_and_down(empty_database: Database, tmp_path: Path) -> None:
+    def output(*arguments: str) -> list[str]:
+        result = run("migrate", *arguments, cwd=tmp_path, **url_of(empty_database))
+        assert (result.returncode, result.stderr) == (0, "")
+        return result.stdout.splitlines()
+
+    ids = sorted(
+        path.stem for path in ROOT.glob("migrations/*.sql") if ".rollback" not in path.name
+    )
+    assert output("--status") == [f"pending  {id_}" for id_ in ids]
+    assert output() == [f"applied  {id_}" for id_ in ids]
+    assert output() == ["applied  nothing: at head"]
+    assert output("--status") == [f"applied  {id_}" for id_ in ids]
+    assert output("--rollback", "2") == [f"rolled back  {id_}" for id_ in reversed(ids[-2:])]
+    assert output("--status")[-1] == f"pending  {ids[-1]}"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variables", "code", "line"),
+    [
+        (["serve"], {"PORT": "x"}, 2, "shinkei: PORT: expected a whole number from 0 to 65535"),
+        (["migrate"], {"DATABASE_URL": "x"}, 2, "shinkei: DATABASE_URL: expected postgresql://"),
+        (["serve"], {"DATABASE_URL": "postgresql://u:p@h/n"}, 2, "shinkei: SECRET_KEY: expected"),
+        (["serve"], {"PG_BINDIR": "/nonexistent"}, 1, "shinkei: PG_BINDIR: expected a directory"),
+        (["serve"], {"DATA_DIR": "/proc/no"}, 1, "shinkei: DATA_DIR /proc/no: cannot be written"),
+        (["serve"], {"HOST": "203.0.113.1"}, 1, "shinkei: cannot listen on HOST 203.0.113.1"),
+        (
+            ["serve"],
+            {
+                "DATABASE_URL": "postgresql://u:hush@127.0.0.1:1/n",
+                "SECRET_KEY": SECRET_KEY,
+                "DB_CONNECT_TIMEOUT_S": "0.2",
+            },
+            1,
+            "shinkei: cannot connect to PostgreSQL at 127.0.0.1:1, database n, as user u: "
+            "connection refused (tried for 0.2 s",
+        ),
+        (
+            ["migrate"],
+            {"DATABASE_URL": "postgresql://u:hush@127.0.0.1:1/n", "SECRET_KEY": SECRET_KEY},
+            1,
+            "shinkei: cannot connect to PostgreSQL at 127.0.0.1:1, database n, as user u: no conn",
+        ),
+    ],
+)
+def test_what_is_wrong_is_one_line_and_an_exit_code(
+    arguments: list[str], variables: dict[str, str], code: int, line: str, tmp_path: Path
+) -> None:
+    result = run(*arguments, cwd=tmp_path, **variables)
+    assert result.stdout == ""
+    assert result.stderr.startswith(line)
+    assert result.stderr.count("\n") == 1
+    assert "hush" not in result.stderr
+    assert result.returncode == code
+
+
+def test_wrong_words_on_the_command_line(tmp_path: Path) -> None:
+    result = run("migrate", "--status", "--rollback", "1", cwd=tmp_path)
+    assert result.returncode == 2
+    assert "exclude each other" in result.stderr
+    assert run("--version", cwd=tmp_path).stdout == "shinkei, version 0.1.0\n"
+
+
+def test_a_port_in_use_is_told_before_anything_is_started(
+    database: Database, tmp_path: Path
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        result = run("serve", cwd=tmp_path, PORT=port, **url_of(database))
+    assert result.returncode == 1
+    assert result.stderr == (
+        f"shinkei: cannot listen on HOST 127.0.0.1, PORT {port}: Address already in use\n"
+    )
+
+
+def test_an_external_database_is_migrated_on_start_where_that_is_asked(
+    empty_database: Database, tmp_path: Path
+) -> None:
+    external = url_of(empty_database)
+    with serving(tmp_path, **external) as (process, url, line):
+        assert f"data in PostgreSQL at {empty_database.address} " in line
+        status, health = call(f"{url}/health")
+        assert (status, health["status"]) == (503, "fail")
+        process.terminate()
+        assert "migrations pending: run shinkei migrate" in process.communicate()[1]
+    with serving(tmp_path, MIGRATE_ON_START="true", **external) as (_, url, _):
+        assert call(f"{url}/health")[0] == 200
+    assert list(tmp_path.iterdir()) == [], "nothing is written beside an external database"
+
+
+def test_logs_are_json_lines_with_request_ids_and_no_secrets(
+    database: Database, tmp_path: Path
+) -> None:
+    with serving(tmp_path, **url_of(database)) as (process, url, _):
+        account = {"email": "ada@example.com", "password": PASSWORD}
+        _, tokens = call(f"{url}/api/v1/auth/register", account)
+        bearer = {"Authorization": f"Bearer {tokens['access_token']}", "X-Request-ID": "mine"}
+        call(f"{url}/api/v1/users/me", **bearer)
+        call(f"{url}/nothing%0d%0aInjected:%20yes")
+        process.terminate()
+        _, stderr = process.communicate()
+    events = [json.loads(line) for line in stderr.splitlines()]
+    assert [(event["status"], event["route"]) for event in events] == [
+        (201, "/api/v1/auth/register"),
+        (200, "/api/v1/users/me"),
+        (404, None),
+    ]
+    assert events[1]["request_id"] == "mine"
+    assert events[1]["user_id"] == tokens["user"]["id"]
+    for secret in (PASSWORD, tokens["access_token"], tokens["refresh_token"], database.password):
+        assert secret not in stderr
+
+
+def test_readable_logs(database: Database, tmp_path: Path) -> None:
+    with serving(tmp_path, LOG_FORMAT="console", **url_of(database)) as (process, url, _):
+        call(f"{url}/nothing")
+        process.terminate()
+        _, stderr = process.communicate()
+    assert "request" in stderr
+    assert "status=404" in stderr
+
+
+def test_sigterm_answers_what_is_under_way_and_is_not_ready_first(
+    database: Database, tmp_path: Path
+) -> None:
+    variables = {"SHUTDOWN_DELAY_S": "1", **url_of(database)}
+    with serving(tmp_path, **variables) as (process, url, _):
+        address = ("127.0.0.1", int(url.rpartition(":")[2]))
+        body = json.dumps({"email": "ada@example.com", "password": PASSWORD}).encode()
+        head = (
+            "POST /api/v1/auth/register HTTP/1.1\r\nHost: localhost\r\n"
+            f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        )
+        with socket.create_connection(address) as under_way:
+            under_way.sendall(head.encode() + body[:10])
+            process.terminate()
+            deadline = time.monotonic() + 1
+            while call(f"{url}/health")[0] != 503:
+                assert time.monotonic() < deadline
+            assert call(f"{url}/health/live")[0] == 200
+            under_way.sendall(body[10:])
+            assert under_way.recv(65536).startswith(b"HTTP/1.1 201 ")
+        assert process.wait(10) == 0
+
+
+def test_an_installed_wheel_migrates_from_an_empty_directory(
+    empty_database: Database, tmp_path: Path
+) -> None:
+    """Built and unpacked as pip would; its own files alone, none of the checkout's."""
+    source = tmp_path / "source"
+    source.mkdir()
+    tracked = ("service", "migrations", "setup.cfg", "pyproject.toml", "README.md", "LICENSE")
+    for name in tracked:
+        copy = ["cp", "-r", str(ROOT / name), str(source)]
+        subprocess.run(copy, check=True)
+    build = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-q"]
+    subprocess.run([*build, "-w", str(tmp_path), str(source)], check=True, timeout=50)
+    (wheel,) = tmp_path.glob("shinkei-*.whl")
+    installed, empty = tmp_path / "installed", tmp_path / "empty"
+    empty.mkdir()
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(installed)
+    variables = {**url_of(empty_database), "PYTHONPATH": str(installed)}
+    result = run("migrate", cwd=empty, **variables)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.splitlines()[0] == "applied  0001.create-users"
+    where = subprocess.run(
+        [sys.executable, "-c", "from service.migrate import migrations_dir as d; print(d())"],
+        cwd=empty,
+        env=environment(**variables),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert Path(where.stdout.strip()).is_relative_to(installed)

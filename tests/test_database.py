@@ -1,0 +1,210 @@
+"""Reads and writes under what a database does to its clients."""
+
+import asyncio
+import dataclasses
+from typing import Any
+
+import asyncpg
+import pytest
+from aiohttp import web
+
+from service.app import create_app
+from service.database import Connection, read, write
+from service.errors import Problem, StartError
+from service.keys import POOL
+from service.settings import Settings
+from tests.conftest import Client, StartApp
+from tests.factories import assert_problem, register
+
+ME = "/api/v1/users/me"
+
+
+async def test_a_read_survives_its_connection(client: Client, conn: Any) -> None:
+    account = await register(client)
+    for _ in range(5):
+        await conn.execute(
+            "select pg_terminate_backend(pid) from pg_stat_activity"
+            " where datname = current_database() and pid <> pg_backend_pid()"
+        )
+        response = await client.get(ME, headers=account.headers)
+        assert response.status == 200, await response.text()
+
+
+async def test_a_write_whose_connection_is_lost_is_a_503_and_leaves_nothing(
+    client: Client, conn: Any
+) -> None:
+    account = await register(client)
+    await conn.execute(
+        "create function die() returns trigger language plpgsql as"
+        " $$ begin perform pg_terminate_backend(pg_backend_pid()); return new; end $$;"
+        "create trigger die after update on users for each row execute function die()"
+    )
+    response = await client.patch(ME, headers=account.headers, json={"name": "lost"})
+    await assert_problem(response, 503, "database_unavailable")
+    await conn.execute("drop trigger die on users")
+    me = await client.get(ME, headers=account.headers)
+    assert await me.json() == account.profile
+
+
+async def test_requests_that_find_no_connection_are_told_within_a_second(client: Client) -> None:
+    account = await register(client)
+    assert client.app is not None
+    pool = client.app[POOL]
+    held = [await pool.acquire() for _ in range(pool.get_max_size())]
+    loop = asyncio.get_running_loop()
+    started = loop.time()
+    answers = await asyncio.gather(*(client.get(ME, headers=account.headers) for _ in range(50)))
+    assert loop.time() - started < 2
+    for answer in answers:
+        await assert_problem(answer, 503, "database_unavailable")
+    for conn in held:
+        await pool.release(conn)
+    assert (await client.get(ME, headers=account.headers)).status == 200
+
+
+async def test_a_locked_table_is_a_503_and_other_routes_are_fine(
+    start_app: StartApp, conn: Any
+) -> None:
+    client = await start_app(db_lock_timeout_s=0.2)
+    account = await register(client)
+    async with conn.transaction():
+        await conn.execute("lock table users in access exclusive mode")
+        response = await client.get(ME, headers=account.headers)
+        await assert_problem(response, 503, "database_unavailable")
+        assert (await client.get("/health")).status == 200
+    assert (await client.get(ME, headers=account.headers)).status == 200
+
+
+async def test_a_slow_request_is_a_503(start_app: StartApp, conn: Any) -> None:
+    client = await start_app(request_timeout_s=0.3)
+    account = await register(client)
+    async with conn.transaction():
+        await conn.execute("lock table users in access exclusive mode")
+        response = await client.get(ME, headers=account.headers)
+        await assert_problem(response, 503, "timeout")
+    assert (await client.get(ME, headers=account.headers)).status == 200
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "alter table users add column surplus text",
+        "alter table users alter column name type varchar(300)",
+        "alter table users alter column version type numeric",
+    ],
+)
+async def test_plans_cached_before_a_change_of_schema_heal(
+    client: Client, conn: Any, change: str
+) -> None:
+    account = await register(client)
+    for name in ("before", "after"):
+        answers = await asyncio.gather(
+            *(client.patch(ME, headers=account.headers, json={"name": name}) for _ in range(8)),
+            *(client.get(ME, headers=account.headers) for _ in range(8)),
+        )
+        assert {answer.status for answer in answers} == {200}
+        await conn.execute(change) if name == "before" else None
+
+
+async def _add(conn: Connection, tries: list[int], stop_after: int, sqlstate: str) -> int:
+    tries.append(1)
+    await conn.execute("insert into signing_keys (id, encrypted_key) values ('once', '')")
+    if len(tries) < stop_after:
+        await conn.execute(f"do $$ begin raise exception using errcode = '{sqlstate}'; end $$")
+    return len(tries)
+
+
+@pytest.mark.parametrize("sqlstate", ["40001", "40P01"])
+async def test_a_transaction_that_lost_a_race_runs_again_whole(
+    client: Client, conn: Any, sqlstate: str
+) -> None:
+    assert client.app is not None
+    assert await write(client.app, _add, [], 3, sqlstate) == 3
+    assert await conn.fetchval("select count(*) from signing_keys where id = 'once'") == 1
+    await conn.execute("delete from signing_keys where id = 'once'")
+    tries: list[int] = []
+    with pytest.raises(Problem) as raised:
+        await write(client.app, _add, tries, 99, sqlstate)
+    assert (raised.value.status, len(tries)) == (503, 3)
+    assert await conn.fetchval("select count(*) from signing_keys where id = 'once'") == 0
+
+
+async def test_a_read_is_tried_twice_and_no_more(client: Client) -> None:
+    tries = []
+
+    async def die(conn: Connection) -> None:
+        tries.append(1)
+        await conn.execute("select pg_terminate_backend(pg_backend_pid())")
+
+    assert client.app is not None
+    with pytest.raises(Problem) as raised:
+        await read(client.app, die)
+    assert (raised.value.status, len(tries)) == (503, 2)
+
+
+async def test_our_own_mistakes_are_a_500_without_a_word_of_them(
+    client: Client, conn: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    account = await register(client)
+    await conn.execute("alter table users add constraint surprise check (name <> 'secret name')")
+    response = await client.patch(ME, headers=account.headers, json={"name": "secret name"})
+    problem = await assert_problem(response, 500, "internal_error")
+    assert "surprise" not in str(problem)
+
+
+async def test_values_that_only_the_database_refuses_are_a_422(client: Client, conn: Any) -> None:
+    account = await register(client)
+    await conn.execute(
+        "create function refuse() returns trigger language plpgsql as"
+        " $$ begin raise exception using errcode = '22003'; end $$;"
+        "create trigger refuse before update on users for each row execute function refuse()"
+    )
+    response = await client.patch(ME, headers=account.headers, json={"name": "x"})
+    await assert_problem(response, 422, "invalid_value")
+
+
+async def test_a_pool_whose_connections_are_held_is_closed_in_time(settings: Settings) -> None:
+    app = create_app(dataclasses.replace(settings, db_close_timeout_s=0.2))
+    runner = web.AppRunner(app)
+    await runner.setup()
+    held = await app[POOL].acquire()
+    await runner.cleanup()
+    with pytest.raises(asyncpg.InterfaceError):
+        await held.fetchval("select 1")
+
+
+async def test_behind_pgbouncer_no_statement_is_named(start_app: StartApp) -> None:
+    client = await start_app(db_pgbouncer=True)
+    account = await register(client)
+    assert (await client.get(ME, headers=account.headers)).status == 200
+    assert client.app is not None
+    async with client.app[POOL].acquire() as conn:
+        assert await conn.fetchval("select count(*) from pg_prepared_statements") == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"hosts": (("127.0.0.1", 1),)}, "connection refused (tried for 0.3 s"),
+        ({"hosts": (("nowhere.invalid", 5432),)}, "the host name cannot be resolved (tried"),
+        ({"password": "wrong secret"}, "user or password refused"),
+        ({"name": "nonexistent"}, "there is no such database"),
+        ({"options": (("sslmode", "verify-full"),)}, ""),
+    ],
+)
+async def test_a_database_that_cannot_be_reached_is_one_line(
+    settings: Settings, change: dict[str, Any], reason: str
+) -> None:
+    assert settings.database is not None
+    database = dataclasses.replace(settings.database, **change)
+    runner = web.AppRunner(
+        create_app(dataclasses.replace(settings, database=database, db_connect_timeout_s=0.3))
+    )
+    with pytest.raises(StartError) as raised:
+        await runner.setup()
+    await runner.cleanup()
+    message = str(raised.value)
+    assert message.startswith(f"cannot connect to PostgreSQL at {database.address}, database")
+    assert reason in message
+    assert "\n" not in message
+    assert database.password not in message

@@ -1,0 +1,193 @@
+"""Probes: what they say when all is well, and what when it is not."""
+
+import asyncio
+import dataclasses
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service import embedded, health, migrate
+from service.keys import HEALTH, POOL
+from service.settings import Settings
+from tests.conftest import FAST, Client, StartApp
+from tests.factories import PASSWORD, assert_problem, register
+
+READY = ("/health", "/health/ready")
+
+
+async def look(client: Client, path: str) -> tuple[int, dict[str, Any]]:
+    response = await client.get(path)
+    assert response.content_type == "application/health+json"
+    assert response.headers["Cache-Control"] == "no-store"
+    body: dict[str, Any] = await response.json(content_type=None)
+    return response.status, body
+
+
+async def look_until(client: Client, path: str, status: int, within_s: float) -> dict[str, Any]:
+    deadline = time.monotonic() + within_s
+    while True:
+        found, body = await look(client, path)
+        if found == status:
+            return body
+        assert time.monotonic() < deadline, (path, found, body)
+        await asyncio.sleep(0.02)
+
+
+async def test_all_is_well(client: Client) -> None:
+    for path in ("/health", "/health/ready"):
+        status, body = await look(client, path)
+        assert (status, body["status"]) == (200, "pass")
+        assert {part["status"] for checks in body["checks"].values() for part in checks} == {"pass"}
+    for path in ("/health/live", "/health/startup"):
+        assert await look(client, path) == (200, {"status": "pass", "version": "0.1.0"})
+
+
+@pytest.mark.parametrize("path", ["/health", "/health/live", "/health/ready", "/health/startup"])
+async def test_head_is_answered_too(client: Client, path: str) -> None:
+    head = await client.head(path)
+    assert (head.status, await head.read()) == (200, b"")
+    assert head.content_type == "application/health+json"
+
+
+async def test_probes_say_nothing_that_is_secret(client: Client, settings: Settings) -> None:
+    text = str(await look(client, "/health"))
+    assert settings.database is not None
+    for secret in (settings.database.address, settings.database.user, settings.database.name):
+        assert secret not in text
+
+
+async def test_probes_that_arrive_together_share_one_look(client: Client, conn: Any) -> None:
+    assert client.app is not None
+    client.app[HEALTH].checked_at = float("-inf")
+    answers = await asyncio.gather(*(client.get("/health") for _ in range(50)))
+    assert {answer.status for answer in answers} == {200}
+    bodies = {await answer.text() for answer in answers}
+    assert len(bodies) == 1, "the measured time would differ"
+
+
+async def test_a_saturated_pool_is_a_warning(client: Client) -> None:
+    assert client.app is not None
+    pool = client.app[POOL]
+    held = [await pool.acquire() for _ in range(pool.get_max_size())]
+    client.app[HEALTH].checked_at = float("-inf")
+    status, body = await look(client, "/health")
+    assert (status, body["status"]) == (200, "warn")
+    assert body["checks"]["pool:utilization"][0]["observedValue"] == 4
+    for conn in held:
+        await pool.release(conn)
+
+
+async def test_pending_migrations_are_not_ready(client: Client, conn: Any) -> None:
+    assert client.app is not None
+    await conn.execute("delete from _yoyo_migration where migration_id like '0002%'")
+    body = await look_until(client, "/health/ready", 503, 2)
+    (check,) = body["checks"]["database:migrations"]
+    assert (check["status"], check["observedValue"]) == ("fail", 1)
+    assert (await look(client, "/health/startup"))[0] == 200, "it has started once"
+
+
+async def test_an_unmigrated_database_becomes_ready_when_it_is_migrated(
+    start_app: StartApp, empty_database: Any
+) -> None:
+    client = await start_app(database=empty_database)
+    assert (await look(client, "/health/startup"))[0] == 503
+    assert (await look(client, "/health/live"))[0] == 200
+    credentials = {"email": "a@example.com", "password": PASSWORD}
+    response = await client.post("/api/v1/auth/login", json=credentials)
+    await assert_problem(response, 503, "database_unavailable")
+    await asyncio.to_thread(migrate.apply_pending, empty_database)
+    await look_until(client, "/health/startup", 200, 2)
+    await register(client)
+
+
+async def test_stopping_is_not_ready(client: Client) -> None:
+    assert client.app is not None
+    client.app[HEALTH].draining = True
+    status, body = await look(client, "/health")
+    assert (status, body["output"]) == (503, "stopping")
+    response = await client.get("/health/live")
+    assert response.status == 200
+    assert response.headers["Connection"] == "close"
+
+
+@pytest.fixture
+def own_server(tmp_path: Path) -> Iterator[embedded.Server]:
+    """A PostgreSQL that this test alone may stop."""
+    server = embedded.start(tmp_path, options=FAST)
+    migrate.apply_pending(server.database)
+    yield server
+    server.stop()
+
+
+async def test_postgresql_stopped_and_started_again(
+    start_app: StartApp, own_server: embedded.Server, tmp_path: Path
+) -> None:
+    client = await start_app(database=own_server.database)
+    account = await register(client)
+    port = own_server.database.hosts[0][1]
+
+    await asyncio.to_thread(own_server.stop)
+    for path in READY:
+        body = await look_until(client, path, 503, 2)
+        assert body["checks"]["database:responseTime"][0]["output"] == "cannot be reached"
+    assert (await look(client, "/health/live"))[0] == 200
+    assert (await look(client, "/health/startup"))[0] == 200
+    me = await client.get("/api/v1/users/me", headers=account.headers)
+    await assert_problem(me, 503, "database_unavailable")
+    credentials = {"email": account.profile["email"], "password": PASSWORD}
+    login = await client.post("/api/v1/auth/login", json=credentials)
+    await assert_problem(login, 503, "database_unavailable")
+
+    again = await asyncio.to_thread(embedded.start, tmp_path, port=port, options=FAST)
+    own_server.process = again.process
+    started = time.monotonic()
+    for path in READY:
+        await look_until(client, path, 200, 5)
+    me = await client.get("/api/v1/users/me", headers=account.headers)
+    assert (me.status, await me.json()) == (200, account.profile)
+    assert time.monotonic() - started < 5
+
+
+async def test_a_database_that_does_not_answer(
+    start_app: StartApp, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Behind a proxy that falls silent: not ready in time, and ready when it speaks again."""
+    assert settings.database is not None
+    flowing = asyncio.Event()
+    flowing.set()
+    streams: list[asyncio.StreamWriter] = []
+
+    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65536):
+            await flowing.wait()
+            writer.write(data)
+        writer.close()
+
+    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        assert settings.database is not None
+        to_reader, to_writer = await asyncio.open_connection(*settings.database.hosts[0])
+        streams.extend((writer, to_writer))
+        await asyncio.gather(pump(reader, to_writer), pump(to_reader, writer))
+
+    proxy = await asyncio.start_server(connected, "127.0.0.1", 0)
+    port = proxy.sockets[0].getsockname()[1]
+    database = dataclasses.replace(settings.database, hosts=(("127.0.0.1", port),))
+    monkeypatch.setattr(health, "DEADLINE_S", 0.2)
+    client = await start_app(database=database, db_command_timeout_s=0.3)
+    account = await register(client)
+    flowing.clear()
+    body = await look_until(client, "/health", 503, 2)
+    assert "no answer" in body["checks"]["database:responseTime"][0]["output"]
+    me = await client.get("/api/v1/users/me", headers=account.headers)
+    await assert_problem(me, 503, "database_unavailable")
+    flowing.set()
+    await look_until(client, "/health", 200, 5)
+    me = await client.get("/api/v1/users/me", headers=account.headers)
+    assert me.status == 200
+    await client.close()
+    proxy.close()
+    for stream in streams:
+        stream.close()
