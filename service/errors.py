@@ -71,27 +71,35 @@ def unavailable(code: str, detail: str) -> Problem:
     return Problem(503, code, detail, headers={"Retry-After": str(RETRY_AFTER_S)})
 
 
-_FRAMEWORK_DETAILS = {
-    404: "There is nothing at this path.",
-    405: "This path does not take this method; the Allow header lists those it takes.",
-    413: "The body is larger than this service takes.",
+# The framework's own answers in our words; any other of its kind is a "request_refused".
+_FRAMEWORK = {
+    404: ("not_found", "There is nothing at this path."),
+    405: (
+        "method_not_allowed",
+        "This path does not take this method; the Allow header lists those it takes.",
+    ),
+    413: ("content_too_large", "The body is larger than this service takes."),
 }
+# RFC 9110's names, which Python 3.13 has and older ones have not.
+_PHRASES = {413: "Content Too Large", 422: "Unprocessable Content"}
 
 
 def _from_framework(error: web.HTTPException) -> Problem:
     """The framework's own answer (404, 405, 413, …) as a problem, without its text."""
-    phrase = HTTPStatus(error.status).phrase
+    code, detail = _FRAMEWORK.get(error.status, ("request_refused", _phrase(error.status)))
     kept = {name: error.headers[name] for name in ("Allow",) if name in error.headers}
-    code = phrase.lower().replace(" ", "_").replace("-", "_")
-    detail = _FRAMEWORK_DETAILS.get(error.status, phrase)
     return Problem(error.status, code, detail, headers=kept, close=error.status == 413)
+
+
+def _phrase(status: int) -> str:
+    return _PHRASES.get(status) or HTTPStatus(status).phrase
 
 
 def render(problem: Problem, request_id: str) -> web.Response:
     """The problem as JSON. ``type`` is about:blank, as it is ``code`` that tells them apart."""
     body: dict[str, object] = {
         "type": "about:blank",
-        "title": HTTPStatus(problem.status).phrase,
+        "title": _phrase(problem.status),
         "status": problem.status,
         "detail": problem.detail,
         "code": problem.code,

@@ -88,11 +88,11 @@ async def test_a_body_that_is_too_large(client: Client, method: str, path: str) 
     headers = {**account.headers, "Content-Type": "application/json"}
     big = json.dumps({"name": "x" * 2_000_000}).encode()
     response = await client.request(method, path, headers=headers, data=io.BytesIO(big))
-    await assert_problem(response, 413, "request_entity_too_large")
+    await assert_problem(response, 413, "content_too_large")
     bomb = gzip.compress(b'{"name": "' + b"x" * 50_000_000 + b'"}')
     headers["Content-Encoding"] = "gzip"
     response = await client.request(method, path, headers=headers, data=io.BytesIO(bomb))
-    await assert_problem(response, 413, "request_entity_too_large")
+    await assert_problem(response, 413, "content_too_large")
 
 
 async def test_compressed_bodies(client: Client) -> None:
