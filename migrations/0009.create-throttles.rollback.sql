@@ -1,0 +1,2 @@
+drop table if exists known_networks;
+drop table if exists throttles;
