@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlencode
@@ -97,6 +98,9 @@ class Settings:
     password_hash_iterations: int = 2
     password_hash_workers: int = 0
     password_hash_queue: int = 200
+
+    trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = ()
+    public_origin: str = ""
 
     log_level: str = "info"
     log_format: str = "auto"
@@ -201,6 +205,15 @@ class _EnvironmentSchema(Schema):
     password_hash_workers = _integer("PASSWORD_HASH_WORKERS", 0, 0, 256)
     password_hash_queue = _integer("PASSWORD_HASH_QUEUE", Settings.password_hash_queue, 1, 100_000)
 
+    trusted_proxies = fields.String(data_key="TRUSTED_PROXIES", load_default="")
+    public_origin = fields.String(
+        data_key="PUBLIC_ORIGIN",
+        load_default="",
+        validate=validate.Regexp(
+            r"https?://[A-Za-z0-9.-]+(:[0-9]+)?$", error="an origin such as https://app.example"
+        ),
+    )
+
     log_level = _choice("LOG_LEVEL", "info", "debug", "info", "warning", "error")
     log_format = _choice("LOG_FORMAT", "auto", "auto", "json", "console")
 
@@ -222,6 +235,10 @@ def load_settings(environ: Mapping[str, str]) -> Settings:
         name, messages = next(iter(error.messages_dict.items()))
         raise SettingsError(f"{name}: expected {messages[0]}") from None
 
+    values["trusted_proxies"] = _read_networks(values["trusted_proxies"])
+    values["public_origin"] = values["public_origin"] or (
+        f"http://{values['host']}:{values['port']}"
+    )
     parts = {name: values.pop(name) for name in _DATABASE_PARTS}
     database = _read_database(parts)
     secret_key = values["secret_key"]
@@ -238,6 +255,15 @@ _DATABASE_PARTS = (
     *("database_url", "db_host", "db_port", "db_name", "db_user", "db_pass", "db_pass_file"),
     *("db_sslmode", "db_sslrootcert", "db_target_session_attrs"),
 )
+
+
+def _read_networks(text: str) -> tuple[IPv4Network | IPv6Network, ...]:
+    try:
+        return tuple(ip_network(part.strip()) for part in text.split(",") if part.strip())
+    except ValueError:
+        raise SettingsError(
+            "TRUSTED_PROXIES: expected addresses or networks with commas, such as 10.0.0.0/8"
+        ) from None
 
 
 def _read_database(parts: Mapping[str, str]) -> Database | None:

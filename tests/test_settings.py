@@ -23,7 +23,11 @@ def test_without_a_database_it_is_embedded() -> None:
 
 
 def test_defaults_are_those_of_the_class() -> None:
-    assert load_settings({}) == Settings(data_dir=Path.cwd() / ".data", migrate_on_start=True)
+    assert load_settings({}) == Settings(
+        data_dir=Path.cwd() / ".data",
+        migrate_on_start=True,
+        public_origin="http://127.0.0.1:8080",
+    )
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,6 @@ ES256 rather than Ed25519, because every gateway and library verifies it; the na
 """
 
 import asyncio
-import os
 import time
 import uuid
 from collections.abc import AsyncIterator
@@ -17,10 +16,6 @@ import orjson
 import structlog
 import uuid_utils.compat as uuid_utils
 from aiohttp import web
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from joserfc import jwt
 from joserfc.errors import JoseError
 from joserfc.jwk import ECKey
@@ -30,6 +25,7 @@ from service.auth import queries
 from service.database import read, write
 from service.errors import Problem, StartError, not_signed_in
 from service.keys import KEY_RING, SETTINGS
+from service.sealing import SealError, seal, unseal
 
 log = structlog.get_logger(__name__)
 
@@ -37,7 +33,7 @@ ALGORITHM = "ES256"
 TOKEN_TYPE = "at+jwt"  # noqa: S105
 # Ours are about 550 characters long; nothing longer is parsed.
 TOKEN_MAX_LENGTH = 2048
-_NONCE_BYTES = 12
+_PURPOSE = "signing keys"
 _REGISTRY = JWSRegistry(algorithms=[ALGORITHM])
 
 
@@ -162,24 +158,14 @@ async def _create_first_key(conn: Any, secret_key: str) -> list[asyncpg.Record]:
     return await queries.list_signing_keys(conn)
 
 
-def _cipher(secret_key: str) -> AESGCM:
-    kdf = HKDF(hashes.SHA256(), length=32, salt=None, info=b"shinkei signing keys")
-    return AESGCM(kdf.derive(secret_key.encode()))
-
-
 def _encrypt_key(key: ECKey, secret_key: str) -> bytes:
-    """AES-256-GCM under a key derived from SECRET_KEY, bound to the key's id."""
-    nonce = os.urandom(_NONCE_BYTES)
-    plain = orjson.dumps(key.as_dict(private=True))
-    return nonce + _cipher(secret_key).encrypt(nonce, plain, str(key.kid).encode())
+    return seal(secret_key, _PURPOSE, str(key.kid), orjson.dumps(key.as_dict(private=True)))
 
 
 def _decrypt_key(row: asyncpg.Record, secret_key: str) -> ECKey:
-    stored: bytes = row["encrypted_key"]
-    nonce, sealed = stored[:_NONCE_BYTES], stored[_NONCE_BYTES:]
     try:
-        plain = _cipher(secret_key).decrypt(nonce, sealed, row["id"].encode())
-    except InvalidTag:
+        plain = unseal(secret_key, _PURPOSE, row["id"], row["encrypted_key"])
+    except SealError:
         raise StartError(
             "SECRET_KEY: expected the one that this database's signing keys were stored under"
         ) from None

@@ -1,0 +1,45 @@
+"""Whose request it is: the client's address, through the proxies that are trusted."""
+
+import ipaddress
+from typing import TypeAlias
+
+from aiohttp import web
+
+from service.keys import SETTINGS
+
+Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
+Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+def client_address(request: web.Request) -> Address | None:
+    """The address that the nearest trusted proxy saw, or the peer's where none stands between.
+
+    ``X-Forwarded-For`` is read from its end, where proxies append, and only as long as each hop is
+    in TRUSTED_PROXIES: what a client wrote into it itself is never reached. None on a Unix socket.
+    """
+    trusted = request.app[SETTINGS].trusted_proxies
+    address = _parse(request.remote or "")
+    hops = ",".join(request.headers.getall("X-Forwarded-For", ())).split(",")
+    while address is not None and hops and any(address in network for network in trusted):
+        hop = _parse(hops.pop())
+        if hop is None:
+            break
+        address = hop
+    return address
+
+
+def client_network(address: Address) -> Network:
+    """What counts as one client: an IPv4 address, or the /64 that an IPv6 client is given."""
+    if isinstance(address, ipaddress.IPv6Address):
+        return ipaddress.IPv6Network((address, 64), strict=False)
+    return ipaddress.IPv4Network(address)
+
+
+def _parse(text: str) -> Address | None:
+    """An address, with IPv4 inside of IPv6 taken out, or None."""
+    try:
+        address = ipaddress.ip_address(text.strip())
+    except ValueError:
+        return None
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return mapped or address

@@ -1,0 +1,51 @@
+"""Recording an event, in the transaction of what it records."""
+
+import uuid
+from typing import Any
+
+import uuid_utils.compat as uuid_utils
+from aiohttp import web
+
+from service.addresses import client_address
+from service.audit import queries
+from service.database import Connection
+from service.keys import REQUEST_ID, USER
+
+USER_AGENT_MAX_LENGTH = 400
+
+
+async def record(
+    conn: Connection,
+    request: web.Request,
+    action: str,
+    subject_id: uuid.UUID | None,
+    *,
+    actor_id: uuid.UUID | None = None,
+    before: dict[str, Any] | None = None,
+    after: dict[str, Any] | None = None,
+) -> None:
+    """Append that the request's user, or ``actor_id`` where nobody is signed in, did ``action``.
+
+    ``action`` is object.verb (``user.suspend``). ``before`` and ``after`` hold what changed, as
+    JSON; never a password, a hash or a token.
+    """
+    user = request.get(USER)
+    await queries.insert_event(
+        conn,
+        event_id=uuid_utils.uuid7(),
+        action=action,
+        actor_id=user["id"] if user else actor_id,
+        actor_role=user["role"] if user else None,
+        subject_id=subject_id,
+        address=client_address(request),
+        user_agent=user_agent(request),
+        request_id=request[REQUEST_ID],
+        before=before,
+        after=after,
+    )
+
+
+def user_agent(request: web.Request) -> str:
+    """The client's own word for itself, cut short, without what text columns cannot hold."""
+    text = request.headers.get("User-Agent", "").encode("utf-8", "replace").decode()
+    return text.replace("\0", "")[:USER_AGENT_MAX_LENGTH]

@@ -1,0 +1,1 @@
+"""Mail: an outbox that transactions write to, and the task that empties it."""

@@ -1,0 +1,56 @@
+"""Work that comes back: each job every so often, on one replica at a time."""
+
+import asyncio
+import contextlib
+import zlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import NamedTuple
+
+import structlog
+from aiohttp import web
+
+from service.database import Connection, write
+from service.errors import Problem
+
+log = structlog.get_logger(__name__)
+
+
+class Job(NamedTuple):
+    """``work`` runs in a transaction that holds the advisory lock of the job's name."""
+
+    name: str
+    every_s: float
+    work: Callable[[web.Application, Connection], Awaitable[None]]
+
+
+def periodic_context(*jobs: Job) -> Callable[[web.Application], AsyncIterator[None]]:
+    """A cleanup context that runs the jobs while the application lives."""
+
+    async def context(app: web.Application) -> AsyncIterator[None]:
+        tasks = [asyncio.create_task(_repeat(app, job), name=job.name) for job in jobs]
+        yield
+        for task in tasks:
+            task.cancel()
+        for task in tasks:
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+    return context
+
+
+async def _repeat(app: web.Application, job: Job) -> None:
+    while True:
+        try:
+            await write(app, _run_alone, app, job)
+        except Problem as error:
+            log.warning("job postponed", job=job.name, code=error.code)
+        except Exception:
+            log.exception("job failed", job=job.name)
+        await asyncio.sleep(job.every_s)
+
+
+async def _run_alone(conn: Connection, app: web.Application, job: Job) -> None:
+    """Do the work unless another replica is doing it now."""
+    key = zlib.crc32(f"shinkei job {job.name}".encode())
+    if await conn.fetchval("select pg_try_advisory_xact_lock($1)", key):
+        await job.work(app, conn)

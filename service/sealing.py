@@ -1,0 +1,38 @@
+"""Sealing: what the database keeps but must not know, under keys derived from SECRET_KEY."""
+
+import functools
+import os
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+_NONCE_BYTES = 12
+
+
+class SealError(Exception):
+    """Sealed under another SECRET_KEY, for another purpose or owner, or not whole."""
+
+
+@functools.lru_cache(maxsize=64)
+def derive_key(secret_key: str, purpose: str) -> bytes:
+    """32 bytes for one purpose (HKDF-SHA256, RFC 5869)."""
+    kdf = HKDF(hashes.SHA256(), length=32, salt=None, info=f"shinkei {purpose}".encode())
+    return kdf.derive(secret_key.encode())
+
+
+def seal(secret_key: str, purpose: str, bound_to: str, plain: bytes) -> bytes:
+    """AES-256-GCM: a nonce, then the ciphertext; ``bound_to`` names the row that it belongs to."""
+    nonce = os.urandom(_NONCE_BYTES)
+    cipher = AESGCM(derive_key(secret_key, purpose))
+    return nonce + cipher.encrypt(nonce, plain, bound_to.encode())
+
+
+def unseal(secret_key: str, purpose: str, bound_to: str, sealed: bytes) -> bytes:
+    """What ``seal`` was given. Raises SealError."""
+    cipher = AESGCM(derive_key(secret_key, purpose))
+    try:
+        return cipher.decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], bound_to.encode())
+    except InvalidTag:
+        raise SealError from None
