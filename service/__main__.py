@@ -43,12 +43,13 @@ def cli() -> None:
 def serve() -> None:
     """Serve until stopped; without DATABASE_URL or DB_HOST, on an embedded PostgreSQL."""
     from service.logs import configure_logging
+    from service.server import listen
     from service.server import serve as serve_until_stopped
 
     settings = load_settings(os.environ)
     configure_logging(settings)
-    with _database_of(settings) as ready:
-        serve_until_stopped(ready, _announce(settings, ready))
+    with listen(settings) as listener, _database_of(settings) as ready:
+        serve_until_stopped(ready, listener, _announce(settings))
 
 
 @cli.command()
@@ -62,14 +63,15 @@ def migrate(status: bool, rollback: int | None) -> None:
         raise click.UsageError("--status and --rollback exclude each other")
     with _database_of(load_settings(os.environ)) as settings:
         assert settings.database is not None  # noqa: S101
+        wait_s = settings.db_connect_timeout_s
         if status:
-            for id_, applied in migrations.list_status(settings.database):
+            for id_, applied in migrations.list_status(settings.database, wait_s):
                 click.echo(f"{'applied' if applied else 'pending'}  {id_}")
         elif rollback:
-            for id_ in migrations.roll_back(settings.database, rollback):
+            for id_ in migrations.roll_back(settings.database, rollback, wait_s):
                 click.echo(f"rolled back  {id_}")
         else:
-            for id_ in migrations.apply_pending(settings.database) or ["nothing: at head"]:
+            for id_ in migrations.apply_pending(settings.database, wait_s) or ["nothing: at head"]:
                 click.echo(f"applied  {id_}")
 
 
@@ -86,7 +88,7 @@ def _database_of(settings: Settings) -> Iterator[Settings]:
         yield dataclasses.replace(settings, database=database, secret_key=secret_key)
 
 
-def _announce(configured: Settings, ready: Settings) -> Callable[[str], Any]:
+def _announce(configured: Settings) -> Callable[[str], Any]:
     """One line that says where it listens, where its data lies, and where its docs are."""
     where: str | Path = configured.data_dir
     if configured.database is not None:

@@ -7,6 +7,7 @@ import asyncio
 import random
 import socket
 import ssl
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Concatenate, Literal, ParamSpec, TypeAlias, TypeVar
@@ -49,19 +50,8 @@ RETRYABLE = (
     asyncpg.InvalidCachedStatementError,
     asyncpg.OutdatedSchemaCacheError,
 )
-# The database cannot serve this now, though nothing is wrong with the request. TimeoutError is an
-# OSError too, so this tuple is to be caught before LOST.
-BUSY = (
-    TimeoutError,
-    asyncpg.QueryCanceledError,
-    asyncpg.InsufficientResourcesError,
-    asyncpg.LockNotAvailableError,
-    asyncpg.ReadOnlySQLTransactionError,
-    asyncpg.InvalidAuthorizationSpecificationError,
-    asyncpg.InvalidCatalogNameError,
-    asyncpg.UndefinedTableError,
-    asyncpg.UndefinedColumnError,
-)
+# A value or a constraint (SQLSTATE classes 22 and 23): the statement's own matter.
+OF_THE_STATEMENT = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError)
 
 
 async def read(
@@ -78,7 +68,9 @@ async def read(
         try:
             async with _acquire(app) as conn:
                 return await query(conn, *args, **kwargs)
-        except BUSY as error:
+        except OF_THE_STATEMENT:
+            raise
+        except TimeoutError as error:  # an OSError too, but not to be tried again
             raise _database_unavailable() from error
         except (*LOST, *RETRYABLE) as error:
             if attempt == 2:
@@ -86,6 +78,8 @@ async def read(
             # What ended one connection ended others, as a rule: let the loop hear of them, so that
             # the pool does not hand out another dead one.
             await asyncio.sleep(0.01)
+        except asyncpg.PostgresError as error:
+            raise _database_unavailable() from error
     raise AssertionError("unreachable")
 
 
@@ -105,11 +99,13 @@ async def write(
         try:
             async with _acquire(app) as conn, conn.transaction():
                 return await work(conn, *args, **kwargs)
+        except OF_THE_STATEMENT:
+            raise
         except RETRYABLE as error:
             if attempt == WRITE_ATTEMPTS:
                 raise _database_unavailable() from error
             await asyncio.sleep(random.uniform(0.005, 0.025) * 2**attempt)  # noqa: S311
-        except (*LOST, *BUSY) as error:
+        except (*LOST, asyncpg.PostgresError) as error:
             raise _database_unavailable() from error
     raise AssertionError("unreachable")
 
@@ -138,16 +134,34 @@ async def database_context(app: web.Application) -> AsyncIterator[None]:
     settings = app[SETTINGS]
     database = settings.database
     assert database is not None, "start the embedded server first"  # noqa: S101
+    try:
+        app[POOL] = await _open_pool(settings, database)
+    except (*LOST, asyncpg.PostgresError) as error:
+        raise _cannot_connect(database, _explain(error)[0]) from error
+    yield
+    try:
+        async with asyncio.timeout(settings.db_close_timeout_s):
+            await app[POOL].close()
+    except TimeoutError:
+        app[POOL].terminate()
+
+
+async def _open_pool(settings: Settings, database: Database) -> "asyncpg.Pool[asyncpg.Record]":
     conn = await _wait_for_database(database, settings.db_connect_timeout_s)
     try:
         pending = await migrate.find_pending(conn)
     finally:
         await conn.close(timeout=settings.db_close_timeout_s)
     if pending and settings.migrate_on_start:
-        await asyncio.to_thread(migrate.apply_pending, database)
+        stop = threading.Event()
+        try:
+            await asyncio.to_thread(migrate.apply_pending, database, stop=stop)
+        except asyncio.CancelledError:
+            stop.set()
+            raise
     elif pending:
         log.warning("migrations pending: run shinkei migrate", pending=len(pending))
-    app[POOL] = await asyncpg.create_pool(
+    return await asyncpg.create_pool(
         **database.asyncpg_arguments(),
         # All connections are there from the start and stay: none is opened inside of a request
         # unless one was lost.
@@ -158,12 +172,6 @@ async def database_context(app: web.Application) -> AsyncIterator[None]:
         init=_set_codecs,
         **_session_arguments(settings),
     )
-    yield
-    try:
-        async with asyncio.timeout(settings.db_close_timeout_s):
-            await app[POOL].close()
-    except TimeoutError:
-        app[POOL].terminate()
 
 
 def _session_arguments(settings: Settings) -> dict[str, Any]:
@@ -207,11 +215,15 @@ async def _wait_for_database(
             reason, hopeless = _explain(error)
         if hopeless or loop.time() >= deadline:
             tried = "" if hopeless else f" (tried for {timeout_s:g} s, DB_CONNECT_TIMEOUT_S)"
-            raise StartError(
-                f"cannot connect to PostgreSQL at {database.address}, database {database.name},"
-                f" as user {database.user}: {reason}{tried}"
-            )
+            raise _cannot_connect(database, reason + tried)
         await asyncio.sleep(min(0.2, max(0, deadline - loop.time())))
+
+
+def _cannot_connect(database: Database, reason: str) -> StartError:
+    return StartError(
+        f"cannot connect to PostgreSQL at {database.address}, database {database.name},"
+        f" as user {database.user}: {reason}"
+    )
 
 
 def _explain(error: Exception) -> tuple[str, bool]:
@@ -231,4 +243,8 @@ def _explain(error: Exception) -> tuple[str, bool]:
     for kind, hopeless, reason in known:
         if isinstance(error, kind):
             return reason, hopeless
+    if "rejected SSL upgrade" in str(error):
+        return "the server does not offer TLS, which sslmode asks for", True
+    if isinstance(error, asyncpg.PostgresError):
+        return f"the server answered: {error.message}", True
     return f"connection failed ({type(error).__name__})", False

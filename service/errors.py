@@ -11,6 +11,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from service.keys import REQUEST_ID
+from service.settings import SettingsError
 
 log = structlog.get_logger(__name__)
 
@@ -136,7 +137,7 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
         # Schemas refuse what PostgreSQL would; what slips past them is still the client's value.
         log.warning("value refused by the database", sqlstate=error.sqlstate)
         problem = Problem(422, "invalid_value", "A value is outside of what can be stored.")
-    except StartError as error:
+    except SettingsError as error:
         log.warning("cannot serve", reason=str(error))
         problem = unavailable("misconfigured", "The service is not set up yet; try again.")
     except Exception:

@@ -3,6 +3,7 @@
 import re
 import unicodedata
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any
 
 from email_validator import EmailNotValidError, validate_email
@@ -11,6 +12,16 @@ from marshmallow import ValidationError, fields
 EMAIL_MAX_LENGTH = 254
 _JOINED = r"[^\x00-\x7f\u200c\u200d]"
 _JOINER_IN_PLACE = re.compile(rf"(?<={_JOINED})[\u200c\u200d](?={_JOINED})")
+
+
+class InexactFloat(float):
+    """A number of the body with more digits, or further out, than a 64-bit float keeps."""
+
+
+def read_float(text: str) -> float:
+    """The number, marked where it would not come back as it was written."""
+    value = float(text)
+    return value if Decimal(text) == Decimal(repr(value)) else InexactFloat(value)
 
 
 def check_text(value: str) -> str:

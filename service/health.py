@@ -17,8 +17,6 @@ from service.keys import HEALTH, POOL, SETTINGS
 DEADLINE_S = 0.5
 CACHE_S = 1.0
 
-Connection = "asyncpg.Connection[asyncpg.Record]"
-
 
 @dataclass(slots=True)
 class Health:

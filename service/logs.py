@@ -1,15 +1,18 @@
 """Logs: one event a line on stderr, JSON or readable, each with the id of its request."""
 
+import contextlib
 import logging
 import re
 import sys
 import time
 from collections.abc import Callable
+from typing import TextIO, cast
 
 import orjson
 import structlog
 import uuid_utils.compat as uuid_utils
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.typedefs import Handler
 
 from service.keys import HEALTH, REQUEST_ID, USER
@@ -18,9 +21,30 @@ from service.settings import Settings
 log = structlog.get_logger(__name__)
 
 _SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
-# aiohttp.server logs each malformed request and asyncpg.pool each reconnection with a traceback;
-# what matters of them is in the answer and in our own events.
-_QUIET = ("aiohttp.server", "asyncpg.pool", "asyncio")
+
+
+class _Stderr:
+    """stderr, where a disk that is full or a reader that is gone fails no request."""
+
+    def write(self, text: str) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            sys.stderr.write(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            sys.stderr.flush()
+
+
+def _keep(record: logging.LogRecord) -> bool:
+    """Drop the tracebacks of malformed requests and of the pool's reconnections.
+
+    What matters of them is in the answer, in the probes, and in our own events.
+    """
+    error = record.exc_info[1] if record.exc_info else None
+    expected = (HttpProcessingError, web.RequestPayloadError, ConnectionError)
+    return record.name != "asyncpg.pool" and not (
+        record.name == "aiohttp.server" and isinstance(error, expected)
+    )
 
 
 def configure_logging(settings: Settings) -> None:
@@ -42,10 +66,11 @@ def configure_logging(settings: Settings) -> None:
     structlog.configure(
         processors=[*shared, *renderers],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(file=cast("TextIO", _Stderr())),
         cache_logger_on_first_use=True,
     )
-    handler = logging.StreamHandler(sys.stderr)
+    handler = logging.StreamHandler(_Stderr())
+    handler.addFilter(_keep)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[*shared, structlog.stdlib.add_logger_name],
@@ -53,8 +78,6 @@ def configure_logging(settings: Settings) -> None:
         )
     )
     logging.basicConfig(level=max(level, logging.WARNING), handlers=[handler], force=True)
-    for name in _QUIET:
-        logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def _to_json(event: object, default: Callable[[object], object], **_: object) -> str:

@@ -3,6 +3,8 @@
 import getpass
 import logging
 import os
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -47,12 +49,16 @@ async def find_pending(conn: "Connection") -> list[str]:
     return [id_ for id_ in known_migrations() if id_ not in applied]
 
 
-def apply_pending(database: Database) -> list[str]:
+def apply_pending(
+    database: Database, wait_s: float = 0, stop: threading.Event | None = None
+) -> list[str]:
     """Apply what is pending and return its ids. Blocks while another process migrates.
+
+    Waits up to ``wait_s`` seconds for the database to be there; ``stop`` ends the wait for others.
 
     Raises StartError, naming the migration, where one fails; those before it stay applied.
     """
-    with _locked_backend(database) as (backend, migrations):
+    with _locked_backend(database, wait_s, stop) as (backend, migrations):
         pending = backend.to_apply(migrations)
         _run(backend.apply_migrations, pending, "apply")
         missing = backend.to_apply(migrations)
@@ -61,23 +67,25 @@ def apply_pending(database: Database) -> list[str]:
         return [migration.id for migration in pending]
 
 
-def roll_back(database: Database, count: int) -> list[str]:
+def roll_back(database: Database, count: int, wait_s: float = 0) -> list[str]:
     """Roll back the ``count`` newest applied migrations and return their ids, newest first."""
-    with _locked_backend(database) as (backend, migrations):
+    with _locked_backend(database, wait_s) as (backend, migrations):
         newest = backend.to_rollback(migrations)[:count]
         _run(backend.rollback_migrations, newest, "roll back")
         return [migration.id for migration in newest]
 
 
-def list_status(database: Database) -> list[tuple[str, bool]]:
+def list_status(database: Database, wait_s: float = 0) -> list[tuple[str, bool]]:
     """Each known migration, and whether the database has it. Changes nothing, takes no lock."""
     import psycopg
 
-    with _connect(database) as conn:
+    with _connect(database, wait_s) as conn:
         try:
             rows = conn.execute("select migration_id from _yoyo_migration").fetchall()
         except psycopg.errors.UndefinedTable:
             rows = []
+        except psycopg.Error as error:
+            raise StartError(f"cannot read the migrations: {_reason(error)}") from error
     applied = {row[0] for row in rows}
     return [(id_, id_ in applied) for id_ in known_migrations()]
 
@@ -98,24 +106,33 @@ def _reason(error: Any) -> str:
     return str(error.diag.message_primary or type(error).__name__).strip()
 
 
-def _connect(database: Database) -> Any:
-    """A direct psycopg connection in autocommit mode, for the lock and for looking."""
+def _connect(database: Database, wait_s: float) -> Any:
+    """A direct connection in autocommit mode, tried for ``wait_s`` unless waiting cannot help."""
     import psycopg
 
-    arguments: dict[str, Any] = {**database.libpq_arguments(), "connect_timeout": 5}
-
-    try:
-        return psycopg.connect(**arguments, autocommit=True)
-    except psycopg.OperationalError as error:
-        refused = "user, password or database refused" if "FATAL" in str(error) else "no connection"
-        raise StartError(
-            f"cannot connect to PostgreSQL at {database.address}, database {database.name},"
-            f" as user {database.user}: {refused}"
-        ) from None
+    arguments: dict[str, Any] = {"connect_timeout": 5, **database.libpq_arguments()}
+    deadline = time.monotonic() + wait_s
+    while True:
+        try:
+            return psycopg.connect(**arguments, autocommit=True)
+        except psycopg.OperationalError as error:
+            refused = "FATAL" in str(error) and "starting up" not in str(error)
+            reason = "user, password or database refused" if refused else "no connection"
+            if refused or time.monotonic() >= deadline:
+                tried = "" if refused else f" (tried for {wait_s:g} s, DB_CONNECT_TIMEOUT_S)"
+                raise StartError(
+                    f"cannot connect to PostgreSQL at {database.address}, database"
+                    f" {database.name}, as user {database.user}: {reason}{tried}"
+                ) from None
+        except psycopg.Error as error:
+            raise StartError(f"cannot connect to PostgreSQL: {_reason(error)}") from None
+        time.sleep(0.2)
 
 
 @contextmanager
-def _locked_backend(database: Database) -> Iterator[tuple[Any, Any]]:
+def _locked_backend(
+    database: Database, wait_s: float, stop: threading.Event | None = None
+) -> Iterator[tuple[Any, Any]]:
     """yoyo's backend and migrations, under a session-level advisory lock.
 
     yoyo's own lock is a row keyed by process id, which outlives a killed process and means nothing
@@ -134,8 +151,12 @@ def _locked_backend(database: Database) -> Iterator[tuple[Any, Any]]:
     logging.getLogger("yoyo").setLevel(logging.CRITICAL)
     _name_the_user()
     known_migrations()
-    with _connect(database) as guard:
-        guard.execute("select pg_advisory_lock(%s)", [ADVISORY_LOCK_KEY])
+    with _connect(database, wait_s) as guard:
+        ask = "select pg_try_advisory_lock(%s)"
+        while not guard.execute(ask, [ADVISORY_LOCK_KEY]).fetchone()[0]:
+            if stop is not None and stop.is_set():
+                raise StartError("told to stop while another process migrates")
+            time.sleep(0.1)
         arguments = database.libpq_arguments()
         uri = DatabaseURI(
             scheme="postgresql+psycopg",

@@ -4,6 +4,7 @@ import asyncio
 import signal
 import socket
 from collections.abc import Callable
+from typing import Any
 
 import structlog
 import uvloop
@@ -19,18 +20,48 @@ log = structlog.get_logger(__name__)
 # Also the time that a client has to send its headers.
 KEEPALIVE_TIMEOUT_S = 15
 SHUTDOWN_TIMEOUT_S = 5
+# How long what is left of a refused body is read away, so that the answer arrives.
+LINGERING_TIME_S = 3
+BACKLOG = 1024
 
 
-def serve(settings: Settings, announce: Callable[[str], None]) -> None:
+def listen(settings: Settings) -> socket.socket:
+    """A listening socket, before anything else is started: a port in use is told at once.
+
+    Raises StartError.
+    """
+    try:
+        family, _, _, _, address = socket.getaddrinfo(
+            settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        raise StartError(f"cannot listen on HOST {settings.host}: no such address") from None
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise StartError(
+            f"cannot listen on HOST {settings.host}, PORT {settings.port}: {error.strerror}"
+        ) from None
+    listener.setblocking(False)
+    return listener
+
+
+def serve(settings: Settings, listener: socket.socket, announce: Callable[[str], None]) -> None:
     """Serve until SIGTERM or SIGINT; ``announce`` is called with the URL once requests are taken.
 
-    Raises StartError where the address cannot be listened on or the database not be reached.
+    Raises StartError where the database cannot be reached.
     """
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(settings, announce))
+        runner.run(_serve(settings, listener, announce))
 
 
-async def _serve(settings: Settings, announce: Callable[[str], None]) -> None:
+async def _serve(
+    settings: Settings, listener: socket.socket, announce: Callable[[str], None]
+) -> None:
     loop = asyncio.get_running_loop()
     stopping: asyncio.Future[signal.Signals] = loop.create_future()
 
@@ -41,17 +72,18 @@ async def _serve(settings: Settings, announce: Callable[[str], None]) -> None:
     for wanted in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(wanted, stop, wanted)
 
-    listener = _listen(settings)
     app = create_app(settings)
     runner = web.AppRunner(
         app,
         access_log=None,
         keepalive_timeout=KEEPALIVE_TIMEOUT_S,
+        lingering_time=LINGERING_TIME_S,
         shutdown_timeout=SHUTDOWN_TIMEOUT_S,
     )
     try:
-        await runner.setup()
-        await web.SockSite(runner, listener, backlog=1024).start()
+        if not await _set_up(runner, stopping):
+            return
+        await web.SockSite(runner, listener, backlog=BACKLOG).start()
         host, port = listener.getsockname()[:2]
         announce(f"http://{f'[{host}]' if ':' in host else host}:{port}")
         received = await stopping
@@ -62,21 +94,16 @@ async def _serve(settings: Settings, announce: Callable[[str], None]) -> None:
             await asyncio.sleep(settings.shutdown_delay_s)
     finally:
         await runner.cleanup()
-        listener.close()
 
 
-def _listen(settings: Settings) -> socket.socket:
-    """Bound before anything else starts, so that a port in use is told at once."""
-    try:
-        family, _, _, _, address = socket.getaddrinfo(
-            settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        listener = socket.socket(family, socket.SOCK_STREAM)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-    except OSError as error:
-        raise StartError(
-            f"cannot listen on HOST {settings.host}, PORT {settings.port}: {error.strerror}"
-        ) from None
-    listener.setblocking(False)
-    return listener
+async def _set_up(runner: web.AppRunner, stopping: "asyncio.Future[signal.Signals]") -> bool:
+    """Start the application, unless the process is told to stop while it waits for the database."""
+    setting_up = asyncio.create_task(runner.setup())
+    either: set[asyncio.Future[Any]] = {setting_up, stopping}
+    await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+    if stopping.done():
+        setting_up.cancel()
+        await asyncio.wait({setting_up})
+        return False
+    await setting_up
+    return True

@@ -245,6 +245,75 @@ def test_an_external_database_is_migrated_on_start_where_that_is_asked(
     assert list(tmp_path.iterdir()) == [], "nothing is written beside an external database"
 
 
+def test_a_port_in_use_leaves_nothing_behind(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        result = run("serve", cwd=tmp_path, PORT=str(taken.getsockname()[1]))
+    assert result.returncode == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("wanted", [signal.SIGTERM, signal.SIGINT])
+def test_it_can_be_stopped_while_it_waits_for_the_database(
+    tmp_path: Path, wanted: signal.Signals
+) -> None:
+    variables = {
+        "DATABASE_URL": "postgresql://u:hush@127.0.0.1:1/n",
+        "SECRET_KEY": SECRET_KEY,
+        "DB_CONNECT_TIMEOUT_S": "600",
+    }
+    with subprocess.Popen(
+        [sys.executable, "-m", "service", "serve"],
+        cwd=tmp_path,
+        env=environment(PORT="0", **variables),
+        stderr=subprocess.PIPE,
+    ) as process:
+        # Once it listens, it has its signal handlers or is about to; until then it would just die.
+        while b"0100007F" not in listening_sockets_of(process.pid):
+            assert process.poll() is None
+        time.sleep(0.3)
+        process.send_signal(wanted)
+        assert process.wait(5) == 0
+
+
+def listening_sockets_of(pid: int) -> bytes:
+    """What /proc says of the process's listening TCP sockets."""
+    links = []
+    for fd in Path(f"/proc/{pid}/fd").glob("*"):
+        with contextlib.suppress(OSError):
+            links.append(str(fd.readlink()))
+    table = Path(f"/proc/{pid}/net/tcp").read_bytes().splitlines()[1:]
+    ours = [row for row in table if f"socket:[{row.split()[9].decode()}]" in links]
+    return b"\n".join(row.split()[1] for row in ours if row.split()[3] == b"0A")
+
+
+def test_a_full_log_disk_fails_no_request(database: Database, tmp_path: Path) -> None:
+    with (
+        open("/dev/full", "w") as full,
+        subprocess.Popen(
+            [sys.executable, "-m", "service", "serve"],
+            cwd=tmp_path,
+            env=environment(PORT="0", **url_of(database)),
+            stdout=subprocess.PIPE,
+            stderr=full,
+            text=True,
+        ) as process,
+    ):
+        assert process.stdout is not None
+        url = process.stdout.readline().split("listens on ")[1].split(" ")[0]
+        assert call(f"{url}/health/live")[0] == 200
+        account = {"email": "ada@example.com", "password": PASSWORD}
+        assert call(f"{url}/api/v1/auth/register", account)[0] == 201
+        process.terminate()
+        process.wait(10)
+
+
+def test_what_the_server_refuses_at_start_is_one_line(database: Database, tmp_path: Path) -> None:
+    result = run("serve", cwd=tmp_path, PORT="0", DB_POOL_SIZE="1000", **url_of(database))
+    assert result.returncode == 1
+    assert result.stderr.startswith("shinkei: cannot connect to PostgreSQL at ")
+    assert result.stderr.count("\n") == 1
+
+
 def test_logs_are_json_lines_with_request_ids_and_no_secrets(
     database: Database, tmp_path: Path
 ) -> None:

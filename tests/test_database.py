@@ -142,6 +142,16 @@ async def test_a_read_is_tried_twice_and_no_more(client: Client) -> None:
     assert (raised.value.status, len(tries)) == (503, 2)
 
 
+async def test_rights_taken_away_are_a_503(client: Client, conn: Any) -> None:
+    """Whatever the database says of itself, not of the value: it cannot serve this now."""
+    account = await register(client)
+    await conn.execute("alter table sessions rename to elsewhere")
+    response = await client.get(ME, headers=account.headers)
+    await assert_problem(response, 503, "database_unavailable")
+    await conn.execute("alter table elsewhere rename to sessions")
+    assert (await client.get(ME, headers=account.headers)).status == 200
+
+
 async def test_our_own_mistakes_are_a_500_without_a_word_of_them(
     client: Client, conn: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -200,9 +210,11 @@ async def test_a_database_that_cannot_be_reached_is_one_line(
     runner = web.AppRunner(
         create_app(dataclasses.replace(settings, database=database, db_connect_timeout_s=0.3))
     )
-    with pytest.raises(StartError) as raised:
-        await runner.setup()
-    await runner.cleanup()
+    try:
+        with pytest.raises(StartError) as raised:
+            await runner.setup()
+    finally:
+        await runner.cleanup()
     message = str(raised.value)
     assert message.startswith(f"cannot connect to PostgreSQL at {database.address}, database")
     assert reason in message

@@ -99,7 +99,7 @@ import os, sys
 from service import migrate
 from service.settings import Database
 database = Database(((sys.argv[1], int(sys.argv[2])),), *sys.argv[3:6])
-with migrate._locked_backend(database) as (backend, migrations):
+with migrate._locked_backend(database, 0) as (backend, migrations):
     backend._insert_lock_row(1, 1)
     with backend.transaction():
         backend.execute("create table half (id int)")

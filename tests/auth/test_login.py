@@ -69,7 +69,7 @@ async def test_a_password_changed_while_signing_in_opens_no_session(
     start_app: StartApp, conn: Any
 ) -> None:
     """The hash is read, verified for a while, and then must still be the account's."""
-    client = await start_app(password_hash_memory_kib=256 * 1024, password_hash_iterations=3)
+    client = await start_app(password_hash_memory_kib=64 * 1024, password_hash_iterations=3)
     account = await register(client)
     credentials = {"email": account.profile["email"], "password": PASSWORD}
     signing_in = asyncio.create_task(client.post(LOGIN, json=credentials))
