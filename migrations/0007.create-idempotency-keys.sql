@@ -1,8 +1,8 @@
 -- depends: 0006.create-action-tokens
 --
--- An Idempotency-Key, its caller, the body it came with, and the answer it got. caller, fingerprint
--- are SHA-256; answer is sealed under SECRET_KEY, as it may hold tokens; it is null while the first
--- request is under way.
+-- An Idempotency-Key, its caller, the request it came with, and the answer it got, written in the
+-- transaction that did what was asked. caller and fingerprint are SHA-256; answer is sealed under
+-- SECRET_KEY, as it may hold tokens.
 
 set local lock_timeout = '5s';
 
@@ -10,9 +10,8 @@ create table if not exists idempotency_keys (
     caller bytea not null,
     key text not null,
     fingerprint bytea not null,
-    answer bytea,
+    answer bytea not null,
     created_at timestamptz not null default now(),
-    locked_until timestamptz not null,
     constraint idempotency_keys_pkey primary key (caller, key)
 );
 

@@ -3,7 +3,7 @@
 -- Who did what to whom, from where, in which request; before and after hold what changed, without
 -- secrets. Append-only by a trigger, as the service may own its tables and no grant would bind it.
 -- The one exception is taking away what names a person once the account is purged: a transaction
--- that sets shinkei.pseudonymise may set subject's and actor's details to null, and nothing else.
+-- that sets shinkei.pseudonymise may set address, user_agent, before and after to null.
 -- Partitions are months, made by the service ahead of time and dropped when they are too old; the
 -- default partition holds what comes while there is none.
 
@@ -36,8 +36,10 @@ create index if not exists audit_events_action_idx
 create or replace function refuse_audit_change() returns trigger language plpgsql as $$
 begin
     if tg_op = 'UPDATE' and current_setting('shinkei.pseudonymise', true) = 'on'
-        and new.address is null and new.user_agent is null
-        and new.before is null and new.after is null
+        and (new.address is null or new.address = old.address)
+        and (new.user_agent is null or new.user_agent = old.user_agent)
+        and (new.before is null or new.before = old.before)
+        and (new.after is null or new.after = old.after)
         and (new.id, new.occurred_at, new.action, new.actor_role)
             is not distinct from (old.id, old.occurred_at, old.action, old.actor_role)
         and (new.actor_id, new.subject_id, new.request_id)

@@ -3,6 +3,9 @@
 import asyncio
 import json
 import unicodedata
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any, NoReturn
 
 import orjson
@@ -11,7 +14,10 @@ from aiohttp.typedefs import Handler
 from marshmallow import Schema, ValidationError
 
 from service.errors import FieldError, Problem, invalid_fields, unavailable
+from service.fields import read_float
 from service.keys import SETTINGS
+
+UNIFORM_ANSWER_S = 0.1
 
 
 @web.middleware
@@ -64,6 +70,7 @@ def _parse_json(request: web.Request, body: bytes) -> object:
     if not body:
         raise Problem(400, "empty_body", "Expected a JSON body.")
     charset = (request.charset or "utf-8").lower()
+    encoding = request.headers.get("Content-Encoding", "identity").lower()
     if request.content_type != "application/json" or charset != "utf-8":
         raise Problem(
             415,
@@ -71,12 +78,17 @@ def _parse_json(request: web.Request, body: bytes) -> object:
             "Expected Content-Type: application/json, in UTF-8.",
             headers={"Accept": "application/json"},
         )
+    if encoding not in ("identity", "gzip", "deflate"):
+        detail = "Expected Content-Encoding: gzip, deflate, or none."
+        headers = {"Accept-Encoding": "gzip, deflate"}
+        raise Problem(415, "unsupported_content_encoding", detail, headers=headers)
     try:
         # The standard library's parser, not orjson: it keeps integers exact and lets lone
         # surrogates through to the schema, which refuses them with a pointer to the field.
         return json.loads(
             body.decode("utf-8"),
             parse_constant=_refuse_constant,
+            parse_float=read_float,
             object_pairs_hook=_refuse_duplicate_names,
         )
     except json.JSONDecodeError as error:
@@ -128,7 +140,8 @@ def check_if_match(request: web.Request, version: int) -> None:
     tags = request.if_match
     if tags is None:
         return
-    if not any(tag.value == "*" or (tag.value == str(version) and not tag.is_weak) for tag in tags):
+    any_version = request.headers["If-Match"].strip() == "*"
+    if not any_version and not any(tag.value == str(version) and not tag.is_weak for tag in tags):
         raise Problem(
             412,
             "precondition_failed",
@@ -149,3 +162,19 @@ def json_response(
             **(headers or {}),
         },
     )
+
+
+@asynccontextmanager
+async def uniform_time() -> AsyncIterator[None]:
+    """Take at least ``UNIFORM_ANSWER_S``: how long it took says nothing of what was found."""
+    earliest = asyncio.get_running_loop().time() + UNIFORM_ANSWER_S
+    yield
+    await asyncio.sleep(max(0, earliest - asyncio.get_running_loop().time()))
+
+
+def path_uuid(request: web.Request, name: str) -> uuid.UUID:
+    """The path's ``name`` as a UUID. Raises Problem 404: no other text names anything."""
+    try:
+        return uuid.UUID(request.match_info[name])
+    except ValueError:
+        raise Problem(404, "not_found", "There is nothing at this path.") from None

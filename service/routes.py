@@ -9,6 +9,8 @@ from aiohttp.typedefs import Handler
 from service import docs, health
 from service.auth import handlers as auth
 from service.auth.handlers import anyone, signed_in
+from service.recovery import handlers as recovery
+from service.sessions import handlers as sessions
 from service.users import handlers as users
 
 
@@ -30,10 +32,24 @@ ROUTES = (
     # Sign-in
     Route("POST", "/api/v1/auth/register", auth.register, anyone),
     Route("POST", "/api/v1/auth/login", auth.login, anyone),
+    Route("POST", "/api/v1/auth/refresh", sessions.refresh, anyone),
+    Route("POST", "/api/v1/auth/logout", sessions.logout, signed_in),
+    # Links in mails
+    Route("POST", "/api/v1/auth/password/forgot", recovery.forgot_password, anyone),
+    Route("POST", "/api/v1/auth/password/reset", recovery.reset_password, anyone),
+    Route("POST", "/api/v1/auth/email/verify", recovery.verify_email, anyone),
+    Route("POST", "/api/v1/auth/email/verify/resend", recovery.resend_verification, anyone),
     # The owner's own account
     Route("GET", "/api/v1/users/me", users.read_me, signed_in),
     Route("PUT", "/api/v1/users/me", users.replace_me, signed_in),
     Route("PATCH", "/api/v1/users/me", users.merge_me, signed_in),
+    Route("DELETE", "/api/v1/users/me", users.delete_me, signed_in),
+    Route("GET", "/api/v1/users/me/export", users.export_me, signed_in),
+    Route("POST", "/api/v1/users/me/password", users.change_password, signed_in),
+    Route("POST", "/api/v1/users/me/email", users.change_email, signed_in),
+    Route("GET", "/api/v1/users/me/sessions", sessions.list_mine, signed_in),
+    Route("DELETE", "/api/v1/users/me/sessions", sessions.end_others, signed_in),
+    Route("DELETE", "/api/v1/users/me/sessions/{session_id}", sessions.end_one, signed_in),
 )
 
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
+from ssl import create_default_context
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlencode
 
@@ -37,6 +38,12 @@ class Database:
         """Host and port of each server, for people: ``db1:5432,db2:5432``."""
         return ",".join(f"{host}:{port}" for host, port in self.hosts)
 
+    def __post_init__(self) -> None:
+        options = dict(self.options)
+        if options.get("sslmode") == "verify-full" and "sslrootcert" not in options:
+            # libpq 16's name for the authorities that the system trusts.
+            object.__setattr__(self, "options", (*self.options, ("sslrootcert", "system")))
+
     def read_password(self) -> str:
         """The password as it is now: its file is read at each connect, so that it may rotate."""
         if self.password_file is None:
@@ -45,8 +52,12 @@ class Database:
 
     def asyncpg_arguments(self) -> dict[str, Any]:
         """Keyword arguments of ``asyncpg.connect`` and ``asyncpg.create_pool``."""
+        # asyncpg knows no "system"; a context that trusts the system's authorities is the same.
+        options = {name: value for name, value in self.options if value != "system"}
+        trusted = {"ssl": create_default_context()} if len(options) < len(self.options) else {}
         return {
-            "dsn": f"postgresql://?{urlencode(self.options)}" if self.options else None,
+            **trusted,
+            "dsn": f"postgresql://?{urlencode(options)}" if options else None,
             "host": [host for host, _ in self.hosts],
             "port": [port for _, port in self.hosts],
             "user": self.user,
@@ -92,6 +103,9 @@ class Settings:
 
     access_token_ttl_s: int = 15 * 60
     session_ttl_s: int = 30 * 24 * 3600
+    session_idle_ttl_s: int = 7 * 24 * 3600
+    require_email_verification: bool = False
+    deletion_grace_days: float = 30
     token_issuer: str = "shinkei"  # noqa: S105
     password_min_length: int = 15
     password_hash_memory_kib: int = 19 * 1024
@@ -119,9 +133,18 @@ def _choice(name: str, default: str, *choices: str) -> fields.String:
     )
 
 
+class _Digits(fields.Integer):
+    """Digits alone: int() would take 1_000 and other scripts' digits too."""
+
+    def _validated(self, value: Any) -> int:
+        if isinstance(value, str) and not re.fullmatch(r"[0-9]+", value):
+            raise self.make_error("invalid", input=value)
+        return super()._validated(value)
+
+
 def _integer(name: str, default: int, low: int, high: int) -> fields.Integer:
     expects = f"a whole number from {low} to {high}"
-    return fields.Integer(
+    return _Digits(
         data_key=name,
         load_default=default,
         validate=validate.Range(low, high, error=expects),
@@ -150,6 +173,9 @@ def _flag(name: str, default: bool | None) -> fields.Boolean:
     )
 
 
+_SSLMODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
+
+
 class _EnvironmentSchema(Schema):
     """One field a variable. README's table lists the same names; a test compares the two."""
 
@@ -169,9 +195,7 @@ class _EnvironmentSchema(Schema):
     db_user = fields.String(data_key="DB_USER", load_default="")
     db_pass = fields.String(data_key="DB_PASS", load_default="")
     db_pass_file = fields.String(data_key="DB_PASS_FILE", load_default="")
-    db_sslmode = _choice(
-        "DB_SSLMODE", "", "", "disable", "allow", "prefer", "require", "verify-ca", "verify-full"
-    )
+    db_sslmode = _choice("DB_SSLMODE", "", "", *_SSLMODES)
     db_sslrootcert = fields.String(data_key="DB_SSLROOTCERT", load_default="")
     db_target_session_attrs = _choice(
         "DB_TARGET_SESSION_ATTRS", "", "", "any", "read-write", "primary"
@@ -194,6 +218,10 @@ class _EnvironmentSchema(Schema):
 
     access_token_ttl_s = _integer("ACCESS_TOKEN_TTL_S", Settings.access_token_ttl_s, 10, 86_400)
     session_ttl_s = _integer("SESSION_TTL_S", Settings.session_ttl_s, 60, 10 * 365 * 86_400)
+    session_idle_ttl_s = _integer(
+        "SESSION_IDLE_TTL_S", Settings.session_idle_ttl_s, 60, 10 * 365 * 86_400
+    )
+    require_email_verification = _flag("REQUIRE_EMAIL_VERIFICATION", False)
     token_issuer = _text("TOKEN_ISSUER", Settings.token_issuer, "the iss claim of access tokens")
     password_min_length = _integer("PASSWORD_MIN_LENGTH", Settings.password_min_length, 8, 128)
     password_hash_memory_kib = _integer(
@@ -229,6 +257,9 @@ def load_settings(environ: Mapping[str, str]) -> Settings:
     Raises SettingsError for the first variable that is wrong, without showing its value.
     """
     given = {name: environ[name] for name in VARIABLES if environ.get(name)}
+    for name, value in given.items():
+        if not value.isascii() and any("\ud800" <= char <= "\udfff" for char in value):
+            raise SettingsError(f"{name}: expected text in UTF-8")
     try:
         values: dict[str, Any] = _EnvironmentSchema().load(given)
     except ValidationError as error:
@@ -247,7 +278,10 @@ def load_settings(environ: Mapping[str, str]) -> Settings:
         raise SettingsError(f"{expects}, such as the output of: openssl rand -base64 48")
     if values["migrate_on_start"] is None:
         values["migrate_on_start"] = database is None
-    values["data_dir"] = Path(values["data_dir"]).expanduser().absolute()
+    try:
+        values["data_dir"] = Path(values["data_dir"]).expanduser().absolute()
+    except RuntimeError:
+        raise SettingsError("DATA_DIR: expected the path of a directory") from None
     return Settings(**values, database=database)
 
 
@@ -274,8 +308,11 @@ def _read_database(parts: Mapping[str, str]) -> Database | None:
         if parts[f"db_{option}"]
     }
     password_file = Path(parts["db_pass_file"]) if parts["db_pass_file"] else None
-    if password_file is not None and not password_file.is_file():
-        raise SettingsError("DB_PASS_FILE: expected the path of a file that can be read")
+    try:
+        if password_file is not None:
+            password_file.read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        raise SettingsError("DB_PASS_FILE: expected the path of a file that can be read") from None
     if parts["database_url"]:
         return _parse_database_url(parts["database_url"], options, password_file)
     if not any(parts[name] for name in ("db_host", "db_port", "db_name", "db_user", "db_pass")):
@@ -324,21 +361,54 @@ def _parse_database_url(
             raise expects
         hosts.append(unquote(pair["host"]).strip("[]"))
         ports.append(pair["port"] or "")
-    if query.get("host"):
-        hosts = query.pop("host").split(",")
-        ports = query.pop("port", "").split(",")
-    user = unquote(match["user"] or "") or query.pop("user", "")
-    name = unquote(match["name"] or "") or query.pop("dbname", "") or user
+    query_host, query_port = query.pop("host", ""), query.pop("port", "")
+    if query_host or query_port:
+        hosts = query_host.split(",") if query_host else hosts
+        ports = query_port.split(",")
+    query_user, query_password = query.pop("user", ""), query.pop("password", "")
+    query_name = query.pop("dbname", "")
+    user = query_user or unquote(match["user"] or "")
+    name = query_name or unquote(match["name"] or "") or user
     if not user or not any(hosts):
         raise expects
+    kept = {name: value for name, value in query.items() if name not in _LIBPQ_ALONE}
+    unknown = set(kept) - _OPTIONS
+    if unknown:
+        raise SettingsError(f"DATABASE_URL: unknown option {min(unknown)}")
+    if kept.get("sslmode", "prefer") not in _SSLMODES:
+        raise SettingsError("DATABASE_URL: sslmode: expected one of " + ", ".join(_SSLMODES))
     return Database(
         hosts=_pair_hosts(hosts, ports, "DATABASE_URL"),
         name=name,
         user=user,
-        password=unquote(match["password"] or "") or query.pop("password", ""),
+        password=query_password or unquote(match["password"] or ""),
         password_file=password_file,
-        options=tuple({**query, **options}.items()),
+        options=tuple({**kept, **options}.items()),
     )
+
+
+# Options of a connection URI that asyncpg and libpq both take.
+_OPTIONS = {
+    "application_name",
+    "sslcert",
+    "sslkey",
+    "sslmode",
+    "sslrootcert",
+    "target_session_attrs",
+}
+# Those that hosted databases put into their URIs, and that are libpq's alone: asyncpg has its own
+# deadlines and keep-alive, and binds channels by itself.
+_LIBPQ_ALONE = {
+    "channel_binding",
+    "connect_timeout",
+    "gssencmode",
+    "keepalives",
+    "keepalives_count",
+    "keepalives_idle",
+    "keepalives_interval",
+    "sslsni",
+    "tcp_user_timeout",
+}
 
 
 def _pair_hosts(hosts: list[str], ports: list[str], variable: str) -> tuple[tuple[str, int], ...]:

@@ -11,8 +11,11 @@ from service.routes import ROUTES
 from tests.conftest import Client, StartApp
 from tests.factories import assert_problem, pointers, register
 
+BODILESS = {"/api/v1/auth/logout"}
 WITH_BODY = [
-    (route.method, route.path) for route in ROUTES if route.method in ("POST", "PUT", "PATCH")
+    (route.method, route.path)
+    for route in ROUTES
+    if route.method in ("POST", "PUT", "PATCH") and route.path not in BODILESS
 ]
 EACH_ROUTE = pytest.mark.parametrize(("method", "path"), WITH_BODY)
 
@@ -122,6 +125,13 @@ async def test_a_body_that_does_not_arrive(start_app: StartApp) -> None:
     await writer.wait_closed()
     assert answer.startswith(b"HTTP/1.1 408 ")
     assert b'"code":"body_timeout"' in answer
+
+
+async def test_an_encoding_that_is_not_known(client: Client) -> None:
+    account = await register(client)
+    headers = {**account.headers, "Content-Type": "application/json", "Content-Encoding": "foo"}
+    response = await client.patch("/api/v1/users/me", headers=headers, data=b"{}")
+    await assert_problem(response, 415, "unsupported_content_encoding")
 
 
 @pytest.mark.parametrize(

@@ -40,3 +40,19 @@ async def insert_event(
         before,
         after,
     )
+
+
+async def pseudonymise(conn: Connection, user_id: uuid.UUID) -> None:
+    """Take out of the events what says more of a user than an id that nothing resolves any more."""
+    await conn.execute("select set_config('shinkei.pseudonymise', 'on', true)")
+    await conn.execute(
+        """
+        update audit_events
+        set before = case when subject_id = $1 then null else before end,
+            after = case when subject_id = $1 then null else after end,
+            address = case when actor_id = $1 then null else address end,
+            user_agent = case when actor_id = $1 then null else user_agent end
+        where subject_id = $1 or actor_id = $1
+        """,
+        user_id,
+    )

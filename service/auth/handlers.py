@@ -9,14 +9,18 @@ import uuid_utils.compat as uuid_utils
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
+from service.addresses import client_address
+from service.audit.events import record, user_agent
 from service.auth import queries, schemas
 from service.auth.passwords import hash_password, require_acceptable, verify_password
-from service.auth.tokens import public_keys, sign_access_token, verify_access_token
+from service.auth.tokens import public_keys, token_response, verify_access_token
 from service.database import Connection, read, write
 from service.errors import Problem, not_signed_in
 from service.fields import fold_email
+from service.idempotency import write_once
 from service.keys import SETTINGS, USER
-from service.requests import json_response, read_body
+from service.recovery.links import send_mail, start_email_verification
+from service.requests import json_response, read_body, uniform_time
 from service.sessions import queries as session_queries
 from service.sessions.tokens import hash_refresh_token, new_refresh_token
 from service.users import queries as user_queries
@@ -49,101 +53,106 @@ def signed_in(handler: Handler) -> Handler:
 
 
 async def register(request: web.Request) -> web.Response:
-    """Create an account and sign it in."""
+    """Create an account and sign it in, or, where addresses are verified first, mail its owner."""
     body = await read_body(request, schemas.REGISTER)
-    require_acceptable(request.app, body["password"], "#/password")
+    require_acceptable(request.app, body["password"], "#/password", (body["email"], body["name"]))
     password_hash = await hash_password(request.app, body["password"])
-    refresh_token = new_refresh_token()
-    user, session_id = await write(
-        request.app,
-        _create_account,
-        body,
-        password_hash,
-        refresh_token,
-        request.app[SETTINGS].session_ttl_s,
-    )
-    tokens = await _tokens(request.app, user["id"], session_id, refresh_token)
+    if not request.app[SETTINGS].require_email_verification:
+        return await write_once(request, _register, request, body, password_hash)
+    async with uniform_time():
+        return await write_once(request, _register_unverified, request, body, password_hash)
+
+
+async def _register(
+    conn: Connection, request: web.Request, body: dict[str, Any], password_hash: str
+) -> web.Response:
+    user = await _create_account(conn, request, body, password_hash)
+    if user is None:
+        raise Problem(409, "email_taken", "There is an account with this address.")
+    tokens = await _open_session(conn, request, user["id"])
     return json_response({**tokens, "user": OWN_PROFILE.dump(user)}, status=201)
 
 
+async def _register_unverified(
+    conn: Connection, request: web.Request, body: dict[str, Any], password_hash: str
+) -> web.Response:
+    """202 whether the address is taken or not: what it is, only its owner's mailbox is told."""
+    if await _create_account(conn, request, body, password_hash) is None:
+        owner = await user_queries.lock_by_email(conn, fold_email(body["email"]))
+        if owner is not None:
+            await send_mail(conn, request.app, owner, "account_exists")
+    return web.Response(status=202)
+
+
 async def _create_account(
-    conn: Connection,
-    body: dict[str, Any],
-    password_hash: str,
-    refresh_token: str,
-    session_ttl_s: int,
-) -> tuple[asyncpg.Record, uuid.UUID]:
-    try:
-        user = await user_queries.insert_user(
-            conn,
-            user_id=uuid_utils.uuid7(),
-            email=body["email"],
-            email_folded=fold_email(body["email"]),
-            name=body["name"],
-            password_hash=password_hash,
-        )
-    except asyncpg.UniqueViolationError as error:
-        if error.constraint_name != "users_email_folded_key":
-            raise
-        raise Problem(409, "email_taken", "There is an account with this address.") from None
-    return user, await _open_session(conn, user["id"], refresh_token, session_ttl_s)
+    conn: Connection, request: web.Request, body: dict[str, Any], password_hash: str
+) -> asyncpg.Record | None:
+    user = await user_queries.insert_user(
+        conn,
+        user_id=uuid_utils.uuid7(),
+        email=body["email"],
+        email_folded=fold_email(body["email"]),
+        name=body["name"],
+        password_hash=password_hash,
+    )
+    if user is not None:
+        await start_email_verification(conn, request.app, user)
+        await record(conn, request, "user.register", user["id"], actor_id=user["id"])
+    return user
 
 
 async def login(request: web.Request) -> web.Response:
     """Exchange address and password for tokens; every way to be refused looks the same."""
     body = await read_body(request, schemas.LOGIN)
-    refused = Problem(401, "invalid_credentials", "Wrong e-mail address or password.")
     account = await read(request.app, queries.find_credentials, fold_email(body["email"]))
     password_hash = account["password_hash"] if account else None
     verified = await verify_password(request.app, password_hash, body["password"])
-    if account is None or not verified:
-        raise refused
-    refresh_token = new_refresh_token()
-    session_id = await write(
-        request.app,
-        _sign_in,
-        account["id"],
-        account["password_hash"],
-        refresh_token,
-        request.app[SETTINGS].session_ttl_s,
-    )
-    if session_id is None:
-        raise refused
-    return json_response(await _tokens(request.app, account["id"], session_id, refresh_token))
+    tokens = None
+    if account is not None and verified:
+        tokens = await write(request.app, _sign_in, request, account)
+    if tokens is None:
+        raise Problem(401, "invalid_credentials", "Wrong e-mail address or password.")
+    return json_response(tokens)
 
 
 async def _sign_in(
-    conn: Connection,
-    user_id: uuid.UUID,
-    password_hash: str,
-    refresh_token: str,
-    session_ttl_s: int,
-) -> uuid.UUID | None:
-    if not await queries.lock_credentials(conn, user_id, password_hash):
+    conn: Connection, request: web.Request, account: asyncpg.Record
+) -> dict[str, object] | None:
+    """Open a session, unless the account may not sign in or its password has just changed."""
+    user = await queries.lock_credentials(conn, account["id"], account["password_hash"])
+    if user is None or user["suspended"]:
         return None
-    return await _open_session(conn, user_id, refresh_token, session_ttl_s)
+    if request.app[SETTINGS].require_email_verification and not user["email_verified"]:
+        return None
+    if user["status"] != "active":
+        # A deletion asked for and regretted, or a suspension that has passed.
+        await user_queries.activate(conn, user["id"])
+        before = {"status": user["status"]}
+        await record(
+            conn, request, "user.reactivate", user["id"], actor_id=user["id"], before=before
+        )
+    await record(conn, request, "session.start", user["id"], actor_id=user["id"])
+    return await _open_session(conn, request, user["id"])
 
 
 async def _open_session(
-    conn: Connection, user_id: uuid.UUID, refresh_token: str, session_ttl_s: int
-) -> uuid.UUID:
-    session_id = uuid_utils.uuid7()
-    await session_queries.insert_session(
-        conn, session_id, user_id, hash_refresh_token(refresh_token), session_ttl_s
-    )
-    return session_id
-
-
-async def _tokens(
-    app: web.Application, user_id: uuid.UUID, session_id: uuid.UUID, refresh_token: str
+    conn: Connection, request: web.Request, user_id: uuid.UUID
 ) -> dict[str, object]:
-    """The token response of RFC 6749 §5.1."""
-    return {
-        "access_token": await sign_access_token(app, user_id, session_id),
-        "token_type": "bearer",
-        "expires_in": app[SETTINGS].access_token_ttl_s,
-        "refresh_token": refresh_token,
-    }
+    """A new session and the tokens that belong to it."""
+    settings = request.app[SETTINGS]
+    session_id = uuid_utils.uuid7()
+    refresh_token = new_refresh_token()
+    await session_queries.insert_session(
+        conn,
+        session_id=session_id,
+        user_id=user_id,
+        refresh_token_hash=hash_refresh_token(refresh_token),
+        ttl_s=settings.session_ttl_s,
+        idle_ttl_s=settings.session_idle_ttl_s,
+        user_agent=user_agent(request),
+        address=client_address(request),
+    )
+    return await token_response(request.app, user_id, session_id, refresh_token)
 
 
 async def jwks(request: web.Request) -> web.Response:

@@ -2,8 +2,9 @@
 
 import asyncio
 import os
+import re
 import unicodedata
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
@@ -11,13 +12,16 @@ from typing import TypeVar
 import argon2
 from aiohttp import web
 
-from service.errors import FieldError, invalid_fields, unavailable
+from service.auth.blocklist import is_blocked
+from service.errors import FieldError, Problem, invalid_fields, unavailable
 from service.keys import HASHER, SETTINGS
 
 T = TypeVar("T")
 
 # Far beyond any passphrase; NIST SP 800-63B-4 asks for at least 64.
 PASSWORD_MAX_LENGTH = 256
+PERSONAL_WORD_MIN_LENGTH = 3
+_WORD = re.compile(r"\w+")
 
 
 @dataclass(slots=True)
@@ -49,12 +53,32 @@ async def hasher_context(app: web.Application) -> AsyncIterator[None]:
         yield
 
 
-def require_acceptable(app: web.Application, password: str, pointer: str) -> None:
-    """Raise Problem 422 where the password is too short to be chosen (NIST SP 800-63B-4 §3.1.1)."""
+def require_acceptable(
+    app: web.Application, password: str, pointer: str, personal: Iterable[str] = ()
+) -> None:
+    """Raise Problem 422 where the password may not be chosen (NIST SP 800-63B-4 §3.1.1.2).
+
+    Too short, common or breached, or little more than what is ``personal``: the account's own
+    address and name.
+    """
     minimum = app[SETTINGS].password_min_length
     if len(_normalize(password)) < minimum:
-        detail = f"Must be at least {minimum} characters long."
+        raise invalid_fields(FieldError(pointer, f"Must be at least {minimum} characters long."))
+    if is_blocked(password):
+        raise invalid_fields(FieldError(pointer, "Is among the most common passwords."))
+    if _resembles(password, personal):
+        detail = "Must not be made of the account's own address or name."
         raise invalid_fields(FieldError(pointer, detail))
+
+
+def _resembles(password: str, personal: Iterable[str]) -> bool:
+    """Whether less than half of the password is left without the words of what is personal."""
+    words = {word for text in personal for word in _WORD.findall(_normalize(text).casefold())}
+    left = folded = _normalize(password).casefold()
+    for word in sorted(words, key=len, reverse=True):
+        if len(word) >= PERSONAL_WORD_MIN_LENGTH:
+            left = left.replace(word, "")
+    return len(left) * 2 < len(folded)
 
 
 async def hash_password(app: web.Application, password: str) -> str:
@@ -74,6 +98,12 @@ async def verify_password(app: web.Application, password_hash: str | None, passw
             return False
 
     return await _on_executor(app, verify) and password_hash is not None
+
+
+async def require_own(app: web.Application, password_hash: str | None, password: str) -> None:
+    """Raise Problem 403 where this is not the account's password, asked for once more."""
+    if not await verify_password(app, password_hash, password):
+        raise Problem(403, "wrong_password", "The current password is wrong.")
 
 
 def _normalize(password: str) -> str:

@@ -32,17 +32,27 @@ async def find_credentials(conn: Connection, email_folded: str) -> asyncpg.Recor
     )
 
 
-async def lock_credentials(conn: Connection, user_id: uuid.UUID, password_hash: str) -> bool:
-    """Whether this is still the account's hash; it stays so until the transaction ends.
+async def find_own_credentials(conn: Connection, user_id: uuid.UUID) -> asyncpg.Record | None:
+    """The id and password hash of the account."""
+    return await conn.fetchrow("select id, password_hash from users where id = $1", user_id)
+
+
+async def lock_credentials(
+    conn: Connection, user_id: uuid.UUID, password_hash: str | None
+) -> asyncpg.Record | None:
+    """The account's standing, where this is still its hash; both stay until the transaction ends.
 
     Without it, a sign-in that verified the old password could open its session just after a
-    password change had ended all of them.
+    password change, or a suspension, had ended all of them.
     """
-    return (
-        await conn.fetchval(
-            "select 1 from users where id = $1 and password_hash = $2 for share",
-            user_id,
-            password_hash,
-        )
-        is not None
+    return await conn.fetchrow(
+        """
+        select id, status, email_verified_at is not null as email_verified,
+               status = 'suspended' and coalesce(suspended_until > now(), true) as suspended
+        from users
+        where id = $1 and password_hash = $2
+        for no key update
+        """,
+        user_id,
+        password_hash,
     )

@@ -23,9 +23,10 @@ from joserfc.jws import JWSRegistry
 
 from service.auth import queries
 from service.database import read, write
-from service.errors import Problem, StartError, not_signed_in
+from service.errors import Problem, not_signed_in
 from service.keys import KEY_RING, SETTINGS
 from service.sealing import SealError, seal, unseal
+from service.settings import SettingsError
 
 log = structlog.get_logger(__name__)
 
@@ -33,6 +34,7 @@ ALGORITHM = "ES256"
 TOKEN_TYPE = "at+jwt"  # noqa: S105
 # Ours are about 550 characters long; nothing longer is parsed.
 TOKEN_MAX_LENGTH = 2048
+LEEWAY_S = 10
 _PURPOSE = "signing keys"
 _REGISTRY = JWSRegistry(algorithms=[ALGORITHM])
 
@@ -58,8 +60,8 @@ async def key_ring_context(app: web.Application) -> AsyncIterator[None]:
     app[KEY_RING] = KeyRing()
     try:
         await _load_keys(app)
-    except Problem:
-        log.warning("signing keys not loaded yet: the database is not migrated")
+    except Problem as error:
+        log.warning("signing keys not loaded yet", cause=type(error.__cause__).__name__)
     yield
 
 
@@ -93,6 +95,18 @@ async def sign_access_token(app: web.Application, user_id: uuid.UUID, session_id
     )
 
 
+async def token_response(
+    app: web.Application, user_id: uuid.UUID, session_id: uuid.UUID, refresh_token: str
+) -> dict[str, object]:
+    """What a sign-in or a refresh answers (RFC 6749 §5.1)."""
+    return {
+        "access_token": await sign_access_token(app, user_id, session_id),
+        "token_type": "bearer",
+        "expires_in": app[SETTINGS].access_token_ttl_s,
+        "refresh_token": refresh_token,
+    }
+
+
 async def verify_access_token(app: web.Application, token: str) -> Bearer:
     """Check signature, type, issuer, audience and times. Raises Problem 401 for any other token.
 
@@ -106,7 +120,8 @@ async def verify_access_token(app: web.Application, token: str) -> Bearer:
     if len(token) > TOKEN_MAX_LENGTH:
         raise refused
     claims_are = jwt.JWTClaimsRegistry(
-        leeway=0,
+        # Replicas' clocks differ a little.
+        leeway=LEEWAY_S,
         iss={"essential": True, "value": settings.token_issuer},
         aud={"essential": True, "value": settings.token_issuer},
         sub={"essential": True},
@@ -130,7 +145,7 @@ async def verify_access_token(app: web.Application, token: str) -> Bearer:
 async def _load_keys(app: web.Application) -> ECKey:
     """The signing key; on first use, read from the database or made there.
 
-    Raises Problem 503 while the database cannot be read, and StartError where SECRET_KEY is not
+    Raises Problem 503 while the database cannot be read, and SettingsError where SECRET_KEY is not
     the one that the keys were stored under.
     """
     ring = app[KEY_RING]
@@ -138,6 +153,8 @@ async def _load_keys(app: web.Application) -> ECKey:
         return ring.newest
     secret_key = app[SETTINGS].secret_key
     async with ring.loading:
+        if ring.newest is not None:
+            return ring.newest
         rows = await read(app, queries.list_signing_keys) or await write(
             app, _create_first_key, secret_key
         )
@@ -166,7 +183,7 @@ def _decrypt_key(row: asyncpg.Record, secret_key: str) -> ECKey:
     try:
         plain = unseal(secret_key, _PURPOSE, row["id"], row["encrypted_key"])
     except SealError:
-        raise StartError(
+        raise SettingsError(
             "SECRET_KEY: expected the one that this database's signing keys were stored under"
         ) from None
     return ECKey.import_key(orjson.loads(plain))

@@ -4,30 +4,40 @@ import uuid
 
 import asyncpg
 
+from service.addresses import Address
 from service.database import Connection
 
 
 async def insert_session(
     conn: Connection,
+    *,
     session_id: uuid.UUID,
     user_id: uuid.UUID,
     refresh_token_hash: bytes,
     ttl_s: int,
+    idle_ttl_s: int,
+    user_agent: str,
+    address: Address | None,
 ) -> None:
-    """A session that ends after ``ttl_s`` seconds at the latest, and its first refresh token."""
+    """A session that ends after ``ttl_s`` seconds, or ``idle_ttl_s`` without a refresh."""
     await conn.execute(
         """
         with session as (
-            insert into sessions (id, user_id, expires_at)
-            values ($1, $2, now() + make_interval(secs => $3))
+            insert into sessions (id, user_id, expires_at, idle_expires_at, user_agent, address)
+            values (
+                $1, $2, now() + make_interval(secs => $3), now() + make_interval(secs => $4), $5, $6
+            )
             returning id
         )
         insert into refresh_tokens (token_hash, session_id)
-        select $4, id from session
+        select $7, id from session
         """,
         session_id,
         user_id,
         ttl_s,
+        idle_ttl_s,
+        user_agent,
+        address,
         refresh_token_hash,
     )
 
@@ -43,8 +53,117 @@ async def find_signed_in(
                users.created_at, users.updated_at, sessions.id as session_id
         from sessions
         join users on users.id = sessions.user_id
-        where sessions.id = $1 and sessions.user_id = $2 and sessions.expires_at > now()
+        where sessions.id = $1 and sessions.user_id = $2
+          and sessions.expires_at > now() and sessions.idle_expires_at > now()
         """,
         session_id,
         user_id,
     )
+
+
+async def lock_family(conn: Connection, refresh_token_hash: bytes) -> asyncpg.Record | None:
+    """The live session that the token belongs to, locked, so that refreshes queue up behind it."""
+    return await conn.fetchrow(
+        """
+        select sessions.id, sessions.user_id
+        from refresh_tokens
+        join sessions on sessions.id = refresh_tokens.session_id
+        where refresh_tokens.token_hash = $1
+          and sessions.expires_at > now() and sessions.idle_expires_at > now()
+        for update of sessions
+        """,
+        refresh_token_hash,
+    )
+
+
+async def use_refresh_token(conn: Connection, refresh_token_hash: bytes) -> bool:
+    """Mark the token as used, which only its first use does."""
+    status = await conn.execute(
+        """
+        update refresh_tokens set used_at = clock_timestamp()
+        where token_hash = $1 and used_at is null
+        """,
+        refresh_token_hash,
+    )
+    return status == "UPDATE 1"
+
+
+async def is_retry(
+    conn: Connection, refresh_token_hash: bytes, successor_hash: bytes, grace_s: float
+) -> bool:
+    """Whether the token was used moments ago and its successor has not been used since."""
+    found = await conn.fetchval(
+        """
+        select 1
+        from refresh_tokens as used, refresh_tokens as successor
+        where used.token_hash = $1 and successor.token_hash = $2
+          and used.used_at > clock_timestamp() - make_interval(secs => $3)
+          and successor.used_at is null
+        """,
+        refresh_token_hash,
+        successor_hash,
+        grace_s,
+    )
+    return found is not None
+
+
+async def extend_session(
+    conn: Connection,
+    session_id: uuid.UUID,
+    *,
+    refresh_token_hash: bytes,
+    idle_ttl_s: int,
+    user_agent: str,
+    address: Address | None,
+) -> None:
+    """The session was seen, from here; the token is its next one."""
+    await conn.execute(
+        """
+        with session as (
+            update sessions
+            set last_seen_at = now(), idle_expires_at = now() + make_interval(secs => $3),
+                user_agent = $4, address = $5
+            where id = $1
+            returning id
+        )
+        insert into refresh_tokens (token_hash, session_id)
+        select $2, id from session
+        """,
+        session_id,
+        refresh_token_hash,
+        idle_ttl_s,
+        user_agent,
+        address,
+    )
+
+
+async def list_sessions(conn: Connection, user_id: uuid.UUID) -> list[asyncpg.Record]:
+    """The user's live sessions, last seen first."""
+    return await conn.fetch(
+        """
+        select id, created_at, last_seen_at, least(expires_at, idle_expires_at) as expires_at,
+               user_agent, host(address) as address
+        from sessions
+        where user_id = $1 and expires_at > now() and idle_expires_at > now()
+        order by last_seen_at desc, id desc
+        """,
+        user_id,
+    )
+
+
+async def delete_session(conn: Connection, user_id: uuid.UUID, session_id: uuid.UUID) -> bool:
+    """End one session, where it is the user's."""
+    status = await conn.execute(
+        "delete from sessions where id = $1 and user_id = $2", session_id, user_id
+    )
+    return status == "DELETE 1"
+
+
+async def delete_sessions(
+    conn: Connection, user_id: uuid.UUID, *, but: uuid.UUID | None = None
+) -> int:
+    """End all of the user's sessions, but for one where that is given; return how many."""
+    status = await conn.execute(
+        "delete from sessions where user_id = $1 and id is distinct from $2", user_id, but
+    )
+    return int(status.split()[1])

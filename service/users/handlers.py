@@ -1,15 +1,30 @@
 """The owner's own account."""
 
+from datetime import datetime
 from typing import Any
 
 import asyncpg
 from aiohttp import web
 from marshmallow import ValidationError
 
-from service.database import Connection, write
-from service.errors import not_signed_in
-from service.keys import USER
-from service.requests import check_if_match, field_errors, json_response, read_body
+from service.audit.events import record
+from service.auth import queries as auth_queries
+from service.auth.passwords import hash_password, require_acceptable, require_own
+from service.database import Connection, read, write
+from service.errors import Problem, not_signed_in
+from service.fields import fold_email
+from service.idempotency import write_once
+from service.keys import SETTINGS, USER
+from service.recovery.links import send_mail, start_email_change
+from service.requests import (
+    check_if_match,
+    field_errors,
+    json_response,
+    read_body,
+    uniform_time,
+)
+from service.sessions import queries as session_queries
+from service.sessions.schemas import SESSION
 from service.users import queries, schemas
 
 
@@ -35,7 +50,7 @@ async def _change_profile(
 ) -> asyncpg.Record:
     user = await queries.lock_profile(conn, request[USER]["id"])
     if user is None:
-        raise not_signed_in("The account is gone.", "invalid_token")
+        raise _gone()
     check_if_match(request, user["version"])
     settings = user["settings"]
     if "settings" in change:
@@ -51,6 +66,106 @@ async def _change_profile(
     updated = await queries.update_profile(conn, user["id"], name, settings)
     assert updated is not None  # noqa: S101
     return updated
+
+
+async def change_password(request: web.Request) -> web.Response:
+    """Set a new password, by the current one; every other session ends."""
+    body = await read_body(request, schemas.CHANGE_PASSWORD)
+    user = request[USER]
+    account = await _own_account(request, body["current_password"])
+    personal = (user["email"], user["name"])
+    require_acceptable(request.app, body["password"], "#/password", personal)
+    password_hash = await hash_password(request.app, body["password"])
+    await write(request.app, _change_password, request, account["password_hash"], password_hash)
+    return web.Response(status=204)
+
+
+async def _own_account(request: web.Request, password: str) -> asyncpg.Record:
+    """The caller's credentials, once the password was verified against them."""
+    account = await read(request.app, auth_queries.find_own_credentials, request[USER]["id"])
+    if account is None:
+        raise _gone()
+    await require_own(request.app, account["password_hash"], password)
+    return account
+
+
+async def _change_password(
+    conn: Connection, request: web.Request, old_hash: str, new_hash: str
+) -> None:
+    user = request[USER]
+    await _lock_credentials(conn, request, old_hash)
+    await queries.update_password(conn, user["id"], new_hash)
+    await session_queries.delete_sessions(conn, user["id"], but=user["session_id"])
+    await send_mail(conn, request.app, user, "password_changed")
+    await record(conn, request, "password.change", user["id"])
+
+
+async def _lock_credentials(conn: Connection, request: web.Request, password_hash: str) -> None:
+    """What was verified must still hold, now that it is acted on."""
+    if not await auth_queries.lock_credentials(conn, request[USER]["id"], password_hash):
+        raise Problem(403, "wrong_password", "The password has just been changed.")
+
+
+async def change_email(request: web.Request) -> web.Response:
+    """Mail a link to the new address that makes it the account's; 202 even if it is another's."""
+    body = await read_body(request, schemas.CHANGE_EMAIL)
+    account = await _own_account(request, body["password"])
+    async with uniform_time():
+        return await write_once(
+            request, _change_email, request, body["email"], account["password_hash"]
+        )
+
+
+async def _change_email(
+    conn: Connection, request: web.Request, email: str, password_hash: str
+) -> web.Response:
+    user = request[USER]
+    await _lock_credentials(conn, request, password_hash)
+    holder = await queries.lock_by_email(conn, fold_email(email))
+    if holder is None or holder["id"] == user["id"]:
+        await start_email_change(conn, request.app, user, email)
+    else:
+        await send_mail(conn, request.app, holder, "account_exists")
+    await record(conn, request, "email.change_request", user["id"], after={"email": email})
+    return web.Response(status=202)
+
+
+async def delete_me(request: web.Request) -> web.Response:
+    """Delete the account after the grace period; signing in before takes it back."""
+    body = await read_body(request, schemas.DELETE_ACCOUNT)
+    account = await _own_account(request, body["password"])
+    purge_at = await write(request.app, _delete_me, request, account["password_hash"])
+    return json_response(schemas.DELETION.dump({"purge_at": purge_at}), status=202)
+
+
+async def _delete_me(conn: Connection, request: web.Request, password_hash: str) -> datetime:
+    user = request[USER]
+    await _lock_credentials(conn, request, password_hash)
+    days = request.app[SETTINGS].deletion_grace_days
+    purge_at = await queries.mark_for_deletion(conn, user["id"], days)
+    await session_queries.delete_sessions(conn, user["id"])
+    date = purge_at.date().isoformat()
+    await send_mail(conn, request.app, user, "account_deletion", date=date)
+    await record(conn, request, "user.delete", user["id"])
+    return purge_at
+
+
+async def export_me(request: web.Request) -> web.Response:
+    """Everything that is held on the account, as one JSON document to keep."""
+    user = request[USER]
+    rows = await read(request.app, queries.export_rows, user["id"])
+    document = {
+        "account": schemas.OWN_PROFILE.dump(user),
+        "sessions": SESSION.dump(rows["sessions"], many=True),
+        "known_networks": schemas.KNOWN_NETWORK.dump(rows["known_networks"], many=True),
+        "audit_events": schemas.OWN_AUDIT_EVENT.dump(rows["audit_events"], many=True),
+    }
+    disposition = 'attachment; filename="shinkei-account.json"'
+    return json_response(document, headers={"Content-Disposition": disposition})
+
+
+def _gone() -> Problem:
+    return not_signed_in("The account is gone.", "invalid_token")
 
 
 def _render(user: asyncpg.Record) -> web.Response:

@@ -8,7 +8,8 @@ from urllib.parse import urlsplit
 import orjson
 from marshmallow import Schema, ValidationError, fields
 
-from service.fields import DisplayName, Timestamp, check_text
+from service.auth.passwords import PASSWORD_MAX_LENGTH
+from service.fields import DisplayName, EmailAddress, InexactFloat, Text, Timestamp, check_text
 
 NAME_MAX_LENGTH = 200
 SETTINGS_MAX_BYTES = 16 * 1024
@@ -22,7 +23,7 @@ class SettingsField(fields.Field[dict[str, Any]]):
     """A JSON object of the client's own, in which the well-known keys have types.
 
     With ``merging``, null anywhere means "take this away" (RFC 7396), so types are checked on
-    the result: see apply_change.
+    the result.
     """
 
     def __init__(self, *, merging: bool = False, **kwargs: Any) -> None:
@@ -65,6 +66,52 @@ class ReplaceProfileSchema(Schema):
     settings = SettingsField()
 
 
+class ChangePasswordSchema(Schema):
+    """``POST /users/me/password``."""
+
+    current_password = Text(1, PASSWORD_MAX_LENGTH, required=True)
+    password = Text(1, PASSWORD_MAX_LENGTH, required=True)
+
+
+class ChangeEmailSchema(Schema):
+    """``POST /users/me/email``."""
+
+    email = EmailAddress(required=True)
+    password = Text(1, PASSWORD_MAX_LENGTH, required=True)
+
+
+class DeleteAccountSchema(Schema):
+    """``DELETE /users/me``."""
+
+    password = Text(1, PASSWORD_MAX_LENGTH, required=True)
+
+
+class DeletionSchema(Schema):
+    """When the account is purged, unless its owner signs in before."""
+
+    purge_at = Timestamp()
+
+
+class KnownNetworkSchema(Schema):
+    """Where the account has signed in from."""
+
+    network = fields.String()
+    last_seen_at = Timestamp()
+
+
+class OwnAuditEventSchema(Schema):
+    """What happened to the account; from where, only if its owner did it."""
+
+    id = fields.UUID()
+    occurred_at = Timestamp()
+    action = fields.String()
+    by_yourself = fields.Boolean()
+    address = fields.String()
+    user_agent = fields.String()
+    before = fields.Raw()
+    after = fields.Raw()
+
+
 def _language(value: Any) -> bool:
     return isinstance(value, str) and _LANGUAGE_TAG.fullmatch(value) is not None
 
@@ -82,7 +129,9 @@ def _http_url_or_null(value: Any) -> bool:
         return True
     try:
         parts = urlsplit(value)
-        return parts.scheme in ("http", "https") and bool(parts.hostname)
+        printable = value.isascii() and value.isprintable() and " " not in value
+        in_range = parts.port is None or parts.port > 0
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and printable and in_range
     except (AttributeError, TypeError, ValueError):
         return False
 
@@ -120,9 +169,10 @@ def check_json(value: Any, depth: int = 1) -> None:
     elif isinstance(value, int):
         if abs(value) > _INTEGER_LIMIT:
             raise ValidationError("Integers must be between -2^53 and 2^53.")
+    elif isinstance(value, InexactFloat):
+        raise ValidationError("Numbers must have no more digits than a 64-bit float keeps.")
     elif isinstance(value, float):
-        if value in (float("inf"), float("-inf")):
-            raise ValidationError("Numbers must fit a 64-bit float.")
+        return
     else:
         members = value.items() if isinstance(value, dict) else enumerate(value)
         errors: dict[Any, Any] = {}
@@ -152,3 +202,9 @@ def merge_patch(target: Any, patch: Any) -> Any:
 OWN_PROFILE = OwnProfileSchema()
 MERGE_PROFILE = MergeProfileSchema()
 REPLACE_PROFILE = ReplaceProfileSchema()
+CHANGE_PASSWORD = ChangePasswordSchema()
+CHANGE_EMAIL = ChangeEmailSchema()
+DELETE_ACCOUNT = DeleteAccountSchema()
+DELETION = DeletionSchema()
+KNOWN_NETWORK = KnownNetworkSchema()
+OWN_AUDIT_EVENT = OwnAuditEventSchema()

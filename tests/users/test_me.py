@@ -148,6 +148,8 @@ async def test_merges_at_once_lose_nothing(client: Client) -> None:
         ({"llm_base_url": "javascript:alert(1)"}, "#/settings/llm_base_url"),
         ({"llm_base_url": 5}, "#/settings/llm_base_url"),
         ({"llm_base_url": "http://[::1"}, "#/settings/llm_base_url"),
+        ({"llm_base_url": "http://exa mple.com"}, "#/settings/llm_base_url"),
+        ({"llm_base_url": "http://example.com:99999/"}, "#/settings/llm_base_url"),
         ({"mine": {"deep": "nul \0"}}, "#/settings/mine/deep"),
         ({"mine": [1, "\ud800"]}, "#/settings/mine/1"),
         ({"key\0": 1}, "#/settings/key?"),
@@ -172,7 +174,13 @@ async def test_wrong_settings_are_refused_with_a_pointer(
 
 
 @pytest.mark.parametrize(
-    "body", [b'{"settings": {"n": 1e999}}', b'{"settings": ' + b'{"a":' * 40 + b"1" + b"}" * 41]
+    "body",
+    [
+        b'{"settings": {"n": 1e999}}',
+        b'{"settings": {"n": 1e-400}}',
+        b'{"settings": {"n": [0.12345678901234567890123]}}',
+        b'{"settings": ' + b'{"a":' * 40 + b"1" + b"}" * 41,
+    ],
 )
 async def test_settings_that_would_be_stored_altered_are_refused(
     client: Client, body: bytes

@@ -1,0 +1,99 @@
+"""Passwords that nobody may choose: common, breached, or foreseeable (NIST SP 800-63B-4 §3.1.1.2).
+
+``blocklist.bin`` holds the listed ones; tools/build_blocklist.py writes it, and names its sources.
+Few are as long as ours must be. Long ones are a listed one repeated or padded, or a keyboard walk:
+rules take these apart, and must account for the whole password.
+"""
+
+import bisect
+import functools
+import hashlib
+import struct
+import unicodedata
+import zlib
+from pathlib import Path
+
+# Magic, entries, bytes per entry, the probe's digest, CRC-32 of the entries.
+HEADER = struct.Struct(">8sIB8sI")
+MAGIC = b"SHNKBLK1"
+PROBE = "²ẞ"  # changed by each step of _fold
+SHORT = 4  # characters or fewer: all are tried, so none are listed
+RUN = 3  # characters in order that are not there by chance
+
+_PATH = Path(__file__).with_name("blocklist.bin")
+_SEPARATORS = str.maketrans("", "", " -_.!?")
+_ROWS = """
+01234567890123456789 12345678901234567890 00112233445566778899 11223344556677889900
+abcdefghijklmnopqrstuvwxyz aabbccddeeffgghhiijjkkllmmnnooppqqrrssttuuvvwwxxyyzz
+абвгдежзийклмнопрстуфхцчшщъыьэюя йцукенгшщзхъ фывапролджэ ячсмитьбю
+qwertyuiop[] asdfghjkl;' zxcvbnm,./ qwertzuiopü yxcvbnm azertyuiop wxcvbn !@#$%^&*()_+
+1qaz 2wsx 3edc 4rfv 5tgb 6yhn 7ujm 8ik, 9ol. 0p;/ 1q2w3e4r5t6y7u8i9o0p q1w2e3r4t5y6u7i8o9p0
+qawsedrftgyhujikolp a1b2c3d4e5f6g7h8i9 1a2b3c4d5e6f7g8h9i 102030405060708090
+"""
+_WALKS = _ROWS + _ROWS[::-1]
+
+
+def is_blocked(password: str) -> bool:
+    """Whether the password is listed, or foreseeable from a listed one; case does not count.
+
+    Nor do separators and a number at its end, where at least half is left without them. Of 15
+    random letters and digits it blocks one in a million at most. Raises ValueError for a bad file.
+    """
+    text = _fold(password)
+    bare = text.translate(_SEPARATORS)
+    forms = {f for f in (text, bare, bare.rstrip("0123456789")) if 2 * len(f) >= len(text)}
+    return len(text) <= SHORT or any(map(_is_foreseeable, forms))
+
+
+def _is_foreseeable(text: str) -> bool:
+    few = min(SHORT, len(text) // 4)
+    while len(text) > few and not _is_listed(text):
+        period = next((n for n in range(1, len(text) // 2 + 1) if text.startswith(text[n:])), 0)
+        head, tail = _run(text), _run(text[::-1])
+        if period:
+            text = text[:period]
+        elif head > tail:
+            text = text[head:]
+        elif tail:
+            text = text[:-tail]
+        else:
+            return False
+    return True
+
+
+def _run(text: str) -> int:
+    """How many of the first characters are one character, or in order; 0 where fewer than RUN."""
+    same, walk = len(text) - len(text.lstrip(text[0])), RUN - 1
+    while walk < len(text) and text[: walk + 1] in _WALKS:
+        walk += 1
+    return max(same, walk) if max(same, walk) >= RUN else 0
+
+
+def _is_listed(text: str) -> bool:
+    entries, width = _load()
+    wanted, starts = _digest(text, width), range(0, len(entries), width)
+    at = bisect.bisect_left(starts, wanted, key=lambda start: entries[start : start + width])
+    return entries[at * width : (at + 1) * width] == wanted
+
+
+@functools.cache
+def _load() -> tuple[bytes, int]:
+    """All digests in order, end to end, and the bytes of each."""
+    data = _PATH.read_bytes()
+    if len(data) < HEADER.size or not data.startswith(MAGIC):
+        raise ValueError(f"{_PATH.name} is not a blocklist")
+    _, count, width, probe, checksum = HEADER.unpack_from(data)
+    entries = data[HEADER.size :]
+    if len(entries) != count * width or zlib.crc32(entries) != checksum:
+        raise ValueError(f"{_PATH.name} is damaged: its header tells of other entries")
+    if probe != _digest(_fold(PROBE), len(probe)):
+        raise ValueError(f"{_PATH.name} was built by other rules: run tools/build_blocklist.py")
+    return entries, width
+
+
+def _digest(text: str, width: int) -> bytes:
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=width).digest()
+
+
+def _fold(password: str) -> str:
+    return unicodedata.normalize("NFKC", password).casefold()

@@ -1,0 +1,1 @@
+"""Links in mails: a forgotten password, an address to verify, to change or to give back."""

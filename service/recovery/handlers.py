@@ -1,0 +1,150 @@
+"""Forgotten passwords, and addresses: verified, changed, given back."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import asyncpg
+from aiohttp import web
+
+from service.audit.events import record
+from service.auth.passwords import hash_password, require_acceptable
+from service.database import Connection, read
+from service.errors import Problem
+from service.fields import fold_email
+from service.idempotency import write_once
+from service.recovery import links, queries, schemas
+from service.requests import read_body, uniform_time
+from service.sessions import queries as session_queries
+from service.users import queries as user_queries
+
+VERIFYING = ["email_verify", "email_change", "email_revert"]
+
+
+async def forgot_password(request: web.Request) -> web.Response:
+    """Mail a link that sets a new password, if the address is an account's; 202 either way."""
+    return await _mail_if_known(request, _start_reset)
+
+
+async def resend_verification(request: web.Request) -> web.Response:
+    """Mail the verifying link again, if the address is an unverified account's; 202 either way."""
+    return await _mail_if_known(request, _start_verification)
+
+
+async def _mail_if_known(
+    request: web.Request,
+    start: Callable[[Connection, web.Request, asyncpg.Record], Awaitable[None]],
+) -> web.Response:
+    body = await read_body(request, schemas.ADDRESS)
+    async with uniform_time():
+        return await write_once(request, _start_if_known, request, body["email"], start)
+
+
+async def _start_if_known(
+    conn: Connection,
+    request: web.Request,
+    email: str,
+    start: Callable[[Connection, web.Request, asyncpg.Record], Awaitable[None]],
+) -> web.Response:
+    user = await user_queries.lock_by_email(conn, fold_email(email))
+    if user is not None:
+        await start(conn, request, user)
+    return web.Response(status=202)
+
+
+async def _start_reset(conn: Connection, request: web.Request, user: asyncpg.Record) -> None:
+    await links.start_password_reset(conn, request.app, user)
+    await record(conn, request, "password.forgot", user["id"])
+
+
+async def _start_verification(conn: Connection, request: web.Request, user: asyncpg.Record) -> None:
+    if not user["email_verified"]:
+        await links.start_email_verification(conn, request.app, user)
+
+
+async def reset_password(request: web.Request) -> web.Response:
+    """Set a new password by the link's token, which is good once; every session ends."""
+    body = await read_body(request, schemas.RESET)
+    token_hash = links.hash_token(body["token"])
+    # Looked at before hashing, so that made-up tokens cost no hash.
+    owner = await read(request.app, queries.find_token, token_hash, ["password_reset"])
+    if owner is None:
+        raise _refused()
+    personal = (owner["email"], owner["name"])
+    require_acceptable(request.app, body["password"], "#/password", personal)
+    password_hash = await hash_password(request.app, body["password"])
+    return await write_once(request, _reset, request, token_hash, password_hash)
+
+
+async def _reset(
+    conn: Connection, request: web.Request, token_hash: bytes, password_hash: str
+) -> web.Response:
+    token = await queries.take_token(conn, token_hash, ["password_reset"])
+    if token is None:
+        raise _refused()
+    user = await user_queries.lock_profile(conn, token["user_id"])
+    assert user is not None  # noqa: S101
+    await user_queries.update_password(conn, user["id"], password_hash)
+    if fold_email(token["email"]) == fold_email(user["email"]):
+        # The link was opened from this very mailbox.
+        await user_queries.verify_email(conn, user["id"])
+    await session_queries.delete_sessions(conn, user["id"])
+    await links.send_mail(conn, request.app, user, "password_changed")
+    await record(conn, request, "password.reset", user["id"], actor_id=user["id"])
+    return web.Response(status=204)
+
+
+async def verify_email(request: web.Request) -> web.Response:
+    """Do what the link in a mail stands for: verify an address, change to it, or give it back."""
+    body = await read_body(request, schemas.VERIFY)
+    return await write_once(request, _verify, request, links.hash_token(body["token"]))
+
+
+async def _verify(conn: Connection, request: web.Request, token_hash: bytes) -> web.Response:
+    token = await queries.take_token(conn, token_hash, VERIFYING)
+    if token is None:
+        raise _refused()
+    user = await user_queries.lock_profile(conn, token["user_id"])
+    assert user is not None  # noqa: S101
+    if token["purpose"] == "email_verify":
+        if fold_email(token["email"]) != fold_email(user["email"]):
+            raise _refused()
+        await user_queries.verify_email(conn, user["id"])
+        await _record(conn, request, user, "email.verify", user["email"])
+        return web.Response(status=204)
+    await _change_address(conn, user, token["email"])
+    await queries.delete_tokens(conn, user["id"], "password_reset")
+    await queries.delete_tokens(conn, user["id"], "email_verify")
+    if token["purpose"] == "email_change":
+        await links.offer_email_revert(conn, request.app, user)
+        await _record(conn, request, user, "email.change", token["email"])
+    else:
+        # Whoever changed the address knew the password: it is to be set anew, by its owner.
+        await session_queries.delete_sessions(conn, user["id"])
+        await user_queries.update_password(conn, user["id"], None)
+        await queries.delete_tokens(conn, user["id"], "email_change")
+        restored = await user_queries.lock_profile(conn, user["id"])
+        assert restored is not None  # noqa: S101
+        await links.start_password_reset(conn, request.app, restored)
+        await _record(conn, request, user, "email.revert", token["email"])
+    return web.Response(status=204)
+
+
+async def _change_address(conn: Connection, user: asyncpg.Record, email: str) -> None:
+    try:
+        await user_queries.update_email(conn, user["id"], email, fold_email(email))
+    except asyncpg.UniqueViolationError as error:
+        if error.constraint_name != "users_email_folded_key":
+            raise
+        raise Problem(409, "email_taken", "There is an account with this address.") from None
+
+
+async def _record(
+    conn: Connection, request: web.Request, user: asyncpg.Record, action: str, email: str
+) -> None:
+    before: dict[str, Any] = {"email": user["email"], "email_verified": user["email_verified"]}
+    after = {"email": email, "email_verified": True}
+    await record(conn, request, action, user["id"], actor_id=user["id"], before=before, after=after)
+
+
+def _refused() -> Problem:
+    return Problem(400, "invalid_token", "The link is not valid, or no longer: ask for a new one.")

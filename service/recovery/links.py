@@ -1,0 +1,101 @@
+"""Links that prove control of an address: made, mailed, and good for one use.
+
+The token stands in the link's fragment, which browsers send to no server and put into no Referer.
+Links begin with PUBLIC_ORIGIN, whatever Host a request came with.
+"""
+
+import hashlib
+import secrets
+
+import asyncpg
+from aiohttp import web
+
+from service.database import Connection
+from service.keys import SETTINGS
+from service.mail.outbox import enqueue
+from service.recovery import queries
+
+RESET_MINUTES = 30
+VERIFY_MINUTES = 24 * 60
+REVERT_MINUTES = 7 * 24 * 60
+
+
+def hash_token(token: str) -> bytes:
+    """SHA-256 of 256 random bits: there is nothing to guess that a slow hash would protect."""
+    return hashlib.sha256(token.encode()).digest()
+
+
+async def start_password_reset(
+    conn: Connection, app: web.Application, user: asyncpg.Record
+) -> None:
+    """Mail a link that sets a new password; links mailed before it stop working."""
+    await queries.delete_tokens(conn, user["id"], "password_reset")
+    await _send_link(conn, app, user, "password_reset", user["email"], RESET_MINUTES)
+
+
+async def start_email_verification(
+    conn: Connection, app: web.Application, user: asyncpg.Record
+) -> None:
+    """Mail a link that verifies the account's own address."""
+    await queries.delete_tokens(conn, user["id"], "email_verify")
+    await _send_link(conn, app, user, "email_verify", user["email"], VERIFY_MINUTES)
+
+
+async def start_email_change(
+    conn: Connection, app: web.Application, user: asyncpg.Record, email: str
+) -> None:
+    """Mail to ``email`` a link that makes it the account's."""
+    await queries.delete_tokens(conn, user["id"], "email_change")
+    await _send_link(conn, app, user, "email_change", email, VERIFY_MINUTES)
+
+
+async def offer_email_revert(conn: Connection, app: web.Application, user: asyncpg.Record) -> None:
+    """Tell the address that was the account's, with a link that gives it back."""
+    await _send_link(conn, app, user, "email_revert", user["email"], REVERT_MINUTES)
+
+
+# Each purpose's mail, and the page of the front end that its link opens.
+_MAILS = {
+    "password_reset": ("password_reset", "/password/reset"),
+    "email_verify": ("verify_email", "/email/verify"),
+    "email_change": ("email_change", "/email/verify"),
+    "email_revert": ("email_changed", "/email/verify"),
+}
+
+
+async def _send_link(
+    conn: Connection,
+    app: web.Application,
+    user: asyncpg.Record,
+    purpose: str,
+    email: str,
+    minutes: int,
+) -> None:
+    template, page = _MAILS[purpose]
+    token = secrets.token_urlsafe(32)
+    await queries.insert_token(
+        conn,
+        token_hash=hash_token(token),
+        purpose=purpose,
+        user_id=user["id"],
+        email=email,
+        ttl_s=minutes * 60,
+    )
+    link = f"{app[SETTINGS].public_origin}{page}#token={token}"
+    await send_mail(conn, app, user, template, to=email, link=link, minutes=str(minutes))
+
+
+async def send_mail(
+    conn: Connection,
+    app: web.Application,
+    user: asyncpg.Record,
+    template: str,
+    *,
+    to: str = "",
+    **values: str,
+) -> None:
+    """Put a mail to the user, or to another address of theirs, into the outbox."""
+    language = user["settings"].get("language")
+    values = {"name": user["name"], "email": user["email"], **values}
+    to = to or user["email"]
+    await enqueue(conn, app, template=template, to=to, language=language, values=values)

@@ -1,0 +1,67 @@
+"""SQL of the tokens that links carry."""
+
+import uuid
+
+import asyncpg
+
+from service.database import Connection
+
+
+async def insert_token(
+    conn: Connection,
+    *,
+    token_hash: bytes,
+    purpose: str,
+    user_id: uuid.UUID,
+    email: str,
+    ttl_s: int,
+) -> None:
+    await conn.execute(
+        """
+        insert into action_tokens (token_hash, purpose, user_id, email, expires_at)
+        values ($1, $2, $3, $4, now() + make_interval(secs => $5))
+        """,
+        token_hash,
+        purpose,
+        user_id,
+        email,
+        ttl_s,
+    )
+
+
+async def delete_tokens(conn: Connection, user_id: uuid.UUID, purpose: str) -> None:
+    await conn.execute(
+        "delete from action_tokens where user_id = $1 and purpose = $2", user_id, purpose
+    )
+
+
+async def find_token(
+    conn: Connection, token_hash: bytes, purposes: list[str]
+) -> asyncpg.Record | None:
+    """Whose live token it is, with what a new password may not resemble."""
+    return await conn.fetchrow(
+        """
+        select users.id, users.email, users.name
+        from action_tokens
+        join users on users.id = action_tokens.user_id
+        where action_tokens.token_hash = $1 and action_tokens.purpose = any($2)
+          and action_tokens.expires_at > now()
+        """,
+        token_hash,
+        purposes,
+    )
+
+
+async def take_token(
+    conn: Connection, token_hash: bytes, purposes: list[str]
+) -> asyncpg.Record | None:
+    """Use the token up: of many at once, one gets its row."""
+    return await conn.fetchrow(
+        """
+        delete from action_tokens
+        where token_hash = $1 and purpose = any($2) and expires_at > now()
+        returning purpose, user_id, email
+        """,
+        token_hash,
+        purposes,
+    )

@@ -1,0 +1,32 @@
+"""What the flows of links take."""
+
+from marshmallow import Schema
+
+from service.auth.passwords import PASSWORD_MAX_LENGTH
+from service.fields import EmailAddress, Text
+
+TOKEN_MAX_LENGTH = 512
+
+
+class AddressSchema(Schema):
+    """``POST /auth/password/forgot``, ``POST /auth/email/verify/resend``."""
+
+    email = EmailAddress(required=True)
+
+
+class ResetSchema(Schema):
+    """``POST /auth/password/reset``."""
+
+    token = Text(1, TOKEN_MAX_LENGTH, required=True)
+    password = Text(1, PASSWORD_MAX_LENGTH, required=True)
+
+
+class VerifySchema(Schema):
+    """``POST /auth/email/verify``."""
+
+    token = Text(1, TOKEN_MAX_LENGTH, required=True)
+
+
+ADDRESS = AddressSchema()
+RESET = ResetSchema()
+VERIFY = VerifySchema()

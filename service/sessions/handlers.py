@@ -1,0 +1,117 @@
+"""Sessions: refreshed, listed and ended by their owner."""
+
+import uuid
+from typing import NamedTuple
+
+from aiohttp import web
+
+from service.addresses import client_address
+from service.audit.events import record, user_agent
+from service.auth.tokens import token_response
+from service.database import Connection, read, write
+from service.errors import Problem
+from service.keys import SETTINGS, USER
+from service.requests import json_response, path_uuid, read_body
+from service.sessions import queries, schemas
+from service.sessions.tokens import hash_refresh_token, next_refresh_token
+
+# How long a used token may be sent again by a client that never got its answer.
+RETRY_GRACE_S = 10
+
+
+class Refreshed(NamedTuple):
+    """The session that goes on, with its next token."""
+
+    user_id: uuid.UUID
+    session_id: uuid.UUID
+    refresh_token: str
+
+
+async def refresh(request: web.Request) -> web.Response:
+    """Exchange a refresh token, which is good once, for a new pair."""
+    body = await read_body(request, schemas.REFRESH)
+    refreshed = await write(request.app, _rotate, request, body["refresh_token"])
+    if refreshed is None:
+        raise Problem(
+            401, "invalid_refresh_token", "The refresh token is not valid, or no longer: sign in."
+        )
+    return json_response(await token_response(request.app, *refreshed))
+
+
+async def _rotate(conn: Connection, request: web.Request, token: str) -> Refreshed | None:
+    """The successor, or None; a replay ends the session, which must commit, so nothing is raised.
+
+    RFC 9700 §4.14.2. Refreshes of one session queue up on its row: of two at once the first makes
+    the successor and the second, which comes within the grace, is given the same one.
+    """
+    settings = request.app[SETTINGS]
+    token_hash = hash_refresh_token(token)
+    session = await queries.lock_family(conn, token_hash)
+    if session is None:
+        return None
+    successor = next_refresh_token(token, settings.secret_key)
+    successor_hash = hash_refresh_token(successor)
+    if await queries.use_refresh_token(conn, token_hash):
+        await queries.extend_session(
+            conn,
+            session["id"],
+            refresh_token_hash=successor_hash,
+            idle_ttl_s=settings.session_idle_ttl_s,
+            user_agent=user_agent(request),
+            address=client_address(request),
+        )
+    elif not await queries.is_retry(conn, token_hash, successor_hash, RETRY_GRACE_S):
+        await queries.delete_session(conn, session["user_id"], session["id"])
+        await record(conn, request, "session.replay", session["user_id"])
+        return None
+    return Refreshed(session["user_id"], session["id"], successor)
+
+
+async def logout(request: web.Request) -> web.Response:
+    """End the session of the access token: both of its tokens die at once."""
+    user = request[USER]
+    await write(request.app, _end_session, request, user["session_id"])
+    return web.Response(status=204)
+
+
+async def list_mine(request: web.Request) -> web.Response:
+    """The account's sessions, last seen first, and which of them this one is."""
+    user = request[USER]
+    rows = await read(request.app, queries.list_sessions, user["id"])
+    return json_response(
+        {
+            "items": [
+                {**schemas.SESSION.dump(row), "current": row["id"] == user["session_id"]}
+                for row in rows
+            ]
+        }
+    )
+
+
+async def end_one(request: web.Request) -> web.Response:
+    """End one of the account's sessions."""
+    session_id = path_uuid(request, "session_id")
+    if not await write(request.app, _end_session, request, session_id):
+        raise Problem(404, "not_found", "There is no such session.")
+    return web.Response(status=204)
+
+
+async def end_others(request: web.Request) -> web.Response:
+    """End all of the account's sessions but this one."""
+    await write(request.app, _end_other_sessions, request)
+    return web.Response(status=204)
+
+
+async def _end_session(conn: Connection, request: web.Request, session_id: uuid.UUID) -> bool:
+    user_id = request[USER]["id"]
+    ended = await queries.delete_session(conn, user_id, session_id)
+    if ended:
+        await record(conn, request, "session.end", user_id, before={"id": str(session_id)})
+    return ended
+
+
+async def _end_other_sessions(conn: Connection, request: web.Request) -> None:
+    user = request[USER]
+    ended = await queries.delete_sessions(conn, user["id"], but=user["session_id"])
+    if ended:
+        await record(conn, request, "session.end_others", user["id"], before={"count": ended})

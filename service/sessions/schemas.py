@@ -1,0 +1,26 @@
+"""What an owner sees of a session."""
+
+from marshmallow import Schema, fields
+
+from service.fields import Text, Timestamp
+
+
+class SessionSchema(Schema):
+    """One sign-in; ``last_seen_at`` is its last refresh."""
+
+    id = fields.UUID()
+    created_at = Timestamp()
+    last_seen_at = Timestamp()
+    expires_at = Timestamp()
+    user_agent = fields.String()
+    address = fields.String(allow_none=True)
+
+
+class RefreshSchema(Schema):
+    """``POST /auth/refresh``."""
+
+    refresh_token = Text(1, 512, required=True)
+
+
+SESSION = SessionSchema()
+REFRESH = RefreshSchema()

@@ -1,0 +1,260 @@
+"""Links in mails: passwords forgotten, addresses verified, changed and given back."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from service.settings import Settings
+from tests.conftest import Client, StartApp
+from tests.factories import PASSWORD, Account, assert_problem, bearer, pointers, register
+from tests.mailbox import next_mail, text_of, token_of
+
+AUTH = "/api/v1/auth"
+ME = "/api/v1/users/me"
+NEW_PASSWORD = "quite another phrase than that"
+
+
+async def sign_in(client: Client, email: str, password: str) -> int:
+    response = await client.post(f"{AUTH}/login", json={"email": email, "password": password})
+    return response.status
+
+
+async def forget(client: Client, settings: Settings, account: Account) -> str:
+    """Ask for a reset and return the token that is mailed."""
+    email = account.profile["email"]
+    await next_mail(settings.data_dir, email)  # the one that verifies the address
+    response = await client.post(f"{AUTH}/password/forgot", json={"email": email.upper()})
+    assert (response.status, await response.read()) == (202, b"")
+    return token_of(await next_mail(settings.data_dir, email))
+
+
+async def reset(client: Client, token: str, password: str = NEW_PASSWORD) -> int:
+    body = {"token": token, "password": password}
+    response = await client.post(f"{AUTH}/password/reset", json=body)
+    if response.status != 204:
+        await assert_problem(response, 400, "invalid_token")
+    return response.status
+
+
+async def verify(client: Client, token: str) -> int:
+    response = await client.post(f"{AUTH}/email/verify", json={"token": token})
+    if response.status != 204:
+        await assert_problem(response, 400, "invalid_token")
+    return response.status
+
+
+async def test_a_forgotten_password_is_set_anew(client: Client, settings: Settings) -> None:
+    account = await register(client)
+    email = account.profile["email"]
+    token = await forget(client, settings, account)
+    assert await reset(client, token) == 204
+    response = await client.get(ME, headers=account.headers)
+    await assert_problem(response, 401, "invalid_token")
+    refreshed = await client.post(
+        f"{AUTH}/refresh", json={"refresh_token": account.tokens["refresh_token"]}
+    )
+    assert refreshed.status == 401
+    assert await sign_in(client, email, PASSWORD) == 401
+    assert await sign_in(client, email, NEW_PASSWORD) == 200
+    notice = await next_mail(settings.data_dir, email)
+    assert "password" in str(notice["Subject"]).lower()
+    assert "#token=" not in text_of(notice)
+    assert await reset(client, token) == 400, "a link is good once"
+
+
+async def test_of_fifty_uses_at_once_one_succeeds(client: Client, settings: Settings) -> None:
+    token = await forget(client, settings, await register(client))
+    statuses = await asyncio.gather(*(reset(client, token) for _ in range(50)))
+    assert sorted(statuses) == [204] + [400] * 49
+
+
+async def test_links_expire_and_newer_ones_replace_older(
+    client: Client, settings: Settings, conn: Any
+) -> None:
+    account = await register(client)
+    email = account.profile["email"]
+    first = await forget(client, settings, account)
+    await client.post(f"{AUTH}/password/forgot", json={"email": email})
+    second = token_of(await next_mail(settings.data_dir, email))
+    assert await reset(client, first) == 400
+    left = await conn.fetchval(
+        "select expires_at - now() from action_tokens where purpose = 'password_reset'"
+    )
+    assert 29 * 60 < left.total_seconds() <= 30 * 60
+    await conn.execute("update action_tokens set expires_at = now()")
+    assert await reset(client, second) == 400
+    assert await sign_in(client, email, PASSWORD) == 200
+
+
+async def test_a_link_is_good_for_its_own_purpose_only(client: Client, settings: Settings) -> None:
+    account = await register(client)
+    verifying = token_of(await next_mail(settings.data_dir, account.profile["email"]))
+    assert await reset(client, verifying) == 400
+    response = await client.post(
+        f"{AUTH}/password/forgot", json={"email": account.profile["email"]}
+    )
+    assert response.status == 202
+    resetting = token_of(await next_mail(settings.data_dir, account.profile["email"]))
+    assert await verify(client, resetting) == 400
+    assert await verify(client, verifying) == 204
+    assert await reset(client, resetting) == 204
+
+
+async def test_a_weak_password_leaves_the_link_good(client: Client, settings: Settings) -> None:
+    token = await forget(client, settings, await register(client, name="Ada Lovelace"))
+    for password in ("short", "123456789012345", "Ada Lovelace Ada"):
+        body = {"token": token, "password": password}
+        response = await client.post(f"{AUTH}/password/reset", json=body)
+        problem = await assert_problem(response, 422, "invalid_fields")
+        assert pointers(problem) == {"#/password"}
+    assert await reset(client, token) == 204
+
+
+@pytest.mark.parametrize("path", ["password/forgot", "email/verify/resend"])
+async def test_unknown_addresses_get_the_same_answer_and_no_mail(
+    client: Client, conn: Any, path: str
+) -> None:
+    response = await client.post(f"{AUTH}/{path}", json={"email": "nobody@example.com"})
+    assert (response.status, await response.read()) == (202, b"")
+    assert await conn.fetchval("select count(*) from mail_outbox") == 0
+
+
+async def test_links_begin_with_the_configured_origin(
+    start_app: StartApp, settings: Settings
+) -> None:
+    client = await start_app(public_origin="https://accounts.example")
+    account = await register(client)
+    email = account.profile["email"]
+    await next_mail(settings.data_dir, email)
+    await client.post(
+        f"{AUTH}/password/forgot",
+        json={"email": email},
+        headers={"Host": "evil.example", "X-Forwarded-Host": "evil.example"},
+    )
+    text = text_of(await next_mail(settings.data_dir, email))
+    assert "https://accounts.example/password/reset#token=" in text
+    assert "evil" not in text
+
+
+async def test_a_dotless_i_gets_no_mail_of_anothers(client: Client, conn: Any) -> None:
+    await register(client, email="mike@example.com")
+    await conn.execute("delete from mail_outbox")
+    response = await client.post(f"{AUTH}/password/forgot", json={"email": "mıke@example.com"})
+    assert response.status == 202
+    assert (
+        await conn.fetchval("select count(*) from action_tokens where purpose = 'password_reset'")
+        == 0
+    )
+
+
+async def test_an_address_is_verified_by_its_link(client: Client, settings: Settings) -> None:
+    account = await register(client)
+    email = account.profile["email"]
+    first = token_of(await next_mail(settings.data_dir, email))
+    response = await client.post(f"{AUTH}/email/verify/resend", json={"email": email})
+    assert response.status == 202
+    second = token_of(await next_mail(settings.data_dir, email))
+    assert await verify(client, first) == 400
+    assert await verify(client, second) == 204
+    me = await client.get(ME, headers=account.headers)
+    assert (await me.json())["email_verified"] is True
+    assert me.headers["ETag"] == '"2"'
+    assert await verify(client, second) == 400
+
+
+async def test_where_addresses_are_verified_first(start_app: StartApp, settings: Settings) -> None:
+    client = await start_app(require_email_verification=True)
+    body = {"email": "ada@example.com", "password": PASSWORD, "name": "Ada"}
+    answers = [await client.post(f"{AUTH}/register", json=body) for _ in range(2)]
+    assert [(answer.status, await answer.read()) for answer in answers] == [(202, b"")] * 2
+    link = await next_mail(settings.data_dir, "ada@example.com")
+    notice = await next_mail(settings.data_dir, "ada@example.com")
+    assert "#token=" not in text_of(notice)
+    assert await sign_in(client, "ada@example.com", PASSWORD) == 401
+    assert await verify(client, token_of(link)) == 204
+    assert await sign_in(client, "ada@example.com", PASSWORD) == 200
+
+
+async def change_email(client: Client, account: Account, email: str) -> int:
+    response = await client.post(
+        f"{ME}/email",
+        json={"email": email, "password": account.password},
+        headers=account.headers,
+    )
+    return response.status
+
+
+async def test_an_address_is_changed_and_given_back(client: Client, settings: Settings) -> None:
+    account = await register(client)
+    old, new = account.profile["email"], "new@example.com"
+    await next_mail(settings.data_dir, old)
+    assert await change_email(client, account, new) == 202
+    me = await client.get(ME, headers=account.headers)
+    assert (await me.json())["email"] == old, "until the new mailbox has confirmed"
+    assert await verify(client, token_of(await next_mail(settings.data_dir, new))) == 204
+    profile = await (await client.get(ME, headers=account.headers)).json()
+    assert (profile["email"], profile["email_verified"]) == (new, True)
+    assert await sign_in(client, old, PASSWORD) == 401
+    assert await sign_in(client, new, PASSWORD) == 200
+
+    back = await next_mail(settings.data_dir, old)
+    assert await verify(client, token_of(back)) == 204
+    response = await client.get(ME, headers=account.headers)
+    await assert_problem(response, 401, "invalid_token")
+    assert await sign_in(client, old, PASSWORD) == 401, "its password is to be set anew"
+    assert await reset(client, token_of(await next_mail(settings.data_dir, old))) == 204
+    assert await sign_in(client, old, NEW_PASSWORD) == 200
+    assert await sign_in(client, new, NEW_PASSWORD) == 401
+
+
+async def test_anothers_address_cannot_be_taken(client: Client, settings: Settings) -> None:
+    account, other = await register(client), await register(client)
+    taken = other.profile["email"]
+    await next_mail(settings.data_dir, taken)
+    assert await change_email(client, account, taken.upper()) == 202
+    assert "#token=" not in text_of(await next_mail(settings.data_dir, taken))
+    assert await change_email(client, account, "free@example.com") == 202
+    await register(client, email="free@example.com")
+    for _ in range(2):
+        mail = await next_mail(settings.data_dir, "free@example.com")
+        if "changed" in text_of(mail) or "change" in str(mail["Subject"]).lower():
+            body = {"token": token_of(mail)}
+            response = await client.post(f"{AUTH}/email/verify", json=body)
+            await assert_problem(response, 409, "email_taken")
+            return
+    raise AssertionError("no mail to confirm the change")
+
+
+async def test_a_wrong_password_changes_nothing(client: Client, conn: Any) -> None:
+    account = await register(client)
+    for path, body in [
+        ("password", {"current_password": "not the one it has", "password": NEW_PASSWORD}),
+        ("email", {"email": "new@example.com", "password": "not the one it has"}),
+    ]:
+        response = await client.post(f"{ME}/{path}", json=body, headers=account.headers)
+        await assert_problem(response, 403, "wrong_password")
+    body = {"password": "not the one it has"}
+    response = await client.delete(ME, json=body, headers=account.headers)
+    await assert_problem(response, 403, "wrong_password")
+    assert (await client.get(ME, headers=account.headers)).status == 200
+
+
+async def test_a_password_is_changed_and_other_sessions_end(
+    client: Client, settings: Settings
+) -> None:
+    account = await register(client)
+    email = account.profile["email"]
+    await next_mail(settings.data_dir, email)
+    login = await client.post(f"{AUTH}/login", json={"email": email, "password": PASSWORD})
+    other = bearer((await login.json())["access_token"])
+    body = {"current_password": PASSWORD, "password": NEW_PASSWORD}
+    response = await client.post(f"{ME}/password", json=body, headers=account.headers)
+    assert response.status == 204
+    assert (await client.get(ME, headers=account.headers)).status == 200
+    await assert_problem(await client.get(ME, headers=other), 401, "invalid_token")
+    assert await sign_in(client, email, PASSWORD) == 401
+    assert await sign_in(client, email, NEW_PASSWORD) == 200
+    assert "password" in str((await next_mail(settings.data_dir, email))["Subject"]).lower()
+    again = await client.post(f"{ME}/password", json=body, headers=account.headers)
+    await assert_problem(again, 403, "wrong_password")

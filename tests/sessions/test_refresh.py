@@ -1,0 +1,131 @@
+"""``POST /auth/refresh``: one successor for each token, and what a replay does."""
+
+import asyncio
+from typing import Any
+
+from tests.conftest import Client, StartApp
+from tests.factories import assert_problem, bearer, register
+
+REFRESH = "/api/v1/auth/refresh"
+ME = "/api/v1/users/me"
+
+
+async def refresh(client: Client, token: str) -> dict[str, Any] | None:
+    """The new pair, or None where it was refused."""
+    response = await client.post(REFRESH, json={"refresh_token": token})
+    if response.status == 200:
+        tokens: dict[str, Any] = await response.json()
+        assert set(tokens) == {"access_token", "token_type", "expires_in", "refresh_token"}
+        return tokens
+    await assert_problem(response, 401, "invalid_refresh_token")
+    return None
+
+
+async def is_signed_in(client: Client, access_token: str) -> bool:
+    return (await client.get(ME, headers=bearer(access_token))).status == 200
+
+
+async def test_a_token_is_exchanged_for_a_new_pair(client: Client, conn: Any) -> None:
+    tokens = (await register(client)).tokens
+    seen = {tokens["refresh_token"]}
+    for _ in range(5):
+        refreshed = await refresh(client, tokens["refresh_token"])
+        assert refreshed is not None
+        assert await is_signed_in(client, refreshed["access_token"])
+        seen.add(refreshed["refresh_token"])
+        tokens = refreshed
+    assert len(seen) == 6
+    assert await conn.fetchval("select count(*) from sessions") == 1, "the session is one"
+
+
+async def test_a_retry_after_a_lost_answer_gets_the_same_successor(client: Client) -> None:
+    tokens = (await register(client)).tokens
+    first = await refresh(client, tokens["refresh_token"])
+    again = await refresh(client, tokens["refresh_token"])
+    assert first is not None
+    assert again is not None
+    assert again["refresh_token"] == first["refresh_token"]
+    assert await refresh(client, again["refresh_token"]) is not None
+
+
+async def test_fifty_at_once_get_one_successor(client: Client, conn: Any) -> None:
+    tokens = (await register(client)).tokens
+    pairs = await asyncio.gather(*(refresh(client, tokens["refresh_token"]) for _ in range(50)))
+    assert len({pair["refresh_token"] for pair in pairs if pair}) == 1
+    assert None not in pairs
+    assert await conn.fetchval("select count(*) from refresh_tokens") == 2
+    assert await conn.fetchval("select count(*) from sessions") == 1
+
+
+async def test_a_replay_ends_the_session(client: Client, conn: Any) -> None:
+    account = await register(client)
+    stolen = account.tokens["refresh_token"]
+    first = await refresh(client, stolen)
+    assert first is not None
+    await conn.execute("update refresh_tokens set used_at = used_at - interval '11 seconds'")
+    assert await refresh(client, stolen) is None
+    assert not await is_signed_in(client, first["access_token"])
+    assert await refresh(client, first["refresh_token"]) is None
+    action = await conn.fetchval(
+        "select action from audit_events order by occurred_at desc limit 1"
+    )
+    assert action == "session.replay"
+
+
+async def test_a_token_whose_successor_was_used_is_a_replay_at_once(client: Client) -> None:
+    """Within the grace too: the client has its answer, so this is somebody else."""
+    stolen = (await register(client)).tokens["refresh_token"]
+    second = await refresh(client, stolen)
+    assert second is not None
+    third = await refresh(client, second["refresh_token"])
+    assert third is not None
+    assert await refresh(client, stolen) is None
+    assert await refresh(client, third["refresh_token"]) is None
+
+
+async def test_a_replay_leaves_other_sessions_alone(client: Client, conn: Any) -> None:
+    account, other = await register(client), await register(client)
+    await refresh(client, account.tokens["refresh_token"])
+    await conn.execute("update refresh_tokens set used_at = used_at - interval '11 seconds'")
+    assert await refresh(client, account.tokens["refresh_token"]) is None
+    assert await refresh(client, other.tokens["refresh_token"]) is not None
+
+
+async def test_what_is_no_refresh_token(client: Client) -> None:
+    account = await register(client)
+    for token in ("x", account.tokens["access_token"][:500], account.tokens["refresh_token"][:-1]):
+        assert await refresh(client, token) is None
+    assert await refresh(client, account.tokens["refresh_token"]) is not None
+
+
+async def test_a_refresh_token_is_no_access_token(client: Client) -> None:
+    account = await register(client)
+    assert not await is_signed_in(client, account.tokens["refresh_token"])
+
+
+async def test_sessions_end_by_themselves(start_app: StartApp, conn: Any) -> None:
+    client = await start_app(session_idle_ttl_s=3600)
+    tokens = (await register(client)).tokens
+    await conn.execute("update sessions set idle_expires_at = now() + interval '1 minute'")
+    refreshed = await refresh(client, tokens["refresh_token"])
+    assert refreshed is not None
+    left = await conn.fetchval("select idle_expires_at - now() from sessions")
+    assert left.total_seconds() > 3500, "a refresh puts the idle end off"
+    for column in ("idle_expires_at", "expires_at"):
+        before = await conn.fetchval(f"select {column} from sessions")
+        await conn.execute(f"update sessions set {column} = now() - interval '1 second'")
+        assert await refresh(client, refreshed["refresh_token"]) is None
+        assert not await is_signed_in(client, refreshed["access_token"])
+        await conn.execute(f"update sessions set {column} = $1", before)
+    assert await is_signed_in(client, refreshed["access_token"])
+
+
+async def test_logout_ends_both_tokens_at_once(client: Client) -> None:
+    account, other = await register(client), await register(client)
+    response = await client.post("/api/v1/auth/logout", headers=account.headers)
+    assert (response.status, await response.read()) == (204, b"")
+    assert not await is_signed_in(client, account.tokens["access_token"])
+    assert await refresh(client, account.tokens["refresh_token"]) is None
+    assert await is_signed_in(client, other.tokens["access_token"])
+    again = await client.post("/api/v1/auth/logout", headers=account.headers)
+    await assert_problem(again, 401, "invalid_token")

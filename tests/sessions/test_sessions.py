@@ -1,0 +1,98 @@
+"""``/users/me/sessions``: listed and ended by their owner."""
+
+from typing import Any
+
+import pytest
+
+from tests.conftest import Client, StartApp
+from tests.factories import Account, assert_problem, bearer, register
+
+SESSIONS = "/api/v1/users/me/sessions"
+
+
+async def sign_in(client: Client, account: Account, **headers: str) -> dict[str, str]:
+    """The headers of one more session."""
+    response = await client.post(
+        "/api/v1/auth/login",
+        json={"email": account.profile["email"], "password": account.password},
+        headers=headers,
+    )
+    assert response.status == 200
+    return bearer((await response.json())["access_token"])
+
+
+async def listed(client: Client, headers: dict[str, str]) -> list[dict[str, Any]]:
+    response = await client.get(SESSIONS, headers=headers)
+    assert response.status == 200
+    body = await response.json()
+    assert set(body) == {"items"}
+    items: list[dict[str, Any]] = body["items"]
+    return items
+
+
+async def test_sessions_are_listed_with_the_current_one_marked(client: Client) -> None:
+    account = await register(client)
+    other = await sign_in(client, account, **{"User-Agent": "a browser\xff"})
+    newest, oldest = await listed(client, other)
+    assert set(newest) == {
+        "id",
+        "created_at",
+        "last_seen_at",
+        "expires_at",
+        "user_agent",
+        "address",
+        "current",
+    }
+    assert (newest["current"], oldest["current"]) == (True, False)
+    assert newest["user_agent"].startswith("a browser")
+    assert newest["address"] == "127.0.0.1"
+    assert newest["expires_at"] > newest["last_seen_at"]
+
+
+async def test_an_owner_ends_one(client: Client) -> None:
+    account = await register(client)
+    other = await sign_in(client, account)
+    (ended,) = [item["id"] for item in await listed(client, account.headers) if not item["current"]]
+    response = await client.delete(f"{SESSIONS}/{ended}", headers=account.headers)
+    assert response.status == 204
+    await assert_problem(await client.get(SESSIONS, headers=other), 401, "invalid_token")
+    assert len(await listed(client, account.headers)) == 1
+    again = await client.delete(f"{SESSIONS}/{ended}", headers=account.headers)
+    await assert_problem(again, 404, "not_found")
+
+
+async def test_an_owner_ends_all_others(client: Client) -> None:
+    account, stranger = await register(client), await register(client)
+    others = [await sign_in(client, account) for _ in range(3)]
+    assert (await client.delete(SESSIONS, headers=account.headers)).status == 204
+    for other in others:
+        await assert_problem(await client.get(SESSIONS, headers=other), 401, "invalid_token")
+    assert len(await listed(client, account.headers)) == 1
+    assert len(await listed(client, stranger.headers)) == 1
+
+
+@pytest.mark.parametrize(
+    "session_id", ["x", "0", "01890000-0000-7000-8000-000000000000", "%00", "1" * 400]
+)
+async def test_what_is_no_session(client: Client, session_id: str) -> None:
+    account = await register(client)
+    response = await client.delete(f"{SESSIONS}/{session_id}", headers=account.headers)
+    await assert_problem(response, 404, "not_found")
+
+
+async def test_another_owners_session_is_not_there(client: Client) -> None:
+    account, stranger = await register(client), await register(client)
+    (mine,) = await listed(client, account.headers)
+    response = await client.delete(f"{SESSIONS}/{mine['id']}", headers=stranger.headers)
+    await assert_problem(response, 404, "not_found")
+    assert len(await listed(client, account.headers)) == 1
+
+
+async def test_the_address_is_the_clients_behind_a_trusted_proxy(start_app: StartApp) -> None:
+    import ipaddress
+
+    client = await start_app(trusted_proxies=(ipaddress.ip_network("127.0.0.0/8"),))
+    account = await register(client)
+    forged = "203.0.113.9, 198.51.100.7"
+    headers = await sign_in(client, account, **{"X-Forwarded-For": forged})
+    assert (await listed(client, headers))[0]["address"] == "198.51.100.7"

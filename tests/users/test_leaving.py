@@ -1,0 +1,125 @@
+"""Leaving: export, deletion with a grace period, and what is left after it."""
+
+import json
+from typing import Any
+
+from service import purge
+from service.database import write
+from service.settings import Settings
+from tests.conftest import Client
+from tests.factories import PASSWORD, Account, assert_problem, register
+from tests.mailbox import next_mail, text_of
+
+ME = "/api/v1/users/me"
+
+
+async def delete(client: Client, account: Account) -> dict[str, Any]:
+    response = await client.delete(ME, json={"password": PASSWORD}, headers=account.headers)
+    assert response.status == 202
+    body: dict[str, Any] = await response.json()
+    return body
+
+
+async def sign_in(client: Client, account: Account) -> int:
+    credentials = {"email": account.profile["email"], "password": PASSWORD}
+    return (await client.post("/api/v1/auth/login", json=credentials)).status
+
+
+async def test_everything_held_is_exported(client: Client) -> None:
+    account = await register(client, name="Ada")
+    await client.patch(ME, headers=account.headers, json={"settings": {"language": "en"}})
+    response = await client.get(f"{ME}/export", headers=account.headers)
+    assert response.status == 200
+    assert response.headers["Content-Disposition"].startswith("attachment")
+    document = await response.json()
+    assert set(document) == {"account", "sessions", "known_networks", "audit_events"}
+    assert document["account"] == await (await client.get(ME, headers=account.headers)).json()
+    (session,) = document["sessions"]
+    assert session["address"] == "127.0.0.1"
+    assert "user.register" in {event["action"] for event in document["audit_events"]}
+    text = json.dumps(document)
+    for secret in (PASSWORD, "argon2", account.tokens["refresh_token"]):
+        assert secret not in text
+
+
+async def test_a_deletion_is_undone_by_signing_in(
+    client: Client, settings: Settings, conn: Any
+) -> None:
+    account = await register(client)
+    email = account.profile["email"]
+    await next_mail(settings.data_dir, email)
+    purge_at = (await delete(client, account))["purge_at"]
+    await assert_problem(await client.get(ME, headers=account.headers), 401, "invalid_token")
+    assert purge_at[:10] in text_of(await next_mail(settings.data_dir, email))
+    left = await conn.fetchval("select purge_at - now() from users")
+    assert 29 < left.total_seconds() / 86_400 <= 30
+    assert await sign_in(client, account) == 200
+    assert await conn.fetchval("select status from users") == "active"
+    assert client.app is not None
+    await conn.execute("update users set updated_at = now() - interval '40 days'")
+    await write(client.app, _purge, client)
+    assert await conn.fetchval("select count(*) from users") == 1
+
+
+async def _purge(conn: Any, client: Client) -> None:
+    assert client.app is not None
+    await purge.purge_accounts(client.app, conn)
+
+
+async def test_after_the_grace_nothing_names_the_person(client: Client, conn: Any) -> None:
+    account, other = await register(client, name="Ada Lovelace"), await register(client)
+    await client.patch(ME, headers=account.headers, json={"name": "Ada King"})
+    await delete(client, account)
+    await conn.execute("update users set purge_at = now() where status = 'deleting'")
+    assert client.app is not None
+    await write(client.app, _purge, client)
+    assert await sign_in(client, account) == 401
+    assert await sign_in(client, other) == 200
+    tables = await conn.fetch(
+        "select tablename from pg_tables where schemaname = 'public' and tablename !~ 'yoyo'"
+    )
+    left = ""
+    for table in tables:
+        left += str(await conn.fetch(f'select * from "{table["tablename"]}"'))
+    assert account.profile["email"] not in left
+    assert "Ada" not in left
+    actions = await conn.fetch(
+        "select action, address from audit_events where subject_id = $1 order by occurred_at, id",
+        account.profile["id"],
+    )
+    assert [row["action"] for row in actions][-2:] == ["user.delete", "user.purge"]
+    assert {row["address"] for row in actions} == {None}
+    await register(client, email=account.profile["email"])
+
+
+async def test_what_has_expired_is_forgotten(client: Client, conn: Any) -> None:
+    await register(client)
+    await conn.execute("update sessions set expires_at = now() - interval '1 second'")
+    await conn.execute("update action_tokens set expires_at = now() - interval '1 second'")
+    assert client.app is not None
+
+    async def forget(connection: Any) -> None:
+        assert client.app is not None
+        await purge.forget_expired(client.app, connection)
+
+    await write(client.app, forget)
+    for table in ("sessions", "refresh_tokens", "action_tokens"):
+        assert await conn.fetchval(f"select count(*) from {table}") == 0
+
+
+async def test_a_suspension_that_has_passed_is_lifted(client: Client, conn: Any) -> None:
+    account = await register(client)
+    await conn.execute(
+        "update users set status = 'suspended', suspended_until = now() + interval '1 hour'"
+    )
+    assert await sign_in(client, account) == 401
+    await conn.execute("update users set suspended_until = now() - interval '1 second'")
+
+    async def reinstate(connection: Any) -> None:
+        assert client.app is not None
+        await purge.reinstate_lapsed(client.app, connection)
+
+    assert client.app is not None
+    await write(client.app, reinstate)
+    assert await conn.fetchval("select status from users") == "active"
+    assert await sign_in(client, account) == 200
