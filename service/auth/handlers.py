@@ -10,7 +10,12 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from service.auth import queries, schemas
-from service.auth.passwords import hash_password, require_acceptable, verify_password
+from service.auth.passwords import (
+    hash_password,
+    rehash_password,
+    require_acceptable,
+    verify_password,
+)
 from service.auth.tokens import public_keys, sign_access_token, verify_access_token
 from service.database import Connection, read, write
 from service.errors import Problem, not_signed_in
@@ -55,12 +60,7 @@ async def register(request: web.Request) -> web.Response:
     password_hash = await hash_password(request.app, body["password"])
     refresh_token = new_refresh_token()
     user, session_id = await write(
-        request.app,
-        _create_account,
-        body,
-        password_hash,
-        refresh_token,
-        request.app[SETTINGS].session_ttl_s,
+        request.app, _create_account, request, body, password_hash, refresh_token
     )
     tokens = await _tokens(request.app, user["id"], session_id, refresh_token)
     return json_response({**tokens, "user": OWN_PROFILE.dump(user)}, status=201)
@@ -68,10 +68,10 @@ async def register(request: web.Request) -> web.Response:
 
 async def _create_account(
     conn: Connection,
+    request: web.Request,
     body: dict[str, Any],
     password_hash: str,
     refresh_token: str,
-    session_ttl_s: int,
 ) -> tuple[asyncpg.Record, uuid.UUID]:
     try:
         user = await user_queries.insert_user(
@@ -86,50 +86,55 @@ async def _create_account(
         if error.constraint_name != "users_email_folded_key":
             raise
         raise Problem(409, "email_taken", "There is an account with this address.") from None
-    return user, await _open_session(conn, user["id"], refresh_token, session_ttl_s)
+    return user, await _open_session(conn, request, user["id"], refresh_token)
 
 
 async def login(request: web.Request) -> web.Response:
     """Exchange address and password for tokens; every way to be refused looks the same."""
     body = await read_body(request, schemas.LOGIN)
-    refused = Problem(401, "invalid_credentials", "Wrong e-mail address or password.")
-    account = await read(request.app, queries.find_credentials, fold_email(body["email"]))
-    password_hash = account["password_hash"] if account else None
-    verified = await verify_password(request.app, password_hash, body["password"])
-    if account is None or not verified:
-        raise refused
-    refresh_token = new_refresh_token()
-    session_id = await write(
-        request.app,
-        _sign_in,
-        account["id"],
-        account["password_hash"],
-        refresh_token,
-        request.app[SETTINGS].session_ttl_s,
-    )
-    if session_id is None:
-        raise refused
-    return json_response(await _tokens(request.app, account["id"], session_id, refresh_token))
+    email_folded = fold_email(body["email"])
+    # Twice, for the sign-in whose hash was replaced, while it was verified, by another's rehash.
+    for _ in range(2):
+        account = await read(request.app, queries.find_credentials, email_folded)
+        password_hash = account["password_hash"] if account else None
+        verified = await verify_password(request.app, password_hash, body["password"])
+        if account is None or not verified:
+            break
+        rehashed = await rehash_password(request.app, account["password_hash"], body["password"])
+        refresh_token = new_refresh_token()
+        session_id = await write(request.app, _sign_in, request, account, rehashed, refresh_token)
+        if session_id is not None:
+            return json_response(
+                await _tokens(request.app, account["id"], session_id, refresh_token)
+            )
+    raise Problem(401, "invalid_credentials", "Wrong e-mail address or password.")
 
 
 async def _sign_in(
     conn: Connection,
-    user_id: uuid.UUID,
-    password_hash: str,
+    request: web.Request,
+    account: asyncpg.Record,
+    rehashed: str | None,
     refresh_token: str,
-    session_ttl_s: int,
 ) -> uuid.UUID | None:
-    if not await queries.lock_credentials(conn, user_id, password_hash):
+    """Open a session; None where the password, or its hash, has just been changed."""
+    if not await queries.lock_credentials(conn, account["id"], account["password_hash"]):
         return None
-    return await _open_session(conn, user_id, refresh_token, session_ttl_s)
+    if rehashed is not None:
+        await queries.replace_password_hash(conn, account["id"], rehashed)
+    return await _open_session(conn, request, account["id"], refresh_token)
 
 
 async def _open_session(
-    conn: Connection, user_id: uuid.UUID, refresh_token: str, session_ttl_s: int
+    conn: Connection, request: web.Request, user_id: uuid.UUID, refresh_token: str
 ) -> uuid.UUID:
     session_id = uuid_utils.uuid7()
     await session_queries.insert_session(
-        conn, session_id, user_id, hash_refresh_token(refresh_token), session_ttl_s
+        conn,
+        session_id,
+        user_id,
+        hash_refresh_token(refresh_token),
+        request.app[SETTINGS].session_ttl_s,
     )
     return session_id
 

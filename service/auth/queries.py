@@ -40,9 +40,14 @@ async def lock_credentials(conn: Connection, user_id: uuid.UUID, password_hash: 
     """
     return (
         await conn.fetchval(
-            "select 1 from users where id = $1 and password_hash = $2 for share",
+            "select 1 from users where id = $1 and password_hash = $2 for no key update",
             user_id,
             password_hash,
         )
         is not None
     )
+
+
+async def replace_password_hash(conn: Connection, user_id: uuid.UUID, password_hash: str) -> None:
+    """Store another hash of the same password; after ``lock_credentials``."""
+    await conn.execute("update users set password_hash = $2 where id = $1", user_id, password_hash)
