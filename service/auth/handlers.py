@@ -9,6 +9,7 @@ import uuid_utils.compat as uuid_utils
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
+from service import throttle
 from service.auth import queries, schemas
 from service.auth.passwords import (
     hash_password,
@@ -57,6 +58,7 @@ async def register(request: web.Request) -> web.Response:
     """Create an account and sign it in."""
     body = await read_body(request, schemas.REGISTER)
     require_acceptable(request.app, body["password"], "#/password")
+    await throttle.check(request, throttle.REGISTRATION)
     password_hash = await hash_password(request.app, body["password"])
     refresh_token = new_refresh_token()
     user, session_id = await write(
@@ -93,6 +95,7 @@ async def login(request: web.Request) -> web.Response:
     """Exchange address and password for tokens; every way to be refused looks the same."""
     body = await read_body(request, schemas.LOGIN)
     email_folded = fold_email(body["email"])
+    await throttle.check(request, throttle.SIGN_IN, email_folded)
     # Twice, for the sign-in whose hash was replaced, while it was verified, by another's rehash.
     for _ in range(2):
         account = await read(request.app, queries.find_credentials, email_folded)
@@ -122,7 +125,9 @@ async def _sign_in(
         return None
     if rehashed is not None:
         await queries.replace_password_hash(conn, account["id"], rehashed)
-    return await _open_session(conn, request, account["id"], refresh_token)
+    session_id = await _open_session(conn, request, account["id"], refresh_token)
+    await throttle.forgive(conn, request)
+    return session_id
 
 
 async def _open_session(
@@ -136,6 +141,7 @@ async def _open_session(
         hash_refresh_token(refresh_token),
         request.app[SETTINGS].session_ttl_s,
     )
+    await throttle.remember_network(conn, request, user_id)
     return session_id
 
 
