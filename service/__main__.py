@@ -1,4 +1,4 @@
-"""The command line: ``shinkei serve``, ``shinkei migrate``.
+"""The command line: ``shinkei serve``, ``shinkei migrate``, ``shinkei calibrate-passwords``.
 
 Exit codes: 0 done, 1 it could not be done now, 2 a setting or an argument is wrong.
 """
@@ -73,6 +73,24 @@ def migrate(status: bool, rollback: int | None) -> None:
         else:
             for id_ in migrations.apply_pending(settings.database, wait_s) or ["nothing: at head"]:
                 click.echo(f"applied  {id_}")
+
+
+@cli.command()
+@click.option(
+    "--target-ms",
+    type=click.IntRange(1, 10_000),
+    default=200,
+    show_default=True,
+    help="How long one password hash may take on this machine.",
+)
+def calibrate_passwords(target_ms: int) -> None:
+    """Measure password hashes here, and print the settings that take the target time."""
+    from service.auth.passwords import calibrate
+
+    memory_kib, iterations, measured_ms = calibrate(target_ms)
+    click.echo(f"# {measured_ms:.0f} ms on this machine, while it hashes one password at a time")
+    click.echo(f"PASSWORD_HASH_MEMORY_KIB={memory_kib}")
+    click.echo(f"PASSWORD_HASH_ITERATIONS={iterations}")
 
 
 @contextlib.contextmanager

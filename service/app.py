@@ -2,6 +2,7 @@
 
 from aiohttp import web
 
+from service import purge, throttle
 from service.auth.passwords import hasher_context
 from service.auth.tokens import key_ring_context
 from service.database import database_context
@@ -9,9 +10,12 @@ from service.errors import problems
 from service.health import Health, health_context
 from service.keys import HEALTH, SETTINGS
 from service.logs import access_log
+from service.periodic import periodic_context
 from service.requests import deadlines
 from service.routes import add_routes
 from service.settings import Settings
+
+JOBS = (*throttle.JOBS, *purge.JOBS)
 
 
 def create_app(settings: Settings) -> web.Application:
@@ -26,6 +30,15 @@ def create_app(settings: Settings) -> web.Application:
     )
     app[SETTINGS] = settings
     app[HEALTH] = Health()
-    app.cleanup_ctx.extend([database_context, key_ring_context, hasher_context, health_context])
+    app.cleanup_ctx.extend(
+        [
+            database_context,
+            key_ring_context,
+            hasher_context,
+            health_context,
+            periodic_context(*JOBS),
+        ]
+    )
+    app.on_response_prepare.append(throttle.add_headers)
     add_routes(app)
     return app

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from service.auth.passwords import Hasher
     from service.auth.tokens import KeyRing
     from service.health import Health
+    from service.throttle import Count
 
 SETTINGS = web.AppKey("settings", Settings)
 POOL: web.AppKey["asyncpg.Pool[asyncpg.Record]"] = web.AppKey("pool")
@@ -21,3 +22,4 @@ HEALTH: web.AppKey["Health"] = web.AppKey("health")
 REQUEST_ID = web.RequestKey("request_id", str)
 # The signed-in user's row and its session's id: see sessions.queries.find_signed_in.
 USER: web.RequestKey["asyncpg.Record"] = web.RequestKey("user")
+THROTTLE_COUNTS: web.RequestKey["list[Count]"] = web.RequestKey("throttle_counts")

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from ssl import create_default_context
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, unquote, urlencode
 
 from marshmallow import EXCLUDE, Schema, ValidationError, fields, validate
@@ -16,6 +16,13 @@ SECRET_KEY_MIN_BYTES = 32
 
 class SettingsError(Exception):
     """A variable is missing or wrong; the message names it and says what it expects."""
+
+
+class Rate(NamedTuple):
+    """At most ``requests`` at once, and as many in each ``window_s`` seconds from then on."""
+
+    requests: int
+    window_s: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +120,13 @@ class Settings:
     password_hash_workers: int = 0
     password_hash_queue: int = 200
 
+    throttle: bool = True
+    throttle_sign_in_per_account: Rate = field(default=Rate(10, 15 * 60))
+    throttle_sign_in_per_address: Rate = field(default=Rate(50, 15 * 60))
+    throttle_registration_per_address: Rate = field(default=Rate(20, 3600))
+    throttle_mail_per_account: Rate = field(default=Rate(5, 3600))
+    throttle_mail_per_address: Rate = field(default=Rate(20, 3600))
+
     trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = ()
     public_origin: str = ""
 
@@ -176,6 +190,25 @@ def _flag(name: str, default: bool | None) -> fields.Boolean:
 _SSLMODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 
 
+_RATE = re.compile(r"([1-9][0-9]{0,4})/([1-9][0-9]{0,2})?([smhd])")
+_UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+
+
+class _RateField(fields.Field[Rate]):
+    """``10/15m``: 10 requests in 15 minutes; s, m, h or d, and a number before it unless 1."""
+
+    def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> Rate:
+        match = _RATE.fullmatch(value)
+        if match is None:
+            raise ValidationError("a number of requests in a time, such as 10/15m")
+        requests, count, unit = match.groups()
+        return Rate(int(requests), int(count or 1) * _UNITS_S[unit])
+
+
+def _rate(name: str, default: Rate) -> _RateField:
+    return _RateField(data_key=name, load_default=default)
+
+
 class _EnvironmentSchema(Schema):
     """One field a variable. README's table lists the same names; a test compares the two."""
 
@@ -232,6 +265,23 @@ class _EnvironmentSchema(Schema):
     )
     password_hash_workers = _integer("PASSWORD_HASH_WORKERS", 0, 0, 256)
     password_hash_queue = _integer("PASSWORD_HASH_QUEUE", Settings.password_hash_queue, 1, 100_000)
+
+    throttle = _flag("THROTTLE", True)
+    throttle_sign_in_per_account = _rate(
+        "THROTTLE_SIGN_IN_PER_ACCOUNT", Settings.throttle_sign_in_per_account
+    )
+    throttle_sign_in_per_address = _rate(
+        "THROTTLE_SIGN_IN_PER_ADDRESS", Settings.throttle_sign_in_per_address
+    )
+    throttle_registration_per_address = _rate(
+        "THROTTLE_REGISTRATION_PER_ADDRESS", Settings.throttle_registration_per_address
+    )
+    throttle_mail_per_account = _rate(
+        "THROTTLE_MAIL_PER_ACCOUNT", Settings.throttle_mail_per_account
+    )
+    throttle_mail_per_address = _rate(
+        "THROTTLE_MAIL_PER_ADDRESS", Settings.throttle_mail_per_address
+    )
 
     trusted_proxies = fields.String(data_key="TRUSTED_PROXIES", load_default="")
     public_origin = fields.String(

@@ -24,12 +24,14 @@ from pytest_aiohttp import AiohttpClient
 
 from service import embedded, migrate
 from service.app import create_app
-from service.settings import Database, Settings, load_settings
+from service.settings import Database, Rate, Settings, load_settings
 
 Client = TestClient[web.Request, web.Application]
 
 SERVER_VARIABLE = "SHINKEI_TEST_SERVER"
 SECRET_KEY = "a secret key of the tests, long enough to be taken"
+# More than any test asks for from one address.
+PLENTY = Rate(10_000, 60)
 # Nothing here has to survive a crash.
 FAST = {
     "fsync": "off",
@@ -138,13 +140,18 @@ def empty_database(maintenance: Database) -> Iterator[Database]:
 
 @pytest.fixture
 def settings(database: Database) -> Settings:
-    """The defaults, but for a small pool and the cheapest hash that argon2 has."""
+    """The defaults, but for a small pool, the cheapest hash that argon2 has, and generous limits."""
     return Settings(
         database=database,
         secret_key=SECRET_KEY,
         db_pool_size=4,
         password_hash_memory_kib=8,
         password_hash_iterations=1,
+        throttle_sign_in_per_account=PLENTY,
+        throttle_sign_in_per_address=PLENTY,
+        throttle_registration_per_address=PLENTY,
+        throttle_mail_per_account=PLENTY,
+        throttle_mail_per_address=PLENTY,
     )
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from service.settings import VARIABLES, Database
+from service.settings import VARIABLES, Database, load_settings
 from tests.conftest import SECRET_KEY
 
 ROOT = Path(__file__).parents[1]
@@ -367,6 +367,21 @@ def test_sigterm_answers_what_is_under_way_and_is_not_ready_first(
             under_way.sendall(body[10:])
             assert under_way.recv(65536).startswith(b"HTTP/1.1 201 ")
         assert process.wait(10) == 0
+
+
+def test_password_hashes_are_calibrated_and_never_below_the_minimum(tmp_path: Path) -> None:
+    for target, memory_most in [("1", 19 * 1024), ("150", 64 * 1024)]:
+        result = run("calibrate-passwords", "--target-ms", target, cwd=tmp_path)
+        assert (result.returncode, result.stderr) == (0, "")
+        measured, *printed = result.stdout.splitlines()
+        assert measured.startswith("# ")
+        assert float(measured.split()[1]) > 0
+        variables = dict(line.split("=") for line in printed)
+        assert list(variables) == ["PASSWORD_HASH_MEMORY_KIB", "PASSWORD_HASH_ITERATIONS"]
+        settings = load_settings(variables)
+        assert 19 * 1024 <= settings.password_hash_memory_kib <= memory_most
+        assert settings.password_hash_iterations >= 2
+    assert run("calibrate-passwords", "--target-ms", "0", cwd=tmp_path).returncode == 2
 
 
 def test_an_installed_wheel_migrates_from_an_empty_directory(

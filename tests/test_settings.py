@@ -6,7 +6,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from service.settings import VARIABLES, Database, Settings, SettingsError, load_settings
+from service.settings import VARIABLES, Database, Rate, Settings, SettingsError, load_settings
 from tests.conftest import SECRET_KEY
 
 PASSWORD = "p@ss#w%rd:/?"
@@ -128,6 +128,8 @@ def test_a_password_file_may_rotate(tmp_path: Path) -> None:
         ({"DB_CONNECT_TIMEOUT_S": "soon"}, "DB_CONNECT_TIMEOUT_S: expected a number of seconds"),
         ({"DB_CONNECT_TIMEOUT_S": "nan"}, "DB_CONNECT_TIMEOUT_S: expected a number of seconds"),
         ({"MIGRATE_ON_START": "maybe"}, "MIGRATE_ON_START: expected true or false"),
+        ({"THROTTLE_MAIL_PER_ADDRESS": "0/h"}, "THROTTLE_MAIL_PER_ADDRESS: expected a number of"),
+        ({"THROTTLE_MAIL_PER_ADDRESS": "10"}, "THROTTLE_MAIL_PER_ADDRESS: expected a number of"),
         ({"LOG_LEVEL": "loud"}, "LOG_LEVEL: expected one of debug, info, warning, error"),
         ({"DB_SSLMODE": "on"}, "DB_SSLMODE: expected one of"),
         ({"SECRET_KEY": "short"}, "SECRET_KEY: expected at least 32 bytes"),
@@ -159,6 +161,20 @@ def test_what_is_wrong_is_named(environ: dict[str, str], line: str) -> None:
     assert "\n" not in message
     for value in environ.values():
         assert len(value) < 3 or value in line or value not in message, "the value is not shown"
+
+
+@pytest.mark.parametrize(
+    ("text", "rate"),
+    [
+        ("10/15m", Rate(10, 900)),
+        ("1/s", Rate(1, 1)),
+        ("20/h", Rate(20, 3600)),
+        ("99999/30d", Rate(99_999, 30 * 86_400)),
+    ],
+)
+def test_rates_have_units(text: str, rate: Rate) -> None:
+    settings = load_settings({"THROTTLE_SIGN_IN_PER_ACCOUNT": text})
+    assert settings.throttle_sign_in_per_account == rate
 
 
 def test_an_empty_variable_is_one_not_set() -> None:

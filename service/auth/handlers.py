@@ -9,10 +9,16 @@ import uuid_utils.compat as uuid_utils
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
+from service import throttle
 from service.addresses import client_address
 from service.audit.events import record, user_agent
 from service.auth import queries, schemas
-from service.auth.passwords import hash_password, require_acceptable, verify_password
+from service.auth.passwords import (
+    hash_password,
+    rehash_password,
+    require_acceptable,
+    verify_password,
+)
 from service.auth.tokens import public_keys, token_response, verify_access_token
 from service.database import Connection, read, write
 from service.errors import Problem, not_signed_in
@@ -56,6 +62,7 @@ async def register(request: web.Request) -> web.Response:
     """Create an account and sign it in, or, where addresses are verified first, mail its owner."""
     body = await read_body(request, schemas.REGISTER)
     require_acceptable(request.app, body["password"], "#/password", (body["email"], body["name"]))
+    await throttle.check(request, throttle.REGISTRATION)
     password_hash = await hash_password(request.app, body["password"])
     if not request.app[SETTINGS].require_email_verification:
         return await write_once(request, _register, request, body, password_hash)
@@ -104,25 +111,34 @@ async def _create_account(
 async def login(request: web.Request) -> web.Response:
     """Exchange address and password for tokens; every way to be refused looks the same."""
     body = await read_body(request, schemas.LOGIN)
-    account = await read(request.app, queries.find_credentials, fold_email(body["email"]))
-    password_hash = account["password_hash"] if account else None
-    verified = await verify_password(request.app, password_hash, body["password"])
-    tokens = None
-    if account is not None and verified:
-        tokens = await write(request.app, _sign_in, request, account)
-    if tokens is None:
-        raise Problem(401, "invalid_credentials", "Wrong e-mail address or password.")
-    return json_response(tokens)
+    email_folded = fold_email(body["email"])
+    await throttle.check(request, throttle.SIGN_IN, email_folded)
+    # Twice, for the sign-in whose hash was replaced, while it was verified, by another's rehash.
+    for _ in range(2):
+        account = await read(request.app, queries.find_credentials, email_folded)
+        password_hash = account["password_hash"] if account else None
+        verified = await verify_password(request.app, password_hash, body["password"])
+        if account is None or not verified or not _may_sign_in(request, account):
+            break
+        rehashed = await rehash_password(request.app, account["password_hash"], body["password"])
+        tokens = await write(request.app, _sign_in, request, account, rehashed)
+        if tokens is not None:
+            return json_response(tokens)
+    raise Problem(401, "invalid_credentials", "Wrong e-mail address or password.")
+
+
+def _may_sign_in(request: web.Request, account: asyncpg.Record) -> bool:
+    """Looked at after the password, so that an account that may not takes no other time."""
+    unverified = request.app[SETTINGS].require_email_verification and not account["email_verified"]
+    return not account["suspended"] and not unverified
 
 
 async def _sign_in(
-    conn: Connection, request: web.Request, account: asyncpg.Record
+    conn: Connection, request: web.Request, account: asyncpg.Record, rehashed: str | None
 ) -> dict[str, object] | None:
-    """Open a session, unless the account may not sign in or its password has just changed."""
+    """Open a session; None where the account may not, or its hash has just been changed."""
     user = await queries.lock_credentials(conn, account["id"], account["password_hash"])
-    if user is None or user["suspended"]:
-        return None
-    if request.app[SETTINGS].require_email_verification and not user["email_verified"]:
+    if user is None or not _may_sign_in(request, user):
         return None
     if user["status"] != "active":
         # A deletion asked for and regretted, or a suspension that has passed.
@@ -131,8 +147,12 @@ async def _sign_in(
         await record(
             conn, request, "user.reactivate", user["id"], actor_id=user["id"], before=before
         )
+    if rehashed is not None:
+        await user_queries.update_password(conn, user["id"], rehashed)
     await record(conn, request, "session.start", user["id"], actor_id=user["id"])
-    return await _open_session(conn, request, user["id"])
+    tokens = await _open_session(conn, request, user["id"])
+    await throttle.forgive(conn, request)
+    return tokens
 
 
 async def _open_session(
@@ -152,6 +172,7 @@ async def _open_session(
         user_agent=user_agent(request),
         address=client_address(request),
     )
+    await throttle.remember_network(conn, request, user_id)
     return await token_response(request.app, user_id, session_id, refresh_token)
 
 

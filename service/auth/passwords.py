@@ -3,6 +3,7 @@
 import asyncio
 import os
 import re
+import time
 import unicodedata
 from collections.abc import AsyncIterator, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +23,12 @@ T = TypeVar("T")
 PASSWORD_MAX_LENGTH = 256
 PERSONAL_WORD_MIN_LENGTH = 3
 _WORD = re.compile(r"\w+")
+# OWASP's Password Storage Cheat Sheet: no less than this on any machine.
+MEMORY_MIN_KIB = 19 * 1024
+ITERATIONS_MIN = 2
+# RFC 9106 §4, second recommended option: beyond it, time is better spent on iterations, as each
+# thread that hashes holds this much.
+MEMORY_ENOUGH_KIB = 64 * 1024
 
 
 @dataclass(slots=True)
@@ -40,17 +47,19 @@ class Hasher:
 
 async def hasher_context(app: web.Application) -> AsyncIterator[None]:
     settings = app[SETTINGS]
-    argon2id = argon2.PasswordHasher(
-        time_cost=settings.password_hash_iterations,
-        memory_cost=settings.password_hash_memory_kib,
-        parallelism=1,
-    )
+    argon2id = _argon2id(settings.password_hash_memory_kib, settings.password_hash_iterations)
     workers = settings.password_hash_workers or os.cpu_count() or 1
     with ThreadPoolExecutor(workers, thread_name_prefix="argon2") as executor:
         loop = asyncio.get_running_loop()
         decoy = await loop.run_in_executor(executor, argon2id.hash, os.urandom(16))
         app[HASHER] = Hasher(argon2id, executor, settings.password_hash_queue, decoy)
         yield
+
+
+def _argon2id(memory_kib: int, iterations: int) -> argon2.PasswordHasher:
+    return argon2.PasswordHasher(
+        time_cost=iterations, memory_cost=memory_kib, parallelism=1, type=argon2.Type.ID
+    )
 
 
 def require_acceptable(
@@ -104,6 +113,43 @@ async def require_own(app: web.Application, password_hash: str | None, password:
     """Raise Problem 403 where this is not the account's password, asked for once more."""
     if not await verify_password(app, password_hash, password):
         raise Problem(403, "wrong_password", "The current password is wrong.")
+
+
+async def rehash_password(app: web.Application, password_hash: str, password: str) -> str | None:
+    """The verified password's hash by today's settings; None where it is that already."""
+    if not app[HASHER].argon2id.check_needs_rehash(password_hash):
+        return None
+    return await hash_password(app, password)
+
+
+def calibrate(target_ms: float) -> tuple[int, int, float]:
+    """Memory in KiB, iterations, and the milliseconds that a hash of them takes on this machine.
+
+    As near below ``target_ms`` as it gets, with memory first and iterations then; never below
+    OWASP's minimum, however slow the machine.
+    """
+    memory_kib, iterations = MEMORY_MIN_KIB, ITERATIONS_MIN
+    factor = target_ms / _measure_ms(memory_kib, iterations)
+    if factor > 1:
+        memory_kib = min(MEMORY_ENOUGH_KIB, int(memory_kib * factor) // 1024 * 1024)
+        per_iteration_ms = _measure_ms(memory_kib, iterations) / iterations
+        iterations = max(iterations, int(target_ms / per_iteration_ms))
+    while (measured_ms := _measure_ms(memory_kib, iterations)) > target_ms:
+        if iterations == ITERATIONS_MIN:
+            break
+        iterations -= 1
+    return memory_kib, iterations, measured_ms
+
+
+def _measure_ms(memory_kib: int, iterations: int) -> float:
+    """How long one hash takes: the best of five, as what else the machine does only adds to it."""
+    argon2id = _argon2id(memory_kib, iterations)
+    times = []
+    for _ in range(5):
+        started = time.perf_counter()
+        argon2id.hash(b"as long as most passwords are")
+        times.append((time.perf_counter() - started) * 1000)
+    return min(times)
 
 
 def _normalize(password: str) -> str:

@@ -7,6 +7,13 @@ import asyncpg
 from service.database import Connection
 
 
+# Whether the account may sign in; a suspension that has passed is none.
+_STANDING = """
+    status, email_verified_at is not null as email_verified,
+    status = 'suspended' and coalesce(suspended_until > now(), true) as suspended
+"""
+
+
 async def list_signing_keys(conn: Connection) -> list[asyncpg.Record]:
     """All keys that verify, the one that signs first."""
     return await conn.fetch(
@@ -26,9 +33,10 @@ async def insert_signing_key(conn: Connection, key_id: str, encrypted_key: bytes
 
 
 async def find_credentials(conn: Connection, email_folded: str) -> asyncpg.Record | None:
-    """The id and password hash of the account with this address."""
+    """The id, password hash and standing of the account with this address."""
     return await conn.fetchrow(
-        "select id, password_hash from users where email_folded = $1", email_folded
+        f"select id, password_hash, {_STANDING} from users where email_folded = $1",  # noqa: S608
+        email_folded,
     )
 
 
@@ -46,13 +54,11 @@ async def lock_credentials(
     password change, or a suspension, had ended all of them.
     """
     return await conn.fetchrow(
-        """
-        select id, status, email_verified_at is not null as email_verified,
-               status = 'suspended' and coalesce(suspended_until > now(), true) as suspended
-        from users
+        f"""
+        select id, {_STANDING} from users
         where id = $1 and password_hash = $2
         for no key update
-        """,
+        """,  # noqa: S608
         user_id,
         password_hash,
     )

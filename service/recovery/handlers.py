@@ -6,6 +6,7 @@ from typing import Any
 import asyncpg
 from aiohttp import web
 
+from service import throttle
 from service.audit.events import record
 from service.auth.passwords import hash_password, require_acceptable
 from service.database import Connection, read
@@ -22,19 +23,21 @@ VERIFYING = ["email_verify", "email_change", "email_revert"]
 
 async def forgot_password(request: web.Request) -> web.Response:
     """Mail a link that sets a new password, if the address is an account's; 202 either way."""
-    return await _mail_if_known(request, _start_reset)
+    return await _mail_if_known(request, throttle.PASSWORD_RESET, _start_reset)
 
 
 async def resend_verification(request: web.Request) -> web.Response:
     """Mail the verifying link again, if the address is an unverified account's; 202 either way."""
-    return await _mail_if_known(request, _start_verification)
+    return await _mail_if_known(request, throttle.VERIFICATION, _start_verification)
 
 
 async def _mail_if_known(
     request: web.Request,
+    action: throttle.Action,
     start: Callable[[Connection, web.Request, asyncpg.Record], Awaitable[None]],
 ) -> web.Response:
     body = await read_body(request, schemas.ADDRESS)
+    await throttle.check(request, action, fold_email(body["email"]))
     async with uniform_time():
         return await write_once(request, _start_if_known, request, body["email"], start)
 

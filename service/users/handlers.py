@@ -7,6 +7,7 @@ import asyncpg
 from aiohttp import web
 from marshmallow import ValidationError
 
+from service import throttle
 from service.audit.events import record
 from service.auth import queries as auth_queries
 from service.auth.passwords import hash_password, require_acceptable, require_own
@@ -81,10 +82,14 @@ async def change_password(request: web.Request) -> web.Response:
 
 
 async def _own_account(request: web.Request, password: str) -> asyncpg.Record:
-    """The caller's credentials, once the password was verified against them."""
+    """The caller's credentials, once the password was verified against them.
+
+    A stolen token is no way to guess passwords: attempts count as those of a sign-in.
+    """
     account = await read(request.app, auth_queries.find_own_credentials, request[USER]["id"])
     if account is None:
         raise _gone()
+    await throttle.check(request, throttle.SIGN_IN, fold_email(request[USER]["email"]))
     await require_own(request.app, account["password_hash"], password)
     return account
 
@@ -104,6 +109,7 @@ async def _lock_credentials(conn: Connection, request: web.Request, password_has
     """What was verified must still hold, now that it is acted on."""
     if not await auth_queries.lock_credentials(conn, request[USER]["id"], password_hash):
         raise Problem(403, "wrong_password", "The password has just been changed.")
+    await throttle.forgive(conn, request)
 
 
 async def change_email(request: web.Request) -> web.Response:

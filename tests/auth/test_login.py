@@ -94,3 +94,25 @@ async def test_sign_ins_beyond_the_queue_are_told_to_come_back(start_app: StartA
             await assert_problem(answer, 503, "too_many_sign_ins")
     again = await client.post(LOGIN, json=credentials)
     assert again.status == 401, "and room is there again"
+
+
+async def test_a_password_is_hashed_anew_when_the_cost_has_changed(
+    start_app: StartApp, conn: Any
+) -> None:
+    """All who sign in at once do so, though one of them replaces the hash that they verify."""
+    account = await register(await start_app())
+    credentials = {"email": account.profile["email"], "password": PASSWORD}
+    stored = "select password_hash from users"
+    assert "$m=8,t=1,p=1$" in await conn.fetchval(stored)
+    client = await start_app(password_hash_iterations=3)
+    wrong = {**credentials, "password": "not the password of it"}
+    assert (await client.post(LOGIN, json=wrong)).status == 401
+    assert "$m=8,t=1,p=1$" in await conn.fetchval(stored), "only the right password can be hashed"
+    answers = await asyncio.gather(*(client.post(LOGIN, json=credentials) for _ in range(8)))
+    assert {answer.status for answer in answers} == {200}
+    rehashed = await conn.fetchval(stored)
+    assert "$m=8,t=3,p=1$" in rehashed
+    assert (await client.post(LOGIN, json=credentials)).status == 200
+    assert await conn.fetchval(stored) == rehashed, "and once is enough"
+    me = await client.get("/api/v1/users/me", headers=account.headers)
+    assert await me.json() == account.profile, "it is no change of the account"

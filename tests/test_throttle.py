@@ -1,0 +1,378 @@
+"""Throttling: limits bite, recover, are shared, and leave the owner a way in."""
+
+import asyncio
+import dataclasses
+import re
+from datetime import timedelta
+from ipaddress import ip_network
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import ClientResponse, ClientSession, UnixConnector, web
+from pytest_aiohttp import AiohttpClient
+
+from service import throttle
+from service.app import create_app
+from service.keys import HASHER
+from service.settings import Rate, Settings
+from tests.conftest import Client, StartApp
+from tests.factories import PASSWORD, assert_problem
+
+LOGIN = "/api/v1/auth/login"
+REGISTER = "/api/v1/auth/register"
+HOME = "192.0.2.1"
+FEW = Rate(3, 60)
+WAITING = """
+    select count(*) from pg_locks join pg_stat_activity using (pid)
+    where not granted and datname = current_database()
+"""
+
+
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    """Behind a proxy, which says where each request comes from."""
+    return dataclasses.replace(settings, trusted_proxies=(ip_network("127.0.0.0/8"),))
+
+
+async def sign_in(
+    client: Client, email: str, source: str, password: str = "a wrong password"
+) -> ClientResponse:
+    return await client.post(
+        LOGIN, json={"email": email, "password": password}, headers={"X-Forwarded-For": source}
+    )
+
+
+async def sign_up(client: Client, email: str, source: str = HOME) -> ClientResponse:
+    return await client.post(
+        REGISTER, json={"email": email, "password": PASSWORD}, headers={"X-Forwarded-For": source}
+    )
+
+
+def strangers(count: int) -> list[str]:
+    return [f"198.51.100.{number}" for number in range(1, count + 1)]
+
+
+def standing(response: ClientResponse) -> tuple[str, int, int]:
+    """The limit's name, what remains of it, and when there is more, from well-formed headers."""
+    policy = re.fullmatch(
+        r'"([a-z-]+)";q=([0-9]+);w=([0-9]+)', response.headers["RateLimit-Policy"]
+    )
+    limit = re.fullmatch(r'"([a-z-]+)";r=([0-9]+);t=([0-9]+)', response.headers["RateLimit"])
+    assert policy is not None
+    assert limit is not None
+    assert policy[1] == limit[1]
+    assert 0 <= int(limit[2]) <= int(policy[2])
+    assert 1 <= int(limit[3]) <= int(policy[3])
+    return limit[1], int(limit[2]), int(limit[3])
+
+
+async def assert_limited(response: ClientResponse) -> dict[str, Any]:
+    problem = await assert_problem(response, 429, "too_many_requests")
+    _, remaining, wait_s = standing(response)
+    assert remaining == 0
+    assert response.headers["Retry-After"] == str(wait_s)
+    return problem
+
+
+async def pass_time(conn: Any, seconds: float) -> None:
+    await conn.execute(
+        "update throttles set arrival_at = arrival_at - $1::interval", timedelta(seconds=seconds)
+    )
+
+
+async def test_a_limit_bites_and_recovers(start_app: StartApp, conn: Any) -> None:
+    client = await start_app(throttle_sign_in_per_account=FEW)
+    for source, left in zip(strangers(3), (2, 1, 0), strict=True):
+        response = await sign_in(client, "ada@example.com", source)
+        await assert_problem(response, 401, "invalid_credentials")
+        assert standing(response)[:2] == ("sign-in-per-account", left)
+    await assert_limited(await sign_in(client, "ada@example.com", HOME))
+    await pass_time(conn, 20)
+    assert (await sign_in(client, "ada@example.com", HOME)).status == 401, "one more after 20 s"
+    await assert_limited(await sign_in(client, "ada@example.com", HOME))
+    await pass_time(conn, 3600)
+    for source in strangers(3):
+        assert (await sign_in(client, "ada@example.com", source)).status == 401
+    await assert_limited(await sign_in(client, "ada@example.com", HOME))
+
+
+async def test_what_is_refused_prolongs_nothing(start_app: StartApp, conn: Any) -> None:
+    client = await start_app(throttle_sign_in_per_account=FEW)
+    for _ in range(4):
+        response = await sign_in(client, "ada@example.com", HOME)
+    await assert_limited(response)
+    latest = "select max(arrival_at) from throttles"
+    before = await conn.fetchval(latest)
+    for _ in range(5):
+        await assert_limited(await sign_in(client, "ada@example.com", HOME))
+    assert await conn.fetchval(latest) == before
+
+
+async def test_no_password_is_hashed_beyond_the_limit(start_app: StartApp) -> None:
+    client = await start_app(throttle_sign_in_per_account=FEW)
+    await sign_up(client, "ada@example.com")
+    for source in strangers(3):
+        await sign_in(client, "ada@example.com", source)
+    assert client.app is not None
+    client.app[HASHER].queue_limit = 0
+    await assert_limited(await sign_in(client, "ada@example.com", strangers(4)[3], PASSWORD))
+    response = await sign_in(client, "other@example.com", HOME)
+    await assert_problem(response, 503, "too_many_sign_ins")
+
+
+async def test_replicas_count_together(start_app: StartApp) -> None:
+    replicas = [await start_app(throttle_sign_in_per_account=FEW) for _ in range(2)]
+    for number, source in enumerate(strangers(3)):
+        response = await sign_in(replicas[number % 2], "ada@example.com", source)
+        assert response.status == 401
+    for replica in replicas:
+        await assert_limited(await sign_in(replica, "ADA@example.com", HOME))
+
+
+async def test_of_a_burst_exactly_the_limit_is_let_through(start_app: StartApp) -> None:
+    client = await start_app(throttle_sign_in_per_account=Rate(7, 3600), db_acquire_timeout_s=10)
+    answers = await asyncio.gather(
+        *(sign_in(client, "ada@example.com", source) for source in strangers(50))
+    )
+    assert sorted(answer.status for answer in answers) == [401] * 7 + [429] * 43
+    for answer in answers:
+        assert 0 <= standing(answer)[1] < 7
+
+
+async def test_attempts_that_waited_for_a_later_one_pass_all_the_same(
+    start_app: StartApp, conn: Any
+) -> None:
+    """They began before the moment from which the row counts, and find the whole quota there."""
+    client = await start_app(throttle_sign_in_per_account=FEW)
+    await sign_in(client, "ada@example.com", HOME)
+    async with conn.transaction():
+        await conn.execute("select from throttles for update")
+        waiting = asyncio.gather(
+            *(sign_in(client, "ada@example.com", source) for source in strangers(3))
+        )
+        while await conn.fetchval(WAITING) < 3:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        await conn.execute("update throttles set arrival_at = clock_timestamp()")
+    assert [answer.status for answer in await waiting] == [401, 401, 401]
+    await assert_limited(await sign_in(client, "ada@example.com", HOME))
+
+
+async def test_a_client_is_limited_whatever_the_account(start_app: StartApp) -> None:
+    client = await start_app(throttle_sign_in_per_address=FEW)
+    for number in range(3):
+        assert (await sign_in(client, f"user{number}@example.com", HOME)).status == 401
+    response = await sign_in(client, "another@example.com", HOME)
+    await assert_limited(response)
+    assert standing(response)[0] == "sign-in-per-address"
+    assert (await sign_in(client, "another@example.com", strangers(1)[0])).status == 401
+
+
+async def test_what_a_client_cannot_try_is_not_counted_against_the_account(
+    start_app: StartApp,
+) -> None:
+    client = await start_app(
+        throttle_sign_in_per_address=FEW, throttle_sign_in_per_account=Rate(4, 60)
+    )
+    for _ in range(9):
+        response = await sign_in(client, "ada@example.com", HOME)
+    await assert_limited(response)
+    assert (await sign_in(client, "ada@example.com", strangers(1)[0])).status == 401
+
+
+async def test_an_ipv6_client_is_its_network_of_64_bits(start_app: StartApp) -> None:
+    client = await start_app(throttle_sign_in_per_address=FEW)
+    for source in ("2001:db8::1", "2001:db8::2:0:0:1", "2001:db8::ffff"):
+        assert (await sign_in(client, "ada@example.com", source)).status == 401
+    await assert_limited(await sign_in(client, "ada@example.com", "2001:db8::4"))
+    assert (await sign_in(client, "ada@example.com", "2001:db8:0:1::1")).status == 401
+
+
+@pytest.mark.parametrize("trusted", [(), (ip_network("127.0.0.0/8"),)], ids=["peer", "proxy"])
+async def test_a_forged_forwarding_header_hides_nobody(start_app: StartApp, trusted: Any) -> None:
+    client = await start_app(throttle_sign_in_per_address=FEW, trusted_proxies=trusted)
+    for number in range(4):
+        response = await sign_in(client, "ada@example.com", f"6.6.6.{number}, {HOME}")
+    await assert_limited(response)
+
+
+async def test_an_owner_under_attack_signs_in_from_where_they_were_before(
+    start_app: StartApp,
+) -> None:
+    client = await start_app(throttle_sign_in_per_account=FEW, throttle_sign_in_per_address=FEW)
+    assert (await sign_up(client, "ada@example.com")).status == 201
+    cafe, *attackers = strangers(9)
+    assert (await sign_in(client, "ada@example.com", cafe, PASSWORD)).status == 200
+    answers = [await sign_in(client, "ada@example.com", source) for source in attackers]
+    assert [answer.status for answer in answers] == [401] * 3 + [429] * 5
+    for source in (HOME, cafe):
+        for _ in range(5):
+            assert (await sign_in(client, "ada@example.com", source, PASSWORD)).status == 200
+    await assert_limited(await sign_in(client, "ada@example.com", "203.0.113.1", PASSWORD))
+
+    for number in range(4):
+        response = await sign_in(client, f"user{number}@example.com", HOME)
+    await assert_limited(response)
+    response = await sign_in(client, "ada@example.com", HOME, PASSWORD)
+    assert response.status == 200, "not even by a neighbour in the same network"
+
+    for _ in range(4):
+        response = await sign_in(client, "ada@example.com", HOME)
+    await assert_limited(response)
+    response = await sign_in(client, "ada@example.com", cafe, PASSWORD)
+    assert response.status == 200, "each known network counts for itself"
+
+
+async def test_known_and_unknown_accounts_are_limited_alike(start_app: StartApp) -> None:
+    client = await start_app(throttle_sign_in_per_account=FEW)
+    assert (await sign_up(client, "ada@example.com")).status == 201
+    seen = []
+    for email in ("ada@example.com", "nobody@example.com"):
+        answers = [await sign_in(client, email, source) for source in strangers(5)]
+        problem = await assert_limited(answers[-1])
+        seen.append((problem, [(answer.status, standing(answer)[:2]) for answer in answers]))
+    assert seen[0] == seen[1]
+
+
+async def test_success_is_given_back(start_app: StartApp, conn: Any) -> None:
+    client = await start_app(throttle_sign_in_per_account=FEW, throttle_sign_in_per_address=FEW)
+    assert (await sign_up(client, "ada@example.com")).status == 201
+    source = strangers(1)[0]
+    for _ in range(2):
+        assert (await sign_in(client, "ada@example.com", source)).status == 401
+    response = await sign_in(client, "ada@example.com", source, PASSWORD)
+    assert response.status == 200
+    assert standing(response)[1] == 1, "and what failed before still counts"
+    await conn.execute("delete from known_networks; delete from throttles")
+    for _ in range(8):
+        response = await sign_in(client, "ada@example.com", source, PASSWORD)
+        assert response.status == 200
+        assert standing(response)[1] == 3
+
+
+async def test_registrations_are_limited_by_client(start_app: StartApp) -> None:
+    client = await start_app(throttle_registration_per_address=FEW)
+    statuses = [(await sign_up(client, f"user{i}@example.com")).status for i in (1, 2, 2)]
+    assert statuses == [201, 201, 409], "asking whether an address is taken counts"
+    response = await sign_up(client, "user3@example.com")
+    await assert_limited(response)
+    assert standing(response)[0] == "registration-per-address"
+    assert (await sign_up(client, "user3@example.com", strangers(1)[0])).status == 201
+
+
+@pytest.mark.parametrize("action", [throttle.PASSWORD_RESET, throttle.VERIFICATION])
+async def test_mails_are_limited_by_account_and_by_client(
+    settings: Settings, aiohttp_client: AiohttpClient, action: throttle.Action
+) -> None:
+    async def ask(request: web.Request) -> web.Response:
+        await throttle.check(request, action, request.query["email"])
+        return web.Response(status=202)
+
+    app = create_app(
+        dataclasses.replace(
+            settings, throttle_mail_per_account=FEW, throttle_mail_per_address=Rate(5, 60)
+        )
+    )
+    app.router.add_post("/ask", ask)
+    client = await aiohttp_client(app)
+    answers = [
+        await client.post("/ask", params={"email": email}, headers={"X-Forwarded-For": HOME})
+        for email in ["ada@example.com"] * 4 + ["eve@example.com"] * 2
+    ]
+    assert [answer.status for answer in answers] == [202, 202, 202, 429, 202, 429]
+    names = [standing(answer)[0] for answer in answers]
+    assert names[3] == f"{action.name}-per-account"
+    assert names[5] == f"{action.name}-per-address"
+
+
+async def test_over_a_unix_socket_only_accounts_are_limited(
+    settings: Settings, tmp_path: Path
+) -> None:
+    few = dataclasses.replace(
+        settings, throttle_sign_in_per_account=FEW, throttle_sign_in_per_address=Rate(1, 60)
+    )
+    runner = web.AppRunner(create_app(few))
+    await runner.setup()
+    await web.UnixSite(runner, tmp_path / "socket").start()
+    statuses = []
+    async with ClientSession(connector=UnixConnector(str(tmp_path / "socket"))) as session:
+        registered = {"email": "ada@example.com", "password": PASSWORD}
+        async with session.post(f"http://shinkei{REGISTER}", json=registered) as response:
+            assert response.status == 201
+            assert "RateLimit" not in response.headers
+        for password in [PASSWORD] + ["a wrong password"] * 4:
+            body = {"email": "ada@example.com", "password": password}
+            async with session.post(f"http://shinkei{LOGIN}", json=body) as response:
+                statuses.append(response.status)
+    await runner.cleanup()
+    assert statuses == [200, 401, 401, 401, 429]
+
+
+async def test_limits_can_be_switched_off(start_app: StartApp, conn: Any) -> None:
+    client = await start_app(
+        throttle=False, throttle_sign_in_per_account=FEW, throttle_registration_per_address=FEW
+    )
+    for number in range(5):
+        assert (await sign_up(client, f"user{number}@example.com")).status == 201
+        response = await sign_in(client, "ada@example.com", HOME)
+        assert response.status == 401
+        assert "RateLimit" not in response.headers
+    assert await conn.fetchval("select count(*) from throttles") == 0
+
+
+async def test_while_the_table_cannot_be_had_it_is_a_503(start_app: StartApp, conn: Any) -> None:
+    client = await start_app(db_lock_timeout_s=0.2)
+    async with conn.transaction():
+        await conn.execute("lock table throttles in access exclusive mode")
+        response = await sign_in(client, "ada@example.com", HOME)
+        await assert_problem(response, 503, "database_unavailable")
+        assert "RateLimit" not in response.headers
+    assert (await sign_in(client, "ada@example.com", HOME)).status == 401
+
+
+async def test_nothing_in_the_table_can_be_read(client: Client, conn: Any) -> None:
+    assert (await sign_up(client, "ada@example.com")).status == 201
+    for source in (HOME, "2001:db8::1"):
+        await sign_in(client, "ada@example.com", source)
+    rows = await conn.fetch("select key from throttles")
+    assert len(rows) == 4, "registration, known network, unknown network, account"
+    stored = b"".join(row["key"] for row in rows)
+    assert len(stored) == 4 * 32
+    for text in (b"ada", b"example", b"192.0", b"2001", b"sign-in"):
+        assert text not in stored
+
+
+async def test_the_newest_twenty_networks_are_known(client: Client, conn: Any) -> None:
+    assert (await sign_up(client, "ada@example.com")).status == 201
+    for source in [*strangers(10), HOME, *strangers(22)[10:], "2001:db8::1"]:
+        assert (await sign_in(client, "ada@example.com", source, PASSWORD)).status == 200
+    rows = await conn.fetch("select network from known_networks order by last_seen_at")
+    expected = [*strangers(10)[4:], HOME, *strangers(22)[10:]]
+    assert [str(row["network"]) for row in rows] == [
+        *(f"{source}/32" for source in expected),
+        "2001:db8::/64",
+    ]
+
+
+async def test_what_is_stale_is_forgotten(start_app: StartApp, conn: Any) -> None:
+    """By the jobs of a replica that starts later."""
+    client = await start_app()
+    assert (await sign_up(client, "ada@example.com")).status == 201
+    assert (await sign_in(client, "ada@example.com", strangers(1)[0], PASSWORD)).status == 200
+    await conn.execute("delete from throttles")
+    await conn.execute(
+        "insert into throttles values"
+        " ('old', now() - interval '1 second'), ('new', now() + interval '1 minute')"
+    )
+    await conn.execute(
+        "update known_networks set last_seen_at = now() - interval '181 days' where network = $1",
+        ip_network(HOME),
+    )
+    await start_app()
+    keys: list[Any] = []
+    networks: list[Any] = []
+    while len(keys) != 1 or len(networks) != 1:
+        keys = await conn.fetch("select key from throttles")
+        networks = await conn.fetch("select network from known_networks")
+    assert keys[0]["key"] == b"new"
+    assert networks[0]["network"] == ip_network("198.51.100.1/32")
