@@ -9,6 +9,7 @@ from service.errors import problems
 from service.health import Health, health_context
 from service.keys import HEALTH, SETTINGS
 from service.logs import access_log
+from service.mail.sender import mail_context
 from service.requests import deadlines
 from service.routes import add_routes
 from service.settings import Settings
@@ -26,6 +27,8 @@ def create_app(settings: Settings) -> web.Application:
     )
     app[SETTINGS] = settings
     app[HEALTH] = Health()
-    app.cleanup_ctx.extend([database_context, key_ring_context, hasher_context, health_context])
+    app.cleanup_ctx.extend(
+        [database_context, key_ring_context, hasher_context, mail_context, health_context]
+    )
     add_routes(app)
     return app
