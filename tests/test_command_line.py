@@ -288,7 +288,7 @@ def listening_sockets_of(pid: int) -> bytes:
 
 def test_a_full_log_disk_fails_no_request(database: Database, tmp_path: Path) -> None:
     with (
-        open("/dev/full", "w") as full,
+        Path("/dev/full").open("w") as full,
         subprocess.Popen(
             [sys.executable, "-m", "service", "serve"],
             cwd=tmp_path,
@@ -414,3 +414,4 @@ def test_an_installed_wheel_migrates_from_an_empty_directory(
         check=True,
     )
     assert Path(where.stdout.strip()).is_relative_to(installed)
+    assert (installed / "service/mail/templates/fr/verify_email.html").is_file()

@@ -6,7 +6,6 @@ import asyncpg
 
 from service.database import Connection
 
-
 # Whether the account may sign in; a suspension that has passed is none.
 _STANDING = """
     status, email_verified_at is not null as email_verified,
