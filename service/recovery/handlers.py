@@ -91,6 +91,8 @@ async def _reset(
         # The link was opened from this very mailbox.
         await user_queries.verify_email(conn, user["id"])
     await session_queries.delete_sessions(conn, user["id"])
+    # Whoever has the mailbox is the owner, who may be here because of an attack on the account.
+    await throttle.remember_network(conn, request, user["id"])
     await links.send_mail(conn, request.app, user, "password_changed")
     await record(conn, request, "password.reset", user["id"], actor_id=user["id"])
     return web.Response(status=204)

@@ -6,6 +6,7 @@ Links begin with PUBLIC_ORIGIN, whatever Host a request came with.
 
 import hashlib
 import secrets
+from datetime import UTC, datetime, timedelta
 
 import asyncpg
 from aiohttp import web
@@ -82,7 +83,8 @@ async def _send_link(
         ttl_s=minutes * 60,
     )
     link = f"{app[SETTINGS].public_origin}{page}#token={token}"
-    await send_mail(conn, app, user, template, to=email, link=link, minutes=str(minutes))
+    date = f"{datetime.now(UTC) + timedelta(minutes=minutes):%Y-%m-%d %H:%M} UTC"
+    await send_mail(conn, app, user, template, to=email, link=link, minutes=str(minutes), date=date)
 
 
 async def send_mail(
@@ -96,6 +98,11 @@ async def send_mail(
 ) -> None:
     """Put a mail to the user, or to another address of theirs, into the outbox."""
     language = user["settings"].get("language")
-    values = {"name": user["name"], "email": user["email"], **values}
-    to = to or user["email"]
-    await enqueue(conn, app, template=template, to=to, language=language, values=values)
+    await enqueue(
+        conn,
+        app,
+        template=template,
+        to=to or user["email"],
+        language=language,
+        values={"name": user["name"], **values},
+    )

@@ -216,14 +216,13 @@ async def test_anothers_address_cannot_be_taken(client: Client, settings: Settin
     assert "#token=" not in text_of(await next_mail(settings.data_dir, taken))
     assert await change_email(client, account, "free@example.com") == 202
     await register(client, email="free@example.com")
-    for _ in range(2):
-        mail = await next_mail(settings.data_dir, "free@example.com")
-        if "changed" in text_of(mail) or "change" in str(mail["Subject"]).lower():
-            body = {"token": token_of(mail)}
-            response = await client.post(f"{AUTH}/email/verify", json=body)
-            await assert_problem(response, 409, "email_taken")
-            return
-    raise AssertionError("no mail to confirm the change")
+    answers = []
+    for _ in range(2):  # the one that would change the address, and the one of the new account
+        token = token_of(await next_mail(settings.data_dir, "free@example.com"))
+        answers.append(await client.post(f"{AUTH}/email/verify", json={"token": token}))
+    assert sorted(answer.status for answer in answers) == [204, 409]
+    taken_since = max(answers, key=lambda answer: answer.status)
+    await assert_problem(taken_since, 409, "email_taken")
 
 
 async def test_a_wrong_password_changes_nothing(client: Client, conn: Any) -> None:
