@@ -9,6 +9,7 @@ from email.message import EmailMessage
 from email.policy import SMTP as SMTP_POLICY
 from typing import Any
 
+import asyncpg
 import pytest
 import structlog
 from aiohttp import web
@@ -17,7 +18,7 @@ from service.database import Connection, write
 from service.keys import POOL
 from service.mail import queries, sender
 from service.mail.outbox import enqueue
-from service.settings import MailServer, Settings
+from service.settings import Database, MailServer, Settings
 from tests.conftest import StartApp
 from tests.factories import register
 from tests.mail.conftest import (
@@ -237,6 +238,21 @@ async def test_two_replicas_send_each_mail_once(
         await until(lambda: is_empty(conn))
     arrived = Counter(recipient for taken in mailbox.taken for recipient in taken.recipients)
     assert arrived == {f"user{n}@example.com": 1 for n in range(40)}
+
+
+async def test_what_one_replica_claims_another_passes_over(conn: Any, database: Database) -> None:
+    await conn.execute(
+        "insert into mail_outbox (id, message, expires_at)"
+        " select gen_random_uuid(), '', now() from generate_series(1, 5)"
+    )
+    other = await asyncpg.connect(**database.asyncpg_arguments(), command_timeout=2)
+    async with conn.transaction():
+        first = await queries.claim_due(conn, 3, sender.FIRST_RETRY_S, sender.LAST_RETRY_S)
+        second = await queries.claim_due(other, 5, sender.FIRST_RETRY_S, sender.LAST_RETRY_S)
+    assert (len(first), len(second)) == (3, 2)
+    assert not {row["id"] for row in first} & {row["id"] for row in second}
+    assert not await queries.claim_due(other, 5, sender.FIRST_RETRY_S, sender.LAST_RETRY_S)
+    await other.close()
 
 
 async def _enqueue_and_fail(conn: Connection, app: web.Application) -> None:
