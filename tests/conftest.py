@@ -8,6 +8,7 @@ concurrency is real.
 import dataclasses
 import json
 import os
+import re
 import secrets
 import shutil
 import tempfile
@@ -17,6 +18,7 @@ from typing import Any
 
 import asyncpg
 import pytest
+import structlog
 import uvloop
 from aiohttp import web
 from aiohttp.test_utils import TestClient
@@ -41,7 +43,15 @@ FAST = {
     "max_connections": "300",
 }
 
+LOG_VARIABLE = "SHINKEI_TEST_LOG"
+# Passwords of the tests, hashes, links, JWTs, and what has the form of 256 random bits.
+CANARY = re.compile(
+    r"a passphrase nobody|quite another phrase|a secret key of the tests|\$argon2"
+    r"|#token=|eyJ[\w-]{10,}\.|(?<![\w-])[\w-]{43}(?![\w-])"
+)
+
 _owned: list[Any] = []
+_log_dir: list[Path] = []
 
 
 def pytest_asyncio_loop_factories() -> dict[str, Callable[[], Any]]:
@@ -51,7 +61,13 @@ def pytest_asyncio_loop_factories() -> dict[str, Callable[[], Any]]:
 
 def pytest_configure(config: pytest.Config) -> None:
     """In the process that starts the workers: start the server and make the template database."""
-    if hasattr(config, "workerinput") or config.option.collectonly:
+    if config.option.collectonly:
+        return
+    if not hasattr(config, "workerinput"):
+        _log_dir.append(Path(tempfile.mkdtemp(prefix="shinkei-tests-log-")))
+        os.environ[LOG_VARIABLE] = str(_log_dir[0] / "log")
+    _log_into(Path(os.environ[LOG_VARIABLE]))
+    if hasattr(config, "workerinput"):
         return
     settings = load_settings({"SECRET_KEY": SECRET_KEY, **_given_database()})
     database = settings.database
@@ -74,6 +90,35 @@ def pytest_configure(config: pytest.Config) -> None:
             "template": template.name,
         }
     )
+
+
+def _log_into(path: Path) -> None:
+    """All that the service logs, in any test of any worker, in one file; see pytest_sessionfinish."""
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(),
+        ],
+        logger_factory=structlog.WriteLoggerFactory(file=path.open("a", buffering=1)),
+    )
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Search the log of the whole run for secrets; one that is found fails the run.
+
+    Links may be there where the development mailer says which it has written.
+    """
+    if not _log_dir:
+        return
+    lines = (_log_dir[0] / "log").read_text().splitlines()
+    shutil.rmtree(_log_dir.pop())
+    found = [line for line in lines if "mail written" not in line and CANARY.search(line)]
+    for line in found[:5]:
+        print(f"\na secret in the log: {line[:500]}")
+    if found:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

@@ -115,6 +115,8 @@ async def _lock_credentials(conn: Connection, request: web.Request, password_has
 async def change_email(request: web.Request) -> web.Response:
     """Mail a link to the new address that makes it the account's; 202 even if it is another's."""
     body = await read_body(request, schemas.CHANGE_EMAIL)
+    # Not given back, unlike the count of the password: a mail goes out, to anybody's address.
+    await throttle.check(request, throttle.VERIFICATION, fold_email(body["email"]))
     account = await _own_account(request, body["password"])
     async with uniform_time():
         return await write_once(
