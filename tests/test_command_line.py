@@ -186,6 +186,7 @@ def test_a_kill_during_the_first_start_harms_nothing(tmp_path: Path, after_s: fl
     time.sleep(after_s)
     process.kill()
     process.wait()
+    wait_for(lambda: session not in processes(), 0.3)
     wait_for(lambda: session not in {of for _, _, of in processes().values()}, 2)
     assert not (tmp_path / ".data" / "postgres").exists(), "killed too late to test anything"
     with serving(tmp_path) as (_, url, _):
