@@ -2,8 +2,10 @@
 
 import asyncio
 import json
+import re
 import unicodedata
 from typing import Any, NoReturn
+from urllib.parse import unquote_plus
 
 import orjson
 from aiohttp import web
@@ -12,6 +14,8 @@ from marshmallow import Schema, ValidationError
 
 from service.errors import FieldError, Problem, invalid_fields, unavailable
 from service.keys import SETTINGS
+
+_BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 
 
 @web.middleware
@@ -55,6 +59,34 @@ async def read_body(request: web.Request, schema: Schema) -> dict[str, Any]:
     return loaded
 
 
+def read_query(request: web.Request, schema: Schema) -> dict[str, Any]:
+    """The query's parameters as ``schema`` loads them.
+
+    Raises Problem 400 for what cannot be decoded or is given twice, 422 with a pointer such as
+    ``?/limit`` for each parameter that is unknown or wrong. The raw query is read, because the
+    framework's own reading of it mends bad escapes and replaces bad UTF-8.
+    """
+    raw = request.raw_path.partition("?")[2]
+    given: dict[str, str] = {}
+    for pair in filter(None, raw.split("&")):
+        if _BAD_ESCAPE.search(pair):
+            raise Problem(400, "malformed_query", "The query has a % that escapes nothing.")
+        try:
+            name, value = (unquote_plus(part, errors="strict") for part in pair.partition("=")[::2])
+        except UnicodeDecodeError:
+            raise Problem(400, "malformed_query", "The query is not valid UTF-8.") from None
+        if name in given:
+            shown = FieldError(f"?/{escape_pointer(name)}", "Given more than once.")
+            detail = "A parameter is given more than once."
+            raise Problem(400, "duplicate_parameter", detail, errors=[shown])
+        given[name] = value
+    try:
+        loaded: dict[str, Any] = schema.load(given)
+    except ValidationError as error:
+        raise field_errors(error, "?") from None
+    return loaded
+
+
 def field_errors(error: ValidationError, pointer: str) -> Problem:
     """marshmallow's nested messages as one 422, with JSON Pointers that begin at ``pointer``."""
     return invalid_fields(*_flatten(error.messages, pointer))
@@ -72,13 +104,7 @@ def _parse_json(request: web.Request, body: bytes) -> object:
             headers={"Accept": "application/json"},
         )
     try:
-        # The standard library's parser, not orjson: it keeps integers exact and lets lone
-        # surrogates through to the schema, which refuses them with a pointer to the field.
-        return json.loads(
-            body.decode("utf-8"),
-            parse_constant=_refuse_constant,
-            object_pairs_hook=_refuse_duplicate_names,
-        )
+        return load_json(body.decode("utf-8"))
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}"
         raise Problem(400, "malformed_json", f"The body is not valid JSON ({where}).") from None
@@ -90,6 +116,17 @@ def _parse_json(request: web.Request, body: bytes) -> object:
             "malformed_json",
             "The body is not JSON that can be read: see RFC 7493.",
         ) from None
+
+
+def load_json(text: str) -> object:
+    """I-JSON (RFC 7493) as Python values. Raises ValueError or RecursionError.
+
+    The standard library's parser, not orjson: it keeps integers exact and lets lone surrogates
+    through to the schema, which refuses them with a pointer to the field.
+    """
+    return json.loads(
+        text, parse_constant=_refuse_constant, object_pairs_hook=_refuse_duplicate_names
+    )
 
 
 def _refuse_constant(name: str) -> NoReturn:
@@ -134,6 +171,13 @@ def check_if_match(request: web.Request, version: int) -> None:
             "precondition_failed",
             "This has changed since you read it; read it again.",
         )
+
+
+def require_if_match(request: web.Request) -> None:
+    """Raise Problem 428 where the request does not say which version it changes (RFC 6585 §3)."""
+    if request.if_match is None:
+        detail = "Send If-Match with the ETag of what you read."
+        raise Problem(428, "precondition_required", detail)
 
 
 def json_response(
