@@ -99,6 +99,9 @@ class Settings:
     password_hash_workers: int = 0
     password_hash_queue: int = 200
 
+    deletion_grace_days: int = 30
+    audit_retention_days: int = 400
+
     trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = ()
     public_origin: str = ""
 
@@ -204,6 +207,9 @@ class _EnvironmentSchema(Schema):
     )
     password_hash_workers = _integer("PASSWORD_HASH_WORKERS", 0, 0, 256)
     password_hash_queue = _integer("PASSWORD_HASH_QUEUE", Settings.password_hash_queue, 1, 100_000)
+
+    deletion_grace_days = _integer("DELETION_GRACE_DAYS", Settings.deletion_grace_days, 0, 3650)
+    audit_retention_days = _integer("AUDIT_RETENTION_DAYS", Settings.audit_retention_days, 0, 36500)
 
     trusted_proxies = fields.String(data_key="TRUSTED_PROXIES", load_default="")
     public_origin = fields.String(
