@@ -2,6 +2,8 @@
 
 from aiohttp import web
 
+from service.admin.rules import end_due_suspensions
+from service.audit.partitions import maintain_partitions
 from service.auth.passwords import hasher_context
 from service.auth.tokens import key_ring_context
 from service.database import database_context
@@ -9,9 +11,15 @@ from service.errors import problems
 from service.health import Health, health_context
 from service.keys import HEALTH, SETTINGS
 from service.logs import access_log
+from service.periodic import Job, periodic_context
 from service.requests import deadlines
 from service.routes import add_routes
 from service.settings import Settings
+
+JOBS = (
+    Job("audit partitions", 3600, maintain_partitions),
+    Job("due suspensions", 60, end_due_suspensions),
+)
 
 
 def create_app(settings: Settings) -> web.Application:
@@ -26,6 +34,14 @@ def create_app(settings: Settings) -> web.Application:
     )
     app[SETTINGS] = settings
     app[HEALTH] = Health()
-    app.cleanup_ctx.extend([database_context, key_ring_context, hasher_context, health_context])
+    app.cleanup_ctx.extend(
+        [
+            database_context,
+            key_ring_context,
+            hasher_context,
+            health_context,
+            periodic_context(*JOBS),
+        ]
+    )
     add_routes(app)
     return app

@@ -48,6 +48,26 @@ def signed_in(handler: Handler) -> Handler:
     return guarded
 
 
+def support(handler: Handler) -> Handler:
+    """Access for those who help users: support may read, and so may administrators."""
+    return signed_in(_only_for(handler, "support", "admin"))
+
+
+def admin(handler: Handler) -> Handler:
+    """Access for administrators."""
+    return signed_in(_only_for(handler, "admin"))
+
+
+def _only_for(handler: Handler, *roles: str) -> Handler:
+    @functools.wraps(handler)
+    async def guarded(request: web.Request) -> web.StreamResponse:
+        if request[USER]["role"] not in roles:
+            raise Problem(403, "forbidden", "Your role does not allow this.")
+        return await handler(request)
+
+    return guarded
+
+
 async def register(request: web.Request) -> web.Response:
     """Create an account and sign it in."""
     body = await read_body(request, schemas.REGISTER)
