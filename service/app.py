@@ -11,6 +11,7 @@ from service.errors import problems
 from service.health import Health, health_context
 from service.keys import HEALTH, SETTINGS
 from service.logs import access_log
+from service.mail.sender import mail_context
 from service.periodic import Job, periodic_context
 from service.requests import deadlines
 from service.routes import add_routes
@@ -39,6 +40,7 @@ def create_app(settings: Settings) -> web.Application:
             database_context,
             key_ring_context,
             hasher_context,
+            mail_context,
             health_context,
             periodic_context(*JOBS),
         ]

@@ -11,12 +11,14 @@ if TYPE_CHECKING:
     from service.auth.passwords import Hasher
     from service.auth.tokens import KeyRing
     from service.health import Health
+    from service.mail.rendering import Templates
 
 SETTINGS = web.AppKey("settings", Settings)
 POOL: web.AppKey["asyncpg.Pool[asyncpg.Record]"] = web.AppKey("pool")
 HASHER: web.AppKey["Hasher"] = web.AppKey("hasher")
 KEY_RING: web.AppKey["KeyRing"] = web.AppKey("key_ring")
 HEALTH: web.AppKey["Health"] = web.AppKey("health")
+MAIL_TEMPLATES: web.AppKey["Templates"] = web.AppKey("mail_templates")
 
 REQUEST_ID = web.RequestKey("request_id", str)
 # The signed-in user's row and its session's id: see sessions.queries.find_signed_in.

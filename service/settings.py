@@ -3,6 +3,8 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from email.errors import ObsoleteHeaderDefect
+from email.policy import SMTP
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Any
@@ -66,6 +68,20 @@ class Database:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class MailServer:
+    """The SMTP server that takes our mail, and how to sign in to it where ``user`` is given.
+
+    ``security``: none, starttls (which the server then must offer), or tls from the first byte.
+    """
+
+    host: str
+    port: int
+    security: str
+    user: str = ""
+    password: str = field(default="", repr=False)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """Everything an operator may set. ``database`` is None until the embedded server runs."""
@@ -104,6 +120,10 @@ class Settings:
 
     trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = ()
     public_origin: str = ""
+
+    mail_server: MailServer | None = None
+    mail_from: str = "Shinkei <no-reply@localhost>"
+    mail_templates_dir: Path | None = None
 
     log_level: str = "info"
     log_format: str = "auto"
@@ -220,6 +240,10 @@ class _EnvironmentSchema(Schema):
         ),
     )
 
+    mail_url = fields.String(data_key="MAIL_URL", load_default="")
+    mail_from = fields.String(data_key="MAIL_FROM", load_default=Settings.mail_from)
+    mail_templates_dir = fields.String(data_key="MAIL_TEMPLATES_DIR", load_default="")
+
     log_level = _choice("LOG_LEVEL", "info", "debug", "info", "warning", "error")
     log_format = _choice("LOG_FORMAT", "auto", "auto", "json", "console")
 
@@ -245,6 +269,9 @@ def load_settings(environ: Mapping[str, str]) -> Settings:
     values["public_origin"] = values["public_origin"] or (
         f"http://{values['host']}:{values['port']}"
     )
+    values["mail_server"] = _parse_mail_url(values.pop("mail_url"))
+    _check_mail_from(values["mail_from"])
+    values["mail_templates_dir"] = _read_directory(values["mail_templates_dir"])
     parts = {name: values.pop(name) for name in _DATABASE_PARTS}
     database = _read_database(parts)
     secret_key = values["secret_key"]
@@ -270,6 +297,49 @@ def _read_networks(text: str) -> tuple[IPv4Network | IPv6Network, ...]:
         raise SettingsError(
             "TRUSTED_PROXIES: expected addresses or networks with commas, such as 10.0.0.0/8"
         ) from None
+
+
+# The password runs to the last "@" here too.
+_MAIL_URL = re.compile(
+    r"(?P<scheme>smtp|smtp\+starttls|smtps)://(?:(?P<user>[^:]*)(?::(?P<password>.*))?@)?"
+    r"(?P<host>\[[0-9A-Fa-f:.%]+\]|[^:@/?#\[\]\s]+)(?::(?P<port>\d{1,5}))?/?",
+    re.DOTALL,
+)
+_MAIL_SCHEMES = {"smtp": ("none", 25), "smtp+starttls": ("starttls", 587), "smtps": ("tls", 465)}
+
+
+def _parse_mail_url(url: str) -> MailServer | None:
+    if not url:
+        return None
+    match = _MAIL_URL.fullmatch(url)
+    security, usual_port = _MAIL_SCHEMES[match["scheme"]] if match else ("", 0)
+    port = int(match["port"] or usual_port) if match else 0
+    if match is None or not 0 < port < 65536:
+        raise SettingsError(
+            "MAIL_URL: expected smtp://, smtp+starttls:// or smtps://, then user:password@host:port"
+        )
+    return MailServer(
+        host=match["host"].strip("[]"),
+        port=port,
+        security=security,
+        user=unquote(match["user"] or ""),
+        password=unquote(match["password"] or ""),
+    )
+
+
+def _check_mail_from(text: str) -> None:
+    """Refuse what is not one address, in ASCII, with or without a name before it (RFC 5322)."""
+    header = SMTP.header_factory("From", text)
+    wrong = [one for one in header.defects if not isinstance(one, ObsoleteHeaderDefect)]
+    if wrong or len(header.addresses) != 1 or not header.addresses[0].addr_spec.isascii():
+        raise SettingsError("MAIL_FROM: expected an address such as Name <no-reply@app.example>")
+
+
+def _read_directory(text: str) -> Path | None:
+    path = Path(text).expanduser().absolute() if text else None
+    if path is not None and not path.is_dir():
+        raise SettingsError("MAIL_TEMPLATES_DIR: expected the path of a directory")
+    return path
 
 
 def _read_database(parts: Mapping[str, str]) -> Database | None:

@@ -137,9 +137,10 @@ def empty_database(maintenance: Database) -> Iterator[Database]:
 
 
 @pytest.fixture
-def settings(database: Database) -> Settings:
+def settings(database: Database, tmp_path: Path) -> Settings:
     """The defaults, but for a small pool and the cheapest hash that argon2 has."""
     return Settings(
+        data_dir=tmp_path / "data",
         database=database,
         secret_key=SECRET_KEY,
         db_pool_size=4,

@@ -330,3 +330,4 @@ def test_an_installed_wheel_migrates_from_an_empty_directory(
         check=True,
     )
     assert Path(where.stdout.strip()).is_relative_to(installed)
+    assert (installed / "service/mail/templates/fr/verify_email.html").is_file()

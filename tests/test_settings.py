@@ -6,7 +6,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from service.settings import VARIABLES, Database, Settings, SettingsError, load_settings
+from service.settings import VARIABLES, Database, MailServer, Settings, SettingsError, load_settings
 from tests.conftest import SECRET_KEY
 
 PASSWORD = "p@ss#w%rd:/?"
@@ -134,6 +134,14 @@ def test_a_password_file_may_rotate(tmp_path: Path) -> None:
             {"DB_HOST": "a,b,c", "DB_NAME": "n", "DB_USER": "u", "DB_PORT": "1,2"},
             "DB_PORT: expected one port, or one for each host",
         ),
+        ({"MAIL_URL": "http://mail.example"}, "MAIL_URL: expected smtp://"),
+        ({"MAIL_URL": "smtp://"}, "MAIL_URL: expected smtp://"),
+        ({"MAIL_URL": "smtp://mail.example:0"}, "MAIL_URL: expected smtp://"),
+        ({"MAIL_URL": "smtps://ada:secret@mail.example:99999"}, "MAIL_URL: expected smtp://"),
+        ({"MAIL_FROM": "nobody"}, "MAIL_FROM: expected an address such as"),
+        ({"MAIL_FROM": "a@one.example, b@two.example"}, "MAIL_FROM: expected an address"),
+        ({"MAIL_FROM": "a@one.example\r\nBcc: b@two.example"}, "MAIL_FROM: expected an address"),
+        ({"MAIL_TEMPLATES_DIR": "/nonexistent"}, "MAIL_TEMPLATES_DIR: expected the path"),
         ({"DB_PASS_FILE": "/nonexistent"}, "DB_PASS_FILE: expected the path of a file"),
     ],
 )
@@ -145,6 +153,33 @@ def test_what_is_wrong_is_named(environ: dict[str, str], line: str) -> None:
     assert "\n" not in message
     for value in environ.values():
         assert len(value) < 3 or value in line or value not in message, "the value is not shown"
+
+
+@pytest.mark.parametrize(
+    ("url", "server"),
+    [
+        ("smtp://mail.example", MailServer("mail.example", 25, "none")),
+        ("smtp://[::1]:1025/", MailServer("::1", 1025, "none")),
+        ("smtp://relay@mail.example", MailServer("mail.example", 25, "none", "relay")),
+        (
+            f"smtp+starttls://ada@example.com:{PASSWORD}@mail.example",
+            MailServer("mail.example", 587, "starttls", "ada@example.com", PASSWORD),
+        ),
+        (
+            f"smtps://ada%40example.com:{ESCAPED}@mail.example:4650",
+            MailServer("mail.example", 4650, "tls", "ada@example.com", PASSWORD),
+        ),
+    ],
+)
+def test_mail_servers(url: str, server: MailServer) -> None:
+    settings = load_settings({"MAIL_URL": url})
+    assert settings.mail_server == server
+    assert PASSWORD not in repr(settings)
+
+
+@pytest.mark.parametrize("sender", ["a@b", "J. Doe <a@b.example>", '"Éditions, B" <a@b.example>'])
+def test_mail_senders(sender: str) -> None:
+    assert load_settings({"MAIL_FROM": sender}).mail_from == sender
 
 
 def test_an_empty_variable_is_one_not_set() -> None:
@@ -161,7 +196,7 @@ def test_readme_lists_every_variable_and_no_other() -> None:
     readme = (Path(__file__).parents[1] / "README.md").read_text()
     table = readme.partition("## Configuration")[2].partition("\n## ")[0]
     listed = set(re.findall(r"`([A-Z][A-Z_]+)`", table))
-    assert listed - {"PATH", "PG_BINDIR"} == set(VARIABLES)
+    assert listed - {"PATH", "PG_BINDIR", "SSL_CERT_FILE"} == set(VARIABLES)
 
 
 async def test_such_a_password_signs_in_to_postgresql(

@@ -1,0 +1,75 @@
+"""Putting a mail into the outbox, in the transaction of what it tells of."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from email.headerregistry import Address
+from email.message import EmailMessage
+from email.policy import SMTP, SMTPUTF8
+
+import orjson
+import uuid_utils.compat as uuid_utils
+from aiohttp import web
+from email_validator import validate_email
+
+from service.database import Connection
+from service.keys import MAIL_TEMPLATES, SETTINGS
+from service.mail import queries
+from service.mail.rendering import Rendered, render
+from service.sealing import seal
+
+PURPOSE = "mail"
+LIFETIME_S = 24 * 3600
+
+
+async def enqueue(
+    conn: Connection,
+    app: web.Application,
+    *,
+    template: str,
+    to: str,
+    language: str | None,
+    values: Mapping[str, str],
+) -> None:
+    """Write the mail ``template`` for the address ``to``; it is sent once the transaction commits.
+
+    ``values`` are those that ``rendering.VALUES`` lists for the template, and ``name``; a date is
+    shown as it is given. ``language`` is a language tag (RFC 5646), or None for English. What
+    cannot be sent within a day is given up.
+    """
+    settings = app[SETTINGS]
+    recipient = _wire_form(to)
+    rendered = render(app[MAIL_TEMPLATES], template, language, {"name": "", **values, "email": to})
+    mail_id = uuid_utils.uuid7()
+    message = _compose(rendered, settings.mail_from, recipient, str(mail_id))
+    payload = {
+        "template": template,
+        "from": message["From"].addresses[0].addr_spec,
+        "to": recipient,
+        "link": values.get("link"),
+        "message": message.as_bytes().decode(),
+    }
+    sealed = seal(settings.secret_key, PURPOSE, str(mail_id), orjson.dumps(payload))
+    await queries.insert_mail(conn, mail_id, sealed, LIFETIME_S)
+
+
+def _wire_form(to: str) -> str:
+    """The address in ASCII where its local part allows that, so that any server takes it."""
+    return validate_email(to, check_deliverability=False, test_environment=True).ascii_email or to
+
+
+def _compose(rendered: Rendered, sender: str, recipient: str, mail_id: str) -> EmailMessage:
+    # Bodies are encoded in 7 bits, which every server takes; only an address that is not ASCII
+    # needs one that speaks SMTPUTF8 (RFC 6531).
+    policy = (SMTP if recipient.isascii() else SMTPUTF8).clone(cte_type="7bit")
+    message = EmailMessage(policy)
+    message["From"] = sender
+    local, _, domain = recipient.rpartition("@")
+    message["To"] = Address(username=local, domain=domain)
+    message["Subject"] = rendered.subject
+    message["Date"] = datetime.now(UTC)
+    # The same at each attempt, so that a mail sent twice can be known as one (RFC 5322 §3.6.4).
+    message["Message-ID"] = f"<{mail_id}@{message['From'].addresses[0].domain}>"
+    message["Auto-Submitted"] = "auto-generated"
+    message.set_content(rendered.text)
+    message.add_alternative(rendered.html, subtype="html")
+    return message

@@ -1,0 +1,130 @@
+"""The words of mails: files in ``templates/<language>/``, and the operator's own before them."""
+
+import html
+import itertools
+import re
+import unicodedata
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from string import Template
+from typing import NamedTuple, TypeAlias
+
+from service.errors import StartError
+
+BUILT_IN = Path(__file__).with_name("templates")
+LAST_RESORT = "en"
+NAME_MAX_LENGTH = 64
+
+# What each mail tells beside ``name`` and ``email``, which all of them may use.
+VALUES: Mapping[str, frozenset[str]] = {
+    "verify_email": frozenset({"link", "date"}),
+    "password_reset": frozenset({"link", "minutes"}),
+    "password_changed": frozenset(),
+    "email_change": frozenset({"link", "date"}),
+    "email_changed": frozenset({"link", "date"}),
+    "account_exists": frozenset(),
+    "account_deletion": frozenset({"date"}),
+}
+# What mail programs would turn into a link; IDNA takes the ideographic full stops for dots too.
+_LIKE_A_LINK = re.compile(r"[.:/@\u3002\uff0e\uff61]\S")
+
+
+class MailTemplate(NamedTuple):
+    """The three files of one mail."""
+
+    subject: Template
+    text: Template
+    html: Template
+
+
+class Rendered(NamedTuple):
+    """A mail's words. The subject is one line; values in ``html`` are escaped."""
+
+    subject: str
+    text: str
+    html: str
+
+
+# By language tag in lower case, and name.
+Templates: TypeAlias = Mapping[tuple[str, str], MailTemplate]
+
+
+def read_templates(own: Path | None) -> Templates:
+    """Read every template, in every language that has it; files in ``own`` replace those built in.
+
+    Raises StartError for one that cannot be read, lacks a part, or uses a value that its mail has
+    not: found out now, no request fails of it later.
+    """
+    roots = [root for root in (own, BUILT_IN) if root is not None]
+    try:
+        languages = {path.name for root in roots for path in root.iterdir() if path.is_dir()}
+        found = {}
+        for language, name in itertools.product(sorted(languages), VALUES):
+            parts = {
+                kind: _read_part(roots, Path(language, f"{name}.{kind}"), VALUES[name])
+                for kind in ("subject", "txt", "html")
+            }
+            have = [part for part in parts.values() if part is not None]
+            if len(have) == len(parts):
+                found[language.lower(), name] = MailTemplate(*have)
+            elif have:
+                lacks = ", ".join(kind for kind, part in parts.items() if part is None)
+                raise StartError(f"MAIL_TEMPLATES_DIR: {language}/{name} lacks its {lacks}")
+        return found
+    except (OSError, UnicodeDecodeError) as error:
+        raise StartError(f"MAIL_TEMPLATES_DIR: cannot be read ({error})") from None
+
+
+def _read_part(roots: list[Path], file: Path, values: frozenset[str]) -> Template | None:
+    path = next((root / file for root in roots if (root / file).is_file()), None)
+    if path is None:
+        return None
+    template = Template(path.read_text(encoding="utf-8"))
+    known = {"name", "email", *values}
+    if not template.is_valid() or not known.issuperset(template.get_identifiers()):
+        names = ", ".join(f"${name}" for name in sorted(known))
+        raise StartError(f"MAIL_TEMPLATES_DIR: {file}: expected no $ but in {names} and $$")
+    return template
+
+
+def render(
+    templates: Templates, name: str, language: str | None, values: Mapping[str, str]
+) -> Rendered:
+    """The mail ``name`` in the nearest language there is: fr-CA, then fr, then English."""
+    template = next(
+        templates[tag, name] for tag in _fall_back(language) if (tag, name) in templates
+    )
+    plain = {key: _one_line(value) for key, value in values.items()}
+    plain["name"] = _harmless_name(plain["name"]) or plain["email"]
+    return Rendered(
+        subject=_one_line(template.subject.substitute(plain)),
+        text=template.text.substitute(plain),
+        html=template.html.substitute({key: html.escape(value) for key, value in plain.items()}),
+    )
+
+
+def _fall_back(language: str | None) -> Iterator[str]:
+    """A language tag, cut shorter and shorter (RFC 4647 §3.4), then the last resort."""
+    tag = (language or "").lower()
+    while tag:
+        yield tag
+        tag = tag.rpartition("-")[0]
+    yield LAST_RESORT
+
+
+def _one_line(value: str) -> str:
+    """Without line breaks, control characters and lone surrogates, which no header can carry."""
+    bad = {"Cc", "Cs", "Zl", "Zp"}
+    return " ".join(
+        "".join(" " if unicodedata.category(char) in bad else char for char in value).split()
+    )
+
+
+def _harmless_name(name: str) -> str:
+    """The name, or nothing for one that is an advertisement.
+
+    Anyone can register a stranger's address under the name "You won, see spam.example", and have
+    us deliver it.
+    """
+    looks_bad = len(name) > NAME_MAX_LENGTH or _LIKE_A_LINK.search(name)
+    return "" if looks_bad else name

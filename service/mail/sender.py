@@ -1,0 +1,170 @@
+"""Sending what is in the outbox: over SMTP, or into files where no MAIL_URL is set.
+
+A claim is one short transaction that puts the next attempt off; the mail is sent after it, with no
+connection or lock held for however long the SMTP server takes, and its row deleted at last. A
+server that fails and a replica that dies thus both leave a row that comes due again: each mail is
+sent at least once, and twice only where the row could not be deleted after the server had taken
+it.
+"""
+
+import asyncio
+import contextlib
+import socket
+import uuid
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import aiosmtplib
+import asyncpg
+import orjson
+import structlog
+from aiohttp import web
+
+from service.database import write
+from service.errors import Problem
+from service.keys import MAIL_TEMPLATES, SETTINGS
+from service.mail import queries
+from service.mail.outbox import PURPOSE
+from service.mail.rendering import read_templates
+from service.sealing import SealError, unseal
+from service.settings import MailServer, Settings
+
+log = structlog.get_logger(__name__)
+
+POLL_S = 1
+# After the database failed to answer.
+PAUSE_S = 3
+# Mails on their way at once, so that a slow server delays the others less.
+BATCH = 5
+SEND_TIMEOUT_S = 10
+QUIT_TIMEOUT_S = 1
+STOP_TIMEOUT_S = 2
+# Less a quarter, longer than it takes to send: no other replica claims what is on its way.
+FIRST_RETRY_S = 20
+LAST_RETRY_S = 3600
+
+
+async def mail_context(app: web.Application) -> AsyncIterator[None]:
+    """Read the templates, and send what is due while the application lives."""
+    app[MAIL_TEMPLATES] = read_templates(app[SETTINGS].mail_templates_dir)
+    stopping = asyncio.Event()
+    task = asyncio.create_task(_send_until(app, stopping), name="mail")
+    yield
+    stopping.set()
+    # A mail cut off now may be one that the server has just taken, and would be sent twice.
+    await asyncio.wait([task], timeout=STOP_TIMEOUT_S)
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+
+
+async def _send_until(app: web.Application, stopping: asyncio.Event) -> None:
+    """Look for mail every second: who enqueues it cannot say when its transaction has committed."""
+    while not stopping.is_set():
+        pause_s = POLL_S
+        try:
+            rows = await write(app, queries.claim_due, BATCH, FIRST_RETRY_S, LAST_RETRY_S)
+            await asyncio.gather(*(_deliver(app, row) for row in rows))
+            if rows:
+                continue
+        except Problem as error:
+            log.warning("mail waits for the database", code=error.code)
+            pause_s = PAUSE_S
+        except Exception:
+            log.exception("mail cannot be read")
+            pause_s = PAUSE_S
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(pause_s):
+                await stopping.wait()
+
+
+async def _deliver(app: web.Application, row: asyncpg.Record) -> None:
+    """One attempt. Whatever fails, the row stays, and is claimed again when its time has come."""
+    mail_log = log.bind(mail_id=str(row["id"]), attempt=row["attempts"])
+    try:
+        if row["expired"]:
+            mail_log.error("mail given up: it could not be sent in time")
+        else:
+            await _attempt(app[SETTINGS], row, mail_log)
+        await _delete(app, row["id"])
+    except (OSError, aiosmtplib.SMTPException, SealError) as error:
+        # Not the server's words, which may repeat the mail's.
+        mail_log.warning(
+            "mail not sent", reason=type(error).__name__, smtp_code=getattr(error, "code", None)
+        )
+    except Exception:
+        mail_log.exception("mail not sent")
+
+
+async def _attempt(settings: Settings, row: asyncpg.Record, mail_log: Any) -> None:
+    """Be rid of the mail: it is sent, written, or refused for good. Raises where it is not."""
+    payload = orjson.loads(unseal(settings.secret_key, PURPOSE, str(row["id"]), row["message"]))
+    mail_log = mail_log.bind(template=payload["template"])
+    if settings.mail_server is None:
+        path = await asyncio.to_thread(_write_file, settings.data_dir, row, payload)
+        mail_log.info("mail written", path=str(path), link=payload["link"])
+        return
+    try:
+        await _send(settings.mail_server, payload)
+        mail_log.info("mail sent")
+    except aiosmtplib.SMTPRecipientsRefused as error:
+        refusal = error.recipients[0]
+        # RFC 5321 §4.2.1: what begins with 5 will be the same next time.
+        if refusal.code < 500:
+            raise refusal from None
+        mail_log.error("mail given up: its recipient is refused", smtp_code=refusal.code)
+
+
+async def _delete(app: web.Application, mail_id: uuid.UUID) -> None:
+    """Delete the row however long that takes: a mail whose row stays is sent again.
+
+    While the database cannot do it, there is nothing else to send either.
+    """
+    while True:
+        try:
+            return await write(app, queries.delete_mail, mail_id)
+        except Problem:
+            await asyncio.sleep(POLL_S)
+
+
+async def _send(server: MailServer, payload: dict[str, Any]) -> None:
+    """Hand the mail to the server. Raises OSError or SMTPException where it was not taken."""
+    recipient: str = payload["to"]
+    smtp = aiosmtplib.SMTP(
+        hostname=server.host,
+        port=server.port,
+        username=server.user or None,
+        password=server.password or None,
+        use_tls=server.security == "tls",
+        start_tls=server.security == "starttls",
+        # By default it is looked up, in a thread that no deadline ends.
+        local_hostname=socket.gethostname(),
+        timeout=SEND_TIMEOUT_S,
+    )
+    try:
+        async with asyncio.timeout(SEND_TIMEOUT_S):
+            await smtp.connect()
+            await smtp.sendmail(
+                payload["from"],
+                [recipient],
+                payload["message"].encode(),
+                mail_options=[] if recipient.isascii() else ["SMTPUTF8", "BODY=8BITMIME"],
+            )
+        # It is taken: a failing goodbye is no reason to send it again.
+        with contextlib.suppress(OSError, aiosmtplib.SMTPException):
+            async with asyncio.timeout(QUIT_TIMEOUT_S):
+                await smtp.quit()
+    finally:
+        smtp.close()
+
+
+def _write_file(data_dir: Path, row: asyncpg.Record, payload: dict[str, Any]) -> Path:
+    """Write the mail for its developer to read; its name is the same at each attempt."""
+    directory = data_dir / "mail"
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path = directory / f"{row['created_at']:%Y%m%dT%H%M%SZ}-{row['id']}.eml"
+    scratch = path.with_suffix(".part")
+    scratch.touch(mode=0o600)
+    scratch.write_bytes(payload["message"].encode())
+    return scratch.replace(path)

@@ -1,0 +1,477 @@
+"""From the outbox to a real SMTP server, or into files, under what both may do to it."""
+
+import asyncio
+import dataclasses
+import ssl
+from collections import Counter
+from email import message_from_bytes
+from email.message import EmailMessage
+from email.policy import SMTP as SMTP_POLICY
+from typing import Any
+
+import pytest
+import structlog
+from aiohttp import web
+
+from service.database import Connection, write
+from service.keys import POOL
+from service.mail import queries, sender
+from service.mail.outbox import enqueue
+from service.settings import MailServer, Settings
+from tests.conftest import StartApp
+from tests.factories import register
+from tests.mail.conftest import (
+    LINK,
+    PASSWORD,
+    TO,
+    USER,
+    VALUES,
+    Listen,
+    Mailbox,
+    is_empty,
+    send,
+    sign_in,
+    until,
+    was_tried,
+)
+
+MAKE_DUE = "update mail_outbox set next_attempt_at = now()"
+
+
+def text_of(message: EmailMessage) -> str:
+    part = message.get_body(("plain",))
+    assert part is not None
+    return str(part.get_content())
+
+
+async def test_a_mail_arrives_whole(start_app: StartApp, listen: Listen, conn: Any) -> None:
+    mailbox = Mailbox()
+    async with listen(mailbox) as server:
+        client = await start_app(mail_server=server, mail_from="Acme <no-reply@acme.example>")
+        await send(client, name="Zoë <b>")
+        await until(lambda: is_empty(conn))
+    (taken,) = mailbox.taken
+    message = taken.message
+    assert taken.recipients == [TO]
+    assert (message["From"], message["To"]) == ("Acme <no-reply@acme.example>", TO)
+    assert message["Subject"] == "Confirm your e-mail address"
+    assert message["Auto-Submitted"] == "auto-generated"
+    assert message["Message-ID"].endswith("@acme.example>")
+    assert message["Date"].datetime is not None
+    assert message.get_content_type() == "multipart/alternative"
+    assert text_of(message).startswith("Hello Zoë <b>,")
+    assert LINK in text_of(message)
+    html = message.get_body(("html",))
+    assert html is not None
+    assert "Zoë &lt;b&gt;" in html.get_content()
+
+
+@pytest.mark.parametrize("security", ["none", "starttls", "tls"])
+async def test_it_signs_in_on_any_kind_of_connection(
+    start_app: StartApp, listen: Listen, conn: Any, tls_context: ssl.SSLContext, security: str
+) -> None:
+    mailbox = Mailbox()
+    options: dict[str, Any] = {"authenticator": sign_in, "auth_require_tls": False}
+    if security != "none":
+        options |= {"tls_context": tls_context, "require_starttls": security == "starttls"}
+    async with listen(mailbox, security=security, **options) as server:
+        account = dataclasses.replace(server, user=USER, password=PASSWORD)
+        client = await start_app(mail_server=account)
+        await send(client)
+        await until(lambda: is_empty(conn))
+    (taken,) = mailbox.taken
+    assert taken.signed_in
+    if security == "starttls":
+        assert taken.encrypted
+
+
+async def test_a_server_without_starttls_gets_nothing_where_it_is_asked_for(
+    start_app: StartApp, listen: Listen, conn: Any
+) -> None:
+    mailbox = Mailbox()
+    async with listen(mailbox, authenticator=sign_in, auth_require_tls=False) as server:
+        account = dataclasses.replace(server, security="starttls", user=USER, password=PASSWORD)
+        client = await start_app(mail_server=account)
+        await send(client)
+        await until(lambda: was_tried(conn))
+        await client.close()
+    assert not mailbox.taken
+    assert not await is_empty(conn)
+
+
+async def test_a_certificate_that_is_not_trusted_gets_nothing(
+    start_app: StartApp,
+    listen: Listen,
+    conn: Any,
+    tls_context: ssl.SSLContext,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("SSL_CERT_FILE")
+    mailbox = Mailbox()
+    async with listen(mailbox, security="tls", tls_context=tls_context) as server:
+        client = await start_app(mail_server=server)
+        await send(client)
+        await until(lambda: was_tried(conn))
+        await client.close()
+    assert not mailbox.taken
+    assert not await is_empty(conn)
+
+
+@pytest.mark.parametrize(
+    ("to", "received"),
+    [
+        ("zoë@exämple.test", "zoë@exämple.test"),
+        ("zoe@exämple.test", "zoe@xn--exmple-cua.test"),
+    ],
+)
+async def test_an_internationalised_address(
+    start_app: StartApp, listen: Listen, conn: Any, to: str, received: str
+) -> None:
+    """The second needs nothing of the server (RFC 5891), the first SMTPUTF8 (RFC 6531)."""
+    mailbox = Mailbox()
+    async with listen(mailbox, enable_SMTPUTF8=not received.isascii()) as server:
+        client = await start_app(mail_server=server)
+        await send(client, to=to)
+        await until(lambda: is_empty(conn))
+    (taken,) = mailbox.taken
+    assert taken.recipients == [received]
+    assert taken.message["To"] == received
+    assert to in text_of(taken.message)
+
+
+async def test_a_server_that_was_down_gets_it_once(
+    start_app: StartApp, listen: Listen, conn: Any
+) -> None:
+    mailbox = Mailbox()
+    async with listen(mailbox) as server:
+        pass
+    client = await start_app(mail_server=server)
+    with structlog.testing.capture_logs() as logs:
+        await send(client)
+        await until(lambda: was_tried(conn))
+        row = await conn.fetchrow(
+            "select attempts, extract(epoch from next_attempt_at - now()) as retry_in_s"
+            " from mail_outbox"
+        )
+        assert row["attempts"] == 1
+        assert sender.SEND_TIMEOUT_S < row["retry_in_s"] < 1.25 * sender.FIRST_RETRY_S
+        async with listen(mailbox, port=server.port):
+            await conn.execute(MAKE_DUE)
+            await until(lambda: is_empty(conn))
+    assert len(mailbox.taken) == 1
+    assert [entry["event"] for entry in logs] == ["mail not sent", "mail sent"]
+
+
+@pytest.mark.parametrize("attempts", [3, 40])
+async def test_retries_come_ever_later_up_to_an_hour(conn: Any, attempts: int) -> None:
+    await conn.execute(
+        "insert into mail_outbox (id, message, attempts, expires_at)"
+        " select gen_random_uuid(), '', $1, now() from generate_series(1, 50)",
+        attempts,
+    )
+    async with conn.transaction():
+        rows = await queries.claim_due(conn, 50, sender.FIRST_RETRY_S, sender.LAST_RETRY_S)
+        retries = await conn.fetch(
+            "select extract(epoch from next_attempt_at - now())::float as s from mail_outbox"
+        )
+    middle = min(sender.FIRST_RETRY_S * 2**attempts, sender.LAST_RETRY_S)
+    assert {row["attempts"] for row in rows} == {attempts + 1}
+    assert all(0.75 * middle <= row["s"] <= 1.25 * middle for row in retries)
+    assert len(set(retries)) > 40, "not all at once"
+
+
+@pytest.mark.parametrize(
+    ("answer", "event", "gone"),
+    [
+        ("550 5.1.1 no such user, and the canary in the answer", "mail given up: its recipient is refused", True),
+        ("450 4.2.1 try again, and the canary in the answer", "mail not sent", False),
+    ],
+)  # fmt: skip
+async def test_a_recipient_who_is_refused(
+    start_app: StartApp, listen: Listen, conn: Any, answer: str, event: str, gone: bool
+) -> None:
+    mailbox = Mailbox(answer=answer)
+    async with listen(mailbox) as server:
+        client = await start_app(mail_server=server)
+        with structlog.testing.capture_logs() as logs:
+            await send(client)
+            await until(lambda: is_empty(conn) if gone else was_tried(conn))
+            await client.close()
+    assert not mailbox.taken
+    assert await is_empty(conn) == gone
+    (entry,) = logs
+    assert (entry["event"], entry["smtp_code"]) == (event, int(answer[:3]))
+    assert "canary" not in str(entry)
+
+
+async def test_secrets_are_neither_in_the_outbox_nor_in_the_log(
+    start_app: StartApp, listen: Listen, conn: Any
+) -> None:
+    async with listen(Mailbox(), authenticator=sign_in, auth_require_tls=False) as server:
+        right = dataclasses.replace(server, user=USER, password=PASSWORD)
+        wrong = dataclasses.replace(server, user=USER, password=f"{PASSWORD}, but wrong")
+        with structlog.testing.capture_logs() as logs:
+            client = await start_app(mail_server=wrong)
+            await send(client)
+            sealed = await conn.fetchval("select message from mail_outbox")
+            await until(lambda: was_tried(conn))
+            await client.close()
+            await conn.execute(MAKE_DUE)
+            await start_app(mail_server=right)
+            await until(lambda: is_empty(conn))
+    assert b"canary" not in sealed
+    assert TO.encode() not in sealed
+    assert [entry["event"] for entry in logs] == ["mail not sent", "mail sent"]
+    assert logs[0]["smtp_code"] == 535
+    assert "canary" not in str(logs)
+    assert TO not in str(logs)
+
+
+async def test_two_replicas_send_each_mail_once(
+    start_app: StartApp, listen: Listen, conn: Any
+) -> None:
+    mailbox = Mailbox()
+    async with listen(mailbox) as server:
+        clients = [await start_app(mail_server=server) for _ in range(2)]
+        await asyncio.gather(*(send(clients[n % 2], to=f"user{n}@example.com") for n in range(40)))
+        await until(lambda: is_empty(conn))
+    arrived = Counter(recipient for taken in mailbox.taken for recipient in taken.recipients)
+    assert arrived == {f"user{n}@example.com": 1 for n in range(40)}
+
+
+async def _enqueue_and_fail(conn: Connection, app: web.Application) -> None:
+    await enqueue(conn, app, template="verify_email", to=TO, language="en", values=VALUES)
+    raise RuntimeError("rolled back")
+
+
+async def test_a_transaction_that_rolls_back_sends_nothing(
+    start_app: StartApp, listen: Listen, conn: Any
+) -> None:
+    mailbox = Mailbox()
+    async with listen(mailbox) as server:
+        client = await start_app(mail_server=server)
+        assert client.app is not None
+        with pytest.raises(RuntimeError):
+            await write(client.app, _enqueue_and_fail, client.app)
+        assert await is_empty(conn)
+        await send(client, to="after@example.com")
+        await until(lambda: is_empty(conn))
+    assert [taken.recipients for taken in mailbox.taken] == [["after@example.com"]]
+
+
+async def test_a_silent_server_harms_nothing_else(
+    start_app: StartApp, conn: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While it waits, no connection is held; and it stops when it is told to."""
+    connected = asyncio.Event()
+
+    async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connected.set()
+        await reader.read()
+        writer.close()
+
+    silent = await asyncio.start_server(say_nothing, "127.0.0.1", 0)
+    async with silent:
+        server = MailServer("127.0.0.1", silent.sockets[0].getsockname()[1], "none")
+        client = await start_app(mail_server=server)
+        assert client.app is not None
+        await send(client)
+        await connected.wait()
+        pool = client.app[POOL]
+        assert pool.get_idle_size() == pool.get_size()
+        await register(client)
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        await client.close()
+        assert loop.time() - started < sender.STOP_TIMEOUT_S + 1
+        assert not await is_empty(conn), "it is tried again by whoever runs next"
+
+        monkeypatch.setattr(sender, "SEND_TIMEOUT_S", 0.2)
+        await conn.execute(MAKE_DUE)
+        with structlog.testing.capture_logs() as logs:
+            client = await start_app(mail_server=server)
+            await until(lambda: _has(logs, "mail not sent"))
+            await client.close()
+        assert logs[0]["reason"].endswith("TimeoutError")
+
+
+async def _has(logs: Any, event: str) -> bool:
+    return any(entry["event"] == event for entry in logs)
+
+
+async def _waits(conn: Any) -> bool:
+    return bool(
+        await conn.fetchval(
+            "select exists (select from pg_locks"
+            " where relation = 'mail_outbox'::regclass and not granted)"
+        )
+    )
+
+
+async def _gave_up_waiting(conn: Any) -> bool:
+    return not await _waits(conn)
+
+
+async def test_a_mail_taken_while_the_database_is_away_is_sent_once(
+    start_app: StartApp, listen: Listen, conn: Any
+) -> None:
+    transaction = conn.transaction()
+
+    async def lock() -> None:
+        await transaction.start()
+        await conn.execute("lock table mail_outbox in exclusive mode")
+
+    mailbox = Mailbox(on_data=lock)
+    async with listen(mailbox) as server:
+        client = await start_app(mail_server=server, db_lock_timeout_s=0.1)
+        with structlog.testing.capture_logs() as logs:
+            await send(client)
+            await until(lambda: _has(logs, "mail sent"))
+            await until(lambda: _waits(conn))
+            await until(lambda: _gave_up_waiting(conn))
+            await transaction.rollback()
+            mailbox.on_data = None
+            await until(lambda: is_empty(conn))
+    assert len(mailbox.taken) == 1
+
+
+async def test_a_mail_sent_twice_is_known_by_its_id(
+    start_app: StartApp, listen: Listen, conn: Any
+) -> None:
+    """A replica that dies between the server's yes and the deletion leaves the row."""
+    transaction = conn.transaction()
+
+    async def lock() -> None:
+        await transaction.start()
+        await conn.execute("lock table mail_outbox in exclusive mode")
+
+    mailbox = Mailbox(on_data=lock)
+    async with listen(mailbox) as server:
+        client = await start_app(mail_server=server, db_lock_timeout_s=0.1)
+        with structlog.testing.capture_logs() as logs:
+            await send(client)
+            await until(lambda: _has(logs, "mail sent"))
+        await client.close()
+        await transaction.rollback()
+        mailbox.on_data = None
+        await conn.execute(MAKE_DUE)
+        await start_app(mail_server=server)
+        await until(lambda: is_empty(conn))
+    assert len(mailbox.taken) == 2
+    assert len({taken.message["Message-ID"] for taken in mailbox.taken}) == 1
+
+
+async def test_the_sender_outlives_the_databases_faults(
+    start_app: StartApp, listen: Listen, conn: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sender, "PAUSE_S", 0.1)
+    mailbox = Mailbox()
+    async with listen(mailbox) as server:
+        client = await start_app(mail_server=server)
+        with structlog.testing.capture_logs() as logs:
+            await conn.execute("alter table mail_outbox rename to mail_elsewhere")
+            await until(lambda: _has(logs, "mail waits for the database"))
+            await conn.execute("alter table mail_elsewhere rename to mail_outbox")
+            await conn.execute("alter table mail_outbox add check (attempts < 1)")
+            await send(client)
+            await until(lambda: _has(logs, "mail cannot be read"))
+            await conn.execute("alter table mail_outbox drop constraint mail_outbox_attempts_check")
+            await until(lambda: is_empty(conn))
+    assert len(mailbox.taken) == 1
+
+
+async def test_what_is_too_old_is_given_up(start_app: StartApp, listen: Listen, conn: Any) -> None:
+    mailbox = Mailbox()
+    async with listen(mailbox) as server:
+        pass
+    client = await start_app(mail_server=server)
+    await send(client)
+    await until(lambda: was_tried(conn))
+    with structlog.testing.capture_logs() as logs:
+        async with listen(mailbox, port=server.port):
+            await conn.execute(f"{MAKE_DUE}, expires_at = now()")
+            await until(lambda: is_empty(conn))
+            await client.close()
+    assert not mailbox.taken
+    (entry,) = logs
+    assert (entry["event"], entry["log_level"]) == (
+        "mail given up: it could not be sent in time",
+        "error",
+    )
+
+
+async def test_a_mail_sealed_under_another_key_waits_for_it(
+    start_app: StartApp, listen: Listen, conn: Any
+) -> None:
+    mailbox = Mailbox()
+    async with listen(mailbox) as server:
+        client = await start_app(mail_server=server)
+        await send(client)
+        await conn.execute("update mail_outbox set message = '\\x00'::bytea || message")
+        with structlog.testing.capture_logs() as logs:
+            await until(lambda: _has(logs, "mail not sent"))
+        assert logs[0]["reason"] == "SealError"
+        await conn.execute(f"{MAKE_DUE}, message = substr(message, 2)")
+        await until(lambda: is_empty(conn))
+    assert len(mailbox.taken) == 1
+
+
+async def test_the_sender_outlives_what_nobody_thought_of(start_app: StartApp, conn: Any) -> None:
+    """Such as a host name on which the resolver raises a UnicodeError."""
+    client = await start_app(mail_server=MailServer("mail..example", 25, "none"))
+    with structlog.testing.capture_logs() as logs:
+        await send(client)
+        await until(lambda: _has(logs, "mail not sent"))
+        logs.clear()
+        await conn.execute(MAKE_DUE)
+        await until(lambda: _has(logs, "mail not sent"))
+    assert logs[0]["exc_info"]
+
+
+async def test_without_a_server_mails_are_files_and_links_are_logged(
+    start_app: StartApp, settings: Settings, conn: Any
+) -> None:
+    client = await start_app()
+    with structlog.testing.capture_logs() as logs:
+        await send(client, to="zoë@exämple.test")
+        await until(lambda: is_empty(conn))
+    directory = settings.data_dir / "mail"
+    assert directory.stat().st_mode & 0o777 == 0o700
+    (file,) = directory.iterdir()
+    assert file.suffix == ".eml"
+    assert file.stat().st_mode & 0o777 == 0o600
+    message = message_from_bytes(file.read_bytes(), EmailMessage, policy=SMTP_POLICY)
+    assert LINK in text_of(message)
+    (entry,) = logs
+    assert (entry["event"], entry["path"], entry["link"]) == ("mail written", str(file), LINK)
+
+
+async def test_a_directory_that_cannot_be_written_is_tried_again(
+    start_app: StartApp, settings: Settings, conn: Any
+) -> None:
+    settings.data_dir.write_text("a file is in the way")
+    client = await start_app()
+    with structlog.testing.capture_logs() as logs:
+        await send(client)
+        await until(lambda: _has(logs, "mail not sent"))
+    settings.data_dir.unlink()
+    await conn.execute(MAKE_DUE)
+    await until(lambda: is_empty(conn))
+    assert len(list((settings.data_dir / "mail").iterdir())) == 1
+
+
+async def test_a_header_cannot_be_injected(
+    start_app: StartApp, listen: Listen, conn: Any, settings: Settings
+) -> None:
+    own = settings.data_dir / "templates" / "en"
+    own.mkdir(parents=True)
+    (own / "verify_email.subject").write_text("Welcome, $name\r\n")
+    mailbox = Mailbox()
+    async with listen(mailbox) as server:
+        client = await start_app(mail_server=server, mail_templates_dir=own.parent)
+        await send(client, name="Ada\r\nBcc: eve\r\n\r\nbody\x00")
+        await until(lambda: is_empty(conn))
+    (taken,) = mailbox.taken
+    assert taken.message["Subject"] == "Welcome, Ada Bcc: eve body"
+    assert taken.message["Bcc"] is None
+    assert taken.recipients == [TO]
