@@ -1,15 +1,20 @@
 """Other people's accounts: made, read, changed, suspended, deleted; who may, and what it ends."""
 
 import asyncio
+import hashlib
 import itertools
 import re
 import uuid
 from datetime import UTC, datetime, timedelta
+from email import message_from_bytes
+from email.message import EmailMessage
+from email.policy import SMTPUTF8
 from typing import Any
 
 import pytest
 
 from service.routes import ROUTES
+from service.settings import Settings
 from tests.conftest import Client, StartApp
 from tests.factories import (
     PASSWORD,
@@ -416,6 +421,26 @@ async def test_a_suspended_account_is_not_deleted(client: Client) -> None:
     await client.post(url_of(account, "/suspend"), headers=admin.headers, json={"reason": "x"})
     response = await client.delete(url_of(account), headers=admin.headers)
     await assert_problem(response, 409, "account_suspended")
+
+
+async def test_the_owner_is_sent_the_link_in_their_language(
+    client: Client, conn: Any, settings: Settings
+) -> None:
+    admin = await register_as(client, "admin")
+    body = {"email": "ada@example.com", "settings": {"language": "fr"}}
+    assert (await client.post(USERS, headers=admin.headers, json=body)).status == 201
+    outbox = settings.data_dir / "mail"
+    async with asyncio.timeout(10):
+        while not (files := list(outbox.glob("*.eml"))):  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+    mail = message_from_bytes(files[0].read_bytes(), EmailMessage, policy=SMTPUTF8)
+    text = mail.get_body(("plain",)).get_content()  # type: ignore[union-attr]
+    assert mail["To"] == "ada@example.com"
+    assert text.startswith("Bonjour")
+    found = re.search(r"/password-reset#token=(\S+)", text)
+    assert found is not None
+    stored = await conn.fetchval("select token_hash from action_tokens")
+    assert stored == hashlib.sha256(found[1].encode()).digest()
 
 
 async def test_trigger_a_password_reset(client: Client, conn: Any) -> None:
