@@ -1,4 +1,4 @@
-"""The command line: ``shinkei serve``, ``shinkei migrate``, ``shinkei calibrate-passwords``.
+"""The command line: ``shinkei serve``, ``migrate``, ``create-admin``, ``calibrate-passwords``.
 
 Exit codes: 0 done, 1 it could not be done now, 2 a setting or an argument is wrong.
 """
@@ -92,6 +92,37 @@ def calibrate_passwords(target_ms: int) -> None:
     click.echo(f"# {measured_ms:.0f} ms on this machine, while it hashes one password at a time")
     click.echo(f"PASSWORD_HASH_MEMORY_KIB={memory_kib}")
     click.echo(f"PASSWORD_HASH_ITERATIONS={iterations}")
+
+
+@cli.command("create-admin")
+@click.option("--email", required=True, help="The administrator's address.")
+@click.option("--promote", is_flag=True, help="Make an existing account an administrator.")
+def create_admin(email: str, promote: bool) -> None:
+    """Create an administrator; asks for a password, or reads it from stdin where that is piped."""
+    from service.admin import command
+    from service.logs import configure_logging
+
+    settings = load_settings(os.environ)
+    configure_logging(settings)
+    try:
+        checked = command.check_email(email)
+        password = "" if promote else _read_password()
+        with _database_of(settings) as ready:
+            if promote:
+                command.promote_administrator(ready, checked)
+            else:
+                command.create_administrator(ready, checked, password)
+    except command.ArgumentError as error:
+        sys.exit(_fail(str(error), 2))
+    click.echo(f"administrator  {checked}")
+
+
+def _read_password() -> str:
+    """Typed twice without echo, or the first line of stdin where that is no terminal."""
+    if sys.stdin.isatty():
+        typed: str = click.prompt("Password", hide_input=True, confirmation_prompt=True, err=True)
+        return typed
+    return sys.stdin.readline().rstrip("\r\n")
 
 
 @contextlib.contextmanager

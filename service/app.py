@@ -3,6 +3,8 @@
 from aiohttp import web
 
 from service import purge, throttle
+from service.admin.rules import end_due_suspensions
+from service.audit.partitions import maintain_partitions
 from service.auth.passwords import hasher_context
 from service.auth.tokens import key_ring_context
 from service.database import database_context
@@ -11,12 +13,17 @@ from service.health import Health, health_context
 from service.keys import HEALTH, SETTINGS
 from service.logs import access_log
 from service.mail.sender import mail_context
-from service.periodic import periodic_context
+from service.periodic import Job, periodic_context
 from service.requests import deadlines
 from service.routes import add_routes
 from service.settings import Settings
 
-JOBS = (*throttle.JOBS, *purge.JOBS)
+JOBS = (
+    Job("audit partitions", 3600, maintain_partitions),
+    Job("due suspensions", 60, end_due_suspensions),
+    *throttle.JOBS,
+    *purge.JOBS,
+)
 
 
 def create_app(settings: Settings) -> web.Application:

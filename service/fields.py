@@ -11,6 +11,10 @@ from marshmallow import ValidationError, fields
 
 EMAIL_MAX_LENGTH = 254
 _JOINED = r"[^\x00-\x7f\u200c\u200d]"
+_DIGITS = re.compile("[0-9]{1,9}")
+_RFC3339 = re.compile(
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,6})?(Z|[+-][0-9]{2}:[0-9]{2})"
+)
 _JOINER_IN_PLACE = re.compile(rf"(?<={_JOINED})[\u200c\u200d](?={_JOINED})")
 
 
@@ -102,11 +106,43 @@ def fold_email(email: str) -> str:
     return unicodedata.normalize("NFC", email.casefold())
 
 
+class Digits(fields.Field[int]):
+    """A whole number from ``low`` to ``high``, in decimal digits, as a query has it."""
+
+    def __init__(self, low: int, high: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.low = low
+        self.high = high
+
+    def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> int:
+        if not _DIGITS.fullmatch(value) or not self.low <= int(value) <= self.high:
+            raise ValidationError(f"Expected a whole number from {self.low} to {self.high}.")
+        return int(value)
+
+
+class Flag(fields.Field[bool]):
+    """true or false, and nothing that only resembles them."""
+
+    def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> bool:
+        if not isinstance(value, bool):
+            raise ValidationError("Expected true or false.")
+        return value
+
+
 class Timestamp(fields.Field[datetime]):
-    """Dumps RFC 3339 in UTC with ``Z``, microseconds always there."""
+    """RFC 3339: loads with any offset, dumps in UTC with ``Z``, microseconds always there."""
 
     def _serialize(self, value: Any, attr: Any, obj: Any, **kwargs: Any) -> str | None:
         if value is None:
             return None
         utc: datetime = value.astimezone(UTC)
         return utc.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+    def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> datetime:
+        try:
+            if not _RFC3339.fullmatch(value):
+                raise ValueError
+            return datetime.fromisoformat(value).astimezone(UTC)
+        except (TypeError, ValueError, OverflowError):
+            expects = "Expected a time with its offset (RFC 3339), such as 2026-01-31T12:00:00Z."
+            raise ValidationError(expects) from None

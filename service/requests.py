@@ -2,11 +2,12 @@
 
 import asyncio
 import json
+import re
 import unicodedata
-import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, NoReturn
+from urllib.parse import unquote_plus
 
 import orjson
 from aiohttp import web
@@ -18,6 +19,7 @@ from service.fields import read_float
 from service.keys import SETTINGS
 
 UNIFORM_ANSWER_S = 0.1
+_BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 
 
 @web.middleware
@@ -61,6 +63,34 @@ async def read_body(request: web.Request, schema: Schema) -> dict[str, Any]:
     return loaded
 
 
+def read_query(request: web.Request, schema: Schema) -> dict[str, Any]:
+    """The query's parameters as ``schema`` loads them.
+
+    Raises Problem 400 for what cannot be decoded or is given twice, 422 with a pointer such as
+    ``?/limit`` for each parameter that is unknown or wrong. The raw query is read, because the
+    framework's own reading of it mends bad escapes and replaces bad UTF-8.
+    """
+    raw = request.raw_path.partition("?")[2]
+    given: dict[str, str] = {}
+    for pair in filter(None, raw.split("&")):
+        if _BAD_ESCAPE.search(pair):
+            raise Problem(400, "malformed_query", "The query has a % that escapes nothing.")
+        try:
+            name, value = (unquote_plus(part, errors="strict") for part in pair.partition("=")[::2])
+        except UnicodeDecodeError:
+            raise Problem(400, "malformed_query", "The query is not valid UTF-8.") from None
+        if name in given:
+            shown = FieldError(f"?/{escape_pointer(name)}", "Given more than once.")
+            detail = "A parameter is given more than once."
+            raise Problem(400, "duplicate_parameter", detail, errors=[shown])
+        given[name] = value
+    try:
+        loaded: dict[str, Any] = schema.load(given)
+    except ValidationError as error:
+        raise field_errors(error, "?") from None
+    return loaded
+
+
 def field_errors(error: ValidationError, pointer: str) -> Problem:
     """marshmallow's nested messages as one 422, with JSON Pointers that begin at ``pointer``."""
     return invalid_fields(*_flatten(error.messages, pointer))
@@ -83,14 +113,7 @@ def _parse_json(request: web.Request, body: bytes) -> object:
         headers = {"Accept-Encoding": "gzip, deflate"}
         raise Problem(415, "unsupported_content_encoding", detail, headers=headers)
     try:
-        # The standard library's parser, not orjson: it keeps integers exact and lets lone
-        # surrogates through to the schema, which refuses them with a pointer to the field.
-        return json.loads(
-            body.decode("utf-8"),
-            parse_constant=_refuse_constant,
-            parse_float=read_float,
-            object_pairs_hook=_refuse_duplicate_names,
-        )
+        return load_json(body.decode("utf-8"))
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}"
         raise Problem(400, "malformed_json", f"The body is not valid JSON ({where}).") from None
@@ -102,6 +125,20 @@ def _parse_json(request: web.Request, body: bytes) -> object:
             "malformed_json",
             "The body is not JSON that can be read: see RFC 7493.",
         ) from None
+
+
+def load_json(text: str) -> object:
+    """I-JSON (RFC 7493) as Python values. Raises ValueError or RecursionError.
+
+    The standard library's parser, not orjson: it keeps integers exact and lets lone surrogates
+    through to the schema, which refuses them with a pointer to the field.
+    """
+    return json.loads(
+        text,
+        parse_constant=_refuse_constant,
+        parse_float=read_float,
+        object_pairs_hook=_refuse_duplicate_names,
+    )
 
 
 def _refuse_constant(name: str) -> NoReturn:
@@ -149,6 +186,13 @@ def check_if_match(request: web.Request, version: int) -> None:
         )
 
 
+def require_if_match(request: web.Request) -> None:
+    """Raise Problem 428 where the request does not say which version it changes (RFC 6585 §3)."""
+    if request.if_match is None:
+        detail = "Send If-Match with the ETag of what you read."
+        raise Problem(428, "precondition_required", detail)
+
+
 def json_response(
     data: object, *, status: int = 200, headers: dict[str, str] | None = None
 ) -> web.Response:
@@ -170,11 +214,3 @@ async def uniform_time() -> AsyncIterator[None]:
     earliest = asyncio.get_running_loop().time() + UNIFORM_ANSWER_S
     yield
     await asyncio.sleep(max(0, earliest - asyncio.get_running_loop().time()))
-
-
-def path_uuid(request: web.Request, name: str) -> uuid.UUID:
-    """The path's ``name`` as a UUID. Raises Problem 404: no other text names anything."""
-    try:
-        return uuid.UUID(request.match_info[name])
-    except ValueError:
-        raise Problem(404, "not_found", "There is nothing at this path.") from None

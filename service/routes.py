@@ -7,8 +7,10 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from service import docs, health
+from service.admin import handlers as administration
+from service.audit import handlers as audit
 from service.auth import handlers as auth
-from service.auth.handlers import anyone, signed_in
+from service.auth.handlers import admin, anyone, signed_in, support
 from service.recovery import handlers as recovery
 from service.sessions import handlers as sessions
 from service.users import handlers as users
@@ -50,14 +52,38 @@ ROUTES = (
     Route("GET", "/api/v1/users/me/sessions", sessions.list_mine, signed_in),
     Route("DELETE", "/api/v1/users/me/sessions", sessions.end_others, signed_in),
     Route("DELETE", "/api/v1/users/me/sessions/{session_id}", sessions.end_one, signed_in),
+    # Administration
+    Route("GET", "/api/v1/users", administration.list_users, support),
+    Route("POST", "/api/v1/users", administration.create_user, admin),
+    Route("GET", "/api/v1/users/{user_id}", administration.read_user, support),
+    Route("PATCH", "/api/v1/users/{user_id}", administration.change_user, admin),
+    Route("DELETE", "/api/v1/users/{user_id}", administration.delete_user, admin),
+    Route("POST", "/api/v1/users/{user_id}/suspend", administration.suspend_user, admin),
+    Route("POST", "/api/v1/users/{user_id}/reinstate", administration.reinstate_user, admin),
+    Route("POST", "/api/v1/users/{user_id}/password-reset", administration.reset_password, admin),
+    Route("GET", "/api/v1/users/{user_id}/sessions", administration.list_sessions, support),
+    Route("DELETE", "/api/v1/users/{user_id}/sessions", administration.end_sessions, admin),
+    Route(
+        "DELETE",
+        "/api/v1/users/{user_id}/sessions/{session_id}",
+        administration.end_session,
+        admin,
+    ),
+    Route("GET", "/api/v1/audit-events", audit.list_events, admin),
 )
+
+_UUID = "[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"
 
 
 def add_routes(app: web.Application) -> None:
-    """Register each route with and without a trailing slash; a GET answers HEAD too."""
+    """Register each route with and without a trailing slash; a GET answers HEAD too.
+
+    What is named an id in a path has to be a UUID, so that ``/users/me`` is never read as one.
+    """
     for route in ROUTES:
         handler = route.access(route.handler)
-        for path in (route.path, f"{route.path}/"):
+        pattern = route.path.replace("_id}", f"_id:{_UUID}}}")
+        for path in (pattern, f"{pattern}/"):
             if route.method == "GET":
                 app.router.add_get(path, handler)
             else:

@@ -128,7 +128,6 @@ class Settings:
     session_ttl_s: int = 30 * 24 * 3600
     session_idle_ttl_s: int = 7 * 24 * 3600
     require_email_verification: bool = False
-    deletion_grace_days: float = 30
     token_issuer: str = "shinkei"  # noqa: S105
     password_min_length: int = 15
     password_hash_memory_kib: int = 19 * 1024
@@ -142,6 +141,8 @@ class Settings:
     throttle_registration_per_address: Rate = field(default=Rate(20, 3600))
     throttle_mail_per_account: Rate = field(default=Rate(5, 3600))
     throttle_mail_per_address: Rate = field(default=Rate(20, 3600))
+    deletion_grace_days: int = 30
+    audit_retention_days: int = 400
 
     trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = ()
     public_origin: str = ""
@@ -302,6 +303,8 @@ class _EnvironmentSchema(Schema):
     throttle_mail_per_address = _rate(
         "THROTTLE_MAIL_PER_ADDRESS", Settings.throttle_mail_per_address
     )
+    deletion_grace_days = _integer("DELETION_GRACE_DAYS", Settings.deletion_grace_days, 0, 3650)
+    audit_retention_days = _integer("AUDIT_RETENTION_DAYS", Settings.audit_retention_days, 0, 36500)
 
     trusted_proxies = fields.String(data_key="TRUSTED_PROXIES", load_default="")
     public_origin = fields.String(

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 from aiohttp import ClientResponse
 
+from service.keys import POOL
 from tests.conftest import Client
 
 PASSWORD = "a passphrase nobody else has"
@@ -28,6 +29,16 @@ async def register(client: Client, **overrides: Any) -> Account:
     tokens = await response.json()
     profile = tokens.pop("user")
     return Account(profile, body["password"], bearer(tokens["access_token"]), tokens)
+
+
+async def register_as(client: Client, role: str, **overrides: Any) -> Account:
+    """Register and sign in; then have the database give the role."""
+    account = await register(client, **overrides)
+    assert client.app is not None
+    await client.app[POOL].execute(
+        "update users set role = $2 where id = $1", account.profile["id"], role
+    )
+    return account._replace(profile={**account.profile, "role": role})
 
 
 def bearer(token: str) -> dict[str, str]:

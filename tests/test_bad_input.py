@@ -9,20 +9,24 @@ import pytest
 
 from service.routes import ROUTES
 from tests.conftest import Client, StartApp
-from tests.factories import assert_problem, pointers, register
+from tests.factories import assert_problem, pointers, register, register_as
 
-BODILESS = {"/api/v1/auth/logout"}
+WITHOUT_BODY = {
+    "/api/v1/auth/logout",
+    "/api/v1/users/{user_id}/reinstate",
+    "/api/v1/users/{user_id}/password-reset",
+}
 WITH_BODY = [
-    (route.method, route.path)
+    (route.method, route.path.replace("{user_id}", "01890000-0000-7000-8000-000000000000"))
     for route in ROUTES
-    if route.method in ("POST", "PUT", "PATCH") and route.path not in BODILESS
+    if route.method in ("POST", "PUT", "PATCH") and route.path not in WITHOUT_BODY
 ]
 EACH_ROUTE = pytest.mark.parametrize(("method", "path"), WITH_BODY)
 
 
 @EACH_ROUTE
 async def test_what_is_not_json(client: Client, method: str, path: str) -> None:
-    account = await register(client)
+    account = await register_as(client, "admin")
     headers = {**account.headers, "Content-Type": "application/json"}
     for body, code in [
         (b"", "empty_body"),
@@ -44,7 +48,7 @@ async def test_what_is_not_json(client: Client, method: str, path: str) -> None:
 
 @EACH_ROUTE
 async def test_what_is_json_but_no_object(client: Client, method: str, path: str) -> None:
-    account = await register(client)
+    account = await register_as(client, "admin")
     headers = {**account.headers, "Content-Type": "application/json"}
     for document in ([], [{"name": "x"}], "text", 7, None, True):
         body = json.dumps(document)
@@ -55,7 +59,7 @@ async def test_what_is_json_but_no_object(client: Client, method: str, path: str
 
 @EACH_ROUTE
 async def test_unknown_fields_and_nul(client: Client, method: str, path: str) -> None:
-    account = await register(client)
+    account = await register_as(client, "admin")
     body = {"surprise": 1, "a/b~c": 2, "name": "nul\0"}
     response = await client.request(method, path, headers=account.headers, json=body)
     problem = await assert_problem(response, 422, "invalid_fields")
@@ -79,7 +83,7 @@ async def test_unknown_fields_and_nul(client: Client, method: str, path: str) ->
 async def test_another_content_type(
     client: Client, method: str, path: str, content_type: str
 ) -> None:
-    account = await register(client)
+    account = await register_as(client, "admin")
     headers = {**account.headers, "Content-Type": content_type}
     response = await client.request(method, path, headers=headers, data=b'{"name": "x"}')
     await assert_problem(response, 415, "unsupported_media_type")
@@ -87,7 +91,7 @@ async def test_another_content_type(
 
 @EACH_ROUTE
 async def test_a_body_that_is_too_large(client: Client, method: str, path: str) -> None:
-    account = await register(client)
+    account = await register_as(client, "admin")
     headers = {**account.headers, "Content-Type": "application/json"}
     big = json.dumps({"name": "x" * 2_000_000}).encode()
     response = await client.request(method, path, headers=headers, data=io.BytesIO(big))

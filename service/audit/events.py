@@ -45,6 +45,30 @@ async def record(
     )
 
 
+async def record_unattended(
+    conn: Connection,
+    action: str,
+    subject_id: uuid.UUID,
+    *,
+    before: dict[str, Any] | None = None,
+    after: dict[str, Any] | None = None,
+) -> None:
+    """Append what no request did, but a job or the command line: there is no actor."""
+    await queries.insert_event(
+        conn,
+        event_id=uuid_utils.uuid7(),
+        action=action,
+        actor_id=None,
+        actor_role=None,
+        subject_id=subject_id,
+        address=None,
+        user_agent=None,
+        request_id=None,
+        before=before,
+        after=after,
+    )
+
+
 def user_agent(request: web.Request) -> str:
     """The client's own word for itself, cut short, without what text columns cannot hold."""
     text = request.headers.get("User-Agent", "").encode("utf-8", "replace").decode()

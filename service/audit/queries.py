@@ -1,10 +1,25 @@
 """SQL of the audit."""
 
 import uuid
+from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
+
+import asyncpg
 
 from service.addresses import Address
 from service.database import Connection
+from service.pages import Keyset
+
+NEWEST_FIRST = Keyset({"occurred_at": datetime.fromisoformat, "id": uuid.UUID}, descending=True)
+
+_CONDITIONS = {
+    "actor_id": "actor_id = {}",
+    "subject_id": "subject_id = {}",
+    "action": "action = {}",
+    "occurred_after": "occurred_at >= {}",
+    "occurred_before": "occurred_at < {}",
+}
 
 
 async def insert_event(
@@ -16,8 +31,8 @@ async def insert_event(
     actor_role: str | None,
     subject_id: uuid.UUID | None,
     address: Address | None,
-    user_agent: str,
-    request_id: str,
+    user_agent: str | None,
+    request_id: str | None,
     before: dict[str, Any] | None,
     after: dict[str, Any] | None,
 ) -> None:
@@ -56,3 +71,102 @@ async def pseudonymise(conn: Connection, user_id: uuid.UUID) -> None:
         """,
         user_id,
     )
+
+
+async def list_events(
+    conn: Connection, filters: Mapping[str, Any], after: list[object] | None, limit: int
+) -> list[asyncpg.Record]:
+    return await conn.fetch(*select_events(filters, after, limit))
+
+
+def select_events(
+    filters: Mapping[str, Any], after: list[object] | None, limit: int
+) -> tuple[Any, ...]:
+    """The statement of a page and its arguments; ``after`` is a place in NEWEST_FIRST."""
+    given = {name: filters[name] for name in _CONDITIONS if name in filters}
+    conditions = [_CONDITIONS[name].format(f"${n}") for n, name in enumerate(given, 1)]
+    if after:
+        conditions.append(NEWEST_FIRST.beyond(len(given) + 1))
+    arguments = [*given.values(), *(after or ()), limit]
+    statement = f"""
+        select id, occurred_at, action, actor_id, actor_role, subject_id,
+               host(address) as address, user_agent, request_id, before, after
+        from audit_events
+        where {" and ".join(conditions) or "true"}
+        order by {NEWEST_FIRST.order_by()}
+        limit ${len(arguments)}
+    """  # noqa: S608
+    return statement, *arguments
+
+
+async def list_partitions(conn: Connection) -> list[str]:
+    """The names of the months' partitions."""
+    rows = await conn.fetch(
+        """
+        select relname from pg_inherits
+        join pg_class on pg_class.oid = inhrelid
+        where inhparent = 'audit_events'::regclass and relname <> 'audit_events_default'
+        """
+    )
+    return [row["relname"] for row in rows]
+
+
+async def is_there_default_event_before(conn: Connection, time: datetime) -> bool:
+    found: bool = await conn.fetchval(
+        "select exists(select 1 from audit_events_default where occurred_at < $1)", time
+    )
+    return found
+
+
+async def detach_default(conn: Connection) -> None:
+    """Make the default partition a table by itself, which no trigger keeps append-only."""
+    await conn.execute(
+        """
+        lock table audit_events in access exclusive mode;
+        alter table audit_events detach partition audit_events_default;
+        """
+    )
+
+
+async def attach_default(conn: Connection) -> None:
+    await conn.execute("alter table audit_events attach partition audit_events_default default")
+
+
+async def create_partition(conn: Connection, name: str, start: datetime, end: datetime) -> None:
+    """A month's partition, with what the detached default one already holds of that month."""
+    await conn.execute(f"create table {name} (like audit_events including defaults)")
+    await conn.execute(
+        f"""
+        with moved as (
+            delete from audit_events_default where occurred_at >= $1 and occurred_at < $2
+            returning id, occurred_at, action, actor_id, actor_role, subject_id, address,
+                      user_agent, request_id, before, after
+        )
+        insert into {name} (
+            id, occurred_at, action, actor_id, actor_role, subject_id, address, user_agent,
+            request_id, before, after
+        )
+        select id, occurred_at, action, actor_id, actor_role, subject_id, address, user_agent,
+               request_id, before, after
+        from moved
+        """,  # noqa: S608
+        start,
+        end,
+    )
+    await conn.execute(
+        f"""
+        alter table audit_events attach partition {name}
+            for values from ('{start.isoformat()}') to ('{end.isoformat()}');
+        create trigger audit_events_no_truncate before truncate on {name}
+            for each statement execute function refuse_audit_change();
+        """
+    )
+
+
+async def drop_partition(conn: Connection, name: str) -> None:
+    await conn.execute(f"drop table {name}")
+
+
+async def delete_default_events_before(conn: Connection, time: datetime) -> None:
+    """Delete from the default partition, which must be detached."""
+    await conn.execute("delete from audit_events_default where occurred_at < $1", time)

@@ -11,6 +11,7 @@ from aiohttp.typedefs import Handler
 
 from service import throttle
 from service.addresses import client_address
+from service.admin import queries as admin_queries
 from service.audit.events import record, user_agent
 from service.auth import queries, schemas
 from service.auth.passwords import (
@@ -53,6 +54,30 @@ def signed_in(handler: Handler) -> Handler:
         if user is None:
             raise not_signed_in("The session has ended; sign in again.", "invalid_token")
         request[USER] = user
+        return await handler(request)
+
+    return guarded
+
+
+def support(handler: Handler) -> Handler:
+    """Access for those who help users: support may read, and so may administrators."""
+    return signed_in(_only_for(handler, "support", "admin"))
+
+
+def admin(handler: Handler) -> Handler:
+    """Access for administrators."""
+    return signed_in(_only_for(handler, "admin"))
+
+
+def _only_for(handler: Handler, *roles: str) -> Handler:
+    @functools.wraps(handler)
+    async def guarded(request: web.Request) -> web.StreamResponse:
+        role = request[USER]["role"]
+        if role == "user" and "user_id" in request.match_info:
+            # Whoever may read nobody's account is not told whose are there.
+            raise Problem(404, "not_found", "There is no such account.")
+        if role not in roles:
+            raise Problem(403, "forbidden", "Your role does not allow this.")
         return await handler(request)
 
     return guarded
@@ -142,7 +167,7 @@ async def _sign_in(
         return None
     if user["status"] != "active":
         # A deletion asked for and regretted, or a suspension that has passed.
-        await user_queries.activate(conn, user["id"])
+        await admin_queries.reactivate_account(conn, user["id"])
         before = {"status": user["status"]}
         await record(
             conn, request, "user.reactivate", user["id"], actor_id=user["id"], before=before

@@ -11,7 +11,7 @@ from service.auth.tokens import token_response
 from service.database import Connection, read, write
 from service.errors import Problem
 from service.keys import SETTINGS, USER
-from service.requests import json_response, path_uuid, read_body
+from service.requests import json_response, read_body
 from service.sessions import queries, schemas
 from service.sessions.tokens import hash_refresh_token, next_refresh_token
 
@@ -90,7 +90,7 @@ async def list_mine(request: web.Request) -> web.Response:
 
 async def end_one(request: web.Request) -> web.Response:
     """End one of the account's sessions."""
-    session_id = path_uuid(request, "session_id")
+    session_id = uuid.UUID(request.match_info["session_id"])
     if not await write(request.app, _end_session, request, session_id):
         raise Problem(404, "not_found", "There is no such session.")
     return web.Response(status=204)

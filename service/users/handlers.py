@@ -8,6 +8,8 @@ from aiohttp import web
 from marshmallow import ValidationError
 
 from service import throttle
+from service.admin import queries as admin_queries
+from service.admin.rules import keep_an_administrator
 from service.audit.events import record
 from service.auth import queries as auth_queries
 from service.auth.passwords import hash_password, require_acceptable, require_own
@@ -148,9 +150,11 @@ async def delete_me(request: web.Request) -> web.Response:
 
 async def _delete_me(conn: Connection, request: web.Request, password_hash: str) -> datetime:
     user = request[USER]
+    await keep_an_administrator(conn, user["id"])
     await _lock_credentials(conn, request, password_hash)
     days = request.app[SETTINGS].deletion_grace_days
-    purge_at = await queries.mark_for_deletion(conn, user["id"], days)
+    deleting = await admin_queries.schedule_deletion(conn, user["id"], days)
+    purge_at: datetime = deleting["purge_at"]
     await session_queries.delete_sessions(conn, user["id"])
     date = purge_at.date().isoformat()
     await send_mail(conn, request.app, user, "account_deletion", date=date)

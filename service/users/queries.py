@@ -1,7 +1,6 @@
 """SQL of accounts."""
 
 import uuid
-from datetime import datetime
 from typing import Any
 
 import asyncpg
@@ -103,36 +102,6 @@ async def update_email(conn: Connection, user_id: uuid.UUID, email: str, email_f
         user_id,
         email,
         email_folded,
-    )
-
-
-async def mark_for_deletion(conn: Connection, user_id: uuid.UUID, grace_days: float) -> datetime:
-    """The account is to be purged once the grace has passed; returns when."""
-    purge_at: datetime = await conn.fetchval(
-        """
-        update users
-        set status = 'deleting', purge_at = now() + make_interval(secs => $2),
-            suspended_until = null, suspension_reason = null, version = version + 1,
-            updated_at = now()
-        where id = $1
-        returning purge_at
-        """,
-        user_id,
-        grace_days * 86_400,
-    )
-    return purge_at
-
-
-async def activate(conn: Connection, user_id: uuid.UUID) -> None:
-    """Take back a deletion, or a suspension."""
-    await conn.execute(
-        """
-        update users
-        set status = 'active', purge_at = null, suspended_until = null, suspension_reason = null,
-            version = version + 1, updated_at = now()
-        where id = $1
-        """,
-        user_id,
     )
 
 

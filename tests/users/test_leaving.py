@@ -105,21 +105,3 @@ async def test_what_has_expired_is_forgotten(client: Client, conn: Any) -> None:
     await write(client.app, forget)
     for table in ("sessions", "refresh_tokens", "action_tokens"):
         assert await conn.fetchval(f"select count(*) from {table}") == 0
-
-
-async def test_a_suspension_that_has_passed_is_lifted(client: Client, conn: Any) -> None:
-    account = await register(client)
-    await conn.execute(
-        "update users set status = 'suspended', suspended_until = now() + interval '1 hour'"
-    )
-    assert await sign_in(client, account) == 401
-    await conn.execute("update users set suspended_until = now() - interval '1 second'")
-
-    async def reinstate(connection: Any) -> None:
-        assert client.app is not None
-        await purge.reinstate_lapsed(client.app, connection)
-
-    assert client.app is not None
-    await write(client.app, reinstate)
-    assert await conn.fetchval("select status from users") == "active"
-    assert await sign_in(client, account) == 200

@@ -1,0 +1,133 @@
+"""What administrators see of accounts, and may make and change."""
+
+import re
+import unicodedata
+from typing import Any
+
+from marshmallow import Schema, ValidationError, fields, validate
+
+from service.admin.queries import SORTS
+from service.fields import DisplayName, EmailAddress, Flag, Text, Timestamp, fold_email
+from service.pages import PageSchema
+from service.requests import load_json
+from service.users.schemas import NAME_MAX_LENGTH, SettingsField, check_json
+
+ROLES = ("user", "support", "admin")
+STATUSES = ("active", "suspended", "deleting")
+REASON_MAX_LENGTH = 500
+_TRIGRAM = re.compile("xxx|xx | x")
+
+
+class FoldedEmail(EmailAddress):
+    """An address in the form in which two of them are the same account's."""
+
+    def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> str:
+        return fold_email(super()._deserialize(value, attr, data, **kwargs))
+
+
+class SearchPatterns(Text):
+    """What addresses and names are to contain, as the two LIKE patterns for it.
+
+    Refused where it holds no trigram that an index could be asked for: three letters or digits in
+    a row, or fewer at the edge of a word (PostgreSQL's pg_trgm, "index support").
+    """
+
+    def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> Any:
+        text = super()._deserialize(value, attr, data, **kwargs)
+        words = "".join("x" if unicodedata.category(char)[0] in "LNM" else " " for char in text)
+        if not _TRIGRAM.search(words):
+            raise ValidationError("Must contain three letters or digits in a row.")
+        for special in "\\%_":
+            text = text.replace(special, f"\\{special}")
+        return f"%{fold_email(text)}%", f"%{text}%"
+
+
+class ContainedSettings(fields.Field[dict[str, Any]]):
+    """A JSON object, as a query's text, that settings are to contain."""
+
+    def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> dict[str, Any]:
+        try:
+            document = load_json(value)
+        except (ValueError, RecursionError):
+            raise ValidationError("Expected JSON.") from None
+        if not isinstance(document, dict):
+            raise ValidationError("Expected an object.")
+        check_json(document)
+        return document
+
+
+class AdminUserSchema(Schema):
+    """An account as administrators see it; ``version`` is its ETag, there for lists."""
+
+    id = fields.UUID()
+    email = fields.String()
+    email_verified = fields.Boolean()
+    name = fields.String()
+    role = fields.String()
+    status = fields.String()
+    suspended_until = Timestamp()
+    suspension_reason = fields.String()
+    purge_at = Timestamp()
+    settings = fields.Raw()
+    version = fields.Integer()
+    created_at = Timestamp()
+    updated_at = Timestamp()
+
+
+class AdminSessionSchema(Schema):
+    """A session as administrators see it."""
+
+    id = fields.UUID()
+    created_at = Timestamp()
+    last_seen_at = Timestamp()
+    expires_at = Timestamp()
+    user_agent = fields.String()
+    address = fields.String()
+
+
+class ListUsersSchema(PageSchema):
+    """``GET /users``. Times are from ``created_after``, itself included, to before
+    ``created_before``."""
+
+    email = FoldedEmail()
+    q = SearchPatterns(3, 200)
+    status = fields.String(validate=validate.OneOf(STATUSES))
+    role = fields.String(validate=validate.OneOf(ROLES))
+    created_after = Timestamp()
+    created_before = Timestamp()
+    settings = ContainedSettings()
+    sort = fields.String(validate=validate.OneOf(SORTS), load_default="-created_at")
+    count = fields.String(validate=validate.OneOf(("exact", "estimated")))
+
+
+class CreateUserSchema(Schema):
+    """``POST /users``: without a password, which its owner alone sets."""
+
+    email = EmailAddress(required=True)
+    name = DisplayName(0, NAME_MAX_LENGTH, load_default="")
+    role = fields.String(validate=validate.OneOf(ROLES), load_default="user")
+    settings = SettingsField(load_default=dict)
+
+
+class ChangeUserSchema(Schema):
+    """``PATCH /users/{id}``: what is absent stays, settings are merged."""
+
+    name = DisplayName(0, NAME_MAX_LENGTH)
+    settings = SettingsField(merging=True)
+    role = fields.String(validate=validate.OneOf(ROLES))
+    email_verified = Flag()
+
+
+class SuspendUserSchema(Schema):
+    """``POST /users/{id}/suspend``: for good without ``until``."""
+
+    reason = Text(1, REASON_MAX_LENGTH, required=True)
+    until = Timestamp()
+
+
+ADMIN_USER = AdminUserSchema()
+ADMIN_SESSION = AdminSessionSchema()
+LIST_USERS = ListUsersSchema()
+CREATE_USER = CreateUserSchema()
+CHANGE_USER = ChangeUserSchema()
+SUSPEND_USER = SuspendUserSchema()

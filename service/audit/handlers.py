@@ -1,0 +1,17 @@
+"""The audit, for administrators to read."""
+
+from aiohttp import web
+
+from service.audit import queries, schemas
+from service.database import read
+from service.pages import read_cursor, render_page
+from service.requests import read_query
+
+
+async def list_events(request: web.Request) -> web.Response:
+    """The audit's events, the newest first, filtered, a page at a time."""
+    query = read_query(request, schemas.LIST_EVENTS)
+    keyset = queries.NEWEST_FIRST
+    after = read_cursor(request, query, keyset)
+    rows = await read(request.app, queries.list_events, query, after, query["limit"] + 1)
+    return render_page(request, query, keyset, rows, schemas.AUDIT_EVENT)

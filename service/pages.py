@@ -1,0 +1,109 @@
+"""Keyset pages: a cursor holds the last row's place in the order, and belongs to its filters."""
+
+import base64
+import binascii
+import hashlib
+import hmac
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+import asyncpg
+import orjson
+from aiohttp import web
+from marshmallow import Schema
+
+from service.errors import Problem
+from service.fields import Digits, Text
+from service.keys import SETTINGS
+from service.requests import json_response
+from service.sealing import derive_key
+
+LIMIT_DEFAULT = 50
+LIMIT_MAX = 200
+_MAC_BYTES = 16
+Columns: TypeAlias = Mapping[str, Callable[[Any], object]]
+# What may differ from one page of a list to its next.
+_FREE = {"cursor", "limit", "count"}
+
+
+class Keyset(NamedTuple):
+    """The columns that order a list, together unique, and what makes their values of JSON's."""
+
+    columns: Columns
+    descending: bool
+
+    def order_by(self) -> str:
+        """``created_at desc, id desc``."""
+        return ", ".join(f"{name}{' desc' if self.descending else ''}" for name in self.columns)
+
+    def beyond(self, first: int) -> str:
+        """``(created_at, id) < ($3, $4)``, with parameters from the number ``first``."""
+        places = ", ".join(f"${first + n}" for n in range(len(self.columns)))
+        return f"({', '.join(self.columns)}) {'<' if self.descending else '>'} ({places})"
+
+
+class PageSchema(Schema):
+    """The parameters that every list has."""
+
+    limit = Digits(1, LIMIT_MAX, load_default=LIMIT_DEFAULT)
+    cursor = Text(1, 4000)
+
+
+PAGE = PageSchema()
+
+
+def read_cursor(
+    request: web.Request, query: Mapping[str, Any], keyset: Keyset
+) -> list[object] | None:
+    """The place after which the page begins, or None for the first page.
+
+    Raises Problem 400 for a cursor that is not ours, and for one of another list or other filters.
+    """
+    if "cursor" not in query:
+        return None
+    try:
+        sealed = base64.b64decode(query["cursor"].encode("ascii"), altchars=b"-_", validate=True)
+    except (UnicodeEncodeError, binascii.Error):
+        sealed = b""
+    mac, payload = sealed[:_MAC_BYTES], sealed[_MAC_BYTES:]
+    if not hmac.compare_digest(mac, _mac(request, payload)):
+        raise Problem(400, "invalid_cursor", "Expected a cursor as an earlier page gave it.")
+    belongs_to, values = orjson.loads(payload)
+    if belongs_to != _fingerprint(request, query):
+        detail = "This cursor is another list's: begin again without it after changing filters."
+        raise Problem(400, "cursor_mismatch", detail)
+    return [read(value) for read, value in zip(keyset.columns.values(), values, strict=True)]
+
+
+def render_page(
+    request: web.Request,
+    query: Mapping[str, Any],
+    keyset: Keyset,
+    rows: Sequence[asyncpg.Record],
+    schema: Schema,
+    **members: object,
+) -> web.Response:
+    """``{items, next_cursor, has_more}`` and a Link (RFC 8288), from up to ``limit`` + 1 rows."""
+    shown = rows[: query["limit"]]
+    body = {"items": schema.dump(shown, many=True), "next_cursor": None, "has_more": False}
+    headers = {}
+    if len(rows) > len(shown):
+        place = [shown[-1][name] for name in keyset.columns]
+        # asyncpg's UUIDs are a subclass, which orjson does not know.
+        payload = orjson.dumps([_fingerprint(request, query), place], default=str)
+        cursor = base64.urlsafe_b64encode(_mac(request, payload) + payload).decode()
+        body |= {"next_cursor": cursor, "has_more": True}
+        headers["Link"] = f'<{request.rel_url.update_query(cursor=cursor)}>; rel="next"'
+    return json_response({**body, **members}, headers=headers)
+
+
+def _mac(request: web.Request, payload: bytes) -> bytes:
+    key = derive_key(request.app[SETTINGS].secret_key, "cursors")
+    return hmac.digest(key, payload, "sha256")[:_MAC_BYTES]
+
+
+def _fingerprint(request: web.Request, query: Mapping[str, Any]) -> str:
+    """What a cursor belongs to: the path, the filters and the sort."""
+    filters = {name: value for name, value in query.items() if name not in _FREE}
+    canonical = orjson.dumps([request.path.rstrip("/"), filters], option=orjson.OPT_SORT_KEYS)
+    return hashlib.sha256(canonical).hexdigest()[:32]

@@ -1,0 +1,308 @@
+"""``GET /users``: pages, filters, counts, and parameters that are not what they should be."""
+
+import base64
+import json
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+from yarl import URL
+
+from service.keys import POOL
+from tests.conftest import Client
+from tests.factories import Account, assert_problem, pointers, register, register_as
+
+USERS = "/api/v1/users"
+AUDIT = "/api/v1/audit-events"
+
+
+async def seed(client: Client, count: int) -> None:
+    """Accounts one second apart, with a variety of everything that can be filtered by."""
+    assert client.app is not None
+    await client.app[POOL].execute(
+        """
+        insert into users (id, email, email_folded, name, role, settings, status, suspension_reason,
+                           purge_at, created_at, updated_at)
+        select gen_random_uuid(), 'Seed' || n || '@example.com', 'seed' || n || '@example.com',
+               'Name ' || n || case when n % 5 = 0 then ' 50%_off\\' else '' end,
+               case when n % 10 = 0 then 'support' else 'user' end,
+               jsonb_build_object('language', case when n % 2 = 0 then 'en' else 'fr' end,
+                                  'nested', jsonb_build_object('n', n)),
+               case when n % 7 = 0 then 'suspended' when n % 7 = 1 then 'deleting' else 'active' end,
+               case when n % 7 = 0 then 'x' end, case when n % 7 = 1 then now() end,
+               t, t
+        from generate_series(1, $1) n, lateral (
+            select '2026-01-01T00:00:00Z'::timestamptz + (n / 2) * interval '1 second' as t
+        ) as times
+        """,
+        count,
+    )
+
+
+async def emails(client: Client, reader: Account, **params: Any) -> list[str]:
+    """The addresses of all pages, following next_cursor."""
+    found: list[str] = []
+    while True:
+        response = await client.get(USERS, headers=reader.headers, params=params)
+        assert response.status == 200, await response.text()
+        page = await response.json()
+        found += [item["email"] for item in page["items"]]
+        assert page["has_more"] == (page["next_cursor"] is not None)
+        if not page["has_more"]:
+            assert "Link" not in response.headers
+            return found
+        assert len(page["items"]) == int(params.get("limit", 50))
+        params["cursor"] = page["next_cursor"]
+
+
+async def test_a_whole_page(client: Client) -> None:
+    support = await register_as(client, "support", name="Grace")
+    response = await client.get(USERS, headers=support.headers)
+    assert await response.json() == {
+        "items": [
+            {
+                **support.profile,
+                "status": "active",
+                "suspended_until": None,
+                "suspension_reason": None,
+                "purge_at": None,
+                "version": 1,
+            }
+        ],
+        "next_cursor": None,
+        "has_more": False,
+    }
+
+
+@pytest.mark.parametrize("sort", ["created_at", "-created_at", "email", "-email"])
+@pytest.mark.parametrize("limit", [1, 7, 29, 30, 31])
+async def test_every_page_once_in_order(client: Client, sort: str, limit: int) -> None:
+    """Two accounts share each time, so that only the id tells them apart."""
+    support = await register_as(client, "support")
+    await seed(client, 29)
+    found = await emails(client, support, sort=sort, limit=limit)
+    assert len(found) == len(set(found)) == 30
+    everything = await client.get(USERS, headers=support.headers, params={"limit": 200})
+    column = sort.removeprefix("-")
+    items = (await everything.json())["items"]
+    keys = {item["email"]: (item[column].casefold(), item["id"]) for item in items}
+    in_order = sorted(found, key=lambda email: keys[email], reverse=sort.startswith("-"))
+    assert found == in_order
+
+
+async def test_links_lead_to_the_last_page(client: Client) -> None:
+    support = await register_as(client, "support")
+    await seed(client, 25)
+    url: URL | None = URL(USERS).with_query(q="example", limit=10, sort="email")
+    seen = 0
+    while url is not None:
+        response = await client.get(url, headers=support.headers)
+        seen += len((await response.json())["items"])
+        link = response.links.get("next")
+        url = URL(str(link["url"])).relative() if link else None
+    assert seen == 26
+
+
+async def test_what_is_added_or_removed_in_between_moves_nothing_else(
+    client: Client, conn: Any
+) -> None:
+    support = await register_as(client, "support")
+    await seed(client, 20)
+    params: dict[str, Any] = {"sort": "created_at", "limit": 10}
+    first = await client.get(USERS, headers=support.headers, params=params)
+    page = await first.json()
+    await conn.execute("delete from users where email = $1", page["items"][-1]["email"])
+    await register(client)
+    second = await emails(client, support, **params, cursor=page["next_cursor"])
+    assert len(second) == 12
+    assert not {item["email"] for item in page["items"]} & set(second)
+
+
+@pytest.mark.parametrize(
+    ("params", "expected"),
+    [
+        ({"email": "SEED7@Example.com"}, {7}),
+        ({"email": "seed@example.com"}, set()),
+        ({"q": "SEED1@"}, {1}),
+        ({"q": "name 1"}, {1, *range(10, 20)}),
+        ({"q": "50%_OFF\\"}, {5, 10, 15, 20}),
+        ({"q": "e 1"}, {1, *range(10, 20)}),
+        ({"q": "%_O"}, {5, 10, 15, 20}),
+        ({"q": "e%1"}, set()),
+        ({"status": "suspended"}, {7, 14}),
+        ({"status": "deleting"}, {1, 8, 15}),
+        ({"role": "support"}, {10, 20}),
+        ({"role": "support", "status": "active"}, {10, 20}),
+        ({"role": "user", "status": "suspended", "q": "seed1"}, {14}),
+        ({"settings": '{"language": "fr"}', "status": "suspended"}, {7}),
+        ({"settings": '{"nested": {"n": 3}}'}, {3}),
+        ({"settings": "{}", "role": "support"}, {10, 20}),
+        ({"created_before": "2026-01-01T00:00:02Z"}, {1, 2, 3}),
+        ({"created_after": "2026-01-01T00:00:10Z", "role": "support"}, {20}),
+        (
+            {
+                "created_after": "2026-01-01T01:00:01+01:00",
+                "created_before": "2026-01-01T00:00:02.000000Z",
+            },
+            {2, 3},
+        ),
+    ],
+)
+async def test_filters(client: Client, params: dict[str, str], expected: set[int]) -> None:
+    reader = await register_as(client, "admin")
+    await seed(client, 20)
+    found = await emails(client, reader, **params)
+    assert sorted(found) == sorted(f"Seed{n}@example.com" for n in expected)
+
+
+async def test_counts(client: Client, conn: Any) -> None:
+    reader = await register_as(client, "support")
+    await seed(client, 100)
+    await conn.execute("analyze users")
+    for params, exact in (({}, 101), ({"role": "support"}, 11), ({"q": "seed100"}, 1)):
+        for how in ("exact", "estimated"):
+            response = await client.get(
+                USERS, headers=reader.headers, params={**params, "count": how, "limit": 1}
+            )
+            page = await response.json()
+            assert set(page) == {"items", "next_cursor", "has_more", "count"}
+            if how == "exact":
+                assert page["count"] == exact
+            else:
+                assert exact / 3 <= page["count"] <= exact * 3
+
+
+@pytest.mark.parametrize(
+    ("query", "pointer"),
+    [
+        ("limit=-1", "?/limit"),
+        ("limit=0", "?/limit"),
+        ("limit=201", "?/limit"),
+        ("limit=abc", "?/limit"),
+        ("limit=1_0", "?/limit"),
+        ("limit=%201", "?/limit"),
+        ("limit=1.0", "?/limit"),
+        ("limit=%D9%A1", "?/limit"),
+        ("limit=" + "9" * 5000, "?/limit"),
+        ("limit=", "?/limit"),
+        ("limit", "?/limit"),
+        ("surprise=1", "?/surprise"),
+        ("a%2Fb~c=1", "?/a~1b~0c"),
+        ("%00=1", "?/?"),
+        ("sort=password_hash", "?/sort"),
+        ("sort=created_at%20desc", "?/sort"),
+        ("status=gone", "?/status"),
+        ("role=root", "?/role"),
+        ("count=yes", "?/count"),
+        ("email=nonsense", "?/email"),
+        ("email=a%00@example.com", "?/email"),
+        ("q=ab", "?/q"),
+        ("q=" + "x" * 201, "?/q"),
+        ("q=nul%00", "?/q"),
+        ("q=---", "?/q"),
+        ("q=%25%25_", "?/q"),
+        ("q=a-", "?/q"),
+        ("created_after=0000-01-01T00:00:00Z", "?/created_after"),
+        ("created_after=2026-02-30T00:00:00Z", "?/created_after"),
+        ("created_after=2026-01-01", "?/created_after"),
+        ("created_before=yesterday", "?/created_before"),
+        ("created_before=9999-12-31T23:59:59-01:00", "?/created_before"),
+        ("created_before=0001-01-01T00:00:00%2B01:00", "?/created_before"),
+        ("settings={", "?/settings"),
+        ("settings=", "?/settings"),
+        ("settings=[]", "?/settings"),
+        ("settings=null", "?/settings"),
+        ('settings={"a":1,"a":2}', "?/settings"),
+        ('settings={"a":NaN}', "?/settings"),
+        ("settings=" + "[" * 7000, "?/settings"),
+        ('settings={"a":"%5Cu0000"}', "?/settings/a"),
+        ('settings={"a":"%5Cud800"}', "?/settings/a"),
+        ('settings={"a":1e999}', "?/settings/a"),
+        ('settings={"a":99999999999999999999}', "?/settings/a"),
+        ("cursor=", "?/cursor"),
+    ],
+)
+async def test_values_that_are_wrong(client: Client, query: str, pointer: str) -> None:
+    reader = await register_as(client, "support")
+    url = URL(f"{USERS}?{query.replace(chr(34), '%22')}", encoded=True)
+    problem = await assert_problem(
+        await client.get(url, headers=reader.headers), 422, "invalid_fields"
+    )
+    assert pointers(problem) == {pointer}
+
+
+@pytest.mark.parametrize(
+    ("query", "code"),
+    [
+        ("limit=1&limit=1", "duplicate_parameter"),
+        ("q=abc&q=def", "duplicate_parameter"),
+        ("limit=1&%6Cimit=2", "duplicate_parameter"),
+        ("q=%", "malformed_query"),
+        ("q=abc%zz", "malformed_query"),
+        ("q=abc%2", "malformed_query"),
+        ("q=%ff%fe%fd", "malformed_query"),
+        ("q=abc%ED%A0%80", "malformed_query"),
+        ("%ff=1", "malformed_query"),
+        ("cursor=nonsense", "invalid_cursor"),
+        ("cursor=%C3%A9", "invalid_cursor"),
+        ("cursor=" + base64.urlsafe_b64encode(b"x" * 16 + b'["",[]]').decode(), "invalid_cursor"),
+    ],
+)
+async def test_queries_that_cannot_be_read(client: Client, query: str, code: str) -> None:
+    reader = await register_as(client, "support")
+    url = URL(f"{USERS}?{query}", encoded=True)
+    await assert_problem(await client.get(url, headers=reader.headers), 400, code)
+
+
+async def test_a_cursor_belongs_to_its_filters_and_its_list(client: Client) -> None:
+    admin = await register_as(client, "admin")
+    await seed(client, 10)
+    params = {"limit": "2", "role": "user", "settings": '{"language": "en"}'}
+    page = await (await client.get(USERS, headers=admin.headers, params=params)).json()
+    cursor = page["next_cursor"]
+
+    async def answer(url: str, **given: str) -> Any:
+        return await client.get(url, headers=admin.headers, params={**given, "cursor": cursor})
+
+    assert (await answer(USERS, **params)).status == 200
+    assert (await answer(f"{USERS}/", **params)).status == 200
+    respelt = {**params, "limit": "5", "count": "exact", "settings": '{ "language":"en"}'}
+    assert (await answer(USERS, **respelt)).status == 200
+    for url, others in [
+        (USERS, {}),
+        (USERS, {**params, "role": "support"}),
+        (USERS, {**params, "sort": "created_at"}),
+        (USERS, {**params, "q": "seed"}),
+        (USERS, {"limit": "2", "role": "user"}),
+        (AUDIT, {}),
+        (f"{USERS}/{admin.profile['id']}/sessions", {}),
+    ]:
+        await assert_problem(await answer(url, **others), 400, "cursor_mismatch")
+
+    sealed = bytearray(base64.urlsafe_b64decode(cursor))
+    sealed[-3] ^= 1
+    cursor = base64.urlsafe_b64encode(bytes(sealed)).decode()
+    await assert_problem(await answer(USERS, **params), 400, "invalid_cursor")
+
+
+async def test_no_secret_is_listed(client: Client) -> None:
+    reader = await register_as(client, "support")
+    text = await (await client.get(USERS, headers=reader.headers)).text()
+    assert "argon2" not in text
+    assert "hash" not in text
+
+
+async def test_filters_of_any_script(client: Client) -> None:
+    reader = await register_as(client, "support")
+    account = await register(client, name="Ὀδυσσεύς 👩‍🚀 سلمان", email="josé@пример.example")
+    for params in (
+        {"q": "ὀδυσσ"},
+        {"q": "👩‍🚀 س"},
+        {"q": "سلمان"},
+        {"q": "JOSÉ@ПРИ"},
+        {"email": "JOSÉ@ПРИМЕР.EXAMPLE"},
+    ):
+        assert await emails(client, reader, **params) == [account.profile["email"]], params
+    settings = json.dumps({"language": "👩‍🚀"}, ensure_ascii=False)
+    raw = URL(f"{USERS}?settings={quote(settings)}", encoded=True)
+    assert (await (await client.get(raw, headers=reader.headers)).json())["items"] == []

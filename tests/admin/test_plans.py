@@ -1,0 +1,105 @@
+"""What the list of users costs on 100,000 accounts: an index for every combination of filters."""
+
+import itertools
+import json
+import uuid
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from service.admin import queries
+from service.admin.schemas import LIST_USERS
+from service.database import _set_codecs
+
+ACCOUNTS = 100_000
+START = datetime(2020, 1, 1, tzinfo=UTC)
+
+SEED = """
+insert into users (id, email, email_folded, name, role, settings, status, suspension_reason,
+                   purge_at, created_at, updated_at)
+select gen_random_uuid(), 'user' || n || '@example.com', 'user' || n || '@example.com',
+       'Name ' || md5(n::text),
+       case when n % 20000 = 0 then 'admin' when n % 500 = 0 then 'support' else 'user' end,
+       jsonb_build_object('language', (array['en', 'fr', 'de'])[n % 3 + 1], 'plan', n % 1000),
+       case when n % 200 = 0 then 'suspended' when n % 300 = 1 then 'deleting' else 'active' end,
+       case when n % 200 = 0 then 'x' end,
+       case when n % 200 <> 0 and n % 300 = 1 then now() end,
+       t, t
+from generate_series(1, $1) n, lateral (select $2::timestamptz + n * interval '1 minute' as t) as times
+"""
+
+# A common and a rare value of each, since the planner chooses by how many rows it expects.
+VALUES: dict[str, tuple[str, ...]] = {
+    "email": ("user500@example.com",),
+    "q": ("example", "user5000", "-a-"),
+    "status": ("active", "suspended"),
+    "role": ("user", "admin"),
+    "created_after": (
+        (START + timedelta(minutes=10)).isoformat(),
+        (START + timedelta(minutes=ACCOUNTS - 10)).isoformat(),
+    ),
+    "created_before": (
+        (START + timedelta(minutes=ACCOUNTS - 10)).isoformat(),
+        (START + timedelta(minutes=10)).isoformat(),
+    ),
+    "settings": ('{"language": "fr"}', '{"plan": 7}'),
+}
+
+
+def combinations() -> Iterator[dict[str, Any]]:
+    """Every set of filters, all of them common or all rare, with every sort."""
+    for size in range(len(VALUES) + 1):
+        for names in itertools.combinations(VALUES, size):
+            for rank in range(3):
+                given = {name: VALUES[name][min(rank, len(VALUES[name]) - 1)] for name in names}
+                for sort in queries.SORTS:
+                    yield LIST_USERS.load({**given, "sort": sort})
+
+
+async def explain(conn: Any, statement: tuple[Any, ...], options: str = "") -> dict[str, Any]:
+    sql, *arguments = statement
+    text = await conn.fetchval(f"explain ({options} format json) {sql}", *arguments)
+    plan: dict[str, Any] = json.loads(text)[0]["Plan"]
+    return plan
+
+
+def nodes(plan: dict[str, Any]) -> Iterator[str]:
+    yield plan["Node Type"]
+    for inner in plan.get("Plans", ()):
+        yield from nodes(inner)
+
+
+@pytest.mark.timeout(90)
+async def test_every_combination_has_an_index_and_every_page_costs_the_same(conn: Any) -> None:
+    await _set_codecs(conn)
+    await conn.execute(SEED, ACCOUNTS, START)
+    await conn.execute("vacuum analyze users")
+
+    tried = 0
+    for filters in combinations():
+        keyset = queries.SORTS[filters["sort"]]
+        place = {
+            "created_at": START + timedelta(minutes=ACCOUNTS // 2),
+            "id": uuid.UUID(int=0),
+            "email_folded": "user5@example.com",
+        }
+        for page in (None, [place[name] for name in keyset.columns]):
+            plan = await explain(conn, queries.select_accounts(filters, keyset, page, 51))
+            assert "Seq Scan" not in set(nodes(plan)), (filters, page, plan)
+            tried += 1
+    assert tried == 2 * 4 * 3 * 2 ** len(VALUES)
+
+    for sort, keyset in queries.SORTS.items():
+        pages = []
+        after: list[object] | None = None
+        for number in range(1, 401):
+            statement = queries.select_accounts({}, keyset, after, 200)
+            if number in (1, 400):
+                plan = await explain(conn, statement, "analyze, buffers,")
+                pages.append(plan["Shared Hit Blocks"] + plan["Shared Read Blocks"])
+            sql, *arguments = statement
+            last = (await conn.fetch(sql, *arguments))[-1]
+            after = [last[name] for name in keyset.columns]
+        assert max(pages) <= 1.2 * min(pages) + 5, (sort, pages)

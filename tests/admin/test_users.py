@@ -1,0 +1,577 @@
+"""Other people's accounts: made, read, changed, suspended, deleted; who may, and what it ends."""
+
+import asyncio
+import hashlib
+import itertools
+import re
+import uuid
+from datetime import UTC, datetime, timedelta
+from email import message_from_bytes
+from email.message import EmailMessage
+from email.policy import SMTPUTF8
+from typing import Any
+
+import pytest
+
+from service.routes import ROUTES
+from service.settings import Settings
+from tests.conftest import Client, StartApp
+from tests.factories import (
+    PASSWORD,
+    Account,
+    assert_problem,
+    bearer,
+    pointers,
+    register,
+    register_as,
+)
+
+USERS = "/api/v1/users"
+ME = "/api/v1/users/me"
+LOGIN = "/api/v1/auth/login"
+NOBODY = "01890000-0000-7000-8000-000000000000"
+
+# What an administrator sees of an account that has just been registered.
+FRESH = {
+    "status": "active",
+    "suspended_until": None,
+    "suspension_reason": None,
+    "purge_at": None,
+    "version": 1,
+}
+
+
+def url_of(account: Account, rest: str = "") -> str:
+    return f"{USERS}/{account.profile['id']}{rest}"
+
+
+async def sign_in(client: Client, account: Account) -> Any:
+    credentials = {"email": account.profile["email"], "password": account.password}
+    return await client.post(LOGIN, json=credentials)
+
+
+def administrative() -> list[tuple[str, str, str]]:
+    return [
+        (route.method, route.path, route.access.__name__)
+        for route in ROUTES
+        if route.access.__name__ in ("support", "admin")
+    ]
+
+
+@pytest.mark.parametrize("role", ["user", "support", "admin"])
+@pytest.mark.parametrize(("method", "path", "access"), administrative())
+async def test_roles_and_routes(
+    client: Client, method: str, path: str, access: str, role: str
+) -> None:
+    """Whoever may not is refused before anything is read; whoever may gets beyond the guard."""
+    caller = await register_as(client, role)
+    url = re.sub(r"{[^}]*}", NOBODY, path)
+    response = await client.request(method, url, headers=caller.headers)
+    allowed = role == "admin" or (role == "support" and access == "support")
+    if allowed:
+        assert response.status not in (401, 403, 405, 500)
+    else:
+        await assert_problem(response, 403, "forbidden")
+
+
+@pytest.mark.parametrize("path", ["not-an-id", "me2", "01890000-0000-7000-8000-00000000000g"])
+async def test_what_is_no_id_is_no_path(client: Client, path: str) -> None:
+    admin = await register_as(client, "admin")
+    response = await client.get(f"{USERS}/{path}", headers=admin.headers)
+    await assert_problem(response, 404, "not_found")
+
+
+@pytest.mark.parametrize(
+    ("method", "rest", "body"),
+    [
+        ("GET", "", None),
+        ("PATCH", "", {"name": "x"}),
+        ("DELETE", "", None),
+        ("POST", "/suspend", {"reason": "spam"}),
+        ("POST", "/reinstate", None),
+        ("POST", "/password-reset", None),
+        ("GET", "/sessions", None),
+        ("DELETE", "/sessions", None),
+        ("DELETE", f"/sessions/{NOBODY}", None),
+    ],
+)
+async def test_an_account_that_is_not_there(
+    client: Client, conn: Any, method: str, rest: str, body: Any
+) -> None:
+    admin = await register_as(client, "admin")
+    headers = {**admin.headers, "If-Match": "*"}
+    url = f"{USERS}/{NOBODY}{rest}"
+    response = await client.request(method, url, headers=headers, json=body)
+    await assert_problem(response, 404, "not_found")
+    assert await conn.fetchval("select count(*) from audit_events") == 0
+
+
+async def test_create_user(client: Client, conn: Any) -> None:
+    admin = await register_as(client, "admin")
+    body = {"email": "Ada@Example.com", "name": "Ada", "role": "support", "settings": {"a": 1}}
+    response = await client.post(USERS, headers=admin.headers, json=body)
+    assert response.status == 201, await response.text()
+    user = await response.json()
+    assert uuid.UUID(user["id"]).version == 7
+    assert response.headers["Location"] == f"{USERS}/{user['id']}"
+    assert response.headers["ETag"] == '"1"'
+    assert user == {
+        **FRESH,
+        "id": user["id"],
+        "email": "Ada@example.com",
+        "email_verified": False,
+        "name": "Ada",
+        "role": "support",
+        "settings": {"a": 1},
+        "created_at": user["created_at"],
+        "updated_at": user["created_at"],
+    }
+    again = await client.get(response.headers["Location"], headers=admin.headers)
+    assert await again.json() == user
+
+    hashed = await conn.fetchval("select password_hash from users where id = $1", user["id"])
+    assert hashed is None
+    token = await conn.fetchrow(
+        "select purpose, email, expires_at - created_at as ttl from action_tokens"
+        " where user_id = $1",
+        user["id"],
+    )
+    assert dict(token) == {
+        "purpose": "password_reset",
+        "email": "Ada@example.com",
+        "ttl": timedelta(minutes=30),
+    }
+
+
+async def test_create_user_with_a_taken_address(client: Client, conn: Any) -> None:
+    admin = await register_as(client, "admin")
+    body = {"email": admin.profile["email"].upper()}
+    response = await client.post(USERS, headers=admin.headers, json=body)
+    await assert_problem(response, 409, "email_taken")
+    assert await conn.fetchval("select count(*) from action_tokens") == 0
+    assert await conn.fetchval("select count(*) from audit_events") == 0
+
+
+@pytest.mark.parametrize(
+    ("body", "pointer"),
+    [
+        ({}, "#/email"),
+        ({"email": "nonsense"}, "#/email"),
+        ({"email": "a@example.com", "password": PASSWORD}, "#/password"),
+        ({"email": "a@example.com", "role": "root"}, "#/role"),
+        ({"email": "a@example.com", "role": None}, "#/role"),
+        ({"email": "a@example.com", "name": "nul\0"}, "#/name"),
+        ({"email": "a@example.com", "settings": {"ui_theme": "pink"}}, "#/settings/ui_theme"),
+        ({"email": "a@example.com", "status": "active"}, "#/status"),
+    ],
+)
+async def test_create_user_with_what_is_wrong(
+    client: Client, body: dict[str, Any], pointer: str
+) -> None:
+    admin = await register_as(client, "admin")
+    response = await client.post(USERS, headers=admin.headers, json=body)
+    problem = await assert_problem(response, 422, "invalid_fields")
+    assert pointers(problem) == {pointer}
+
+
+async def test_read_user(client: Client) -> None:
+    support = await register_as(client, "support")
+    account = await register(client, name="Grace")
+    response = await client.get(url_of(account), headers=support.headers)
+    assert response.status == 200
+    assert await response.json() == {**account.profile, **FRESH}
+    assert response.headers["ETag"] == '"1"'
+
+
+async def test_change_user(client: Client) -> None:
+    admin = await register_as(client, "admin")
+    account = await register(client, name="Grace")
+
+    async def change(version: int, body: dict[str, Any]) -> Any:
+        headers = {**admin.headers, "If-Match": f'"{version}"'}
+        response = await client.patch(url_of(account), headers=headers, json=body)
+        assert response.status == 200, await response.text()
+        user = await response.json()
+        assert response.headers["ETag"] == f'"{user["version"]}"'
+        return user
+
+    body = {
+        "name": "Grace Hopper",
+        "role": "support",
+        "email_verified": True,
+        "settings": {"language": "en", "mine": {"a": 1, "b": 2}},
+    }
+    changed = await change(1, body)
+    assert changed["updated_at"] > account.profile["updated_at"]
+    assert changed == {
+        **account.profile,
+        **FRESH,
+        **body,
+        "version": 2,
+        "updated_at": changed["updated_at"],
+    }
+    assert await change(2, body) == changed, "nothing changed, so neither does the version"
+    changed = await change(2, {"settings": {"mine": {"a": None}, "language": None}})
+    assert changed["settings"] == {"mine": {"b": 2}}
+    changed = await change(3, {"email_verified": False})
+    assert (changed["email_verified"], changed["version"]) == (False, 4)
+
+
+@pytest.mark.parametrize(
+    ("body", "pointer"),
+    [
+        ({"email": "a@example.com"}, "#/email"),
+        ({"password": PASSWORD}, "#/password"),
+        ({"password_hash": "x"}, "#/password_hash"),
+        ({"status": "active"}, "#/status"),
+        ({"version": 7}, "#/version"),
+        ({"role": "root"}, "#/role"),
+        ({"email_verified": "yes"}, "#/email_verified"),
+        ({"email_verified": 1}, "#/email_verified"),
+        ({"email_verified": None}, "#/email_verified"),
+        ({"name": "x\u202ey"}, "#/name"),
+        ({"settings": []}, "#/settings"),
+        ({"settings": {"language": 7}}, "#/settings/language"),
+    ],
+)
+async def test_change_user_to_what_is_wrong(
+    client: Client, body: dict[str, Any], pointer: str
+) -> None:
+    admin = await register_as(client, "admin")
+    headers = {**admin.headers, "If-Match": '"1"'}
+    response = await client.patch(url_of(admin), headers=headers, json=body)
+    problem = await assert_problem(response, 422, "invalid_fields")
+    assert pointers(problem) == {pointer}
+
+
+async def test_changing_needs_if_match(client: Client) -> None:
+    admin = await register_as(client, "admin")
+    account = await register(client)
+    url, body = url_of(account), {"name": "x"}
+    for headers in (admin.headers, {**admin.headers, "If-Match": ""}):
+        response = await client.patch(url, headers=headers, json=body)
+        await assert_problem(response, 428, "precondition_required")
+    for tag in ('"2"', 'W/"1"', "1", '"1'):
+        headers = {**admin.headers, "If-Match": tag}
+        response = await client.patch(url, headers=headers, json=body)
+        await assert_problem(response, 412, "precondition_failed")
+    unchanged = await client.get(url, headers=admin.headers)
+    assert await unchanged.json() == {**account.profile, **FRESH}
+
+
+async def test_of_changes_at_once_with_one_etag_one_wins(client: Client) -> None:
+    admin = await register_as(client, "admin")
+    account = await register(client)
+    headers = {**admin.headers, "If-Match": '"1"'}
+    answers = await asyncio.gather(
+        *(
+            client.patch(url_of(account), headers=headers, json={"name": f"name {n}"})
+            for n in range(10)
+        )
+    )
+    assert sorted(answer.status for answer in answers) == [200] + [412] * 9
+
+
+@pytest.mark.parametrize(
+    ("method", "rest", "body"),
+    [("DELETE", "", None), ("POST", "/suspend", {"reason": "spam"}), ("POST", "/reinstate", None)],
+)
+async def test_if_match_is_honoured_where_it_is_not_required(
+    client: Client, method: str, rest: str, body: Any
+) -> None:
+    admin = await register_as(client, "admin")
+    account = await register(client)
+    for tag, status in (('"7"', 412), ('"1"', 200)):
+        headers = {**admin.headers, "If-Match": tag}
+        response = await client.request(method, url_of(account, rest), headers=headers, json=body)
+        assert response.status == status
+
+
+async def test_a_demotion_bites_at_once_and_keeps_the_session(client: Client) -> None:
+    admin, other = await register_as(client, "admin"), await register_as(client, "admin")
+    headers = {**admin.headers, "If-Match": '"1"'}
+    demoted = await client.patch(url_of(other), headers=headers, json={"role": "user"})
+    assert demoted.status == 200
+    refused = await client.get(USERS, headers=other.headers)
+    await assert_problem(refused, 403, "forbidden")
+    assert (await client.get(ME, headers=other.headers)).status == 200
+
+
+async def test_suspend_and_reinstate(client: Client) -> None:
+    admin, account = await register_as(client, "admin"), await register(client)
+    more = await (await sign_in(client, account)).json()
+    response = await client.post(
+        url_of(account, "/suspend"), headers=admin.headers, json={"reason": "spam"}
+    )
+    assert response.status == 200
+    suspended = await response.json()
+    assert suspended == {
+        **account.profile,
+        **FRESH,
+        "status": "suspended",
+        "suspension_reason": "spam",
+        "version": 2,
+        "updated_at": suspended["updated_at"],
+    }
+    for headers in (account.headers, bearer(more["access_token"])):
+        refused = await client.get(ME, headers=headers)
+        await assert_problem(refused, 401, "invalid_token")
+    wrong = await client.post(LOGIN, json={"email": "nobody@example.com", "password": "x"})
+    refused = await sign_in(client, account)
+    assert await assert_problem(refused, 401, "invalid_credentials") == await assert_problem(
+        wrong, 401, "invalid_credentials"
+    ), "a suspension is not told apart from a wrong password"
+
+    response = await client.post(url_of(account, "/reinstate"), headers=admin.headers)
+    reinstated = await response.json()
+    assert reinstated == {
+        **account.profile,
+        **FRESH,
+        "version": 3,
+        "updated_at": reinstated["updated_at"],
+    }
+    again = await client.post(url_of(account, "/reinstate"), headers=admin.headers)
+    assert await again.json() == reinstated
+    assert (await sign_in(client, account)).status == 200
+    refused = await client.get(ME, headers=account.headers)
+    await assert_problem(refused, 401, "invalid_token")
+
+
+async def test_a_suspension_with_an_end(client: Client, start_app: StartApp, conn: Any) -> None:
+    admin, account = await register_as(client, "admin"), await register(client)
+    until = datetime.now(UTC) + timedelta(hours=1)
+    body = {"reason": "cool down", "until": until.isoformat()}
+    response = await client.post(url_of(account, "/suspend"), headers=admin.headers, json=body)
+    suspended = await response.json()
+    assert suspended["suspended_until"] == until.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    assert (await sign_in(client, account)).status == 401
+
+    await conn.execute(
+        "update users set suspended_until = now() - interval '1 second' where id = $1",
+        uuid.UUID(account.profile["id"]),
+    )
+    assert (await sign_in(client, account)).status == 200
+    # The jobs run when an application starts, and then every so often.
+    later = await start_app()
+    for _ in range(500):
+        shown = await (await later.get(url_of(account), headers=admin.headers)).json()
+        if shown["status"] == "active":
+            break
+    assert shown == {**account.profile, **FRESH, "version": 3, "updated_at": shown["updated_at"]}
+    event = await conn.fetchrow(
+        "select action, actor_id, request_id from audit_events order by occurred_at desc limit 1"
+    )
+    assert tuple(event) == ("user.reinstate", None, None)
+
+
+@pytest.mark.parametrize(
+    ("body", "pointer"),
+    [
+        ({}, "#/reason"),
+        ({"reason": ""}, "#/reason"),
+        ({"reason": "x" * 501}, "#/reason"),
+        ({"reason": "x", "until": "2020-01-01T00:00:00Z"}, "#/until"),
+        ({"reason": "x", "until": "0000-01-01T00:00:00Z"}, "#/until"),
+        ({"reason": "x", "until": "2999-01-01"}, "#/until"),
+        ({"reason": "x", "until": "2999-01-01T00:00:00"}, "#/until"),
+        ({"reason": "x", "until": "9999-12-31T23:59:59-23:59"}, "#/until"),
+        ({"reason": "x", "until": 4102444800}, "#/until"),
+        ({"reason": "x", "until": None}, "#/until"),
+    ],
+)
+async def test_suspend_with_what_is_wrong(
+    client: Client, body: dict[str, Any], pointer: str
+) -> None:
+    admin, account = await register_as(client, "admin"), await register(client)
+    url = url_of(account, "/suspend")
+    response = await client.post(url, headers=admin.headers, json=body)
+    problem = await assert_problem(response, 422, "invalid_fields")
+    assert pointers(problem) == {pointer}
+
+
+async def test_delete_user(client: Client) -> None:
+    admin, account = await register_as(client, "admin"), await register(client)
+    response = await client.delete(url_of(account), headers=admin.headers)
+    assert response.status == 200
+    deleting = await response.json()
+    due = datetime.fromisoformat(deleting["purge_at"]) - datetime.now(UTC)
+    assert timedelta(days=29, hours=23) < due <= timedelta(days=30)
+    assert deleting == {
+        **account.profile,
+        **FRESH,
+        "status": "deleting",
+        "purge_at": deleting["purge_at"],
+        "version": 2,
+        "updated_at": deleting["updated_at"],
+    }
+    refused = await client.get(ME, headers=account.headers)
+    await assert_problem(refused, 401, "invalid_token")
+    again = await client.delete(url_of(account), headers=admin.headers)
+    assert await again.json() == deleting
+
+    url = url_of(account, "/suspend")
+    refused = await client.post(url, headers=admin.headers, json={"reason": "x"})
+    await assert_problem(refused, 409, "account_deleting")
+    response = await client.post(url_of(account, "/reinstate"), headers=admin.headers)
+    assert (await response.json())["purge_at"] is None
+
+
+async def test_a_suspended_account_is_not_deleted(client: Client) -> None:
+    admin, account = await register_as(client, "admin"), await register(client)
+    await client.post(url_of(account, "/suspend"), headers=admin.headers, json={"reason": "x"})
+    response = await client.delete(url_of(account), headers=admin.headers)
+    await assert_problem(response, 409, "account_suspended")
+
+
+async def test_the_owner_is_sent_the_link_in_their_language(
+    client: Client, conn: Any, settings: Settings
+) -> None:
+    admin = await register_as(client, "admin")
+    body = {"email": "ada@example.com", "settings": {"language": "fr"}}
+    assert (await client.post(USERS, headers=admin.headers, json=body)).status == 201
+    outbox = settings.data_dir / "mail"
+    async with asyncio.timeout(10):
+        while not (files := list(outbox.glob("*.eml"))):  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+    mail = message_from_bytes(files[0].read_bytes(), EmailMessage, policy=SMTPUTF8)
+    text = mail.get_body(("plain",)).get_content()  # type: ignore[union-attr]
+    assert mail["To"] == "ada@example.com"
+    assert text.startswith("Bonjour")
+    found = re.search(r"/password-reset#token=(\S+)", text)
+    assert found is not None
+    stored = await conn.fetchval("select token_hash from action_tokens")
+    assert stored == hashlib.sha256(found[1].encode()).digest()
+
+
+async def test_trigger_a_password_reset(client: Client, conn: Any) -> None:
+    admin, account = await register_as(client, "admin"), await register(client)
+    response = await client.post(url_of(account, "/password-reset"), headers=admin.headers)
+    assert (response.status, await response.read()) == (202, b"")
+    purpose = await conn.fetchval(
+        "select purpose from action_tokens where user_id = $1 and email = $2",
+        uuid.UUID(account.profile["id"]),
+        account.profile["email"],
+    )
+    assert purpose == "password_reset"
+    assert (await client.get(ME, headers=account.headers)).status == 200
+    assert (await sign_in(client, account)).status == 200
+
+
+async def test_sessions(client: Client) -> None:
+    admin, account = await register_as(client, "admin"), await register(client)
+    tokens = [await (await sign_in(client, account)).json() for _ in range(2)]
+    url = url_of(account, "/sessions")
+    first = await (await client.get(url, headers=admin.headers, params={"limit": 2})).json()
+    assert (len(first["items"]), first["has_more"]) == (2, True)
+    params = {"limit": 2, "cursor": first["next_cursor"]}
+    last = await (await client.get(url, headers=admin.headers, params=params)).json()
+    assert (len(last["items"]), last["has_more"], last["next_cursor"]) == (1, False, None)
+    sessions = first["items"] + last["items"]
+    assert sessions == sorted(sessions, key=lambda session: session["id"], reverse=True)
+    assert sessions[0] == {
+        "id": sessions[0]["id"],
+        "created_at": sessions[0]["created_at"],
+        "last_seen_at": sessions[0]["created_at"],
+        "expires_at": sessions[0]["expires_at"],
+        "user_agent": sessions[0]["user_agent"],
+        "address": sessions[0]["address"],
+    }
+
+    ended = await client.delete(f"{url}/{sessions[0]['id']}", headers=admin.headers)
+    assert ended.status == 204
+    newest = await client.get(ME, headers=bearer(tokens[1]["access_token"]))
+    await assert_problem(newest, 401, "invalid_token")
+    assert (await client.get(ME, headers=account.headers)).status == 200
+    other = f"{url_of(admin, '/sessions')}/{sessions[1]['id']}"
+    await assert_problem(await client.delete(other, headers=admin.headers), 404, "not_found")
+
+    assert (await client.delete(url, headers=admin.headers)).status == 204
+    refused = await client.get(ME, headers=account.headers)
+    await assert_problem(refused, 401, "invalid_token")
+    left = await (await client.get(url, headers=admin.headers)).json()
+    assert left == {"items": [], "next_cursor": None, "has_more": False}
+    assert (await client.get(ME, headers=admin.headers)).status == 200
+
+
+@pytest.mark.parametrize(
+    ("method", "rest", "body"),
+    [
+        ("PATCH", "", {"role": "user"}),
+        ("PATCH", "", {"role": "support", "name": "x"}),
+        ("DELETE", "", None),
+        ("POST", "/suspend", {"reason": "x"}),
+    ],
+)
+async def test_the_last_administrator_stays(
+    client: Client, method: str, rest: str, body: Any
+) -> None:
+    admin = await register_as(client, "admin")
+    suspended = await register_as(client, "admin")
+    url = url_of(suspended, "/suspend")
+    await client.post(url, headers=admin.headers, json={"reason": "x"})
+    headers = {**admin.headers, "If-Match": '"1"'}
+    response = await client.request(method, url_of(admin, rest), headers=headers, json=body)
+    await assert_problem(response, 409, "last_administrator")
+    unchanged = await client.get(url_of(admin), headers=admin.headers)
+    assert await unchanged.json() == {**admin.profile, **FRESH}
+
+
+async def test_of_two_administrators_demoted_ten_times_at_once_one_stays(
+    start_app: StartApp, conn: Any
+) -> None:
+    client = await start_app(db_pool_size=12)
+    one, two = await register_as(client, "admin"), await register_as(client, "admin")
+    pairs = [(one, two), (two, one)] * 5
+    answers = await asyncio.gather(
+        *(
+            client.patch(
+                url_of(target),
+                headers={**caller.headers, "If-Match": '"1"'},
+                json={"role": "user"},
+            )
+            for caller, target in pairs
+        )
+    )
+    statuses = sorted(answer.status for answer in answers)
+    assert statuses[0] == 200
+    assert set(statuses[1:]) <= {403, 409, 412}
+    assert await conn.fetchval("select count(*) from users where role = 'admin'") == 1
+
+
+@pytest.mark.parametrize("how", ["demote", "suspend", "delete", "all three"])
+async def test_of_ten_administrators_who_all_leave_at_once_one_stays(
+    start_app: StartApp, conn: Any, how: str
+) -> None:
+    client = await start_app(db_pool_size=12)
+    admins = [await register_as(client, "admin") for _ in range(10)]
+    ways = itertools.cycle(["demote", "suspend", "delete"] if how == "all three" else [how])
+
+    async def leave(account: Account, way: str) -> Any:
+        url, headers = url_of(account), {**account.headers, "If-Match": '"1"'}
+        if way == "demote":
+            return await client.patch(url, headers=headers, json={"role": "user"})
+        if way == "suspend":
+            return await client.post(f"{url}/suspend", headers=headers, json={"reason": "x"})
+        return await client.delete(url, headers=headers)
+
+    answers = await asyncio.gather(
+        *(leave(account, way) for account, way in zip(admins, ways, strict=False))
+    )
+    assert sorted(answer.status for answer in answers) == [200] * 9 + [409]
+    left = "select count(*) from users where role = 'admin' and status = 'active'"
+    assert await conn.fetchval(left) == 1
+
+
+async def test_a_suspension_while_signing_in_leaves_no_session(
+    start_app: StartApp, conn: Any
+) -> None:
+    client = await start_app(db_pool_size=12)
+    admin = await register_as(client, "admin")
+    for _ in range(5):
+        account = await register(client)
+        await asyncio.gather(
+            *(sign_in(client, account) for _ in range(4)),
+            client.post(url_of(account, "/suspend"), headers=admin.headers, json={"reason": "x"}),
+        )
+        sessions = "select count(*) from sessions where user_id = $1"
+        assert await conn.fetchval(sessions, uuid.UUID(account.profile["id"])) == 0

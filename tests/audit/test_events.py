@@ -1,0 +1,227 @@
+"""The audit: what is recorded, that it is recorded with what it records, and that it stays."""
+
+import asyncio
+import uuid
+from typing import Any
+
+import asyncpg
+import pytest
+
+from tests.conftest import Client
+from tests.factories import Account, assert_problem, pointers, register, register_as
+
+USERS = "/api/v1/users"
+AUDIT = "/api/v1/audit-events"
+
+
+async def events(client: Client, admin: Account, **params: Any) -> list[dict[str, Any]]:
+    """The events of all pages, the oldest first."""
+    found: list[dict[str, Any]] = []
+    while True:
+        response = await client.get(AUDIT, headers=admin.headers, params=params)
+        assert response.status == 200, await response.text()
+        page = await response.json()
+        found += page["items"]
+        if not page["has_more"]:
+            return found[::-1]
+        params["cursor"] = page["next_cursor"]
+
+
+async def suspend(client: Client, admin: Account, account: Account, **headers: str) -> None:
+    response = await client.post(
+        f"{USERS}/{account.profile['id']}/suspend",
+        headers={**admin.headers, **headers},
+        json={"reason": "spam"},
+    )
+    assert response.status == 200
+
+
+async def test_a_whole_event(client: Client) -> None:
+    admin, account = await register_as(client, "admin"), await register(client)
+    named = {"User-Agent": "tester/1", "X-Request-ID": "mine", "X-Forwarded-For": "203.0.113.1"}
+    await suspend(client, admin, account, **named)
+    (event,) = await events(client, admin)
+    assert uuid.UUID(event["id"]).version == 7
+    assert event == {
+        "id": event["id"],
+        "occurred_at": event["occurred_at"],
+        "action": "user.suspend",
+        "actor_id": admin.profile["id"],
+        "actor_role": "admin",
+        "subject_id": account.profile["id"],
+        "address": "127.0.0.1",
+        "user_agent": "tester/1",
+        "request_id": "mine",
+        "before": {"status": "active", "suspension_reason": None},
+        "after": {"status": "suspended", "suspension_reason": "spam"},
+    }
+
+
+async def test_every_administrative_action_is_recorded(client: Client) -> None:
+    admin = await register_as(client, "admin")
+    body = {"email": "new@example.com", "name": "New", "role": "user", "settings": {"a": 1}}
+    created = await client.post(USERS, headers=admin.headers, json=body)
+    id_ = (await created.json())["id"]
+    url = f"{USERS}/{id_}"
+    change = {"name": "Newer", "role": "support", "settings": {"b": 2}}
+    versioned = {**admin.headers, "If-Match": '"1"'}
+    assert (await client.patch(url, headers=versioned, json=change)).status == 200
+    versioned["If-Match"] = '"2"'
+    assert (await client.patch(url, headers=versioned, json=change)).status == 200
+    await client.post(f"{url}/suspend", headers=admin.headers, json={"reason": "x"})
+    for _ in range(2):
+        await client.post(f"{url}/reinstate", headers=admin.headers)
+    await client.post(f"{url}/password-reset", headers=admin.headers)
+    await client.delete(f"{url}/sessions", headers=admin.headers)
+    deleted = await (await client.delete(url, headers=admin.headers)).json()
+
+    other = await register(client)
+    sessions = f"{USERS}/{other.profile['id']}/sessions"
+    listed = await (await client.get(sessions, headers=admin.headers)).json()
+    session_id = listed["items"][0]["id"]
+    await client.delete(f"{sessions}/{session_id}", headers=admin.headers)
+
+    recorded = [
+        (event["action"], event["before"], event["after"])
+        for event in await events(client, admin, limit=3)
+    ]
+    suspension = [
+        {"status": "active", "suspension_reason": None},
+        {"status": "suspended", "suspension_reason": "x"},
+    ]
+    assert recorded == [
+        ("user.create", None, body),
+        (
+            "user.update",
+            {"name": "New", "role": "user", "settings": {"a": 1}},
+            {"name": "Newer", "role": "support", "settings": {"a": 1, "b": 2}},
+        ),
+        ("user.suspend", *suspension),
+        ("user.reinstate", *suspension[::-1]),
+        ("user.password_reset", None, None),
+        ("session.end_all", {"sessions": 0}, None),
+        (
+            "user.delete",
+            {"status": "active", "purge_at": None},
+            {"status": "deleting", "purge_at": deleted["purge_at"]},
+        ),
+        ("session.end", {"session_id": session_id}, None),
+    ]
+
+
+async def test_filters(client: Client) -> None:
+    one, two = await register_as(client, "admin"), await register_as(client, "admin")
+    users = [await register(client) for _ in range(3)]
+    for admin, user in ((one, users[0]), (one, users[1]), (two, users[2]), (two, users[0])):
+        await suspend(client, admin, user)
+    await client.post(f"{USERS}/{users[1].profile['id']}/reinstate", headers=two.headers)
+    everything = await events(client, one)
+    assert len(everything) == 5
+    assert everything == sorted(everything, key=lambda event: event["occurred_at"])
+
+    async def found(**params: str) -> list[int]:
+        return [everything.index(event) for event in await events(client, one, **params, limit=1)]
+
+    first, last = everything[0]["occurred_at"], everything[4]["occurred_at"]
+    assert await found(actor_id=one.profile["id"]) == [0, 1]
+    assert await found(subject_id=users[0].profile["id"]) == [0, 3]
+    assert await found(action="user.reinstate") == [4]
+    assert await found(action="user.suspend", actor_id=two.profile["id"]) == [2, 3]
+    assert await found(occurred_after=last) == [4]
+    assert await found(occurred_before=last) == [0, 1, 2, 3]
+    assert await found(occurred_after=first, occurred_before=last, action="user.suspend") == [
+        0,
+        1,
+        2,
+        3,
+    ]
+    assert await found(actor_id=users[0].profile["id"]) == []
+
+
+@pytest.mark.parametrize(
+    ("params", "pointer"),
+    [
+        ({"actor_id": "me"}, "?/actor_id"),
+        ({"subject_id": ""}, "?/subject_id"),
+        ({"action": "nul\0"}, "?/action"),
+        ({"action": ""}, "?/action"),
+        ({"occurred_after": "0000-01-01T00:00:00Z"}, "?/occurred_after"),
+        ({"occurred_before": "now"}, "?/occurred_before"),
+        ({"limit": "201"}, "?/limit"),
+        ({"sort": "action"}, "?/sort"),
+    ],
+)
+async def test_parameters_that_are_wrong(
+    client: Client, params: dict[str, str], pointer: str
+) -> None:
+    admin = await register_as(client, "admin")
+    response = await client.get(AUDIT, headers=admin.headers, params=params)
+    problem = await assert_problem(response, 422, "invalid_fields")
+    assert pointers(problem) == {pointer}
+
+
+async def test_without_its_event_nothing_happens(client: Client, conn: Any) -> None:
+    admin, account = await register_as(client, "admin"), await register(client)
+    await conn.execute("alter table audit_events add constraint full_disk check (false) not valid")
+    headers = {**admin.headers, "If-Match": '"1"'}
+    url = f"{USERS}/{account.profile['id']}"
+    answers = [
+        await client.post(USERS, headers=headers, json={"email": "new@example.com"}),
+        await client.patch(url, headers=headers, json={"name": "x"}),
+        await client.post(f"{url}/suspend", headers=headers, json={"reason": "x"}),
+        await client.post(f"{url}/password-reset", headers=headers),
+        await client.delete(f"{url}/sessions", headers=headers),
+        await client.delete(url, headers=headers),
+    ]
+    assert {answer.status for answer in answers} == {500}
+    await conn.execute("alter table audit_events drop constraint full_disk")
+    assert (await client.get("/api/v1/users/me", headers=account.headers)).status == 200
+    shown = await (await client.get(url, headers=headers)).json()
+    assert (shown["version"], shown["status"]) == (1, "active")
+    assert await conn.fetchval("select count(*) from users") == 2
+    assert await conn.fetchval("select count(*) from action_tokens") == 0
+
+
+async def test_what_is_refused_leaves_no_event(client: Client) -> None:
+    admin = await register_as(client, "admin")
+    url = f"{USERS}/{admin.profile['id']}"
+    await asyncio.gather(
+        client.post(USERS, headers=admin.headers, json={"email": admin.profile["email"]}),
+        client.delete(url, headers=admin.headers),
+        client.patch(url, headers=admin.headers, json={"name": "x"}),
+    )
+    assert await events(client, admin) == []
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "update {} set action = 'nothing'",
+        "update {} set before = null",
+        "delete from {}",
+        "truncate {}",
+        "truncate {} cascade",
+    ],
+)
+@pytest.mark.parametrize("where", ["the audit", "the month", "the default"])
+async def test_not_even_the_owner_changes_it(
+    client: Client, conn: Any, statement: str, where: str
+) -> None:
+    admin, account = await register_as(client, "admin"), await register(client)
+    if where == "the default":
+        # An event of a time that has no month's partition.
+        await conn.execute(
+            "insert into audit_events (id, occurred_at, action)"
+            " values (gen_random_uuid(), '2000-01-01', 'old')"
+        )
+        table = "audit_events_default"
+    else:
+        await suspend(client, admin, account)
+        table = await conn.fetchval("select tableoid::regclass::text from audit_events limit 1")
+    if where == "the audit":
+        table = "audit_events"
+    before = await conn.fetch("select id, action, before from audit_events")
+    assert before
+    with pytest.raises(asyncpg.InsufficientPrivilegeError, match="append-only"):
+        await conn.execute(statement.format(table))
+    assert await conn.fetch("select id, action, before from audit_events") == before

@@ -1,0 +1,134 @@
+"""Monthly partitions: there ahead of time, gone when they are too old."""
+
+import asyncio
+import zlib
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from service.audit.partitions import maintain_partitions
+from service.database import write
+from tests.conftest import Client, StartApp
+
+INSERT = "insert into audit_events (id, occurred_at, action) values (gen_random_uuid(), $1, 'test')"
+
+
+def months_from_now(count: int) -> datetime:
+    now = datetime.now(UTC)
+    years, month = divmod(now.month - 1 + count, 12)
+    return datetime(now.year + years, month + 1, 1, tzinfo=UTC)
+
+
+def name_of(month: datetime) -> str:
+    return f"audit_events_{month:%Y%m}"
+
+
+async def maintain(client: Client) -> None:
+    """The job's work, now; it waits for the one that runs when an application starts."""
+    assert client.app is not None
+    await write(client.app, _maintain, client.app)
+
+
+async def _maintain(conn: Any, app: web.Application) -> None:
+    key = zlib.crc32(b"shinkei job audit partitions")
+    await conn.execute("select pg_advisory_xact_lock($1)", key)
+    await maintain_partitions(app, conn)
+
+
+async def partitions(conn: Any) -> set[str]:
+    rows = await conn.fetch(
+        "select inhrelid::regclass::text as name from pg_inherits"
+        " where inhparent = 'audit_events'::regclass"
+    )
+    return {row["name"] for row in rows}
+
+
+async def where_events_are(conn: Any) -> dict[str, int]:
+    rows = await conn.fetch(
+        "select tableoid::regclass::text as name, count(*) from audit_events group by 1"
+    )
+    return dict(rows)
+
+
+EXPECTED = {"audit_events_default", *(name_of(months_from_now(n)) for n in range(3))}
+
+
+async def test_there_ahead_of_time(start_app: StartApp, conn: Any) -> None:
+    assert await partitions(conn) == {"audit_events_default"}
+    client = await start_app()
+    await maintain(client)
+    assert await partitions(conn) == EXPECTED
+    before = await conn.fetch("select oid from pg_class where relname ~ 'audit_events' order by 1")
+    await maintain(client)
+    after = await conn.fetch("select oid from pg_class where relname ~ 'audit_events' order by 1")
+    assert before == after, "a second time there is nothing to do"
+    await conn.execute(INSERT, months_from_now(1))
+    await conn.execute(INSERT, months_from_now(2) - timedelta(microseconds=1))
+    await conn.execute(INSERT, months_from_now(3))
+    assert await where_events_are(conn) == {
+        name_of(months_from_now(1)): 2,
+        "audit_events_default": 1,
+    }
+
+
+async def test_events_that_came_before_their_partition_move_into_it(
+    start_app: StartApp, conn: Any
+) -> None:
+    times = [months_from_now(n) for n in (-1, 0, 0, 1, 2, 3)]
+    for time in times:
+        await conn.execute(INSERT, time)
+    client = await start_app()
+    await maintain(client)
+    assert await where_events_are(conn) == {
+        "audit_events_default": 2,
+        name_of(months_from_now(0)): 2,
+        name_of(months_from_now(1)): 1,
+        name_of(months_from_now(2)): 1,
+    }
+    rows = await conn.fetch("select occurred_at from audit_events order by 1")
+    assert [row["occurred_at"] for row in rows] == times
+
+
+@pytest.mark.parametrize("retention_days", [0, 60])
+async def test_gone_when_too_old(start_app: StartApp, conn: Any, retention_days: int) -> None:
+    """Whole months that are past the retention go, and so do single events without a month."""
+    old, kept = months_from_now(-8), months_from_now(-1)
+    for month, end in ((old, months_from_now(-7)), (kept, months_from_now(0))):
+        await conn.execute(
+            f"create table {name_of(month)} partition of audit_events"
+            f" for values from ('{month.isoformat()}') to ('{end.isoformat()}')"
+        )
+        await conn.execute(INSERT, month)
+    await conn.execute(INSERT, months_from_now(-20))
+    client = await start_app(audit_retention_days=retention_days)
+    await maintain(client)
+    everything = {name_of(old): 1, name_of(kept): 1, "audit_events_default": 1}
+    if retention_days:
+        assert await partitions(conn) == EXPECTED | {name_of(kept)}
+        assert await where_events_are(conn) == {name_of(kept): 1}
+    else:
+        assert await partitions(conn) == EXPECTED | {name_of(old), name_of(kept)}
+        assert await where_events_are(conn) == everything
+
+
+async def test_events_while_partitions_are_made_are_all_kept(
+    start_app: StartApp, conn: Any
+) -> None:
+    client = await start_app()
+    await maintain(client)
+    for name in EXPECTED - {"audit_events_default"}:
+        await conn.execute(f"drop table {name}")
+    assert client.app is not None
+
+    async def insert(writer: Any, time: datetime) -> None:
+        await writer.execute(INSERT, time)
+
+    await asyncio.gather(
+        *(write(client.app, insert, months_from_now(n % 3)) for n in range(50)),
+        maintain(client),
+        *(write(client.app, insert, months_from_now(n % 3)) for n in range(50)),
+    )
+    assert sum((await where_events_are(conn)).values()) == 100
+    assert await partitions(conn) == EXPECTED
