@@ -1,5 +1,6 @@
 """Problems: what a client is told when a request fails (RFC 9457), and the middleware for it."""
 
+import traceback
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -119,6 +120,24 @@ def render(problem: Problem, request_id: str) -> web.Response:
     )
 
 
+def log_unexpected(error: Exception, event: str, **values: object) -> None:
+    """Log our own mistake with its traceback, without the words of PostgreSQL's errors.
+
+    Their detail repeats the row that was refused: addresses, hashes and all.
+    """
+    if isinstance(error, asyncpg.PostgresError):
+        log.error(
+            event,
+            error=type(error).__name__,
+            sqlstate=error.sqlstate,
+            constraint=error.constraint_name,
+            trace="".join(traceback.format_tb(error.__traceback__)),
+            **values,
+        )
+    else:
+        log.error(event, exc_info=error, **values)
+
+
 @web.middleware
 async def problems(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Render every failure, the framework's own included; an unknown one is logged, and a 500."""
@@ -140,8 +159,8 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
     except SettingsError as error:
         log.warning("cannot serve", reason=str(error))
         problem = unavailable("misconfigured", "The service is not set up yet; try again.")
-    except Exception:
-        log.exception("unexpected error")
+    except Exception as error:
+        log_unexpected(error, "unexpected error")
         problem = Problem(500, "internal_error", "Something went wrong here; it has been logged.")
     response = render(problem, request[REQUEST_ID])
     if problem.close:

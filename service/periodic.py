@@ -10,7 +10,7 @@ import structlog
 from aiohttp import web
 
 from service.database import Connection, write
-from service.errors import Problem
+from service.errors import Problem, log_unexpected
 
 log = structlog.get_logger(__name__)
 
@@ -44,8 +44,8 @@ async def _repeat(app: web.Application, job: Job) -> None:
             await write(app, _run_alone, app, job)
         except Problem as error:
             log.warning("job postponed", job=job.name, code=error.code)
-        except Exception:
-            log.exception("job failed", job=job.name)
+        except Exception as error:
+            log_unexpected(error, "job failed", job=job.name)
         await asyncio.sleep(job.every_s)
 
 

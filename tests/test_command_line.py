@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
+import psycopg
 import pytest
 
 from service.settings import VARIABLES, Database, load_settings
@@ -92,6 +93,11 @@ def call(url: str, body: object = None, **headers: str) -> tuple[int, Any]:
     except urllib.error.HTTPError as error:
         with error:
             return error.code, json.loads(error.read())
+
+
+def connect(database: Database) -> Any:
+    arguments: dict[str, Any] = {**database.libpq_arguments()}
+    return psycopg.connect(**arguments, autocommit=True)
 
 
 def postmaster_of(data_dir: Path) -> int:
@@ -291,7 +297,11 @@ def test_migrate_up_status_and_down(empty_database: Database, tmp_path: Path) ->
         ),
         (
             ["migrate"],
-            {"DATABASE_URL": "postgresql://u:hush@127.0.0.1:1/n", "SECRET_KEY": SECRET_KEY},
+            {
+                "DATABASE_URL": "postgresql://u:hush@127.0.0.1:1/n",
+                "SECRET_KEY": SECRET_KEY,
+                "DB_CONNECT_TIMEOUT_S": "0.2",
+            },
             1,
             "shinkei: cannot connect to PostgreSQL at 127.0.0.1:1, database n, as user u: no conn",
         ),
@@ -405,10 +415,21 @@ def test_a_full_log_disk_fails_no_request(database: Database, tmp_path: Path) ->
 
 
 def test_what_the_server_refuses_at_start_is_one_line(database: Database, tmp_path: Path) -> None:
-    result = run("serve", cwd=tmp_path, PORT="0", DB_POOL_SIZE="1000", **url_of(database))
+    """The first connections are had, and then no more."""
+    role = f"limited_{database.name[-12:]}"
+    with connect(database) as conn:
+        conn.execute(f"create role {role} login password 'hush' connection limit 3")
+        conn.execute(f"grant select on _yoyo_migration to {role}")
+        host, port = database.hosts[0]
+        url = f"postgresql://{role}:hush@{host}:{port}/{database.name}"
+        variables = {"DATABASE_URL": url, "SECRET_KEY": SECRET_KEY, "DB_POOL_SIZE": "10"}
+        result = run("serve", cwd=tmp_path, PORT="0", **variables)
+        conn.execute(f"drop owned by {role}")
+        conn.execute(f"drop role {role}")
     assert result.returncode == 1
     assert result.stderr.startswith("shinkei: cannot connect to PostgreSQL at ")
     assert result.stderr.count("\n") == 1
+    assert "hush" not in result.stderr
 
 
 def test_logs_are_json_lines_with_request_ids_and_no_secrets(

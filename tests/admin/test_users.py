@@ -1,18 +1,15 @@
 """Other people's accounts: made, read, changed, suspended, deleted; who may, and what it ends."""
 
 import asyncio
-import hashlib
 import itertools
 import re
 import uuid
 from datetime import UTC, datetime, timedelta
-from email import message_from_bytes
-from email.message import EmailMessage
-from email.policy import SMTPUTF8
 from typing import Any
 
 import pytest
 
+from service.recovery.links import hash_token
 from service.routes import ROUTES
 from service.settings import Settings
 from tests.conftest import Client, StartApp
@@ -25,6 +22,7 @@ from tests.factories import (
     register,
     register_as,
 )
+from tests.mailbox import next_mail, text_of, token_of
 
 USERS = "/api/v1/users"
 ME = "/api/v1/users/me"
@@ -59,19 +57,18 @@ def administrative() -> list[tuple[str, str, str]]:
 
 
 @pytest.mark.parametrize("role", ["user", "support", "admin"])
-@pytest.mark.parametrize(("method", "path", "access"), administrative())
-async def test_roles_and_routes(
-    client: Client, method: str, path: str, access: str, role: str
-) -> None:
+async def test_roles_and_routes(client: Client, role: str) -> None:
     """Whoever may not is refused before anything is read; whoever may gets beyond the guard."""
-    caller = await register_as(client, role)
-    url = re.sub(r"{[^}]*}", NOBODY, path)
-    response = await client.request(method, url, headers=caller.headers)
-    allowed = role == "admin" or (role == "support" and access == "support")
-    if allowed:
-        assert response.status not in (401, 403, 405, 500)
-    else:
-        await assert_problem(response, 403, "forbidden")
+    for method, path, access in administrative():
+        caller = await register_as(client, role)
+        url = re.sub(r"{[^}]*}", NOBODY, path)
+        response = await client.request(method, url, headers=caller.headers)
+        if role == "admin" or (role == "support" and access == "support"):
+            assert response.status not in (401, 403, 405, 500), (method, path)
+        elif role == "user" and "{user_id}" in path:
+            await assert_problem(response, 404, "not_found")
+        else:
+            await assert_problem(response, 403, "forbidden")
 
 
 @pytest.mark.parametrize("path", ["not-an-id", "me2", "01890000-0000-7000-8000-00000000000g"])
@@ -81,9 +78,11 @@ async def test_what_is_no_id_is_no_path(client: Client, path: str) -> None:
     await assert_problem(response, 404, "not_found")
 
 
-@pytest.mark.parametrize(
-    ("method", "rest", "body"),
-    [
+async def test_an_account_that_is_not_there(client: Client, conn: Any) -> None:
+    admin = await register_as(client, "admin")
+    headers = {**admin.headers, "If-Match": "*"}
+    before = await conn.fetchval("select count(*) from audit_events")
+    for method, rest, body in [
         ("GET", "", None),
         ("PATCH", "", {"name": "x"}),
         ("DELETE", "", None),
@@ -93,17 +92,11 @@ async def test_what_is_no_id_is_no_path(client: Client, path: str) -> None:
         ("GET", "/sessions", None),
         ("DELETE", "/sessions", None),
         ("DELETE", f"/sessions/{NOBODY}", None),
-    ],
-)
-async def test_an_account_that_is_not_there(
-    client: Client, conn: Any, method: str, rest: str, body: Any
-) -> None:
-    admin = await register_as(client, "admin")
-    headers = {**admin.headers, "If-Match": "*"}
-    url = f"{USERS}/{NOBODY}{rest}"
-    response = await client.request(method, url, headers=headers, json=body)
-    await assert_problem(response, 404, "not_found")
-    assert await conn.fetchval("select count(*) from audit_events") == 0
+    ]:
+        url = f"{USERS}/{NOBODY}{rest}"
+        response = await client.request(method, url, headers=headers, json=body)
+        await assert_problem(response, 404, "not_found")
+    assert await conn.fetchval("select count(*) from audit_events") == before
 
 
 async def test_create_user(client: Client, conn: Any) -> None:
@@ -148,30 +141,30 @@ async def test_create_user_with_a_taken_address(client: Client, conn: Any) -> No
     body = {"email": admin.profile["email"].upper()}
     response = await client.post(USERS, headers=admin.headers, json=body)
     await assert_problem(response, 409, "email_taken")
-    assert await conn.fetchval("select count(*) from action_tokens") == 0
-    assert await conn.fetchval("select count(*) from audit_events") == 0
+    assert await conn.fetchval("select count(*) from users") == 1
+    assert (
+        await conn.fetchval("select count(*) from audit_events where action = 'user.create'") == 0
+    )
 
 
-@pytest.mark.parametrize(
-    ("body", "pointer"),
-    [
-        ({}, "#/email"),
-        ({"email": "nonsense"}, "#/email"),
-        ({"email": "a@example.com", "password": PASSWORD}, "#/password"),
-        ({"email": "a@example.com", "role": "root"}, "#/role"),
-        ({"email": "a@example.com", "role": None}, "#/role"),
-        ({"email": "a@example.com", "name": "nul\0"}, "#/name"),
-        ({"email": "a@example.com", "settings": {"ui_theme": "pink"}}, "#/settings/ui_theme"),
-        ({"email": "a@example.com", "status": "active"}, "#/status"),
-    ],
-)
-async def test_create_user_with_what_is_wrong(
-    client: Client, body: dict[str, Any], pointer: str
-) -> None:
+WRONG_ACCOUNTS: list[tuple[dict[str, Any], str]] = [
+    ({}, "#/email"),
+    ({"email": "nonsense"}, "#/email"),
+    ({"email": "a@example.com", "password": PASSWORD}, "#/password"),
+    ({"email": "a@example.com", "role": "root"}, "#/role"),
+    ({"email": "a@example.com", "role": None}, "#/role"),
+    ({"email": "a@example.com", "name": "nul\0"}, "#/name"),
+    ({"email": "a@example.com", "settings": {"ui_theme": "pink"}}, "#/settings/ui_theme"),
+    ({"email": "a@example.com", "status": "active"}, "#/status"),
+]
+
+
+async def test_create_user_with_what_is_wrong(client: Client) -> None:
     admin = await register_as(client, "admin")
-    response = await client.post(USERS, headers=admin.headers, json=body)
-    problem = await assert_problem(response, 422, "invalid_fields")
-    assert pointers(problem) == {pointer}
+    for body, pointer in WRONG_ACCOUNTS:
+        response = await client.post(USERS, headers=admin.headers, json=body)
+        problem = await assert_problem(response, 422, "invalid_fields")
+        assert pointers(problem) == {pointer}
 
 
 async def test_read_user(client: Client) -> None:
@@ -350,7 +343,6 @@ async def test_a_suspension_with_an_end(client: Client, start_app: StartApp, con
         "update users set suspended_until = now() - interval '1 second' where id = $1",
         uuid.UUID(account.profile["id"]),
     )
-    assert (await sign_in(client, account)).status == 200
     # The jobs run when an application starts, and then every so often.
     later = await start_app()
     for _ in range(500):
@@ -359,9 +351,10 @@ async def test_a_suspension_with_an_end(client: Client, start_app: StartApp, con
             break
     assert shown == {**account.profile, **FRESH, "version": 3, "updated_at": shown["updated_at"]}
     event = await conn.fetchrow(
-        "select action, actor_id, request_id from audit_events order by occurred_at desc limit 1"
+        "select actor_id, request_id from audit_events where action = 'user.reinstate'"
     )
-    assert tuple(event) == ("user.reinstate", None, None)
+    assert tuple(event) == (None, None)
+    assert (await sign_in(client, account)).status == 200
 
 
 @pytest.mark.parametrize(
@@ -429,18 +422,12 @@ async def test_the_owner_is_sent_the_link_in_their_language(
     admin = await register_as(client, "admin")
     body = {"email": "ada@example.com", "settings": {"language": "fr"}}
     assert (await client.post(USERS, headers=admin.headers, json=body)).status == 201
-    outbox = settings.data_dir / "mail"
-    async with asyncio.timeout(10):
-        while not (files := list(outbox.glob("*.eml"))):  # noqa: ASYNC110
-            await asyncio.sleep(0.02)
-    mail = message_from_bytes(files[0].read_bytes(), EmailMessage, policy=SMTPUTF8)
-    text = mail.get_body(("plain",)).get_content()  # type: ignore[union-attr]
-    assert mail["To"] == "ada@example.com"
-    assert text.startswith("Bonjour")
-    found = re.search(r"/password-reset#token=(\S+)", text)
-    assert found is not None
-    stored = await conn.fetchval("select token_hash from action_tokens")
-    assert stored == hashlib.sha256(found[1].encode()).digest()
+    mail = await next_mail(settings.data_dir, "ada@example.com")
+    assert text_of(mail).startswith("Bonjour")
+    stored = await conn.fetch(
+        "select token_hash from action_tokens where purpose = 'password_reset'"
+    )
+    assert [row["token_hash"] for row in stored] == [hash_token(token_of(mail))]
 
 
 async def test_trigger_a_password_reset(client: Client, conn: Any) -> None:
@@ -448,7 +435,8 @@ async def test_trigger_a_password_reset(client: Client, conn: Any) -> None:
     response = await client.post(url_of(account, "/password-reset"), headers=admin.headers)
     assert (response.status, await response.read()) == (202, b"")
     purpose = await conn.fetchval(
-        "select purpose from action_tokens where user_id = $1 and email = $2",
+        "select purpose from action_tokens"
+        " where user_id = $1 and email = $2 and purpose = 'password_reset'",
         uuid.UUID(account.profile["id"]),
         account.profile["email"],
     )
@@ -534,7 +522,7 @@ async def test_of_two_administrators_demoted_ten_times_at_once_one_stays(
     )
     statuses = sorted(answer.status for answer in answers)
     assert statuses[0] == 200
-    assert set(statuses[1:]) <= {403, 409, 412}
+    assert set(statuses[1:]) <= {403, 404, 409, 412}
     assert await conn.fetchval("select count(*) from users where role = 'admin'") == 1
 
 

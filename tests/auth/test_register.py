@@ -46,32 +46,32 @@ async def test_a_dotless_i_is_another_letter(client: Client) -> None:
     assert account.profile["email"] == "mıke@example.com"
 
 
-@pytest.mark.parametrize(
-    "email",
-    [
-        "",
-        "ada",
-        "ada@",
-        "@example.com",
-        "ada@localhost",
-        " ada@example.com",
-        "ada@example.com\n",
-        "ada\0@example.com",
-        "\ud800@example.com",
-        "Ada <ada@example.com>",
-        "a" * 65 + "@example.com",
-        "a@" + "b" * 250 + ".com",
-        "a\u202eb@example.com",
-        7,
-        None,
-        ["ada@example.com"],
-        {"email": "ada@example.com"},
-    ],
-)
-async def test_wrong_addresses_are_refused(client: Client, email: Any) -> None:
-    response = await client.post(REGISTER, json={"email": email, "password": PASSWORD})
-    problem = await assert_problem(response, 422, "invalid_fields")
-    assert pointers(problem) == {"#/email"}
+WRONG_ADDRESSES: list[Any] = [
+    "",
+    "ada",
+    "ada@",
+    "@example.com",
+    "ada@localhost",
+    " ada@example.com",
+    "ada@example.com\n",
+    "ada\0@example.com",
+    "\ud800@example.com",
+    "Ada <ada@example.com>",
+    "a" * 65 + "@example.com",
+    "a@" + "b" * 250 + ".com",
+    "a\u202eb@example.com",
+    7,
+    None,
+    ["ada@example.com"],
+    {"email": "ada@example.com"},
+]
+
+
+async def test_wrong_addresses_are_refused(client: Client) -> None:
+    for email in WRONG_ADDRESSES:
+        response = await client.post(REGISTER, json={"email": email, "password": PASSWORD})
+        problem = await assert_problem(response, 422, "invalid_fields")
+        assert pointers(problem) == {"#/email"}, email
 
 
 @pytest.mark.parametrize(
