@@ -191,6 +191,10 @@ def settings(database: Database, tmp_path: Path) -> Settings:
         database=database,
         secret_key=SECRET_KEY,
         db_pool_size=4,
+        # A busy machine is no fault: what is about deadlines sets its own.
+        db_acquire_timeout_s=10,
+        db_command_timeout_s=10,
+        request_timeout_s=20,
         password_hash_memory_kib=8,
         password_hash_iterations=1,
         throttle_sign_in_per_account=PLENTY,

@@ -46,7 +46,10 @@ async def test_a_write_whose_connection_is_lost_is_a_503_and_leaves_nothing(
     assert await me.json() == account.profile
 
 
-async def test_requests_that_find_no_connection_are_told_within_a_second(client: Client) -> None:
+async def test_requests_that_find_no_connection_are_told_within_a_second(
+    start_app: StartApp,
+) -> None:
+    client = await start_app(db_acquire_timeout_s=Settings.db_acquire_timeout_s)
     account = await register(client)
     assert client.app is not None
     pool = client.app[POOL]
