@@ -75,11 +75,15 @@ async def test_a_whole_page(client: Client) -> None:
 
 
 @pytest.mark.parametrize("sort", ["created_at", "-created_at", "email", "-email"])
-@pytest.mark.parametrize("limit", [1, 7, 29, 30, 31])
-async def test_every_page_once_in_order(client: Client, sort: str, limit: int) -> None:
+async def test_every_page_once_in_order(client: Client, sort: str) -> None:
     """Two accounts share each time, so that only the id tells them apart."""
     support = await register_as(client, "support")
     await seed(client, 29)
+    for limit in (1, 7, 29, 30, 31):
+        await _check_pages(client, support, sort, limit)
+
+
+async def _check_pages(client: Client, support: Account, sort: str, limit: int) -> None:
     found = await emails(client, support, sort=sort, limit=limit)
     assert len(found) == len(set(found)) == 30
     everything = await client.get(USERS, headers=support.headers, params={"limit": 200})

@@ -120,3 +120,31 @@ async def test_secrets_are_stored_as_hashes_only(client: Client, conn: Any) -> N
     assert "$argon2id$" in stored
     for secret in (PASSWORD, account.tokens["refresh_token"], account.tokens["access_token"]):
         assert secret not in stored
+
+
+@pytest.mark.parametrize(
+    "password",
+    [
+        "passwordpassword",
+        "QWERTYUIOPasdfgh",
+        "1234567890123456",
+        "Countess Lovelace!",
+        "lovelace@example.com",
+    ],
+)
+async def test_common_and_personal_passwords_are_refused(client: Client, password: str) -> None:
+    """At registration, and when a password is changed."""
+    body = {"email": "lovelace@example.com", "password": password, "name": "Countess Lovelace"}
+    problem = await assert_problem(await client.post(REGISTER, json=body), 422, "invalid_fields")
+    assert pointers(problem) == {"#/password"}
+    account = await register(client, email=body["email"], name=body["name"])
+    change = {"current_password": PASSWORD, "password": password}
+    response = await client.post("/api/v1/users/me/password", json=change, headers=account.headers)
+    problem = await assert_problem(response, 422, "invalid_fields")
+    assert pointers(problem) == {"#/password"}
+
+
+async def test_the_case_of_a_password_counts(client: Client) -> None:
+    account = await register(client)
+    credentials = {"email": account.profile["email"], "password": PASSWORD.upper()}
+    assert (await client.post("/api/v1/auth/login", json=credentials)).status == 401

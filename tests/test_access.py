@@ -1,0 +1,73 @@
+"""Who may call what: every route, by every kind of caller."""
+
+import re
+from typing import Any
+
+from service.auth.handlers import anyone, signed_in, support
+from service.routes import ROUTES, Route
+from tests.conftest import Client
+from tests.factories import Account, register, register_as
+
+CALLERS = ("anonymous", "user", "other user", "support", "admin")
+OWNERS_SESSION = "/api/v1/users/me/sessions/{session_id}"
+
+
+def expected(route: Route, caller: str) -> int | None:
+    """The status of a refusal, or None for whoever gets beyond the guard."""
+    if route.access is anyone:
+        return None
+    if caller == "anonymous":
+        return 401
+    if route.access is signed_in:
+        # What is an owner's own is named "me"; another's session is not there.
+        return 404 if route.path == OWNERS_SESSION and caller != "user" else None
+    if caller == "admin" or (caller == "support" and route.access is support):
+        return None
+    return 404 if caller != "support" and "{user_id}" in route.path else 403
+
+
+async def test_every_route_by_every_caller(client: Client, conn: Any) -> None:
+    """Bodies are left out, so that whoever gets beyond the guard changes nothing but by DELETE."""
+    owner = await register(client)
+    for route in ROUTES:
+        for caller in CALLERS:
+            headers = await headers_of(client, caller, owner)
+            session_id = await conn.fetchval(
+                "select id from sessions where user_id = $1", owner.profile["id"]
+            )
+            path = route.path.replace("{user_id}", owner.profile["id"])
+            path = re.sub("{session_id}", str(session_id), path)
+            refused = expected(route, caller)
+            before = await everything(conn)
+            response = await client.request(route.method, path, headers=headers)
+            cell = (route.method, route.path, caller, response.status, await response.text())
+            if refused:
+                assert response.status == refused, cell
+                assert await everything(conn) == before, cell
+            else:
+                assert response.status not in (401, 403, 404, 405, 500), cell
+                owner = await renewed(client, owner)
+
+
+async def headers_of(client: Client, caller: str, owner: Account) -> dict[str, str]:
+    if caller == "anonymous":
+        return {}
+    if caller == "user":
+        return owner.headers
+    role = "user" if caller == "other user" else caller
+    return (await register_as(client, role)).headers
+
+
+async def everything(conn: Any) -> Any:
+    """What a refused request must leave as it was."""
+    return await conn.fetch(
+        "select (select jsonb_agg(to_jsonb(users) order by id) from users),"
+        " (select jsonb_agg(to_jsonb(sessions) order by id) from sessions),"
+        " (select count(*) from audit_events), (select count(*) from action_tokens)"
+    )
+
+
+async def renewed(client: Client, owner: Account) -> Account:
+    """The owner, or a new one where the last request ended the session or the account."""
+    response = await client.get("/api/v1/users/me", headers=owner.headers)
+    return owner if response.status == 200 else await register(client)
