@@ -79,8 +79,9 @@ async def change_password(request: web.Request) -> web.Response:
     personal = (user["email"], user["name"])
     require_acceptable(request.app, body["password"], "#/password", personal)
     password_hash = await hash_password(request.app, body["password"])
-    await write(request.app, _change_password, request, account["password_hash"], password_hash)
-    return web.Response(status=204)
+    return await write_once(
+        request, _change_password, request, account["password_hash"], password_hash
+    )
 
 
 async def _own_account(request: web.Request, password: str) -> asyncpg.Record:
@@ -98,13 +99,14 @@ async def _own_account(request: web.Request, password: str) -> asyncpg.Record:
 
 async def _change_password(
     conn: Connection, request: web.Request, old_hash: str, new_hash: str
-) -> None:
+) -> web.Response:
     user = request[USER]
     await _lock_credentials(conn, request, old_hash)
     await queries.update_password(conn, user["id"], new_hash)
     await session_queries.delete_sessions(conn, user["id"], but=user["session_id"])
     await send_mail(conn, request.app, user, "password_changed")
     await record(conn, request, "password.change", user["id"])
+    return web.Response(status=204)
 
 
 async def _lock_credentials(conn: Connection, request: web.Request, password_hash: str) -> None:

@@ -22,6 +22,15 @@ async def test_of_two_registrations_of_one_address_at_once_one_wins(client: Clie
     await assert_problem(refused, 409, "email_taken")
 
 
+async def test_of_fifty_registrations_of_one_address_at_once_one_wins(
+    client: Client, conn: Any
+) -> None:
+    body = {"email": "same@example.com", "password": PASSWORD}
+    answers = await asyncio.gather(*(client.post(REGISTER, json=body) for _ in range(50)))
+    assert sorted(answer.status for answer in answers) == [201] + [409] * 49
+    assert await conn.fetchval("select count(*) from users") == 1
+
+
 @pytest.mark.parametrize(
     ("first", "second"),
     [
