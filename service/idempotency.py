@@ -10,11 +10,12 @@ import re
 from collections.abc import Awaitable, Callable
 from typing import Concatenate, ParamSpec
 
+import asyncpg
 import orjson
 from aiohttp import web
 
 from service.addresses import client_address, client_network
-from service.database import Connection, write
+from service.database import Connection, read, write
 from service.errors import Problem
 from service.keys import SETTINGS, USER
 from service.sealing import seal, unseal
@@ -53,15 +54,7 @@ async def write_once(
         if not await conn.fetchval("select pg_try_advisory_xact_lock($1)", lock):
             detail = "A request with this Idempotency-Key is under way."
             raise Problem(409, "idempotency_key_in_use", detail, headers={"Retry-After": "1"})
-        found = await conn.fetchrow(
-            """
-            select fingerprint, answer from idempotency_keys
-            where caller = $1 and key = $2 and created_at > now() - make_interval(hours => $3)
-            """,
-            caller,
-            key,
-            LIFETIME_H,
-        )
+        found = await _find(conn, caller, key)
         secret_key = request.app[SETTINGS].secret_key
         if found:
             if found["fingerprint"] != fingerprint:
@@ -84,6 +77,29 @@ async def write_once(
         return response
 
     return await write(request.app, once)
+
+
+async def find_answer(request: web.Request) -> web.Response | None:
+    """The stored answer to this very request, for handlers that check what their success undoes."""
+    key = request.headers.get("Idempotency-Key")
+    if key is None:
+        return None
+    found = await read(request.app, _find, _caller(request), key)
+    if found is None or found["fingerprint"] != await _fingerprint(request):
+        return None
+    return _read_answer(unseal(request.app[SETTINGS].secret_key, _PURPOSE, key, found["answer"]))
+
+
+async def _find(conn: Connection, caller: bytes, key: str) -> asyncpg.Record | None:
+    return await conn.fetchrow(
+        """
+        select fingerprint, answer from idempotency_keys
+        where caller = $1 and key = $2 and created_at > now() - make_interval(hours => $3)
+        """,
+        caller,
+        key,
+        LIFETIME_H,
+    )
 
 
 def _caller(request: web.Request) -> bytes:

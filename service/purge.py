@@ -12,12 +12,30 @@ from service.periodic import Job
 log = structlog.get_logger(__name__)
 
 ACCOUNTS_AT_ONCE = 100
+# Each may have thousands of used refresh tokens, which go with it.
+SESSIONS_AT_ONCE = 500
 
 
-async def forget_expired(app: web.Application, conn: Connection) -> None:
-    """Sessions, links and idempotent answers that nobody can use any more."""
-    await conn.execute("delete from sessions where least(expires_at, idle_expires_at) < now()")
+async def forget_sessions(app: web.Application, conn: Connection) -> None:
+    """Delete sessions that have ended by themselves, with their refresh tokens."""
+    await conn.execute(
+        """
+        delete from sessions where id in (
+            select id from sessions where least(expires_at, idle_expires_at) < now()
+            limit $1 for update skip locked
+        )
+        """,
+        SESSIONS_AT_ONCE,
+    )
+
+
+async def forget_links(app: web.Application, conn: Connection) -> None:
+    """Delete the tokens of links that nobody can use any more."""
     await conn.execute("delete from action_tokens where expires_at < now()")
+
+
+async def forget_answers(app: web.Application, conn: Connection) -> None:
+    """Delete idempotent answers after their day."""
     await conn.execute(
         "delete from idempotency_keys where created_at < now() - make_interval(hours => $1)",
         LIFETIME_H,
@@ -42,6 +60,8 @@ async def purge_accounts(app: web.Application, conn: Connection) -> None:
 
 
 JOBS = (
-    Job("forget expired", 300, forget_expired),
+    Job("forget sessions", 30, forget_sessions),
+    Job("forget links", 300, forget_links),
+    Job("forget answers", 300, forget_answers),
     Job("purge accounts", 60, purge_accounts),
 )

@@ -212,5 +212,7 @@ def json_response(
 async def uniform_time() -> AsyncIterator[None]:
     """Take at least ``UNIFORM_ANSWER_S``: how long it took says nothing of what was found."""
     earliest = asyncio.get_running_loop().time() + UNIFORM_ANSWER_S
-    yield
-    await asyncio.sleep(max(0, earliest - asyncio.get_running_loop().time()))
+    try:
+        yield
+    finally:
+        await asyncio.sleep(max(0, earliest - asyncio.get_running_loop().time()))

@@ -65,8 +65,8 @@ async def pseudonymise(conn: Connection, user_id: uuid.UUID) -> None:
         update audit_events
         set before = case when subject_id = $1 then null else before end,
             after = case when subject_id = $1 then null else after end,
-            address = case when actor_id = $1 then null else address end,
-            user_agent = case when actor_id = $1 then null else user_agent end
+            address = case when coalesce(actor_id, $1) = $1 then null else address end,
+            user_agent = case when coalesce(actor_id, $1) = $1 then null else user_agent end
         where subject_id = $1 or actor_id = $1
         """,
         user_id,

@@ -12,7 +12,7 @@ from service.auth.passwords import hash_password, require_acceptable
 from service.database import Connection, read
 from service.errors import Problem
 from service.fields import fold_email
-from service.idempotency import write_once
+from service.idempotency import find_answer, write_once
 from service.recovery import links, queries, schemas
 from service.requests import read_body, uniform_time
 from service.sessions import queries as session_queries
@@ -67,6 +67,8 @@ async def _start_verification(conn: Connection, request: web.Request, user: asyn
 async def reset_password(request: web.Request) -> web.Response:
     """Set a new password by the link's token, which is good once; every session ends."""
     body = await read_body(request, schemas.RESET)
+    if answer := await find_answer(request):
+        return answer
     token_hash = links.hash_token(body["token"])
     # Looked at before hashing, so that made-up tokens cost no hash.
     owner = await read(request.app, queries.find_token, token_hash, ["password_reset"])
@@ -81,16 +83,14 @@ async def reset_password(request: web.Request) -> web.Response:
 async def _reset(
     conn: Connection, request: web.Request, token_hash: bytes, password_hash: str
 ) -> web.Response:
-    token = await queries.take_token(conn, token_hash, ["password_reset"])
-    if token is None:
-        raise _refused()
-    user = await user_queries.lock_profile(conn, token["user_id"])
-    assert user is not None  # noqa: S101
+    token, user = await _take_token(conn, token_hash, ["password_reset"])
     await user_queries.update_password(conn, user["id"], password_hash)
     if fold_email(token["email"]) == fold_email(user["email"]):
         # The link was opened from this very mailbox.
         await user_queries.verify_email(conn, user["id"])
     await session_queries.delete_sessions(conn, user["id"])
+    # Whoever else knew the password may have asked for the address to be changed.
+    await queries.delete_tokens(conn, user["id"], "email_change")
     # Whoever has the mailbox is the owner, who may be here because of an attack on the account.
     await throttle.remember_network(conn, request, user["id"])
     await links.send_mail(conn, request.app, user, "password_changed")
@@ -105,11 +105,7 @@ async def verify_email(request: web.Request) -> web.Response:
 
 
 async def _verify(conn: Connection, request: web.Request, token_hash: bytes) -> web.Response:
-    token = await queries.take_token(conn, token_hash, VERIFYING)
-    if token is None:
-        raise _refused()
-    user = await user_queries.lock_profile(conn, token["user_id"])
-    assert user is not None  # noqa: S101
+    token, user = await _take_token(conn, token_hash, VERIFYING)
     if token["purpose"] == "email_verify":
         if fold_email(token["email"]) != fold_email(user["email"]):
             raise _refused()
@@ -120,18 +116,36 @@ async def _verify(conn: Connection, request: web.Request, token_hash: bytes) -> 
     await queries.delete_tokens(conn, user["id"], "password_reset")
     await queries.delete_tokens(conn, user["id"], "email_verify")
     if token["purpose"] == "email_change":
-        await links.offer_email_revert(conn, request.app, user)
+        if user["email_verified"]:
+            # An address that was never proved to be the owner's, mistyped perhaps, is no way back.
+            await links.offer_email_revert(conn, request.app, user)
         await _record(conn, request, user, "email.change", token["email"])
     else:
         # Whoever changed the address knew the password: it is to be set anew, by its owner.
         await session_queries.delete_sessions(conn, user["id"])
         await user_queries.update_password(conn, user["id"], None)
         await queries.delete_tokens(conn, user["id"], "email_change")
+        await queries.delete_reverts_since(conn, user["id"], token["created_at"])
         restored = await user_queries.lock_profile(conn, user["id"])
         assert restored is not None  # noqa: S101
         await links.start_password_reset(conn, request.app, restored)
         await _record(conn, request, user, "email.revert", token["email"])
     return web.Response(status=204)
+
+
+async def _take_token(
+    conn: Connection, token_hash: bytes, purposes: list[str]
+) -> tuple[asyncpg.Record, asyncpg.Record]:
+    """Use the token up and lock its owner: the owner first, as whoever mails links does.
+
+    Raises Problem 400 where the token is not valid, or no longer.
+    """
+    owner = await queries.find_token(conn, token_hash, purposes)
+    user = await user_queries.lock_profile(conn, owner["id"]) if owner else None
+    token = await queries.take_token(conn, token_hash, purposes)
+    if token is None or user is None:
+        raise _refused()
+    return token, user
 
 
 async def _change_address(conn: Connection, user: asyncpg.Record, email: str) -> None:

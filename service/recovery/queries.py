@@ -1,6 +1,7 @@
 """SQL of the tokens that links carry."""
 
 import uuid
+from datetime import datetime
 
 import asyncpg
 
@@ -35,6 +36,18 @@ async def delete_tokens(conn: Connection, user_id: uuid.UUID, purpose: str) -> N
     )
 
 
+async def delete_reverts_since(conn: Connection, user_id: uuid.UUID, created_at: datetime) -> None:
+    """Take back the ways back offered since then, to addresses that were not the owner's."""
+    await conn.execute(
+        """
+        delete from action_tokens
+        where user_id = $1 and purpose = 'email_revert' and created_at >= $2
+        """,
+        user_id,
+        created_at,
+    )
+
+
 async def find_token(
     conn: Connection, token_hash: bytes, purposes: list[str]
 ) -> asyncpg.Record | None:
@@ -60,7 +73,7 @@ async def take_token(
         """
         delete from action_tokens
         where token_hash = $1 and purpose = any($2) and expires_at > now()
-        returning purpose, user_id, email
+        returning purpose, user_id, email, created_at
         """,
         token_hash,
         purposes,

@@ -16,9 +16,10 @@ from service.auth.passwords import hash_password, require_acceptable, require_ow
 from service.database import Connection, read, write
 from service.errors import Problem, not_signed_in
 from service.fields import fold_email
-from service.idempotency import write_once
+from service.idempotency import find_answer, write_once
 from service.keys import SETTINGS, USER
 from service.recovery.links import send_mail, start_email_change
+from service.recovery.queries import delete_tokens
 from service.requests import (
     check_if_match,
     field_errors,
@@ -74,6 +75,8 @@ async def _change_profile(
 async def change_password(request: web.Request) -> web.Response:
     """Set a new password, by the current one; every other session ends."""
     body = await read_body(request, schemas.CHANGE_PASSWORD)
+    if answer := await find_answer(request):
+        return answer
     user = request[USER]
     account = await _own_account(request, body["current_password"])
     personal = (user["email"], user["name"])
@@ -105,15 +108,20 @@ async def _change_password(
     await queries.update_password(conn, user["id"], new_hash)
     await session_queries.delete_sessions(conn, user["id"], but=user["session_id"])
     await send_mail(conn, request.app, user, "password_changed")
+    for purpose in ("password_reset", "email_change"):
+        await delete_tokens(conn, user["id"], purpose)
     await record(conn, request, "password.change", user["id"])
+    await throttle.forgive(conn, request)
     return web.Response(status=204)
 
 
 async def _lock_credentials(conn: Connection, request: web.Request, password_hash: str) -> None:
-    """What was verified must still hold, now that it is acted on."""
-    if not await auth_queries.lock_credentials(conn, request[USER]["id"], password_hash):
+    """What was verified must still hold, now that it is acted on: the password, and the session."""
+    user = request[USER]
+    if not await auth_queries.lock_credentials(conn, user["id"], password_hash):
         raise Problem(403, "wrong_password", "The password has just been changed.")
-    await throttle.forgive(conn, request)
+    if not await session_queries.find_signed_in(conn, user["session_id"], user["id"]):
+        raise not_signed_in("The session has ended; sign in again.", "invalid_token")
 
 
 async def change_email(request: web.Request) -> web.Response:
@@ -133,12 +141,13 @@ async def _change_email(
 ) -> web.Response:
     user = request[USER]
     await _lock_credentials(conn, request, password_hash)
-    holder = await queries.lock_by_email(conn, fold_email(email))
+    holder = await queries.find_by_email(conn, fold_email(email))
     if holder is None or holder["id"] == user["id"]:
         await start_email_change(conn, request.app, user, email)
     else:
         await send_mail(conn, request.app, holder, "account_exists")
     await record(conn, request, "email.change_request", user["id"], after={"email": email})
+    await throttle.forgive(conn, request)
     return web.Response(status=202)
 
 
@@ -161,6 +170,7 @@ async def _delete_me(conn: Connection, request: web.Request, password_hash: str)
     date = purge_at.date().isoformat()
     await send_mail(conn, request.app, user, "account_deletion", date=date)
     await record(conn, request, "user.delete", user["id"])
+    await throttle.forgive(conn, request)
     return purge_at
 
 

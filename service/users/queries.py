@@ -62,6 +62,14 @@ async def update_profile(
     )
 
 
+async def find_by_email(conn: Connection, email_folded: str) -> asyncpg.Record | None:
+    """The profile of the account with this address."""
+    return await conn.fetchrow(
+        f"select {_PROFILE} from users where email_folded = $1",  # noqa: S608
+        email_folded,
+    )
+
+
 async def lock_by_email(conn: Connection, email_folded: str) -> asyncpg.Record | None:
     """The profile of the account with this address, locked as by ``lock_profile``."""
     return await conn.fetchrow(

@@ -176,6 +176,77 @@ async def test_where_addresses_are_verified_first(start_app: StartApp, settings:
     assert await sign_in(client, "ada@example.com", PASSWORD) == 200
 
 
+async def test_a_verified_address_is_not_verified_again(
+    client: Client, settings: Settings, conn: Any
+) -> None:
+    account = await register_verified(client, settings)
+    body = {"email": account.profile["email"]}
+    assert (await client.post(f"{AUTH}/email/verify/resend", json=body)).status == 202
+    assert await conn.fetchval("select count(*) from action_tokens") == 0
+
+
+async def register_verified(client: Client, settings: Settings) -> Account:
+    account = await register(client)
+    token = token_of(await next_mail(settings.data_dir, account.profile["email"]))
+    assert await verify(client, token) == 204
+    return account
+
+
+async def test_a_thiefs_way_back_ends_with_the_owners(client: Client, settings: Settings) -> None:
+    """Through two of the thief's addresses: the owner's way back takes the thief's away."""
+    account = await register_verified(client, settings)
+    for email in ("first@thief.example.com", "second@thief.example.com"):
+        assert await change_email(client, account, email) == 202
+        assert await verify(client, token_of(await next_mail(settings.data_dir, email))) == 204
+    thiefs = token_of(await next_mail(settings.data_dir, "first@thief.example.com"))
+    owners = token_of(await next_mail(settings.data_dir, account.profile["email"]))
+    assert await verify(client, owners) == 204
+    assert await verify(client, thiefs) == 400
+
+
+async def test_a_mistyped_address_is_offered_no_way_back(
+    client: Client, settings: Settings, conn: Any
+) -> None:
+    account = await register(client, email="mistyped@example.com")
+    assert await change_email(client, account, "right@example.com") == 202
+    token = token_of(await next_mail(settings.data_dir, "right@example.com"))
+    assert await verify(client, token) == 204
+    assert await conn.fetchval("select count(*) from action_tokens") == 0
+
+
+async def test_a_change_that_waits_ends_with_the_password_it_was_asked_by(
+    client: Client, settings: Settings
+) -> None:
+    account = await register(client)
+    assert await change_email(client, account, "thief@example.com") == 202
+    waiting = token_of(await next_mail(settings.data_dir, "thief@example.com"))
+    assert await reset(client, await forget(client, settings, account)) == 204
+    assert await verify(client, waiting) == 400
+
+
+async def test_a_lost_answer_to_a_new_password_is_given_again(
+    client: Client, settings: Settings
+) -> None:
+    account = await register(client)
+    key = {"Idempotency-Key": "once"}
+    body = {"current_password": PASSWORD, "password": NEW_PASSWORD}
+    for _ in range(2):
+        response = await client.post(
+            f"{ME}/password", json=body, headers={**account.headers, **key}
+        )
+        assert response.status == 204
+    await next_mail(settings.data_dir, account.profile["email"])
+    token = await forget(client, settings, account)
+    body = {"token": token, "password": "a third phrase, for the road"}
+    for _ in range(2):
+        response = await client.post(f"{AUTH}/password/reset", json=body, headers=key)
+        assert response.status == 204
+    response = await client.post(
+        f"{AUTH}/password/reset", json={**body, "token": "another"}, headers=key
+    )
+    await assert_problem(response, 400, "invalid_token")
+
+
 async def change_email(client: Client, account: Account, email: str) -> int:
     response = await client.post(
         f"{ME}/email",
@@ -186,9 +257,8 @@ async def change_email(client: Client, account: Account, email: str) -> int:
 
 
 async def test_an_address_is_changed_and_given_back(client: Client, settings: Settings) -> None:
-    account = await register(client)
+    account = await register_verified(client, settings)
     old, new = account.profile["email"], "new@example.com"
-    await next_mail(settings.data_dir, old)
     assert await change_email(client, account, new) == 202
     me = await client.get(ME, headers=account.headers)
     assert (await me.json())["email"] == old, "until the new mailbox has confirmed"
