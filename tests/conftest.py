@@ -6,6 +6,7 @@ concurrency is real.
 """
 
 import dataclasses
+import functools
 import json
 import os
 import re
@@ -51,6 +52,7 @@ CANARY = re.compile(
 )
 
 _owned: list[Any] = []
+_owned_connections: list[Any] = []
 _log_dir: list[Path] = []
 
 
@@ -125,10 +127,17 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     while _owned:
         owned, rest = _owned.pop()
         if isinstance(owned, embedded.Server):
+            _close_connections()
             owned.stop()
             shutil.rmtree(rest, ignore_errors=True)
         else:
             _execute(owned, f'drop database "{rest}"')
+    _close_connections()
+
+
+def _close_connections() -> None:
+    while _owned_connections:
+        _owned_connections.pop().close()
 
 
 def _given_database() -> dict[str, str]:
@@ -136,13 +145,20 @@ def _given_database() -> dict[str, str]:
     return {"DATABASE_URL": os.environ["DATABASE_URL"]} if os.environ.get("DATABASE_URL") else {}
 
 
-def _execute(database: Database, *statements: str) -> None:
+@functools.cache
+def _connect(database: Database) -> Any:
+    """A connection that the process keeps: each costs a fork and a SCRAM exchange, twice a test."""
     import psycopg
 
     arguments: dict[str, Any] = {**database.libpq_arguments()}
-    with psycopg.connect(**arguments, autocommit=True) as conn:
-        for statement in statements:
-            conn.execute(statement.encode())
+    connection = psycopg.connect(**arguments, autocommit=True)
+    _owned_connections.append(connection)
+    return connection
+
+
+def _execute(database: Database, *statements: str) -> None:
+    for statement in statements:
+        _connect(database).execute(statement)
 
 
 @pytest.fixture(scope="session")

@@ -168,8 +168,8 @@ async def test_where_addresses_are_verified_first(start_app: StartApp, settings:
     body = {"email": "ada@example.com", "password": PASSWORD, "name": "Ada"}
     answers = [await client.post(f"{AUTH}/register", json=body) for _ in range(2)]
     assert [(answer.status, await answer.read()) for answer in answers] == [(202, b"")] * 2
-    link = await next_mail(settings.data_dir, "ada@example.com")
-    notice = await next_mail(settings.data_dir, "ada@example.com")
+    mails = [await next_mail(settings.data_dir, "ada@example.com") for _ in range(2)]
+    link, notice = sorted(mails, key=lambda mail: "#token=" not in text_of(mail))
     assert "#token=" not in text_of(notice)
     assert await sign_in(client, "ada@example.com", PASSWORD) == 401
     assert await verify(client, token_of(link)) == 204
