@@ -149,8 +149,6 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
             cause = problem.__cause__
             log.warning("unavailable", code=problem.code, cause=type(cause).__name__)
     except web.HTTPException as error:
-        if error.status < 400:
-            raise
         problem = _from_framework(error)
     except asyncpg.DataError as error:
         # Schemas refuse what PostgreSQL would; what slips past them is still the client's value.

@@ -30,6 +30,10 @@ def test_without_a_database_it_is_embedded() -> None:
     assert settings.data_dir == Path.cwd() / ".data"
 
 
+def test_migrating_on_start_can_be_chosen() -> None:
+    assert not load_settings({"MIGRATE_ON_START": "false"}).migrate_on_start
+
+
 def test_defaults_are_those_of_the_class() -> None:
     assert load_settings({}) == Settings(
         data_dir=Path.cwd() / ".data",
