@@ -27,6 +27,7 @@ from service.requests import (
     read_query,
     require_if_match,
 )
+from service.sessions import queries as session_queries
 from service.users.schemas import check_settings, merge_patch
 
 _NOT_CHANGES = {"version", "updated_at"}
@@ -128,7 +129,7 @@ async def _delete(conn: Connection, request: web.Request) -> asyncpg.Record:
         return user
     grace_days = request.app[SETTINGS].deletion_grace_days
     deleting = await queries.schedule_deletion(conn, user["id"], grace_days)
-    await queries.delete_sessions(conn, user["id"])
+    await session_queries.delete_sessions(conn, user["id"])
     await _record_change(conn, request, "user.delete", user, deleting)
     return deleting
 
@@ -149,7 +150,7 @@ async def _suspend(
     if user["status"] == "deleting":
         raise Problem(409, "account_deleting", "The account is being deleted; reinstate it first.")
     suspended = await queries.suspend_account(conn, user["id"], reason, until)
-    await queries.delete_sessions(conn, user["id"])
+    await session_queries.delete_sessions(conn, user["id"])
     await _record_change(conn, request, "user.suspend", user, suspended)
     return _render(suspended)
 
@@ -200,7 +201,7 @@ async def end_sessions(request: web.Request) -> web.Response:
 
 async def _end_sessions(conn: Connection, request: web.Request) -> None:
     user = await _lock(conn, request)
-    ended = await queries.delete_sessions(conn, user["id"])
+    ended = await session_queries.delete_sessions(conn, user["id"])
     await record(conn, request, "session.end_all", user["id"], before={"sessions": ended})
 
 
@@ -212,7 +213,7 @@ async def end_session(request: web.Request) -> web.Response:
 
 async def _end_session(conn: Connection, request: web.Request) -> None:
     user_id, session_id = _user_id(request), uuid.UUID(request.match_info["session_id"])
-    if not await queries.delete_session(conn, user_id, session_id):
+    if not await session_queries.delete_session(conn, user_id, session_id):
         raise Problem(404, "not_found", "There is no such session.")
     await record(conn, request, "session.end", user_id, before={"session_id": str(session_id)})
 

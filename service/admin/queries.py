@@ -204,19 +204,6 @@ async def list_sessions(
     )
 
 
-async def delete_sessions(conn: Connection, user_id: uuid.UUID) -> int:
-    """End all of the account's sessions; how many they were."""
-    return len(await conn.fetch("delete from sessions where user_id = $1 returning id", user_id))
-
-
-async def delete_session(conn: Connection, user_id: uuid.UUID, session_id: uuid.UUID) -> bool:
-    """End one session. Whether it was there."""
-    deleted = await conn.fetchval(
-        "delete from sessions where user_id = $1 and id = $2 returning true", user_id, session_id
-    )
-    return deleted is not None
-
-
 async def list_accounts(
     conn: Connection,
     filters: Mapping[str, Any],
