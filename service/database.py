@@ -4,10 +4,12 @@ Every deadline on the database is set here: connect, acquire, command, lock, idl
 """
 
 import asyncio
+import functools
 import random
 import socket
 import ssl
 import threading
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Concatenate, Literal, ParamSpec, TypeAlias, TypeVar
@@ -20,7 +22,7 @@ from asyncpg.pool import PoolConnectionProxy
 
 from service import migrate
 from service.errors import Problem, StartError, unavailable
-from service.keys import POOL, SETTINGS
+from service.keys import DATABASE_TIMERS, POOL, SETTINGS
 from service.settings import Database, Settings
 
 log = structlog.get_logger(__name__)
@@ -66,7 +68,7 @@ async def read(
     """
     for attempt in (1, 2):
         try:
-            async with _acquire(app) as conn:
+            async with _acquire(app, query) as conn:
                 return await query(conn, *args, **kwargs)
         except OF_THE_STATEMENT:
             raise
@@ -97,7 +99,7 @@ async def write(
     """
     for attempt in range(1, WRITE_ATTEMPTS + 1):
         try:
-            async with _acquire(app) as conn, conn.transaction():
+            async with _acquire(app, work) as conn, conn.transaction():
                 return await work(conn, *args, **kwargs)
         except OF_THE_STATEMENT:
             raise
@@ -115,18 +117,37 @@ def _database_unavailable() -> Problem:
 
 
 @asynccontextmanager
-async def _acquire(app: web.Application) -> AsyncIterator[Connection]:
+async def _acquire(
+    app: web.Application, purpose: Callable[..., object]
+) -> AsyncIterator[Connection]:
+    """A connection, given back afterwards; the application's timers hear how long it took."""
     settings = app[SETTINGS]
-    conn = await app[POOL].acquire(timeout=settings.db_acquire_timeout_s)
+    asked = time.perf_counter()
+    acquired: float | None = None
     try:
-        yield conn
-    except (TimeoutError, asyncio.CancelledError, asyncpg.InternalClientError):
-        # A statement that ran out of time may sit on a dead socket: evict it rather than ask it
-        # to cancel. The server ends what it runs by statement_timeout.
-        conn.terminate()
-        raise
+        conn = await app[POOL].acquire(timeout=settings.db_acquire_timeout_s)
+        acquired = time.perf_counter()
+        try:
+            yield conn
+        except (TimeoutError, asyncio.CancelledError, asyncpg.InternalClientError):
+            # A statement that ran out of time may sit on a dead socket: evict it rather than ask it
+            # to cancel. The server ends what it runs by statement_timeout.
+            conn.terminate()
+            raise
+        finally:
+            await app[POOL].release(conn, timeout=settings.db_close_timeout_s)
     finally:
-        await app[POOL].release(conn, timeout=settings.db_close_timeout_s)
+        ended = time.perf_counter()
+        acquired = acquired or ended
+        for timer in app[DATABASE_TIMERS]:
+            timer(_name(purpose.__module__, purpose.__name__), acquired - asked, ended - acquired)
+
+
+@functools.cache
+def _name(module: str, function: str) -> str:
+    """What a query or a transaction is called in metrics and logs: ``sessions.find_signed_in``."""
+    feature = module.removeprefix("service.").partition(".")[0]
+    return f"{feature}.{function.lstrip('_')}"
 
 
 async def database_context(app: web.Application) -> AsyncIterator[None]:
@@ -134,6 +155,7 @@ async def database_context(app: web.Application) -> AsyncIterator[None]:
     settings = app[SETTINGS]
     database = settings.database
     assert database is not None, "start the embedded server first"  # noqa: S101
+    app[DATABASE_TIMERS] = []
     try:
         app[POOL] = await _open_pool(settings, database)
     except (*LOST, asyncpg.PostgresError) as error:

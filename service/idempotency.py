@@ -5,6 +5,7 @@ whatever is cut off in between, asking again with the key settles it.
 """
 
 import base64
+import functools
 import hashlib
 import re
 from collections.abc import Awaitable, Callable
@@ -49,6 +50,7 @@ async def write_once(
     caller = _caller(request)
     fingerprint = await _fingerprint(request)
 
+    @functools.wraps(work)
     async def once(conn: Connection) -> web.Response:
         lock = int.from_bytes(hashlib.sha256(caller + key.encode()).digest()[:8], signed=True)
         if not await conn.fetchval("select pg_try_advisory_xact_lock($1)", lock):

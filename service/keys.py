@@ -1,6 +1,7 @@
 """The typed keys under which the application and its requests carry their state."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeAlias
 
 import asyncpg
 from aiohttp import web
@@ -15,7 +16,11 @@ if TYPE_CHECKING:
     from service.throttle import Count
 
 SETTINGS = web.AppKey("settings", Settings)
+# Called after each use of a connection: what for, seconds waited for it, seconds it was held.
+DatabaseTimer: TypeAlias = Callable[[str, float, float], None]
+
 POOL: web.AppKey["asyncpg.Pool[asyncpg.Record]"] = web.AppKey("pool")
+DATABASE_TIMERS: web.AppKey[list[DatabaseTimer]] = web.AppKey("database_timers")
 HASHER: web.AppKey["Hasher"] = web.AppKey("hasher")
 KEY_RING: web.AppKey["KeyRing"] = web.AppKey("key_ring")
 HEALTH: web.AppKey["Health"] = web.AppKey("health")
