@@ -3,18 +3,17 @@
 Exit codes: 0 done, 1 it could not be done now, 2 a setting or an argument is wrong.
 """
 
-import contextlib
 import dataclasses
 import os
-import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
 from service import __version__
+from service.embedded import database_of
 from service.errors import StartError
 from service.settings import Settings, SettingsError, load_settings
 
@@ -41,16 +40,29 @@ def cli() -> None:
 
 
 @cli.command()
-def serve() -> None:
+@click.option("--workers", type=click.IntRange(1, 256), help="Processes, instead of WORKERS.")
+def serve(workers: int | None) -> None:
     """Serve until stopped; without DATABASE_URL or DB_HOST, on an embedded PostgreSQL."""
+    from service.exporter import exporting
     from service.logs import configure_logging
     from service.server import listen
-    from service.server import serve as serve_until_stopped
+    from service.server import serve as serve_alone
 
     settings = load_settings(os.environ)
+    settings = dataclasses.replace(settings, workers=workers or settings.workers)
     configure_logging(settings)
-    with listen(settings) as listener, _database_of(settings) as ready:
-        serve_until_stopped(ready, listener, _announce(settings))
+    with (
+        listen(settings.host, settings.port) as listener,
+        exporting(settings) as exporter,
+        database_of(settings) as ready,
+    ):
+        if settings.workers == 1:
+            registry = exporter.registry if exporter else None
+            serve_alone(ready, listener, _announce(settings), registry)
+        else:
+            from service.workers import serve as serve_together
+
+            serve_together(ready, listener, _announce(settings), exporter)
 
 
 @cli.command()
@@ -62,7 +74,7 @@ def migrate(status: bool, rollback: int | None) -> None:
 
     if status and rollback:
         raise click.UsageError("--status and --rollback exclude each other")
-    with _database_of(load_settings(os.environ)) as settings:
+    with database_of(load_settings(os.environ)) as settings:
         assert settings.database is not None  # noqa: S101
         wait_s = settings.db_connect_timeout_s
         if status:
@@ -107,7 +119,7 @@ def create_admin(email: str, promote: bool) -> None:
     try:
         checked = command.check_email(email)
         password = "" if promote else _read_password()
-        with _database_of(settings) as ready:
+        with database_of(settings) as ready:
             if promote:
                 command.promote_administrator(ready, checked)
             else:
@@ -123,23 +135,6 @@ def _read_password() -> str:
         typed: str = click.prompt("Password", hide_input=True, confirmation_prompt=True, err=True)
         return typed
     return sys.stdin.readline().rstrip("\r\n")
-
-
-@contextlib.contextmanager
-def _database_of(settings: Settings) -> Iterator[Settings]:
-    """The settings with a database in them: the one configured, or the embedded one, running."""
-    if settings.database is not None:
-        yield settings
-        return
-    from service import embedded
-
-    for name in [name for name in os.environ if re.match("PG[A-Z]", name)]:
-        # libpq's variables speak of another server: PGOPTIONS, PGSERVICE and PGHOSTADDR would
-        # each break the connection to this one, and no connection parameter can undo them.
-        del os.environ[name]
-    with embedded.running(settings.data_dir, pool_size=settings.db_pool_size) as database:
-        secret_key = settings.secret_key or embedded.read_secret_key(settings.data_dir)
-        yield dataclasses.replace(settings, database=database, secret_key=secret_key)
 
 
 def _announce(configured: Settings) -> Callable[[str], Any]:

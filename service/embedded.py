@@ -7,6 +7,7 @@ DATA_DIR uses the first one's server, and finds it again on the same port after 
 """
 
 import contextlib
+import dataclasses
 import fcntl
 import importlib.util
 import os
@@ -29,7 +30,7 @@ from typing import Any
 import structlog
 
 from service.errors import StartError
-from service.settings import Database
+from service.settings import Database, Settings
 
 log = structlog.get_logger(__name__)
 
@@ -82,10 +83,27 @@ class Server:
 
 
 @contextlib.contextmanager
-def running(data_dir: Path, *, pool_size: int = 0) -> Iterator[Database]:
+def database_of(settings: Settings) -> Iterator[Settings]:
+    """The settings with a database in them: the one configured, or the embedded one, running."""
+    if settings.database is not None:
+        yield settings
+        return
+    for name in [name for name in os.environ if re.match("PG[A-Z]", name)]:
+        # libpq's variables speak of another server: PGOPTIONS, PGSERVICE and PGHOSTADDR would
+        # each break the connection to this one, and no connection parameter can undo them.
+        del os.environ[name]
+    # Each worker has its pool and its probes' connection; while they are replaced, twice so many.
+    connections = 2 * settings.workers * (settings.db_pool_size + 1)
+    with running(settings.data_dir, connections=connections) as database:
+        secret_key = settings.secret_key or read_secret_key(settings.data_dir)
+        yield dataclasses.replace(settings, database=database, secret_key=secret_key)
+
+
+@contextlib.contextmanager
+def running(data_dir: Path, *, connections: int = 0) -> Iterator[Database]:
     """The database of ``data_dir``; who starts it keeps it running and stops it, others use it.
 
-    It takes a pool of ``pool_size`` connections and some more.
+    It takes so many connections, and some more.
     """
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
@@ -96,8 +114,10 @@ def running(data_dir: Path, *, pool_size: int = 0) -> Iterator[Database]:
         if not _lock(lock.fileno()):
             yield _attach(data_dir)
             return
-        # Others than the pool: the probes, migrations, a second process, somebody's psql.
-        options = {"max_connections": str(max(100, pool_size + 20))}
+        # Workers are forked from us: one that outlived us would keep the next start waiting.
+        os.register_at_fork(after_in_child=lock.close)
+        # Others than the pools: migrations, a second process, somebody's psql.
+        options = {"max_connections": str(max(100, connections + 20))}
         server = start(data_dir, options=options)
         _, port = server.database.hosts[0]
         ending = threading.Event()

@@ -1,6 +1,7 @@
 """The typed keys under which the application and its requests carry their state."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 import asyncpg
@@ -13,20 +14,34 @@ if TYPE_CHECKING:
     from service.auth.tokens import KeyRing
     from service.health import Health
     from service.mail.rendering import Templates
+    from service.metrics import Metrics
     from service.throttle import Count
 
 SETTINGS = web.AppKey("settings", Settings)
 # Called after each use of a connection: what for, seconds waited for it, seconds it was held.
 DatabaseTimer: TypeAlias = Callable[[str, float, float], None]
 
+
+@dataclass(slots=True)
+class Waiting:
+    """How many wait for a connection of the pool now; asyncpg does not say."""
+
+    count: int = 0
+
+
 POOL: web.AppKey["asyncpg.Pool[asyncpg.Record]"] = web.AppKey("pool")
 DATABASE_TIMERS: web.AppKey[list[DatabaseTimer]] = web.AppKey("database_timers")
+POOL_WAITING = web.AppKey("pool_waiting", Waiting)
 HASHER: web.AppKey["Hasher"] = web.AppKey("hasher")
 KEY_RING: web.AppKey["KeyRing"] = web.AppKey("key_ring")
 HEALTH: web.AppKey["Health"] = web.AppKey("health")
 MAIL_TEMPLATES: web.AppKey["Templates"] = web.AppKey("mail_templates")
+# Only where metrics are kept.
+METRICS: web.AppKey["Metrics"] = web.AppKey("metrics")
 
 REQUEST_ID = web.RequestKey("request_id", str)
 # The signed-in user's row and its session's id: see sessions.queries.find_signed_in.
 USER: web.RequestKey["asyncpg.Record"] = web.RequestKey("user")
+# Set where the request has created an account, which it counts once that is committed.
+REGISTERED = web.RequestKey("registered", bool)
 THROTTLE_COUNTS: web.RequestKey["list[Count]"] = web.RequestKey("throttle_counts")

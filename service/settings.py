@@ -106,6 +106,9 @@ class Settings:
 
     host: str = "127.0.0.1"
     port: int = 8080
+    workers: int = 1
+    metrics_host: str = "127.0.0.1"
+    metrics_port: int = 0
     data_dir: Path = Path(".data")
     database: Database | None = None
     secret_key: str = field(default="", repr=False)
@@ -238,6 +241,9 @@ class _EnvironmentSchema(Schema):
 
     host = _text("HOST", Settings.host, "an address to listen on, such as 127.0.0.1 or 0.0.0.0")
     port = _integer("PORT", Settings.port, 0, 65535)
+    workers = _integer("WORKERS", Settings.workers, 1, 256)
+    metrics_host = _text("METRICS_HOST", Settings.metrics_host, "an address such as 127.0.0.1")
+    metrics_port = _integer("METRICS_PORT", Settings.metrics_port, 0, 65535)
     data_dir = _text("DATA_DIR", "./.data", "the path of a directory")
     secret_key = fields.String(data_key="SECRET_KEY", load_default="")
     migrate_on_start = _flag("MIGRATE_ON_START", None)
