@@ -288,7 +288,7 @@ class _Arbiter(Arbiter):  # type: ignore[misc]
                 self._give_up(worker.heard().decode() or f"a worker did not start: {how}")
             elif code:
                 log.error("worker ended", pid=pid, how=how)
-            else:
+            elif self.announced:
                 log.info("worker ended", pid=pid)
 
     def _give_up(self, reason: str) -> None:
