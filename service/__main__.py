@@ -3,17 +3,18 @@
 Exit codes: 0 done, 1 it could not be done now, 2 a setting or an argument is wrong.
 """
 
+import contextlib
 import dataclasses
 import os
+import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import click
 
 from service import __version__
-from service.embedded import database_of
 from service.errors import StartError
 from service.settings import Settings, SettingsError, load_settings
 
@@ -54,7 +55,7 @@ def serve(workers: int | None) -> None:
     with (
         listen(settings.host, settings.port) as listener,
         exporting(settings) as exporter,
-        database_of(settings) as ready,
+        _database_of(settings) as ready,
     ):
         if settings.workers == 1:
             registry = exporter.registry if exporter else None
@@ -74,7 +75,7 @@ def migrate(status: bool, rollback: int | None) -> None:
 
     if status and rollback:
         raise click.UsageError("--status and --rollback exclude each other")
-    with database_of(load_settings(os.environ)) as settings:
+    with _database_of(load_settings(os.environ)) as settings:
         assert settings.database is not None  # noqa: S101
         wait_s = settings.db_connect_timeout_s
         if status:
@@ -119,7 +120,7 @@ def create_admin(email: str, promote: bool) -> None:
     try:
         checked = command.check_email(email)
         password = "" if promote else _read_password()
-        with database_of(settings) as ready:
+        with _database_of(settings) as ready:
             if promote:
                 command.promote_administrator(ready, checked)
             else:
@@ -135,6 +136,23 @@ def _read_password() -> str:
         typed: str = click.prompt("Password", hide_input=True, confirmation_prompt=True, err=True)
         return typed
     return sys.stdin.readline().rstrip("\r\n")
+
+
+@contextlib.contextmanager
+def _database_of(settings: Settings) -> Iterator[Settings]:
+    """The settings with a database in them: the one configured, or the embedded one, running."""
+    if settings.database is not None:
+        yield settings
+        return
+    from service import embedded
+
+    for name in [name for name in os.environ if re.match("PG[A-Z]", name)]:
+        # libpq's variables speak of another server: PGOPTIONS, PGSERVICE and PGHOSTADDR would
+        # each break the connection to this one, and no connection parameter can undo them.
+        del os.environ[name]
+    with embedded.running(settings.data_dir, connections=settings.db_connections) as database:
+        secret_key = settings.secret_key or embedded.read_secret_key(settings.data_dir)
+        yield dataclasses.replace(settings, database=database, secret_key=secret_key)
 
 
 def _announce(configured: Settings) -> Callable[[str], Any]:

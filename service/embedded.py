@@ -7,7 +7,6 @@ DATA_DIR uses the first one's server, and finds it again on the same port after 
 """
 
 import contextlib
-import dataclasses
 import fcntl
 import importlib.util
 import os
@@ -30,7 +29,7 @@ from typing import Any
 import structlog
 
 from service.errors import StartError
-from service.settings import Database, Settings
+from service.settings import Database
 
 log = structlog.get_logger(__name__)
 
@@ -80,23 +79,6 @@ class Server:
         except subprocess.TimeoutExpired:
             self.process.send_signal(signal.SIGQUIT)
             self.process.wait(STOP_TIMEOUT_S)
-
-
-@contextlib.contextmanager
-def database_of(settings: Settings) -> Iterator[Settings]:
-    """The settings with a database in them: the one configured, or the embedded one, running."""
-    if settings.database is not None:
-        yield settings
-        return
-    for name in [name for name in os.environ if re.match("PG[A-Z]", name)]:
-        # libpq's variables speak of another server: PGOPTIONS, PGSERVICE and PGHOSTADDR would
-        # each break the connection to this one, and no connection parameter can undo them.
-        del os.environ[name]
-    # Each worker has its pool and its probes' connection; while they are replaced, twice so many.
-    connections = 2 * settings.workers * (settings.db_pool_size + 1)
-    with running(settings.data_dir, connections=connections) as database:
-        secret_key = settings.secret_key or read_secret_key(settings.data_dir)
-        yield dataclasses.replace(settings, database=database, secret_key=secret_key)
 
 
 @contextlib.contextmanager

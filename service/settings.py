@@ -157,6 +157,15 @@ class Settings:
     log_level: str = "info"
     log_format: str = "auto"
 
+    @property
+    def db_connections(self) -> int:
+        """How many connections all processes may have: their pools, and one each for its probes.
+
+        While workers are replaced, there are twice as many of them.
+        """
+        processes = self.workers if self.workers == 1 else 2 * self.workers
+        return processes * (self.db_pool_size + 1)
+
 
 def _text(name: str, default: str, expects: str) -> fields.String:
     return fields.String(
