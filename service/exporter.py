@@ -78,9 +78,9 @@ def exporting(settings: Settings) -> Iterator[Exporter | None]:
             exporter.processes["parent"] = os.getpid()
             exporter.directory = os.environ[DIRECTORY_VARIABLE] = stack.enter_context(_directory())
             MultiProcessCollector(exporter.registry, exporter.directory)
-        server = _server(listener, exporter.registry)
-        # It ends with the process.
+        server = stack.enter_context(_server(listener, exporter.registry))
         threading.Thread(target=server.serve_forever, name="metrics", daemon=True).start()
+        stack.callback(server.shutdown)
         yield exporter
 
 

@@ -44,7 +44,7 @@ log = structlog.get_logger(__name__)
 BEAT_EVERY_S = 1
 # How long a worker's event loop may stand still before it is killed.
 BEAT_TIMEOUT_S = 15
-# Beyond the delay, what is under way and the pool: the longest mail, and a busy machine.
+# For mail on its way and a busy machine, beyond the delay, requests under way and the pool.
 STOP_MARGIN_S = 5
 # How often the parent looks whether workers have started.
 STARTING_POLL_S = 0.02
@@ -59,7 +59,7 @@ def serve(
     announce: Callable[[str], None],
     exporter: Exporter | None = None,
 ) -> None:
-    """Serve with ``settings.workers`` processes until SIGTERM or SIGINT; the first may end it too.
+    """Serve with ``settings.workers`` processes until SIGTERM or SIGINT; SIGHUP replaces them.
 
     Raises StartError where the database cannot be reached, or a worker does not start at first.
     """
@@ -77,6 +77,8 @@ def serve(
             os._exit(end.code if isinstance(end.code, int) else 1)
         if arbiter.failure:
             raise StartError(arbiter.failure) from None
+        if end.code:
+            raise
 
 
 class _Worker(GunicornUVLoopWebWorker):
@@ -126,10 +128,8 @@ async def work(worker: _Worker) -> int:
     signals = hear_signals(signal.SIGQUIT, RETIRE)
     beating: asyncio.Task[None] | None = None
     try:
-        settings = load_settings(os.environ)
+        settings = _with_the_parents(load_settings(os.environ), worker.app.settings)
         configure_logging(settings)
-        if settings.database is None:
-            settings = _with_embedded(settings, worker.app.settings)
         beating = asyncio.create_task(_beat(worker, signals))
         await serve_until_told(
             settings,
@@ -147,11 +147,17 @@ async def work(worker: _Worker) -> int:
     return 0
 
 
-def _with_embedded(settings: Settings, of_parent: Settings) -> Settings:
-    """With the embedded database, which is the parent's to keep; its classes may be older ones."""
-    assert of_parent.database is not None  # noqa: S101
-    database = Database(**dataclasses.asdict(of_parent.database))
-    return dataclasses.replace(settings, database=database, secret_key=of_parent.secret_key)
+def _with_the_parents(settings: Settings, parents: Settings) -> Settings:
+    """With what the command line said, and the embedded database, which is the parent's to keep.
+
+    Value by value, as the parent's classes may be of an older release.
+    """
+    settings = dataclasses.replace(settings, workers=parents.workers)
+    if settings.database is not None:
+        return settings
+    assert parents.database is not None  # noqa: S101
+    database = Database(**dataclasses.asdict(parents.database))
+    return dataclasses.replace(settings, database=database, secret_key=parents.secret_key)
 
 
 async def _beat(worker: _Worker, signals: "asyncio.Queue[signal.Signals]") -> None:
@@ -252,7 +258,7 @@ class _Arbiter(Arbiter):  # type: ignore[misc]
             return
         if not all(worker.has_started() for worker in current):
             return
-        for worker in current[:-missing] if missing else ():
+        for worker in current[: len(current) - self.num_workers]:
             worker.old = True
         for worker in workers:
             if worker.old and not worker.retired:

@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import re
 import subprocess
 import sys
 import threading
@@ -15,10 +16,13 @@ from prometheus_client import CollectorRegistry
 from pytest_aiohttp import AiohttpClient
 
 from service.app import create_app
+from service.exporter import exporting
 from service.keys import HASHER, POOL
 from service.settings import Rate, Settings
 from tests.conftest import Client
 from tests.factories import PASSWORD, assert_problem, register
+from tests.test_command_line import free_port
+from tests.test_workers import metrics_at
 
 ROOT = Path(__file__).parents[1]
 LOGIN = "/api/v1/auth/login"
@@ -175,3 +179,20 @@ def test_off_by_default_and_nothing_of_it_is_imported() -> None:
     ran = [sys.executable, "-c", code]
     result = subprocess.run(ran, cwd=ROOT, capture_output=True, text=True, check=True)
     assert result.stdout == "[]\n"
+
+
+async def test_dashboard_and_alerts_name_what_is_exported(
+    settings: Settings, aiohttp_client: AiohttpClient
+) -> None:
+    port = free_port()
+    with exporting(dataclasses.replace(settings, metrics_port=port)) as exporter:
+        assert exporter is not None
+        client = await aiohttp_client(create_app(settings, exporter.registry))
+        assert (await client.get("/health/live")).status == 200
+        samples = await asyncio.to_thread(metrics_at, port)
+    exported = {name for name, _ in samples}
+    assert "shinkei_process_open_fds" in exported
+    for file in ("grafana/dashboards/shinkei.json", "prometheus/alerts.yaml"):
+        named = set(re.findall(r"\bshinkei_\w+", (ROOT / "docker" / file).read_text()))
+        assert named
+        assert named <= exported

@@ -51,7 +51,8 @@ class Hasher:
 async def hasher_context(app: web.Application) -> AsyncIterator[None]:
     settings = app[SETTINGS]
     argon2id = _argon2id(settings.password_hash_memory_kib, settings.password_hash_iterations)
-    workers = settings.password_hash_workers or os.cpu_count() or 1
+    # Processes share the cores, so that no more is hashed at once than these can.
+    workers = settings.password_hash_workers or max(1, (os.cpu_count() or 1) // settings.workers)
     with ThreadPoolExecutor(workers, thread_name_prefix="argon2") as executor:
         loop = asyncio.get_running_loop()
         decoy = await loop.run_in_executor(executor, argon2id.hash, os.urandom(16))
