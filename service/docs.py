@@ -50,7 +50,7 @@ async def page(request: web.Request) -> web.Response:
         text=_render(),
         content_type="text/html",
         headers={
-            "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'",
-            "X-Content-Type-Options": "nosniff",
+            "Content-Security-Policy": "default-src 'none'; base-uri 'none';"
+            " frame-ancestors 'none'; style-src 'unsafe-inline'",
         },
     )

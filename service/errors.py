@@ -112,11 +112,7 @@ def render(problem: Problem, request_id: str) -> web.Response:
     return web.Response(
         status=problem.status,
         body=orjson.dumps(body),
-        headers={
-            "Content-Type": "application/problem+json",
-            "Cache-Control": "no-store",
-            **problem.headers,
-        },
+        headers={"Content-Type": "application/problem+json", **problem.headers},
     )
 
 
