@@ -88,12 +88,12 @@ _PHRASES = {413: "Content Too Large", 422: "Unprocessable Content"}
 
 def _from_framework(error: web.HTTPException) -> Problem:
     """The framework's own answer (404, 405, 413, …) as a problem, without its text."""
-    code, detail = _FRAMEWORK.get(error.status, ("request_refused", _phrase(error.status)))
+    code, detail = _FRAMEWORK.get(error.status, ("request_refused", phrase(error.status)))
     kept = {name: error.headers[name] for name in ("Allow",) if name in error.headers}
     return Problem(error.status, code, detail, headers=kept, close=error.status == 413)
 
 
-def _phrase(status: int) -> str:
+def phrase(status: int) -> str:
     return _PHRASES.get(status) or HTTPStatus(status).phrase
 
 
@@ -101,7 +101,7 @@ def render(problem: Problem, request_id: str) -> web.Response:
     """The problem as JSON. ``type`` is about:blank, as it is ``code`` that tells them apart."""
     body: dict[str, object] = {
         "type": "about:blank",
-        "title": _phrase(problem.status),
+        "title": phrase(problem.status),
         "status": problem.status,
         "detail": problem.detail,
         "code": problem.code,

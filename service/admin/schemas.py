@@ -65,10 +65,10 @@ class AdminUserSchema(Schema):
     name = fields.String()
     role = fields.String()
     status = fields.String()
-    suspended_until = Timestamp()
-    suspension_reason = fields.String()
-    purge_at = Timestamp()
-    settings = fields.Raw()
+    suspended_until = Timestamp(allow_none=True)
+    suspension_reason = fields.String(allow_none=True)
+    purge_at = Timestamp(allow_none=True)
+    settings = SettingsField()
     version = fields.Integer()
     created_at = Timestamp()
     updated_at = Timestamp()
@@ -82,7 +82,7 @@ class AdminSessionSchema(Schema):
     last_seen_at = Timestamp()
     expires_at = Timestamp()
     user_agent = fields.String()
-    address = fields.String()
+    address = fields.String(allow_none=True)
 
 
 class ListUsersSchema(PageSchema):
