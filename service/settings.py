@@ -147,6 +147,7 @@ class Settings:
     trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = ()
     public_origin: str = ""
     cors_origins: frozenset[str] = frozenset()
+    docs: bool = True
 
     mail_server: MailServer | None = None
     mail_from: str = "Shinkei <no-reply@localhost>"
@@ -317,6 +318,7 @@ class _EnvironmentSchema(Schema):
     )
 
     cors_origins = fields.String(data_key="CORS_ORIGINS", load_default="")
+    docs = _flag("DOCS", True)
 
     mail_url = fields.String(data_key="MAIL_URL", load_default="")
     mail_from = fields.String(data_key="MAIL_FROM", load_default=Settings.mail_from)
