@@ -68,6 +68,11 @@ def not_signed_in(detail: str = "Sign in and send the access token.", error: str
     return Problem(401, code, detail, headers={"WWW-Authenticate": challenge})
 
 
+def refused(code: str, detail: str) -> Problem:
+    """401 for what came in the body, with the challenge that each 401 has (RFC 9110 §15.5.2)."""
+    return Problem(401, code, detail, headers={"WWW-Authenticate": "Bearer"})
+
+
 def unavailable(code: str, detail: str) -> Problem:
     """503: the same request may succeed in a moment."""
     return Problem(503, code, detail, headers={"Retry-After": str(RETRY_AFTER_S)})

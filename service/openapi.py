@@ -401,12 +401,12 @@ def _problems(route: "Route", operation: "Operation") -> dict[int, tuple[str, ..
             408: ("body_timeout",),
             413: ("content_too_large",),
             415: ("unsupported_media_type", "unsupported_content_encoding"),
-            422: ("invalid_fields",),
+            422: ("invalid_fields", "invalid_value"),
         },
     )
     add(
         operation.query,
-        {400: ("malformed_query", "duplicate_parameter"), 422: ("invalid_fields",)},
+        {400: ("malformed_query", "duplicate_parameter"), 422: ("invalid_fields", "invalid_value")},
     )
     add(isinstance(operation.query, PageSchema), {400: ("invalid_cursor", "cursor_mismatch")})
     add(
@@ -433,7 +433,9 @@ def _describe_field(field: fields.Field[Any], settings: Settings) -> dict[str, A
     described: dict[str, Any] = {}
     match field:
         case SettingsField():
-            return _ref("SettingsPatch" if field.merging else "Settings")
+            if field.dump_only:
+                return _ref("Settings")
+            return _ref("SettingsPatch" if field.merging else "NewSettings")
         case ContainedSettings():
             return {"contentSchema": {"type": "object", "additionalProperties": _ref("Json")}}
         case EmailAddress():
@@ -470,39 +472,42 @@ def _ref(name: str) -> dict[str, Any]:
 
 
 def _settings_schemas() -> dict[str, dict[str, Any]]:
-    """The client's own settings: as they are, and as a patch in which null takes a key away."""
+    """The client's own settings: as answered, as set, and as a patch, where null takes away."""
     known = {name: shape for name, (_, _, shape) in WELL_KNOWN_SETTINGS.items()}
     patched = {name: {"anyOf": [shape, {"type": "null"}]} for name, shape in known.items()}
-    common = {
+    own = {
         "type": "object",
         "propertyNames": {"pattern": NO_NUL},
         "additionalProperties": _ref("Json"),
     }
-    size = f"At most {SETTINGS_MAX_BYTES} bytes of JSON, {SETTINGS_MAX_DEPTH} levels deep"
+    size = f"At most {SETTINGS_MAX_BYTES} bytes of JSON, {SETTINGS_MAX_DEPTH} levels deep."
     return {
         "Settings": {
-            **common,
-            "description": f"The client's own, in which some keys have types. {size}.",
+            "type": "object",
+            "description": "The client's own, in which some keys have types.",
+            "properties": known,
+        },
+        "NewSettings": {
+            **own,
+            "description": f"The client's own, in which some keys have types. {size}",
             "properties": known,
         },
         "SettingsPatch": {
-            **common,
-            "description": f"Merged (RFC 7396): null takes a key away. {size}, when merged.",
+            **own,
+            "description": f"Merged (RFC 7396), where null takes a key away. Then: {size}",
             "properties": patched,
         },
         "Json": {
-            "description": "Any JSON whose numbers a 64-bit float keeps as they are.",
+            "description": (
+                "Any JSON whose numbers a 64-bit float keeps as they are; those beyond 2^53 are"
+                " taken only where they have a fraction or an exponent."
+            ),
             "anyOf": [
                 {"type": ["boolean", "null"]},
                 {"type": "string", "pattern": NO_NUL},
-                {"type": "integer", "minimum": -INTEGER_LIMIT, "maximum": INTEGER_LIMIT},
-                {"type": "number", "not": {"type": "integer"}},
+                {"type": "number", "minimum": -INTEGER_LIMIT, "maximum": INTEGER_LIMIT},
                 {"type": "array", "items": _ref("Json")},
-                {
-                    "type": "object",
-                    "propertyNames": {"pattern": NO_NUL},
-                    "additionalProperties": _ref("Json"),
-                },
+                own,
             ],
         },
     }

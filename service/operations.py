@@ -89,6 +89,7 @@ CODES: dict[int, dict[str, str]] = {
     422: {
         "idempotency_key_reused": "This Idempotency-Key was used for another request.",
         "invalid_fields": "Some fields are missing or wrong.",
+        "invalid_value": "A value is outside of what can be stored.",
     },
     428: {"precondition_required": "Send If-Match with the ETag of what you read."},
     429: {"too_many_requests": "Too many attempts; try again later."},
@@ -243,22 +244,7 @@ SCHEMAS: dict[str, dict[str, Any]] = {
         refresh_token=_TEXT,
         user=_ref("OwnProfile"),
     ),
-    "OwnSessions": _object(
-        items={
-            "type": "array",
-            "items": {
-                "allOf": [_ref("Session")],
-                "properties": {
-                    "current": {
-                        "type": "boolean",
-                        "description": "Whether the request's own token is this session's.",
-                    }
-                },
-                "required": ["current"],
-                "unevaluatedProperties": False,
-            },
-        }
-    ),
+    "OwnSessionList": _object(items={"type": "array", "items": _ref("OwnSession")}),
     "Export": _object(
         account=_ref("OwnProfile"),
         sessions={"type": "array", "items": _ref("Session")},
@@ -305,6 +291,7 @@ ANSWERED: tuple[Schema, ...] = (
     users.KNOWN_NETWORK,
     users.OWN_AUDIT_EVENT,
     sessions.SESSION,
+    sessions.OWN_SESSION,
     admin.ADMIN_USER,
     admin.ADMIN_SESSION,
     audit.AUDIT_EVENT,
@@ -556,7 +543,7 @@ OPERATIONS: dict[str, Operation] = {
         {
             200: Answer(
                 "All of them.",
-                _ref("OwnSessions"),
+                _ref("OwnSessionList"),
                 example={"items": [{**_SESSION, "current": True}]},
             )
         }

@@ -6,7 +6,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import orjson
-from marshmallow import Schema, ValidationError, fields
+from marshmallow import Schema, ValidationError, fields, validate
 
 from service.fields import (
     NO_NUL,
@@ -19,7 +19,9 @@ from service.fields import (
     check_text,
 )
 
+ROLES = ("user", "support", "admin")
 NAME_MAX_LENGTH = 200
+IS_EMAIL = {"format": "idn-email"}
 SETTINGS_MAX_BYTES = 16 * 1024
 SETTINGS_MAX_DEPTH = 32
 _LANGUAGE_TAG = re.compile(r"[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8}){0,4}")
@@ -51,11 +53,11 @@ class OwnProfileSchema(Schema):
     """The account as its owner sees it."""
 
     id = fields.UUID()
-    email = fields.String()
+    email = fields.String(metadata=IS_EMAIL)
     email_verified = fields.Boolean()
     name = fields.String()
-    role = fields.String()
-    settings = SettingsField()
+    role = fields.String(validate=validate.OneOf(ROLES))
+    settings = SettingsField(dump_only=True)
     created_at = Timestamp()
     updated_at = Timestamp()
 
