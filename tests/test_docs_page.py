@@ -29,7 +29,13 @@ async def test_files_are_compressed_kept_and_asked_for_again(client: Client) -> 
     for path in FILES:
         encodings = ("gzip", "identity")
         answers = [
-            await client.get(path, headers={"Accept-Encoding": encoding}, auto_decompress=False)
+            # As it comes: neither decompressed nor compared with the description.
+            await client.get(
+                path,
+                headers={"Accept-Encoding": encoding},
+                auto_decompress=False,
+                middlewares=(),
+            )
             for encoding in encodings
         ]
         compressed, plain = [await answer.read() for answer in answers]
@@ -64,7 +70,8 @@ async def test_the_page_has_nothing_inline_and_nothing_of_others(client: Client)
 async def test_it_can_be_turned_off(start_app: StartApp) -> None:
     client = await start_app(docs=False)
     for path in FILES:
-        await assert_problem(await client.get(path), 404, "not_found")
+        # The description that answers are compared with is that of the defaults.
+        await assert_problem(await client.get(path, middlewares=()), 404, "not_found")
     described = await (await client.get("/openapi.json")).json()
     assert "/api/v1/users/me" in described["paths"]
     assert not FILES & set(described["paths"])

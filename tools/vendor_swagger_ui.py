@@ -16,7 +16,8 @@ import tarfile
 from pathlib import Path
 
 INTEGRITY = (
-    "sha512-U06rpMtW9V3XPGOBeamTUSr0Z09jMX4IJuANpE/EZbAhw0G8CgwrzU4YmXkn/h0wCDNsXdGarTNNHC3sU8yVUQ=="
+    "sha512-"
+    "U06rpMtW9V3XPGOBeamTUSr0Z09jMX4IJuANpE/EZbAhw0G8CgwrzU4YmXkn/h0wCDNsXdGarTNNHC3sU8yVUQ=="
 )
 TARGET = Path(__file__).parents[1] / "service" / "docs" / "swagger_ui"
 SENT = ("swagger-ui-bundle.js", "swagger-ui.css")
