@@ -22,7 +22,7 @@ from service.auth.passwords import (
 )
 from service.auth.tokens import public_keys, token_response, verify_access_token
 from service.database import Connection, read, write
-from service.errors import Problem, not_signed_in
+from service.errors import Problem, not_signed_in, refused
 from service.fields import fold_email
 from service.idempotency import write_once
 from service.keys import REGISTERED, SETTINGS, USER
@@ -41,7 +41,10 @@ def anyone(handler: Handler) -> Handler:
 
 
 def signed_in(handler: Handler) -> Handler:
-    """Access for the bearer of a token whose session is alive: one read gives user and session."""
+    """Access for the bearer of a token whose session is alive.
+
+    One read gives user and session.
+    """
 
     @functools.wraps(handler)
     async def guarded(request: web.Request) -> web.StreamResponse:
@@ -152,7 +155,7 @@ async def login(request: web.Request) -> web.Response:
     outcome, tokens = await _try_to_sign_in(request, email_folded, body["password"])
     count(request.app, "sign_ins", outcome=outcome)
     if tokens is None:
-        raise Problem(401, "invalid_credentials", "Wrong e-mail address or password.")
+        raise refused("invalid_credentials", "Wrong e-mail address or password.")
     return json_response(tokens)
 
 
