@@ -16,7 +16,6 @@ import sys
 import time
 from collections.abc import Callable
 from socket import socket
-from types import FrameType
 from typing import Any
 
 import structlog
@@ -29,7 +28,6 @@ from service.errors import StartError, log_unexpected
 from service.exporter import SHARED_MEMORY, Exporter, worker_registry
 from service.logs import configure_logging
 from service.server import (
-    AT_ONCE,
     RETIRE,
     SHUTDOWN_TIMEOUT_S,
     hear_signals,
@@ -50,6 +48,7 @@ STOP_MARGIN_S = 5
 STARTING_POLL_S = 0.02
 # A worker that does not start is not started more often than this.
 RESPAWN_PAUSE_S = 1
+HEARD = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, RETIRE)
 _STARTED = b"started"
 
 
@@ -103,7 +102,7 @@ class _Worker(GunicornUVLoopWebWorker):
         return self.heard() == _STARTED
 
     def init_signals(self) -> None:
-        """Leave the signals to ``_Arbiter.signal`` until the loop runs, as uvloop loses them."""
+        """Not before the loop runs, as uvloop would lose them: see ``work``."""
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         signal.signal(signal.SIGABRT, lambda *_: os._exit(1))
 
@@ -126,6 +125,7 @@ class _Worker(GunicornUVLoopWebWorker):
 async def work(worker: _Worker) -> int:
     """Serve until told, in the worker's process; returns its exit code."""
     signals = hear_signals(signal.SIGQUIT, RETIRE)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, HEARD)
     beating: asyncio.Task[None] | None = None
     try:
         settings = _with_the_parents(load_settings(os.environ), worker.app.settings)
@@ -223,13 +223,6 @@ class _Arbiter(Arbiter):  # type: ignore[misc]
         self.reload_asked = False
         self.spawn_at = 0.0
 
-    def signal(self, sig: int, frame: FrameType | None) -> None:
-        """Note the signal; a worker that has not got its own handlers yet just ends by it."""
-        if os.getpid() == self.pid:
-            super().signal(sig, frame)
-        elif sig in (signal.SIGTERM, RETIRE, *AT_ONCE):
-            os._exit(0)
-
     def wait_for_signals(self, timeout: float = 1.0) -> Any:
         starting = not all(worker.has_started() for worker in self.WORKERS.values())
         return super().wait_for_signals(STARTING_POLL_S if starting else timeout)
@@ -274,7 +267,10 @@ class _Arbiter(Arbiter):  # type: ignore[misc]
         worker.slot = next(slot for slot in itertools.count() if slot not in taken)
 
     def spawn_worker(self) -> None:
+        """Fork; what the worker is told before it hears signals waits for it in the kernel."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, HEARD)
         pid = super().spawn_worker()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, HEARD)
         if self.exporter is not None:
             self.exporter.processes[str(self.WORKERS[pid].slot)] = pid
 

@@ -188,7 +188,7 @@ async def test_dashboard_and_alerts_name_what_is_exported(
     with exporting(dataclasses.replace(settings, metrics_port=port)) as exporter:
         assert exporter is not None
         client = await aiohttp_client(create_app(settings, exporter.registry))
-        assert (await client.get("/health/live")).status == 200
+        await register(client)
         samples = await asyncio.to_thread(metrics_at, port)
     exported = {name for name, _ in samples}
     assert "shinkei_process_open_fds" in exported
