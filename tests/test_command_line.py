@@ -267,12 +267,12 @@ def test_migrate_up_status_and_down(empty_database: Database, tmp_path: Path) ->
     ids = sorted(
         path.stem for path in ROOT.glob("migrations/*.sql") if ".rollback" not in path.name
     )
-    assert output("--status") == [f"pending  {id_}" for id_ in ids]
+    assert output("--status") == [f"pending\t{id_}" for id_ in ids]
     assert output() == [f"applied  {id_}" for id_ in ids]
     assert output() == ["applied  nothing: at head"]
-    assert output("--status") == [f"applied  {id_}" for id_ in ids]
+    assert output("--status") == [f"applied\t{id_}" for id_ in ids]
     assert output("--rollback", "2") == [f"rolled back  {id_}" for id_ in reversed(ids[-2:])]
-    assert output("--status")[-1] == f"pending  {ids[-1]}"
+    assert output("--status")[-1] == f"pending\t{ids[-1]}"
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,9 @@
-"""What registration and sign-in take."""
+"""What registration and sign-in take, and what is told of signing keys."""
 
-from marshmallow import Schema
+from marshmallow import Schema, fields
 
 from service.auth.passwords import PASSWORD_MAX_LENGTH
-from service.fields import DisplayName, EmailAddress, Text
+from service.fields import DisplayName, EmailAddress, Text, Timestamp
 from service.users.schemas import NAME_MAX_LENGTH
 
 
@@ -22,5 +22,17 @@ class LoginSchema(Schema):
     password = Text(1, PASSWORD_MAX_LENGTH, required=True)
 
 
+class SigningKeySchema(Schema):
+    """A signing key as operators see it."""
+
+    id = fields.String()
+    algorithm = fields.String()
+    state = fields.String()
+    created_at = Timestamp()
+    signs_from = Timestamp()
+    retires_at = Timestamp()
+
+
 REGISTER = RegisterSchema()
 LOGIN = LoginSchema()
+SIGNING_KEY = SigningKeySchema()

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import re
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -161,6 +161,16 @@ async def _load(app: web.Application) -> None:
     ]
     ring.keys = {str(key.kid): key for _, key in ring.schedule}
     ring.loaded_at = began_at
+
+
+def describe(rows: Sequence[asyncpg.Record]) -> list[dict[str, Any]]:
+    """The rows of ``list_signing_keys`` with their state: verifying, signing or waiting."""
+    due = sum(row["signs_in_s"] <= 0 for row in rows)
+    states = ["verifying"] * (due - 1) + ["signing"] * min(due, 1) + ["waiting"] * len(rows)
+    return [
+        {**row, "algorithm": ALGORITHM, "state": state}
+        for row, state in zip(rows, states, strict=False)
+    ]
 
 
 def verifies_s(settings: Settings) -> float:

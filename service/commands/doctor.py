@@ -1,0 +1,8 @@
+"""``shinkei doctor``."""
+
+import click
+
+
+@click.command()
+def command() -> None:
+    """x"""
