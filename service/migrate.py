@@ -45,12 +45,17 @@ def known_migrations() -> list[str]:
 
 async def find_pending(conn: "Connection") -> list[str]:
     """The ids of migrations that this release has and the database has not, in order."""
+    applied = await find_applied(conn)
+    return [id_ for id_ in known_migrations() if id_ not in applied]
+
+
+async def find_applied(conn: "Connection") -> set[str]:
+    """The ids of migrations that the database has; some may be of a newer release."""
     try:
         rows = await conn.fetch("select migration_id from _yoyo_migration")
     except asyncpg.UndefinedTableError:
         rows = []
-    applied = {row["migration_id"] for row in rows}
-    return [id_ for id_ in known_migrations() if id_ not in applied]
+    return {row["migration_id"] for row in rows}
 
 
 def apply_pending(

@@ -255,6 +255,11 @@ def test_a_second_process_uses_the_first_ones_server(tmp_path: Path) -> None:
         result = run("migrate", "--status", cwd=tmp_path)
         assert (result.returncode, result.stderr) == (0, "")
         assert {line.split()[0] for line in result.stdout.splitlines()} == {"applied"}
+        result = run("doctor", cwd=tmp_path)
+        assert (result.returncode, result.stderr) == (0, "")
+        lines = result.stdout.splitlines()
+        assert any("which runs on port" in line for line in lines)
+        assert any(line.startswith("ok    keys: SECRET_KEY opens") for line in lines)
         assert call(f"{url}/health")[0] == 200, "the first one's server still runs"
 
 
