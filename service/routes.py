@@ -6,7 +6,7 @@ from typing import NamedTuple
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from service import docs, health
+from service import docs, health, openapi
 from service.admin import handlers as administration
 from service.audit import handlers as audit
 from service.auth import handlers as auth
@@ -31,6 +31,7 @@ ROUTES = (
     Route("GET", "/health/startup", health.startup, anyone),
     Route("GET", "/.well-known/jwks.json", auth.jwks, anyone),
     Route("GET", "/docs", docs.page, anyone),
+    Route("GET", "/openapi.json", openapi.spec, anyone),
     # Sign-in
     Route("POST", "/api/v1/auth/register", auth.register, anyone),
     Route("POST", "/api/v1/auth/login", auth.login, anyone),

@@ -15,6 +15,7 @@ PUBLIC = {
     ("GET", "/health/startup"),
     ("GET", "/.well-known/jwks.json"),
     ("GET", "/docs"),
+    ("GET", "/openapi.json"),
     ("POST", "/api/v1/auth/register"),
     ("POST", "/api/v1/auth/login"),
     ("POST", "/api/v1/auth/refresh"),

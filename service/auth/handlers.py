@@ -23,7 +23,7 @@ from service.auth.passwords import (
 from service.auth.signing_keys import PUBLIC_KEYS_MAX_AGE_S, public_keys
 from service.auth.tokens import token_response, verify_access_token
 from service.database import Connection, read, write
-from service.errors import Problem, not_signed_in
+from service.errors import Problem, not_signed_in, refused
 from service.fields import fold_email
 from service.idempotency import write_once
 from service.keys import SETTINGS, USER
@@ -150,7 +150,7 @@ async def login(request: web.Request) -> web.Response:
         tokens = await write(request.app, _sign_in, request, account, rehashed)
         if tokens is not None:
             return json_response(tokens)
-    raise Problem(401, "invalid_credentials", "Wrong e-mail address or password.")
+    raise refused("invalid_credentials", "Wrong e-mail address or password.")
 
 
 def _may_sign_in(request: web.Request, account: asyncpg.Record) -> bool:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import dataclasses
+import logging
 import os
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -30,6 +31,8 @@ def run(work: Callable[[web.Application], Awaitable[T]], *contexts: CleanupConte
     settings = load_settings(os.environ)
     # What fails is told in one line, by whoever catches it.
     configure_logging(dataclasses.replace(settings, log_level="error"))
+    # Of what an interruption left unfinished.
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     with database_of(settings) as ready:
         return asyncio.run(_run(ready, work, contexts))
 

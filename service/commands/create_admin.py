@@ -17,16 +17,16 @@ def command(email: str, promote: bool) -> None:
 
     Asks for a password, or reads it from stdin where that is piped.
     """
-    from service.auth.passwords import PASSWORD_MAX_LENGTH, hasher_context
+    from service.auth.passwords import hasher_context
     from service.commands.arguments import check
     from service.commands.connection import run
-    from service.fields import EmailAddress, Text
+    from service.fields import EmailAddress, Password
 
     address = check(EmailAddress(), "--email", email)
     if promote:
         run(lambda app: _promote(app, address))
     else:
-        password = check(Text(1, PASSWORD_MAX_LENGTH), "password", _read_password())
+        password = check(Password(), "password", _read_password())
         run(lambda app: _create(app, address, password), hasher_context)
     click.echo(f"administrator  {address}")
 
