@@ -81,12 +81,12 @@ async def _keep_current(app: web.Application) -> None:
     pause_s: float = RELOAD_EVERY_S
     while True:
         await asyncio.sleep(pause_s)
-        pause_s = RETRY_EVERY_S
+        pause_s = RELOAD_EVERY_S
         try:
             async with app[KEY_RING].loading:
                 await _load(app)
-            pause_s = RELOAD_EVERY_S
         except Problem as error:
+            pause_s = RETRY_EVERY_S
             log.warning("signing keys not read anew", code=error.code)
         except SettingsError as error:
             log.error("signing keys not read anew", reason=str(error))  # noqa: TRY400

@@ -78,7 +78,7 @@ def _name_variables(environ: Mapping[str, str], database: Database) -> Variables
     return Variables(
         host=url or "DB_HOST and DB_PORT",
         name=url or "DB_NAME",
-        password=str(database.password_file or url or "DB_PASS"),
+        password=f"the password in {database.password_file or url or 'DB_PASS'}",
         sslmode=option("DB_SSLMODE", "sslmode"),
         sslrootcert=option("DB_SSLROOTCERT", "sslrootcert"),
         target=option("DB_TARGET_SESSION_ATTRS", "target_session_attrs"),
@@ -103,8 +103,8 @@ def _unreachable(error: Exception, database: Database, variables: Variables) -> 
     match error:
         case asyncpg.InvalidPasswordError():
             mend = (
-                f"Set {variables.password} to this user's password; in psql, \\password"
-                f" {database.user} gives it a new one."
+                f"Set {variables.password} to this user's; in psql, \\password {database.user}"
+                " gives it a new one."
             )
         case asyncpg.InvalidAuthorizationSpecificationError():
             reason = error.message or reason

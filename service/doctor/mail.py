@@ -132,7 +132,9 @@ def _explain(error: Exception, where: str) -> Finding:
             return fail("mail", f"{server} does not answer", _REACH)
         case aiosmtplib.SMTPServerDisconnected():
             return fail("mail", f"{server} ends the connection", _REACH)
-    return fail("mail", f"{server} cannot be reached", _REACH)
+    refused = any(isinstance(each, ConnectionRefusedError) for each in chain)
+    reason = "refuses the connection" if refused else "cannot be reached"
+    return fail("mail", f"{server} {reason}", _REACH)
 
 
 _REACH = "Mend host and port in MAIL_URL, start the server, or let the firewall pass this."

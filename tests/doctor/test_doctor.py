@@ -63,7 +63,7 @@ async def test_a_set_up_that_is_well(client: Client, database: Database, tmp_pat
 @pytest.mark.parametrize(
     ("change", "detail", "mend"),
     [
-        ({"password": "hush"}, "user or password refused", "Set DATABASE_URL to this user's"),
+        ({"password": "hush"}, "user or password refused", "Set the password in DATABASE_URL to"),
         ({"name": "nowhere"}, "there is no such database", "Create it: createdb --owner"),
         ({"hosts": (("127.0.0.1", 1),)}, "connection refused", "Start PostgreSQL there, have it"),
         ({"hosts": (("nowhere.invalid", 1),)}, "cannot be resolved", "Mend the host in DATABASE_"),

@@ -107,7 +107,7 @@ async def test_a_server_that_refuses(lines: list[bytes], detail: str, mend: str)
 
 async def test_a_server_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     (finding,) = await look(MailServer("127.0.0.1", 1, "none"))
-    assert finding.detail == "the mail server at 127.0.0.1:1 cannot be reached"
+    assert finding.detail == "the mail server at 127.0.0.1:1 refuses the connection"
     (finding,) = await look(MailServer("nowhere.invalid", 25, "none"))
     assert finding.mend == "Mend the host in MAIL_URL."
     monkeypatch.setattr("service.doctor.mail.DEADLINE_S", 0.1)
