@@ -8,9 +8,12 @@ from http import HTTPStatus
 import asyncpg
 import orjson
 import structlog
+import uuid_utils.compat as uuid_utils
 from aiohttp import web
+from aiohttp.http_exceptions import LineTooLong
 from aiohttp.typedefs import Handler
 
+from service.headers import ON_EVERY_ANSWER
 from service.keys import REQUEST_ID
 from service.settings import SettingsError
 
@@ -121,12 +124,43 @@ def render(problem: Problem, request_id: str) -> web.Response:
     return web.Response(
         status=problem.status,
         body=orjson.dumps(body),
-        headers={
-            "Content-Type": "application/problem+json",
-            "Cache-Control": "no-store",
-            **problem.headers,
-        },
+        headers={"Content-Type": "application/problem+json", **problem.headers},
     )
+
+
+def answer_malformed(
+    protocol: web.RequestHandler,
+    request: web.BaseRequest,
+    status: int = 500,
+    exc: BaseException | None = None,
+    message: str | None = None,
+) -> web.StreamResponse:
+    """Render what aiohttp answers without reaching a middleware: to what is not HTTP, mostly.
+
+    In place of ``RequestHandler.handle_error``, which answers text that repeats the request.
+    """
+    if request.writer.output_size > 0:
+        raise ConnectionError("an answer has begun")
+    request_id = uuid_utils.uuid7().hex
+    if status >= 500:
+        log.error("unexpected error", request_id=request_id, exc_info=exc)
+        problem = _internal_error()
+    else:
+        log.info("malformed request", request_id=request_id, cause=type(exc).__name__)
+        detail = "This is not HTTP/1.1."
+        if isinstance(exc, LineTooLong):
+            detail = f"The path with its query, or a header, is longer than {exc.args[1]} bytes."
+        problem = Problem(status, "malformed_request", detail)
+    response = render(problem, request_id)
+    response.headers["X-Request-ID"] = request_id
+    response.headers["Server"] = "shinkei"
+    response.headers.update(ON_EVERY_ANSWER)
+    response.force_close()
+    return response
+
+
+def _internal_error() -> Problem:
+    return Problem(500, "internal_error", "Something went wrong here; it has been logged.")
 
 
 def log_unexpected(error: Exception, event: str, **values: object) -> None:
@@ -168,7 +202,7 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
         problem = unavailable("misconfigured", "The service is not set up yet; try again.")
     except Exception as error:
         log_unexpected(error, "unexpected error")
-        problem = Problem(500, "internal_error", "Something went wrong here; it has been logged.")
+        problem = _internal_error()
     response = render(problem, request[REQUEST_ID])
     if problem.close:
         response.force_close()

@@ -17,7 +17,7 @@ from aiohttp import web
 from marshmallow import Schema, fields
 
 from service import __version__
-from service.admin.schemas import ContainedSettings
+from service.admin.schemas import ContainedSettings, SearchPatterns
 from service.errors import phrase
 from service.fields import (
     EMAIL_MAX_LENGTH,
@@ -190,8 +190,9 @@ def document(settings: Settings) -> dict[str, Any]:
     from apispec.ext.marshmallow import MarshmallowPlugin
 
     from service.operations import ANSWERED, OPERATIONS, SCHEMAS
-    from service.routes import ROUTES
+    from service.routes import served
 
+    routes = served(settings)
     plugin = MarshmallowPlugin()
     described = APISpec(
         title="Shinkei",
@@ -204,7 +205,7 @@ def document(settings: Settings) -> dict[str, Any]:
             "license": {"name": "MIT", "identifier": "MIT"},
         },
         servers=[{"url": "/"}],
-        tags=list(_tags(ROUTES)),
+        tags=list(_tags(routes)),
     )
     converter: Any = plugin.converter
 
@@ -227,7 +228,7 @@ def document(settings: Settings) -> dict[str, Any]:
         described.components.schema(_name(answered), schema=answered)
     for name, header in _HEADERS.items():
         described.components.header(name, header)
-    for route in ROUTES:
+    for route in routes:
         operation = OPERATIONS[f"{route.method} {route.path}"]
         described.path(
             route.path,
@@ -389,6 +390,7 @@ def _problems(route: "Route", operation: "Operation") -> dict[int, tuple[str, ..
         for status, more in by_status.items() if follows else ():
             codes.setdefault(status, []).extend(more)
 
+    add(True, {400: ("malformed_request",)})
     add(operation.database, {503: ("database_unavailable", "timeout")})
     add(_guarded(route), {401: ("not_signed_in", "invalid_token"), 503: ("misconfigured",)})
     add(route.access.__name__ in ("support", "admin"), {403: ("forbidden",)})
@@ -454,7 +456,13 @@ def _describe_field(field: fields.Field[Any], settings: Settings) -> dict[str, A
                     "Neither common or breached, nor made of the account's own address or name."
                 )
             if isinstance(field, DisplayName):
+                described["format"] = "display-name"
                 described["description"] = "On one line, without invisible characters."
+            if isinstance(field, SearchPatterns):
+                described["format"] = "search"
+                described["description"] = (
+                    "What addresses or names are to contain, with three letters or digits in a row."
+                )
         case Digits():
             described = {"type": "integer", "minimum": field.low, "maximum": field.high}
         case Flag():

@@ -41,7 +41,10 @@ def anyone(handler: Handler) -> Handler:
 
 
 def signed_in(handler: Handler) -> Handler:
-    """Access for the bearer of a token whose session is alive: one read gives user and session."""
+    """Access for the bearer of a token whose session is alive.
+
+    One read gives user and session.
+    """
 
     @functools.wraps(handler)
     async def guarded(request: web.Request) -> web.StreamResponse:

@@ -31,7 +31,7 @@ import sys
 from service.commands import COMMANDS, shinkei
 for arguments in (["--version"], ["--help"], *([name, "--help"] for name in COMMANDS)):
     shinkei.main(arguments, prog_name="shinkei", standalone_mode=False)
-heavy = {"aiohttp", "asyncpg", "marshmallow", "rich", "structlog", "cryptography"}
+heavy = {"aiohttp", "asyncpg", "marshmallow", "rich.console", "structlog", "cryptography"}
 assert not heavy & set(sys.modules), heavy & set(sys.modules)
 """
     result = subprocess.run(
@@ -202,6 +202,35 @@ print("done")
     stdout, _ = process.communicate(timeout=10)
     os.close(ours)
     assert stdout == "done\n"
+
+
+def test_logged_tracebacks_show_no_locals(tmp_path: Path) -> None:
+    """structlog would use rich where it is installed, which prints them; and it takes 45 ms."""
+    script = """
+import sys
+import service.app
+from service.logs import configure_logging, log
+from service.settings import Settings
+assert not [name for name in sys.modules if name.startswith("rich.")]
+configure_logging(Settings(log_format="console"))
+def fail(password):
+    raise ValueError(len(password))
+try:
+    fail("".join(["hu", "sh"]))
+except ValueError:
+    log.exception("failed")
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert "ValueError: 4" in result.stderr
+    assert "hush" not in result.stderr
 
 
 def test_text_in_which_everything_can_be_seen() -> None:
