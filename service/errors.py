@@ -26,6 +26,10 @@ class StartError(Exception):
     """The service cannot start or a command cannot run; the message is the operator's one line."""
 
 
+class ArgumentError(Exception):
+    """An argument of a command cannot be taken; the message is the operator's one line."""
+
+
 @dataclass(frozen=True, slots=True)
 class FieldError:
     """What is wrong with one member of the body; ``pointer`` is a JSON Pointer (RFC 6901 §6)."""
