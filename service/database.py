@@ -192,6 +192,7 @@ async def _open_pool(settings: Settings, database: Database) -> "asyncpg.Pool[as
         timeout=5,
         command_timeout=settings.db_command_timeout_s,
         init=_set_codecs,
+        reset=_keep_session,
         **_session_arguments(settings),
     )
 
@@ -220,6 +221,15 @@ async def _set_codecs(conn: Connection) -> None:
         encoder=lambda value: orjson.dumps(value).decode(),
         decoder=orjson.loads,
     )
+
+
+async def _keep_session(conn: Connection) -> None:
+    """Reset nothing: queries change no more of their session than their transaction.
+
+    asyncpg itself has rolled back by now and dropped listeners; the query that it would send, to
+    unlock advisory locks and reset settings, is a second round trip for each use of a connection.
+    ``tests/test_database.py`` goes through every flow and looks for what it left behind.
+    """
 
 
 async def _wait_for_database(
