@@ -7,15 +7,17 @@ from service.admin.rules import end_due_suspensions
 from service.audit.partitions import maintain_partitions
 from service.auth.passwords import hasher_context
 from service.auth.tokens import key_ring_context
+from service.coalescing import Coalesced
 from service.database import database_context
 from service.errors import problems
 from service.health import Health, health_context
-from service.keys import HEALTH, SETTINGS
+from service.keys import HEALTH, SETTINGS, SIGNED_IN
 from service.logs import access_log
 from service.mail.sender import mail_context
 from service.periodic import Job, periodic_context
 from service.requests import deadlines
 from service.routes import add_routes
+from service.sessions.queries import find_signed_in
 from service.settings import Settings
 
 JOBS = (
@@ -38,6 +40,7 @@ def create_app(settings: Settings) -> web.Application:
     )
     app[SETTINGS] = settings
     app[HEALTH] = Health()
+    app[SIGNED_IN] = Coalesced(app, find_signed_in)
     app.cleanup_ctx.extend(
         [
             database_context,

@@ -1,5 +1,6 @@
 """The typed keys under which the application and its requests carry their state."""
 
+import uuid
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -11,6 +12,7 @@ from service.settings import Settings
 if TYPE_CHECKING:
     from service.auth.passwords import Hasher
     from service.auth.tokens import KeyRing
+    from service.coalescing import Coalesced
     from service.health import Health
     from service.mail.rendering import Templates
     from service.throttle import Count
@@ -21,6 +23,7 @@ DatabaseTimer: TypeAlias = Callable[[str, float, float], None]
 
 POOL: web.AppKey["asyncpg.Pool[asyncpg.Record]"] = web.AppKey("pool")
 DATABASE_TIMERS: web.AppKey[list[DatabaseTimer]] = web.AppKey("database_timers")
+SIGNED_IN: web.AppKey["Coalesced[uuid.UUID, asyncpg.Record]"] = web.AppKey("signed_in")
 HASHER: web.AppKey["Hasher"] = web.AppKey("hasher")
 KEY_RING: web.AppKey["KeyRing"] = web.AppKey("key_ring")
 HEALTH: web.AppKey["Health"] = web.AppKey("health")

@@ -25,7 +25,7 @@ from service.database import Connection, read, write
 from service.errors import Problem, not_signed_in
 from service.fields import fold_email
 from service.idempotency import write_once
-from service.keys import SETTINGS, USER
+from service.keys import SETTINGS, SIGNED_IN, USER
 from service.recovery.links import send_mail, start_email_verification
 from service.requests import json_response, read_body, uniform_time
 from service.sessions import queries as session_queries
@@ -48,10 +48,8 @@ def signed_in(handler: Handler) -> Handler:
         if scheme.lower() != "bearer" or not token:
             raise not_signed_in()
         bearer = await verify_access_token(request.app, token.strip())
-        user = await read(
-            request.app, session_queries.find_signed_in, bearer.session_id, bearer.user_id
-        )
-        if user is None:
+        user = await request.app[SIGNED_IN].find(bearer.session_id)
+        if user is None or user["id"] != bearer.user_id:
             raise not_signed_in("The session has ended; sign in again.", "invalid_token")
         request[USER] = user
         return await handler(request)
