@@ -6,7 +6,7 @@ from service import purge, throttle
 from service.admin.rules import end_due_suspensions
 from service.audit.partitions import maintain_partitions
 from service.auth.passwords import hasher_context
-from service.auth.tokens import key_ring_context
+from service.auth.signing_keys import key_ring_context
 from service.coalescing import Coalesced
 from service.database import database_context
 from service.errors import problems
