@@ -137,8 +137,8 @@ class Timestamp(fields.Field[datetime]):
     def _serialize(self, value: Any, attr: Any, obj: Any, **kwargs: Any) -> str | None:
         if value is None:
             return None
-        utc: datetime = value.astimezone(UTC)
-        return utc.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        utc: str = value.astimezone(UTC).isoformat(timespec="microseconds")
+        return utc.removesuffix("+00:00") + "Z"
 
     def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> datetime:
         try:
