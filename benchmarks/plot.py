@@ -55,10 +55,10 @@ def _bars(title: str, peers: dict[str, Any], ours: str, top: int) -> tuple[list[
         middle = top + ROW // 2 + 4
         times = peer["cpu_us"] / peers[ours]["cpu_us"]
         figure = f"{peer['cpu_us']:.0f}" + ("" if name == ours else f" ({times:.1f}×)")
+        place = f'x="{LABEL}" y="{top + (ROW - BAR) // 2}" width="{length}" height="{BAR}"'
         parts += [
             _text(0, middle, peer["title"]),
-            f'<rect class="{style}" x="{LABEL}" y="{top + (ROW - BAR) // 2}" width="{length}"'
-            f' height="{BAR}" rx="2"/>',
+            f'<rect class="{style}" {place} rx="2"/>',
             _text(LABEL + length + 8, middle, figure, "quiet"),
         ]
         top += ROW

@@ -10,12 +10,10 @@ import asyncio
 import contextlib
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
 from collections.abc import Iterable
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -155,9 +153,9 @@ def main() -> None:
         costs = {name: _measure_all(stand, peers, name) for name in workloads}
         machine = _machine(stand)
     results = {"machine": machine, "workloads": {name: _summary(costs[name]) for name in costs}}
-    if not ONLY:
+    if not ONLY and ROUNDS >= 5 and SECONDS >= 4:
         (HERE / "results.json").write_text(json.dumps(results, indent=2) + "\n")
-        plotted = {name: WORKLOADS[name].title for name in ("me-5000", "patch")}
+        plotted = {name: WORKLOADS[name].title for name in ("me-5000", "patch", "list")}
         plot.write(results, HERE.parent / "docs/benchmark.svg", plotted, OURS)
     every = [cost for peer in costs.values() for rounds in peer.values() for cost in rounds]
     if any(cost.load.non_2xx or cost.load.socket_errors for cost in every):
@@ -173,10 +171,7 @@ async def _set_up(stack: contextlib.ExitStack, peers: list[str], workloads: list
         for statement in FASTAPI_USERS.split(";")[:-1]:
             await conn.execute(statement)
         await conn.close()
-    files = {
-        field: stage.write_lines(directory / field, [getattr(one, field) for one in identities])
-        for field in stage.Identity._fields
-    }
+    files = stage.write_files(directory, identities)
     serving = partial(stage.serving, database=database)
     servers = {
         peer: stack.enter_context(serving(PEERS[peer].command, log=directory / f"{peer}.log"))
@@ -316,21 +311,7 @@ def _machine(stand: Stand) -> dict[str, Any]:
     if "fastify" in versions:
         package = json.loads((HERE / "peers/fastify/package.json").read_text())
         versions["fastify"] = {**package["dependencies"], "node": _output("node", "--version")}
-    cpu = next(
-        line.partition(":")[2].strip()
-        for line in Path("/proc/cpuinfo").read_text().splitlines()
-        if line.startswith("model name")
-    )
-    return {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "cpu": cpu,
-        "cores": os.cpu_count(),
-        "kernel": platform.release(),
-        "python": platform.python_version(),
-        "rounds": ROUNDS,
-        "seconds": SECONDS,
-        "versions": versions,
-    }
+    return {**stage.machine(), "rounds": ROUNDS, "seconds": SECONDS, "versions": versions}
 
 
 def _output(*command: str) -> str:

@@ -5,6 +5,7 @@ import dataclasses
 import http.client
 import json
 import os
+import platform
 import shutil
 import signal
 import socket
@@ -14,6 +15,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -49,7 +51,8 @@ POSTGRES = {
     "random_page_cost": "1.1",
 }
 
-# Account n was made n minutes after 2020 began; its id is the UUIDv7 of that moment.
+# Account n was made n minutes after START; its id is the UUIDv7 of that moment.
+START = datetime(2020, 1, 1, tzinfo=UTC)
 USERS = """
 insert into users (id, email, email_folded, email_verified_at, name, password_hash, role, settings,
                    status, suspension_reason, purge_at, created_at, updated_at)
@@ -64,8 +67,13 @@ select (lpad(to_hex((extract(epoch from t) * 1000)::bigint), 12, '0') || '7' || 
        case when n % 200 <> 0 and n % 300 = 2 then now() + interval '30 days' end,
        t, t
 from generate_series(1, $1) n, md5(n::text) h,
-     lateral (select timestamptz '2020-01-01Z' + n * interval '1 minute' as t) times
+     lateral (select $3::timestamptz + n * interval '1 minute' as t) times
 """
+
+
+def created_at(number: int) -> str:
+    """When account ``number`` was made."""
+    return (START + timedelta(minutes=number)).isoformat().replace("+00:00", "Z")
 
 
 class Identity(NamedTuple):
@@ -128,7 +136,7 @@ async def seed(database: Database, users: int, sessions: int) -> list[Identity]:
     await runner.setup()
     conn = await asyncpg.connect(**database.asyncpg_arguments())
     try:
-        await conn.execute(USERS, users, await hash_password(app, PASSWORD))
+        await conn.execute(USERS, users, await hash_password(app, PASSWORD), START)
         rows = await conn.fetch(
             """
             select id, email from users
@@ -176,9 +184,10 @@ def serving(
     log: Path,
     *,
     pinned: bool = True,
+    ready: str = "/health/live",
     **environ: str,
 ) -> Iterator[Server]:
-    """A server on a free port, alive until the end; its output goes to ``log``."""
+    """A server on a free port that answers ``ready``; its output goes to ``log``."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     given = {
@@ -203,7 +212,7 @@ def serving(
         )
     try:
         server = Server(f"http://127.0.0.1:{port}", process.pid)
-        _wait_until_live(server, process, log)
+        _wait_until_ready(server.url + ready, process, log)
         yield server
     finally:
         process.terminate()
@@ -214,15 +223,15 @@ def serving(
             process.wait()
 
 
-def _wait_until_live(server: Server, process: "subprocess.Popen[bytes]", log: Path) -> None:
+def _wait_until_ready(url: str, process: "subprocess.Popen[bytes]", log: Path) -> None:
     deadline = time.monotonic() + STARTUP_S
     while process.poll() is None and time.monotonic() < deadline:
         with contextlib.suppress(OSError):
-            if ask(f"{server.url}/health/live")[0] == 200:
+            if ask(url)[0] == 200:
                 return
         time.sleep(0.01)
     lines = log.read_text(errors="replace").splitlines()[-20:]
-    raise RuntimeError("\n".join([f"{process.args!r} does not answer:", *lines]))
+    raise RuntimeError("\n".join([f"{process.args!r} is not ready:", *lines]))
 
 
 def ask(
@@ -246,6 +255,21 @@ def ask(
         return response.status, json.loads(text) if text else None
 
 
-def write_lines(path: Path, lines: list[str]) -> Path:
-    path.write_text("\n".join(lines) + "\n")
-    return path
+def write_files(directory: Path, identities: list[Identity]) -> dict[str, Path]:
+    """For wrk's scripts: a file for each field of an Identity, a line for each of them."""
+    for field in Identity._fields:
+        lines = [f"{getattr(one, field)}\n" for one in identities]
+        (directory / field).write_text("".join(lines))
+    return {field: directory / field for field in Identity._fields}
+
+
+def machine() -> dict[str, Any]:
+    """Where and when it is measured."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "cpu": next(line for line in lines if line.startswith("model name")).split(": ", 1)[1],
+        "cores": os.cpu_count(),
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+    }
