@@ -147,8 +147,9 @@ def _announce(configured: Settings) -> Callable[[str], Any]:
     where: str | Path = configured.data_dir
     if configured.database is not None:
         where = f"PostgreSQL at {configured.database.address}"
+    docs = "/docs" if configured.docs else "/openapi.json"
     return lambda url: click.echo(
-        f"Shinkei {__version__} listens on {url} | data in {where} | docs at {url}/docs"
+        f"Shinkei {__version__} listens on {url} | data in {where} | docs at {url}{docs}"
     )
 
 

@@ -10,6 +10,7 @@ from service.auth.signing_keys import key_ring_context
 from service.coalescing import Coalesced
 from service.database import database_context
 from service.errors import problems
+from service.headers import cors_headers, preflights, security_headers
 from service.health import Health, health_context
 from service.keys import HEALTH, SETTINGS, SIGNED_IN
 from service.logs import access_log
@@ -34,8 +35,9 @@ def create_app(settings: Settings) -> web.Application:
     Middlewares run from the first to the last, and each wraps those after it. Cleanup contexts are
     entered in order and left in reverse, so that what needs the pool goes before it.
     """
+    cors = [preflights(settings)] if settings.cors_origins else []
     app = web.Application(
-        middlewares=[access_log, problems, deadlines],
+        middlewares=[access_log, problems, *cors, deadlines],
         client_max_size=settings.body_max_bytes,
     )
     app[SETTINGS] = settings
@@ -52,5 +54,8 @@ def create_app(settings: Settings) -> web.Application:
         ]
     )
     app.on_response_prepare.append(throttle.add_headers)
+    app.on_response_prepare.append(security_headers(settings))
+    if cors:
+        app.on_response_prepare.append(cors_headers(settings))
     add_routes(app)
     return app

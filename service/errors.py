@@ -68,6 +68,11 @@ def not_signed_in(detail: str = "Sign in and send the access token.", error: str
     return Problem(401, code, detail, headers={"WWW-Authenticate": challenge})
 
 
+def refused(code: str, detail: str) -> Problem:
+    """401 for what came in the body, with the challenge that each 401 has (RFC 9110 §15.5.2)."""
+    return Problem(401, code, detail, headers={"WWW-Authenticate": "Bearer"})
+
+
 def unavailable(code: str, detail: str) -> Problem:
     """503: the same request may succeed in a moment."""
     return Problem(503, code, detail, headers={"Retry-After": str(RETRY_AFTER_S)})
@@ -88,12 +93,12 @@ _PHRASES = {413: "Content Too Large", 422: "Unprocessable Content"}
 
 def _from_framework(error: web.HTTPException) -> Problem:
     """The framework's own answer (404, 405, 413, …) as a problem, without its text."""
-    code, detail = _FRAMEWORK.get(error.status, ("request_refused", _phrase(error.status)))
+    code, detail = _FRAMEWORK.get(error.status, ("request_refused", phrase(error.status)))
     kept = {name: error.headers[name] for name in ("Allow",) if name in error.headers}
     return Problem(error.status, code, detail, headers=kept, close=error.status == 413)
 
 
-def _phrase(status: int) -> str:
+def phrase(status: int) -> str:
     return _PHRASES.get(status) or HTTPStatus(status).phrase
 
 
@@ -101,7 +106,7 @@ def render(problem: Problem, request_id: str) -> web.Response:
     """The problem as JSON. ``type`` is about:blank, as it is ``code`` that tells them apart."""
     body: dict[str, object] = {
         "type": "about:blank",
-        "title": _phrase(problem.status),
+        "title": phrase(problem.status),
         "status": problem.status,
         "detail": problem.detail,
         "code": problem.code,
@@ -112,11 +117,7 @@ def render(problem: Problem, request_id: str) -> web.Response:
     return web.Response(
         status=problem.status,
         body=orjson.dumps(body),
-        headers={
-            "Content-Type": "application/problem+json",
-            "Cache-Control": "no-store",
-            **problem.headers,
-        },
+        headers={"Content-Type": "application/problem+json", **problem.headers},
     )
 
 

@@ -28,6 +28,7 @@ from pytest_aiohttp import AiohttpClient
 from service import embedded, migrate
 from service.app import create_app
 from service.settings import Database, Rate, Settings, load_settings
+from tests import described
 
 Client = TestClient[web.Request, web.Application]
 
@@ -237,11 +238,14 @@ StartApp = Callable[..., Awaitable[Client]]
 
 @pytest.fixture
 def start_app(settings: Settings, aiohttp_client: AiohttpClient) -> StartApp:
-    """Start the application, with settings changed as given, and return its client."""
+    """Start the application, with settings changed as given, and return its client.
+
+    What the client gets is checked against the description of the API.
+    """
 
     async def start(**changes: Any) -> Client:
         app = create_app(dataclasses.replace(settings, **changes))
-        return await aiohttp_client(app)
+        return await aiohttp_client(app, middlewares=(described.check,))
 
     return start
 

@@ -13,14 +13,13 @@ from marshmallow import ValidationError, fields
 from service.admin import queries
 from service.audit.events import record_unattended
 from service.auth.passwords import (
-    PASSWORD_MAX_LENGTH,
     hash_password,
     hasher_context,
     require_acceptable,
 )
 from service.database import Connection, database_context, write
 from service.errors import Problem, StartError
-from service.fields import EmailAddress, Text, fold_email
+from service.fields import EmailAddress, Password, fold_email
 from service.keys import SETTINGS
 from service.settings import Settings
 
@@ -40,7 +39,7 @@ def create_administrator(settings: Settings, email: str, password: str) -> None:
     Raises ArgumentError for a password that may not be chosen, StartError where the address is
     taken or the database cannot do it now.
     """
-    _check(Text(1, PASSWORD_MAX_LENGTH), "password", password)
+    _check(Password(), "password", password)
 
     async def work(app: web.Application) -> None:
         require_acceptable(app, password, "#/password", (email,))

@@ -162,7 +162,7 @@ async def _reset_password(conn: Connection, request: web.Request) -> web.Respons
     user = await lock_account(conn, _user_id(request), request)
     await start_password_reset(conn, request.app, user)
     await record(conn, request, "user.password_reset", user["id"])
-    return web.Response(status=202, headers={"Cache-Control": "no-store"})
+    return web.Response(status=202)
 
 
 async def list_sessions(request: web.Request) -> web.Response:

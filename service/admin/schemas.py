@@ -11,9 +11,8 @@ from service.admin.queries import SORTS
 from service.fields import DisplayName, EmailAddress, Flag, Text, Timestamp, fold_email
 from service.pages import PageSchema
 from service.requests import load_json
-from service.users.schemas import NAME_MAX_LENGTH, SettingsField, check_json
+from service.users.schemas import IS_EMAIL, NAME_MAX_LENGTH, ROLES, SettingsField, check_json
 
-ROLES = ("user", "support", "admin")
 STATUSES = ("active", "suspended", "deleting")
 REASON_MAX_LENGTH = 500
 _TRIGRAM = re.compile("xxx|xx | x")
@@ -66,15 +65,15 @@ class AdminUserSchema(Schema):
     """An account as administrators see it; ``version`` is its ETag, there for lists."""
 
     id = fields.UUID()
-    email = fields.String()
+    email = fields.String(metadata=IS_EMAIL)
     email_verified = fields.Boolean()
     name = fields.String()
-    role = fields.String()
-    status = fields.String()
-    suspended_until = Timestamp()
-    suspension_reason = fields.String()
-    purge_at = Timestamp()
-    settings = fields.Raw()
+    role = fields.String(validate=validate.OneOf(ROLES))
+    status = fields.String(validate=validate.OneOf(STATUSES))
+    suspended_until = Timestamp(allow_none=True)
+    suspension_reason = fields.String(allow_none=True)
+    purge_at = Timestamp(allow_none=True)
+    settings = SettingsField(dump_only=True)
     version = fields.Integer()
     created_at = Timestamp()
     updated_at = Timestamp()
@@ -88,7 +87,7 @@ class AdminSessionSchema(Schema):
     last_seen_at = Timestamp()
     expires_at = Timestamp()
     user_agent = fields.String()
-    address = fields.String()
+    address = fields.String(allow_none=True)
 
 
 class ListUsersSchema(PageSchema):

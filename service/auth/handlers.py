@@ -23,7 +23,7 @@ from service.auth.passwords import (
 from service.auth.signing_keys import PUBLIC_KEYS_MAX_AGE_S, public_keys
 from service.auth.tokens import token_response, verify_access_token
 from service.database import Connection, read, write
-from service.errors import Problem, not_signed_in
+from service.errors import Problem, not_signed_in, refused
 from service.fields import fold_email
 from service.idempotency import write_once
 from service.keys import SETTINGS, SIGNED_IN, USER
@@ -41,7 +41,10 @@ def anyone(handler: Handler) -> Handler:
 
 
 def signed_in(handler: Handler) -> Handler:
-    """Access for the bearer of a token whose session is alive: one read gives user and session."""
+    """Access for the bearer of a token whose session is alive.
+
+    One read gives user and session.
+    """
 
     @functools.wraps(handler)
     async def guarded(request: web.Request) -> web.StreamResponse:
@@ -148,7 +151,7 @@ async def login(request: web.Request) -> web.Response:
         tokens = await write(request.app, _sign_in, request, account, rehashed)
         if tokens is not None:
             return json_response(tokens)
-    raise Problem(401, "invalid_credentials", "Wrong e-mail address or password.")
+    raise refused("invalid_credentials", "Wrong e-mail address or password.")
 
 
 def _may_sign_in(request: web.Request, account: asyncpg.Record) -> bool:

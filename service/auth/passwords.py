@@ -19,8 +19,6 @@ from service.keys import HASHER, SETTINGS
 
 T = TypeVar("T")
 
-# Far beyond any passphrase; NIST SP 800-63B-4 asks for at least 64.
-PASSWORD_MAX_LENGTH = 256
 PERSONAL_WORD_MIN_LENGTH = 3
 _WORD = re.compile(r"\w+")
 # OWASP's Password Storage Cheat Sheet: no less than this on any machine.
