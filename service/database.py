@@ -21,6 +21,7 @@ from aiohttp import web
 from asyncpg.pool import PoolConnectionProxy
 
 from service import migrate
+from service.encoding import encode
 from service.errors import Problem, StartError, unavailable
 from service.keys import DATABASE_TIMERS, POOL, SETTINGS
 from service.settings import Database, Settings
@@ -218,7 +219,7 @@ async def _set_codecs(conn: Connection) -> None:
     await conn.set_type_codec(
         "jsonb",
         schema="pg_catalog",
-        encoder=lambda value: orjson.dumps(value).decode(),
+        encoder=lambda value: encode(value).decode(),
         decoder=orjson.loads,
     )
 
