@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 import asyncpg
 import orjson
-import structlog
 import uuid_utils.compat as uuid_utils
 from aiohttp import web
 from joserfc import jwt
@@ -25,10 +24,9 @@ from service.auth import queries
 from service.database import read, write
 from service.errors import Problem, not_signed_in
 from service.keys import KEY_RING, SETTINGS
+from service.logs import log
 from service.sealing import SealError, seal, unseal
 from service.settings import SettingsError
-
-log = structlog.get_logger(__name__)
 
 ALGORITHM = "ES256"
 TOKEN_TYPE = "at+jwt"  # noqa: S105
