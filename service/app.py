@@ -3,6 +3,7 @@
 from aiohttp import web
 
 from service import purge, throttle
+from service.access_log import access_log, database_time_context
 from service.admin.rules import end_due_suspensions
 from service.audit.partitions import maintain_partitions
 from service.auth.passwords import hasher_context
@@ -13,7 +14,6 @@ from service.errors import problems
 from service.headers import cors_headers, preflights, security_headers
 from service.health import Health, health_context
 from service.keys import HEALTH, SETTINGS, SIGNED_IN
-from service.logs import access_log
 from service.mail.sender import mail_context
 from service.periodic import Job, periodic_context
 from service.requests import deadlines
@@ -46,6 +46,7 @@ def create_app(settings: Settings) -> web.Application:
     app.cleanup_ctx.extend(
         [
             database_context,
+            database_time_context,
             key_ring_context,
             hasher_context,
             mail_context,

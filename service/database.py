@@ -12,27 +12,32 @@ import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from typing import Any, Concatenate, Literal, ParamSpec, TypeAlias, TypeVar
 
 import asyncpg
 import orjson
-import structlog
 from aiohttp import web
+from asyncpg.connection import LoggedQuery
 from asyncpg.pool import PoolConnectionProxy
 
 from service import migrate
 from service.encoding import encode
 from service.errors import Problem, StartError, unavailable
 from service.keys import DATABASE_TIMERS, POOL, SETTINGS
+from service.logs import log
 from service.settings import Database, Settings
-
-log = structlog.get_logger(__name__)
 
 P = ParamSpec("P")
 T = TypeVar("T")
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record] | PoolConnectionProxy[asyncpg.Record]"
 
 WRITE_ATTEMPTS = 3
+# Statements are shown so far in logs.
+STATEMENT_MAX_CHARS = 2_000
+
+# What the connection in use is for, as metrics and logs call it: ``sessions.find_signed_in``.
+PURPOSE: ContextVar[str] = ContextVar("purpose", default="")
 
 # The connection went away under the statement, or could not be had. InternalClientError is what a
 # statement gets that begins while its connection is being torn down.
@@ -123,6 +128,8 @@ async def _acquire(
 ) -> AsyncIterator[Connection]:
     """A connection, given back afterwards; the application's timers hear how long it took."""
     settings = app[SETTINGS]
+    name = _name(purpose.__module__, purpose.__name__)
+    PURPOSE.set(name)
     asked = time.perf_counter()
     acquired: float | None = None
     try:
@@ -141,12 +148,12 @@ async def _acquire(
         ended = time.perf_counter()
         acquired = acquired or ended
         for timer in app[DATABASE_TIMERS]:
-            timer(_name(purpose.__module__, purpose.__name__), acquired - asked, ended - acquired)
+            timer(name, acquired - asked, ended - acquired)
 
 
 @functools.cache
 def _name(module: str, function: str) -> str:
-    """What a query or a transaction is called in metrics and logs: ``sessions.find_signed_in``."""
+    """What a query or a transaction is called in metrics, logs and traces."""
     feature = module.removeprefix("service.").partition(".")[0]
     return f"{feature}.{function.lstrip('_')}"
 
@@ -192,7 +199,7 @@ async def _open_pool(settings: Settings, database: Database) -> "asyncpg.Pool[as
         max_size=settings.db_pool_size,
         timeout=5,
         command_timeout=settings.db_command_timeout_s,
-        init=_set_codecs,
+        init=functools.partial(_prepare_connection, slow_query_ms=settings.slow_query_ms),
         reset=_keep_session,
         **_session_arguments(settings),
     )
@@ -214,6 +221,13 @@ def _session_arguments(settings: Settings) -> dict[str, Any]:
     }
 
 
+async def _prepare_connection(conn: Connection, *, slow_query_ms: float) -> None:
+    """Set a new connection up, for as long as it lives: a release resets nothing of this."""
+    if slow_query_ms:
+        conn.add_query_logger(functools.partial(_log_if_slow, slow_query_ms / 1000))
+    await _set_codecs(conn)
+
+
 async def _set_codecs(conn: Connection) -> None:
     """jsonb as Python values; asyncpg would give text."""
     await conn.set_type_codec(
@@ -231,6 +245,22 @@ async def _keep_session(conn: Connection) -> None:
     unlock advisory locks and reset settings, is a second round trip for each use of a connection.
     ``tests/test_database.py`` goes through every flow and looks for what it left behind.
     """
+
+
+def _log_if_slow(slow_s: float, query: LoggedQuery) -> None:
+    """Log the statement with its places for parameters; never the parameters themselves.
+
+    asyncpg calls this soon after the statement, in the context that it ran in: the line has the id
+    of its request.
+    """
+    if query.elapsed >= slow_s:
+        log.warning(
+            "slow query",
+            query=PURPOSE.get(),
+            elapsed_ms=round(query.elapsed * 1000, 1),
+            statement=" ".join(query.query.split())[:STATEMENT_MAX_CHARS],
+            error=type(query.exception).__name__ if query.exception else None,
+        )
 
 
 async def _wait_for_database(

@@ -1,20 +1,17 @@
 """Problems: what a client is told when a request fails (RFC 9457), and the middleware for it."""
 
-import traceback
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 
 import asyncpg
 import orjson
-import structlog
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from service.keys import REQUEST_ID
+from service.keys import PROBLEM_CODE, REQUEST_ID
+from service.logs import log
 from service.settings import SettingsError
-
-log = structlog.get_logger(__name__)
 
 RETRY_AFTER_S = 1
 
@@ -121,24 +118,6 @@ def render(problem: Problem, request_id: str) -> web.Response:
     )
 
 
-def log_unexpected(error: Exception, event: str, **values: object) -> None:
-    """Log our own mistake with its traceback, without the words of PostgreSQL's errors.
-
-    Their detail repeats the row that was refused: addresses, hashes and all.
-    """
-    if isinstance(error, asyncpg.PostgresError):
-        log.error(
-            event,
-            error=type(error).__name__,
-            sqlstate=error.sqlstate,
-            constraint=error.constraint_name,
-            trace="".join(traceback.format_tb(error.__traceback__)),
-            **values,
-        )
-    else:
-        log.error(event, exc_info=error, **values)
-
-
 @web.middleware
 async def problems(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Render every failure, the framework's own included; an unknown one is logged, and a 500."""
@@ -158,9 +137,10 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
     except SettingsError as error:
         log.warning("cannot serve", reason=str(error))
         problem = unavailable("misconfigured", "The service is not set up yet; try again.")
-    except Exception as error:
-        log_unexpected(error, "unexpected error")
+    except Exception:
+        log.exception("unexpected error")
         problem = Problem(500, "internal_error", "Something went wrong here; it has been logged.")
+    request[PROBLEM_CODE] = problem.code
     response = render(problem, request[REQUEST_ID])
     if problem.close:
         response.force_close()

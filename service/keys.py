@@ -30,6 +30,8 @@ HEALTH: web.AppKey["Health"] = web.AppKey("health")
 MAIL_TEMPLATES: web.AppKey["Templates"] = web.AppKey("mail_templates")
 
 REQUEST_ID = web.RequestKey("request_id", str)
+# The code of the problem that the request is answered with, where it is one.
+PROBLEM_CODE = web.RequestKey("problem_code", str)
 # The signed-in user's row and its session's id: see sessions.queries.find_signed_in.
 USER: web.RequestKey["asyncpg.Record"] = web.RequestKey("user")
 THROTTLE_COUNTS: web.RequestKey["list[Count]"] = web.RequestKey("throttle_counts")

@@ -6,7 +6,6 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
-import structlog
 import uvloop
 from aiohttp import web
 
@@ -14,8 +13,6 @@ from service.app import create_app
 from service.errors import StartError
 from service.keys import HEALTH
 from service.settings import Settings
-
-log = structlog.get_logger(__name__)
 
 # Also the time that a client has to send its headers.
 KEEPALIVE_TIMEOUT_S = 15

@@ -155,6 +155,7 @@ class Settings:
 
     log_level: str = "info"
     log_format: str = "auto"
+    slow_query_ms: float = 500
 
 
 def _text(name: str, default: str, expects: str) -> fields.String:
@@ -326,6 +327,7 @@ class _EnvironmentSchema(Schema):
 
     log_level = _choice("LOG_LEVEL", "info", "debug", "info", "warning", "error")
     log_format = _choice("LOG_FORMAT", "auto", "auto", "json", "console")
+    slow_query_ms = _integer("SLOW_QUERY_MS", 500, 0, 600_000)
 
 
 VARIABLES: tuple[str, ...] = tuple(

@@ -19,7 +19,6 @@ from typing import Any
 
 import asyncpg
 import pytest
-import structlog
 import uvloop
 from aiohttp import web
 from aiohttp.test_utils import TestClient
@@ -29,6 +28,7 @@ from service import embedded, migrate
 from service.app import create_app
 from service.settings import Database, Rate, Settings, load_settings
 from tests import described
+from tests.logbook import log_into
 
 Client = TestClient[web.Request, web.Application]
 
@@ -69,7 +69,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):
         _log_dir.append(Path(tempfile.mkdtemp(prefix="shinkei-tests-log-")))
         os.environ[LOG_VARIABLE] = str(_log_dir[0] / "log")
-    _log_into(Path(os.environ[LOG_VARIABLE]))
+    log_into(Path(os.environ[LOG_VARIABLE]))
     if hasattr(config, "workerinput"):
         return
     settings = load_settings({"SECRET_KEY": SECRET_KEY, **_given_database()})
@@ -95,19 +95,6 @@ def pytest_configure(config: pytest.Config) -> None:
             "options": database.options,
             "template": template.name,
         }
-    )
-
-
-def _log_into(path: Path) -> None:
-    """All that the service logs, in any test of any worker, in one file; see pytest_sessionfinish."""
-    structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.format_exc_info,
-            structlog.processors.JSONRenderer(),
-        ],
-        logger_factory=structlog.WriteLoggerFactory(file=path.open("a", buffering=1)),
     )
 
 

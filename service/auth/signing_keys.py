@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 import asyncpg
 import orjson
-import structlog
 from aiohttp import web
 
 from service.audit.events import record_unattended
@@ -24,6 +23,7 @@ from service.auth import queries
 from service.database import Connection, read, write
 from service.errors import Problem, StartError, log_unexpected
 from service.keys import KEY_RING, SETTINGS
+from service.logs import log
 from service.sealing import SealError, seal, unseal
 from service.settings import Settings, SettingsError
 
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
     from service.auth.tokens import Bearer
 
-log = structlog.get_logger(__name__)
 
 ALGORITHM = "ES256"
 # Replicas' clocks differ a little.
@@ -95,7 +94,7 @@ async def _keep_current(app: web.Application) -> None:
         except Problem as error:
             log.warning("signing keys not read anew", code=error.code)
         except SettingsError as error:
-            log.error("signing keys not read anew", reason=str(error))  # noqa: TRY400
+            log.error("signing keys not read anew", reason=str(error))
         except Exception as error:
             log_unexpected(error, "signing keys not read anew")
 

@@ -18,19 +18,17 @@ from typing import Any
 import aiosmtplib
 import asyncpg
 import orjson
-import structlog
 from aiohttp import web
 
 from service.database import write
 from service.errors import Problem
 from service.keys import MAIL_TEMPLATES, SETTINGS
+from service.logs import log
 from service.mail import queries
 from service.mail.outbox import PURPOSE
 from service.mail.rendering import read_templates
 from service.sealing import SealError, unseal
 from service.settings import MailServer, Settings
-
-log = structlog.get_logger(__name__)
 
 POLL_S = 1
 # After the database failed to answer.
