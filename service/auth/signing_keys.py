@@ -21,7 +21,7 @@ from aiohttp import web
 from service.audit.events import record_unattended
 from service.auth import queries
 from service.database import Connection, read, write
-from service.errors import Problem, StartError, log_unexpected
+from service.errors import Problem, StartError
 from service.keys import KEY_RING, SETTINGS
 from service.logs import log
 from service.sealing import SealError, seal, unseal
@@ -95,8 +95,8 @@ async def _keep_current(app: web.Application) -> None:
             log.warning("signing keys not read anew", code=error.code)
         except SettingsError as error:
             log.error("signing keys not read anew", reason=str(error))
-        except Exception as error:
-            log_unexpected(error, "signing keys not read anew")
+        except Exception:
+            log.exception("signing keys not read anew")
 
 
 async def public_keys(app: web.Application) -> list[dict[str, Any]]:
