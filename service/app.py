@@ -51,4 +51,8 @@ def create_app(settings: Settings) -> web.Application:
     )
     app.on_response_prepare.append(throttle.add_headers)
     add_routes(app)
+    if settings.traces:
+        from service import traces
+
+        traces.install(app)
     return app

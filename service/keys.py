@@ -1,7 +1,7 @@
 """The typed keys under which the application and its requests carry their state."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import asyncpg
 from aiohttp import web
@@ -9,6 +9,8 @@ from aiohttp import web
 from service.settings import Settings
 
 if TYPE_CHECKING:
+    from opentelemetry.trace import Tracer
+
     from service.auth.passwords import Hasher
     from service.auth.tokens import KeyRing
     from service.health import Health
@@ -21,6 +23,10 @@ DatabaseTimer: TypeAlias = Callable[[str, float, float], None]
 
 POOL: web.AppKey["asyncpg.Pool[asyncpg.Record]"] = web.AppKey("pool")
 DATABASE_TIMERS: web.AppKey[list[DatabaseTimer]] = web.AppKey("database_timers")
+# What the pool's connections are made of, where that is not asyncpg's own class.
+CONNECTION_CLASS: web.AppKey[type[Any]] = web.AppKey("connection_class")
+# Only where requests are traced.
+TRACER: web.AppKey["Tracer"] = web.AppKey("tracer")
 HASHER: web.AppKey["Hasher"] = web.AppKey("hasher")
 KEY_RING: web.AppKey["KeyRing"] = web.AppKey("key_ring")
 HEALTH: web.AppKey["Health"] = web.AppKey("health")
