@@ -59,4 +59,8 @@ def create_app(settings: Settings) -> web.Application:
     if cors:
         app.on_response_prepare.append(cors_headers(settings))
     add_routes(app)
+    if settings.traces:
+        from service import traces
+
+        traces.install(app)
     return app

@@ -24,7 +24,7 @@ from asyncpg.pool import PoolConnectionProxy
 from service import migrate
 from service.encoding import encode
 from service.errors import Problem, StartError, unavailable
-from service.keys import DATABASE_TIMERS, POOL, SETTINGS
+from service.keys import CONNECTION_CLASS, DATABASE_TIMERS, POOL, SETTINGS
 from service.logs import log
 from service.settings import Database, Settings
 
@@ -165,7 +165,8 @@ async def database_context(app: web.Application) -> AsyncIterator[None]:
     assert database is not None, "start the embedded server first"  # noqa: S101
     app[DATABASE_TIMERS] = []
     try:
-        app[POOL] = await _open_pool(settings, database)
+        connection_class = app.get(CONNECTION_CLASS, asyncpg.Connection)
+        app[POOL] = await _open_pool(settings, database, connection_class)
     except (*LOST, asyncpg.PostgresError) as error:
         raise _cannot_connect(database, _explain(error)[0]) from error
     yield
@@ -176,7 +177,9 @@ async def database_context(app: web.Application) -> AsyncIterator[None]:
         app[POOL].terminate()
 
 
-async def _open_pool(settings: Settings, database: Database) -> "asyncpg.Pool[asyncpg.Record]":
+async def _open_pool(
+    settings: Settings, database: Database, connection_class: type[Any]
+) -> "asyncpg.Pool[asyncpg.Record]":
     conn = await _wait_for_database(database, settings.db_connect_timeout_s)
     try:
         pending = await migrate.find_pending(conn)
@@ -197,6 +200,7 @@ async def _open_pool(settings: Settings, database: Database) -> "asyncpg.Pool[as
         # unless one was lost.
         min_size=settings.db_pool_size,
         max_size=settings.db_pool_size,
+        connection_class=connection_class,
         timeout=5,
         command_timeout=settings.db_command_timeout_s,
         init=functools.partial(_prepare_connection, slow_query_ms=settings.slow_query_ms),

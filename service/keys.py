@@ -2,7 +2,7 @@
 
 import uuid
 from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import asyncpg
 from aiohttp import web
@@ -10,6 +10,8 @@ from aiohttp import web
 from service.settings import Settings
 
 if TYPE_CHECKING:
+    from opentelemetry.trace import Tracer
+
     from service.auth.passwords import Hasher
     from service.auth.signing_keys import KeyRing
     from service.coalescing import Coalesced
@@ -24,6 +26,10 @@ DatabaseTimer: TypeAlias = Callable[[str, float, float], None]
 POOL: web.AppKey["asyncpg.Pool[asyncpg.Record]"] = web.AppKey("pool")
 DATABASE_TIMERS: web.AppKey[list[DatabaseTimer]] = web.AppKey("database_timers")
 SIGNED_IN: web.AppKey["Coalesced[uuid.UUID, asyncpg.Record]"] = web.AppKey("signed_in")
+# What the pool's connections are made of, where that is not asyncpg's own class.
+CONNECTION_CLASS: web.AppKey[type[Any]] = web.AppKey("connection_class")
+# Only where requests are traced.
+TRACER: web.AppKey["Tracer"] = web.AppKey("tracer")
 HASHER: web.AppKey["Hasher"] = web.AppKey("hasher")
 KEY_RING: web.AppKey["KeyRing"] = web.AppKey("key_ring")
 HEALTH: web.AppKey["Health"] = web.AppKey("health")
