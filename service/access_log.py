@@ -2,16 +2,14 @@
 
 import re
 import time
-from collections.abc import AsyncIterator
-from contextvars import ContextVar
-from dataclasses import dataclass
 
 import uuid_utils
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from service.addresses import client_address
-from service.keys import DATABASE_TIMERS, HEALTH, PROBLEM_CODE, REQUEST_ID, USER
+from service.database import DATABASE_TIME, DatabaseTime
+from service.keys import HEALTH, PROBLEM_CODE, REQUEST_ID, USER
 from service.logs import LOG_CONTEXT, log
 
 _SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
@@ -19,30 +17,6 @@ _SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 METHOD_MAX_CHARS = 20
 # Probes come every few seconds, and a good one says nothing.
 PROBES = frozenset({"/health", "/health/live", "/health/ready", "/health/startup"})
-
-
-@dataclass(slots=True)
-class DatabaseTime:
-    """How often a request asked for a connection, and how long it waited for and held them."""
-
-    calls: int = 0
-    spent_s: float = 0.0
-
-
-DATABASE_TIME: ContextVar[DatabaseTime | None] = ContextVar("database_time", default=None)
-
-
-async def database_time_context(app: web.Application) -> AsyncIterator[None]:
-    """Add each use of a connection to the request that it is for."""
-    app[DATABASE_TIMERS].append(_add_database_time)
-    yield
-
-
-def _add_database_time(_: str, waited_s: float, held_s: float) -> None:
-    database = DATABASE_TIME.get()
-    if database is not None:
-        database.calls += 1
-        database.spent_s += waited_s + held_s
 
 
 @web.middleware

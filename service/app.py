@@ -3,7 +3,7 @@
 from aiohttp import web
 
 from service import purge, throttle
-from service.access_log import access_log, database_time_context
+from service.access_log import access_log
 from service.admin.rules import end_due_suspensions
 from service.audit.partitions import maintain_partitions
 from service.auth.passwords import hasher_context
@@ -46,7 +46,6 @@ def create_app(settings: Settings) -> web.Application:
     app.cleanup_ctx.extend(
         [
             database_context,
-            database_time_context,
             key_ring_context,
             hasher_context,
             mail_context,

@@ -13,13 +13,14 @@ A query for 30 sessions costs a few times what one for a single session does: at
 
 import asyncio
 import functools
+import time
 from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from itertools import islice
 from typing import Generic, TypeVar
 
 from aiohttp import web
 
-from service.database import Connection, read
+from service.database import DATABASE_TIME, Connection, read
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -47,7 +48,12 @@ class Coalesced(Generic[K, V]):
         self._waiting.setdefault(key, []).append(future)
         if len(self._flights) < FLIGHTS_MAX:
             self._start()
-        return await future
+        asked = time.perf_counter()
+        try:
+            return await future
+        finally:
+            if of_request := DATABASE_TIME.get():
+                of_request.add(time.perf_counter() - asked)
 
     def _start(self) -> None:
         flight = asyncio.create_task(self._fly())
@@ -60,6 +66,9 @@ class Coalesced(Generic[K, V]):
             self._start()
 
     async def _fly(self) -> None:
+        # In the context of the request that began it, whose trace it belongs to. What it takes is
+        # counted where it is waited for.
+        DATABASE_TIME.set(None)
         taken: dict[K, list[asyncio.Future[V | None]]] = {}
 
         @functools.wraps(self._query)
