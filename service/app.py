@@ -10,7 +10,7 @@ from service.auth.passwords import hasher_context
 from service.auth.signing_keys import key_ring_context
 from service.coalescing import Coalesced
 from service.database import database_context
-from service.errors import problems
+from service.errors import answer_malformed, problems
 from service.headers import cors_headers, preflights, security_headers
 from service.health import Health, health_context
 from service.keys import HEALTH, SETTINGS, SIGNED_IN
@@ -53,6 +53,8 @@ def create_app(settings: Settings) -> web.Application:
             periodic_context(*JOBS),
         ]
     )
+    # The one place where aiohttp makes its own answers; it has no setting for them.
+    web.RequestHandler.handle_error = answer_malformed  # type: ignore[method-assign, assignment]
     app.on_response_prepare.append(throttle.add_headers)
     app.on_response_prepare.append(security_headers(settings))
     if cors:

@@ -27,6 +27,11 @@ def encode(document: object) -> bytes:
     return orjson.dumps(document, default=_default, option=orjson.OPT_UTC_Z)
 
 
+def plain(document: object) -> Any:
+    """The document as whoever reads its JSON has it."""
+    return orjson.loads(encode(document))
+
+
 def _default(value: object) -> str:
     # asyncpg's UUIDs are a subclass, which orjson does not know.
     if isinstance(value, uuid.UUID):

@@ -6,9 +6,12 @@ from http import HTTPStatus
 
 import asyncpg
 import orjson
+import uuid_utils
 from aiohttp import web
+from aiohttp.http_exceptions import LineTooLong
 from aiohttp.typedefs import Handler
 
+from service.headers import ON_EVERY_ANSWER
 from service.keys import PROBLEM_CODE, REQUEST_ID
 from service.logs import log
 from service.settings import SettingsError
@@ -18,6 +21,10 @@ RETRY_AFTER_S = 1
 
 class StartError(Exception):
     """The service cannot start or a command cannot run; the message is the operator's one line."""
+
+
+class ArgumentError(Exception):
+    """An argument of a command cannot be taken; the message is the operator's one line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +125,41 @@ def render(problem: Problem, request_id: str) -> web.Response:
     )
 
 
+def answer_malformed(
+    protocol: web.RequestHandler,
+    request: web.BaseRequest,
+    status: int = 500,
+    exc: BaseException | None = None,
+    message: str | None = None,
+) -> web.StreamResponse:
+    """Render what aiohttp answers without reaching a middleware: to what is not HTTP, mostly.
+
+    In place of ``RequestHandler.handle_error``, which answers text that repeats the request.
+    """
+    if request.writer.output_size > 0:
+        raise ConnectionError("an answer has begun")
+    request_id = uuid_utils.uuid7().hex
+    if status >= 500:
+        log.error("unexpected error", request_id=request_id, exc_info=exc)
+        problem = _internal_error()
+    else:
+        log.info("malformed request", request_id=request_id, cause=type(exc).__name__)
+        detail = "This is not HTTP/1.1."
+        if isinstance(exc, LineTooLong):
+            detail = f"The path with its query, or a header, is longer than {exc.args[1]} bytes."
+        problem = Problem(status, "malformed_request", detail)
+    response = render(problem, request_id)
+    response.headers["X-Request-ID"] = request_id
+    response.headers["Server"] = "shinkei"
+    response.headers.update(ON_EVERY_ANSWER)
+    response.force_close()
+    return response
+
+
+def _internal_error() -> Problem:
+    return Problem(500, "internal_error", "Something went wrong here; it has been logged.")
+
+
 @web.middleware
 async def problems(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Render every failure, the framework's own included; an unknown one is logged, and a 500."""
@@ -139,7 +181,7 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
         problem = unavailable("misconfigured", "The service is not set up yet; try again.")
     except Exception:
         log.exception("unexpected error")
-        problem = Problem(500, "internal_error", "Something went wrong here; it has been logged.")
+        problem = _internal_error()
     request[PROBLEM_CODE] = problem.code
     response = render(problem, request[REQUEST_ID])
     if problem.close:

@@ -13,7 +13,7 @@ from service.settings import Settings
 PREFLIGHT_TTL_S = 7200
 HSTS_S = 365 * 24 * 3600
 
-_ON_EVERY_ANSWER = {
+ON_EVERY_ANSWER = {
     # What is not private says so itself.
     "Cache-Control": "no-store",
     "Content-Security-Policy": "default-src 'none'; base-uri 'none'; frame-ancestors 'none'",
@@ -35,7 +35,7 @@ def security_headers(settings: Settings) -> PrepareHook:
     heeds it on https alone, and one that heeded it by mistake would be kept out for a year. Not for
     subdomains, which may be somebody else's.
     """
-    constants = CIMultiDict(_ON_EVERY_ANSWER)
+    constants = CIMultiDict(ON_EVERY_ANSWER)
     if settings.public_origin.startswith("https:"):
         constants["Strict-Transport-Security"] = f"max-age={HSTS_S}"
 

@@ -17,7 +17,7 @@ from aiohttp import web
 from marshmallow import Schema, fields
 
 from service import __version__
-from service.admin.schemas import ContainedSettings
+from service.admin.schemas import ContainedSettings, SearchPatterns
 from service.errors import phrase
 from service.fields import (
     EMAIL_MAX_LENGTH,
@@ -390,6 +390,7 @@ def _problems(route: "Route", operation: "Operation") -> dict[int, tuple[str, ..
         for status, more in by_status.items() if follows else ():
             codes.setdefault(status, []).extend(more)
 
+    add(True, {400: ("malformed_request",)})
     add(operation.database, {503: ("database_unavailable", "timeout")})
     add(_guarded(route), {401: ("not_signed_in", "invalid_token"), 503: ("misconfigured",)})
     add(route.access.__name__ in ("support", "admin"), {403: ("forbidden",)})
@@ -455,7 +456,13 @@ def _describe_field(field: fields.Field[Any], settings: Settings) -> dict[str, A
                     "Neither common or breached, nor made of the account's own address or name."
                 )
             if isinstance(field, DisplayName):
+                described["format"] = "display-name"
                 described["description"] = "On one line, without invisible characters."
+            if isinstance(field, SearchPatterns):
+                described["format"] = "search"
+                described["description"] = (
+                    "What addresses or names are to contain, with three letters or digits in a row."
+                )
         case Digits():
             described = {"type": "integer", "minimum": field.low, "maximum": field.high}
         case Flag():

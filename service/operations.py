@@ -59,6 +59,7 @@ CODES: dict[int, dict[str, str]] = {
         "invalid_token": "The link is not valid, or no longer: ask for a new one.",
         "malformed_body": "The body cannot be decoded.",
         "malformed_json": "The body is not valid UTF-8.",
+        "malformed_request": "This is not HTTP/1.1.",
         "malformed_query": "The query is not valid UTF-8.",
     },
     401: {

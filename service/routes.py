@@ -14,6 +14,7 @@ from service.auth.handlers import admin, anyone, signed_in, support
 from service.docs import handlers as docs
 from service.keys import SETTINGS
 from service.recovery import handlers as recovery
+from service.requests import meet_expectation
 from service.sessions import handlers as sessions
 from service.settings import Settings
 from service.users import handlers as users
@@ -100,6 +101,6 @@ def add_routes(app: web.Application) -> None:
         pattern = route.path.replace("_id}", f"_id:{_UUID}}}")
         for path in (pattern, f"{pattern}/"):
             if route.method == "GET":
-                app.router.add_get(path, handler)
+                app.router.add_get(path, handler, expect_handler=meet_expectation)
             else:
-                app.router.add_route(route.method, path, handler)
+                app.router.add_route(route.method, path, handler, expect_handler=meet_expectation)

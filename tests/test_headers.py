@@ -72,6 +72,7 @@ async def test_every_answer_of_every_route(client: Client) -> None:
         ("POST", "/api/v1/auth/password/forgot", {"email": owner.profile["email"]}),
         ("POST", "/api/v1/auth/login", {"email": "x" * 70_000}),
         ("GET", "/nothing", None),
+        ("GET", f"/?{'malformed' * 1000}", None),
         ("POST", "/api/v1/auth/logout", None),
     ):
         response = await client.request(method, path, json=body, headers=owner.headers)

@@ -6,8 +6,10 @@ If-Match then, and the event has no actor.
 
 import uuid
 from datetime import datetime
+from typing import Any
 
 import asyncpg
+import uuid_utils.compat as uuid_utils
 from aiohttp import web
 
 from service.admin import queries, schemas
@@ -15,6 +17,7 @@ from service.admin.rules import keep_an_administrator
 from service.audit.events import record, record_unattended
 from service.database import Connection
 from service.errors import Problem
+from service.fields import fold_email
 from service.requests import check_if_match
 from service.sessions import queries as session_queries
 
@@ -35,6 +38,70 @@ async def lock_account(
     if request is not None:
         check_if_match(request, user["version"])
     return user
+
+
+async def create_account(
+    conn: Connection,
+    *,
+    email: str,
+    email_verified: bool = False,
+    name: str = "",
+    role: str,
+    settings: dict[str, Any],
+    password_hash: str | None = None,
+) -> asyncpg.Record:
+    """A new account. Raises Problem 409 where its address is taken. The caller records it."""
+    try:
+        return await queries.insert_account(
+            conn,
+            user_id=uuid_utils.uuid7(),
+            email=email,
+            email_folded=fold_email(email),
+            email_verified=email_verified,
+            name=name,
+            role=role,
+            settings=settings,
+            password_hash=password_hash,
+        )
+    except asyncpg.UniqueViolationError as error:
+        if error.constraint_name != "users_email_folded_key":
+            raise
+        raise Problem(409, "email_taken", "There is an account with this address.") from None
+
+
+async def create_administrator(conn: Connection, email: str, password_hash: str) -> None:
+    """Create an account that is an administrator, its address taken as verified."""
+    user = await create_account(
+        conn,
+        email=email,
+        email_verified=True,
+        role="admin",
+        settings={},
+        password_hash=password_hash,
+    )
+    await record_unattended(
+        conn, "user.create", user["id"], after={"email": email, "role": "admin"}
+    )
+
+
+async def promote_to_administrator(conn: Connection, email: str) -> None:
+    """Make an account an administrator. Raises Problem 404 where none of this address is active."""
+    user = await queries.lock_account_by_email(conn, fold_email(email))
+    if user is None or user["status"] != "active":
+        raise Problem(404, "not_found", "There is no active account with this address.")
+    if user["role"] == "admin":
+        return
+    await queries.update_account(
+        conn,
+        user["id"],
+        name=user["name"],
+        role="admin",
+        email_verified=user["email_verified"],
+        settings=user["settings"],
+    )
+    await record_unattended(
+        conn, "user.update", user["id"], before={"role": user["role"]}, after={"role": "admin"}
+    )
 
 
 async def suspend(

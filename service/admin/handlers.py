@@ -5,7 +5,6 @@ from datetime import datetime
 from typing import Any
 
 import asyncpg
-import uuid_utils.compat as uuid_utils
 from aiohttp import web
 from marshmallow import ValidationError
 
@@ -15,7 +14,6 @@ from service.admin.rules import keep_an_administrator
 from service.audit.events import record
 from service.database import Connection, read, write
 from service.errors import Problem
-from service.fields import fold_email
 from service.idempotency import write_once
 from service.keys import SETTINGS
 from service.pages import PAGE, read_cursor, render_page
@@ -52,22 +50,7 @@ async def create_user(request: web.Request) -> web.Response:
 
 
 async def _create(conn: Connection, request: web.Request, body: dict[str, Any]) -> web.Response:
-    try:
-        user = await queries.insert_account(
-            conn,
-            user_id=uuid_utils.uuid7(),
-            email=body["email"],
-            email_folded=fold_email(body["email"]),
-            email_verified=False,
-            name=body["name"],
-            role=body["role"],
-            settings=body["settings"],
-            password_hash=None,
-        )
-    except asyncpg.UniqueViolationError as error:
-        if error.constraint_name != "users_email_folded_key":
-            raise
-        raise Problem(409, "email_taken", "There is an account with this address.") from None
+    user = await changes.create_account(conn, **body)
     await start_password_reset(conn, request.app, user)
     await record(conn, request, "user.create", user["id"], after=body)
     response = _render(user, status=201)

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import re
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -86,12 +86,12 @@ async def _keep_current(app: web.Application) -> None:
     pause_s: float = RELOAD_EVERY_S
     while True:
         await asyncio.sleep(pause_s)
-        pause_s = RETRY_EVERY_S
+        pause_s = RELOAD_EVERY_S
         try:
             async with app[KEY_RING].loading:
                 await _load(app)
-            pause_s = RELOAD_EVERY_S
         except Problem as error:
+            pause_s = RETRY_EVERY_S
             log.warning("signing keys not read anew", code=error.code)
         except SettingsError as error:
             log.error("signing keys not read anew", reason=str(error))
@@ -168,6 +168,16 @@ async def _load(app: web.Application) -> None:
     ]
     ring.keys = {str(key.kid): key for _, key in ring.schedule}
     ring.loaded_at = began_at
+
+
+def describe(rows: Sequence[asyncpg.Record]) -> list[dict[str, Any]]:
+    """The rows of ``list_signing_keys`` with their state: verifying, signing or waiting."""
+    due = sum(row["signs_in_s"] <= 0 for row in rows)
+    states = ["verifying"] * (due - 1) + ["signing"] * min(due, 1) + ["waiting"] * len(rows)
+    return [
+        {**row, "algorithm": ALGORITHM, "state": state}
+        for row, state in zip(rows, states, strict=False)
+    ]
 
 
 def verifies_s(settings: Settings) -> float:

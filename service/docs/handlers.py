@@ -5,9 +5,8 @@ browsers keep them too, and ask each time whether they have changed.
 """
 
 import functools
-import gzip
 import hashlib
-from importlib import resources
+from pathlib import Path
 
 from aiohttp import hdrs, web
 
@@ -17,6 +16,7 @@ PAGE_POLICY = (
     "default-src 'none'; base-uri 'none'; frame-ancestors 'none'; form-action 'none';"
     " connect-src 'self'; img-src data:; script-src 'self'; style-src 'self'"
 )
+_HERE = Path(__file__).parent
 
 
 async def page(request: web.Request) -> web.Response:
@@ -65,7 +65,9 @@ def _answer(request: web.Request, name: str, content_type: str) -> web.Response:
 @functools.cache
 def _load(name: str, compressed: bool) -> tuple[bytes, str]:
     """The file, as it is or compressed, and its hash."""
-    body = resources.files(__package__).joinpath(name).read_bytes()
+    import gzip
+
+    body = (_HERE / name).read_bytes()
     if compressed and not name.endswith(".gz"):
         body = gzip.compress(body, mtime=0)
     elif name.endswith(".gz") and not compressed:

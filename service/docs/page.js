@@ -70,8 +70,8 @@ async function post(path, body, token) {
   const text = await response.text();
   const answer = text ? JSON.parse(text) : {};
   if (response.ok) return answer;
-  const errors = answer.errors ?? [];
-  throw new Error(errors.map(({ detail }) => detail).join(" ") || answer.detail);
+  const errors = (answer.errors ?? []).map(({ pointer, detail }) => `${pointer.slice(2)}: ${detail}`);
+  throw new Error(errors.join(" ") || answer.detail);
 }
 
 async function begin(tokens) {

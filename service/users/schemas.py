@@ -162,7 +162,7 @@ WELL_KNOWN_SETTINGS: dict[str, tuple[Callable[[Any], bool], str, dict[str, Any]]
     "llm_base_url": (
         _http_url_or_null,
         "Expected an http or https URL, or null.",
-        {"type": ["string", "null"], "format": "uri", "pattern": "^https?://"},
+        {"type": ["string", "null"], "format": "uri", "description": "http or https"},
     ),
 }
 
