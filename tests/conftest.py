@@ -45,10 +45,11 @@ FAST = {
 }
 
 LOG_VARIABLE = "SHINKEI_TEST_LOG"
-# Passwords of the tests, hashes, links, JWTs, and what has the form of 256 random bits.
+# Passwords of the tests, hashes, links, JWTs, addresses of mails, and what has the form of 256 random
+# bits.
 CANARY = re.compile(
     r"a passphrase nobody|quite another phrase|a secret key of the tests|\$argon2"
-    r"|#token=|eyJ[\w-]{10,}\.|(?<![\w-])[\w-]{43}(?![\w-])"
+    r"|#token=|eyJ[\w-]{10,}\.|[\w.+-]@[\w-]+\.\w|(?<![\w-])[\w-]{43}(?![\w-])"
 )
 
 _owned: list[Any] = []
