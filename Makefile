@@ -1,6 +1,7 @@
 # Everything a developer runs. `make` lists it.
 
 PYTHON ?= python3
+FUZZ_SECONDS ?= 240
 BIN := .venv/bin
 PIP := $(BIN)/pip install --disable-pip-version-check --quiet --constraint constraints.txt
 
@@ -16,7 +17,7 @@ endef
 export BRANCHES
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test lint format migrate clean
+.PHONY: help serve test fuzz lint format migrate clean
 
 help: ## List these commands
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/' | column -t -s:
@@ -27,6 +28,9 @@ serve: .venv/serve.stamp ## Run the service on its embedded PostgreSQL: PORT, HO
 test: .venv/dev.stamp ## Run all tests on an embedded PostgreSQL, or on DATABASE_URL
 	@$(BIN)/pytest --cov --cov-report=term --cov-report=json:.coverage.json
 	@$(BIN)/python -c "$$BRANCHES"
+
+fuzz: .venv/serve.stamp .venv-fuzz/stamp ## Try the API with schemathesis, for FUZZ_SECONDS=240 or more
+	@$(BIN)/python tests/fuzz/run.py --seconds $(FUZZ_SECONDS)
 
 lint: .venv/dev.stamp ## Check style and types
 	@$(BIN)/ruff check
@@ -41,7 +45,7 @@ migrate: .venv/serve.stamp ## Apply pending migrations
 	@exec $(BIN)/shinkei migrate
 
 clean: ## Remove the virtual environment and caches; data stay
-	@rm -rf .venv .coverage* .mypy_cache .pytest_cache .ruff_cache build *.egg-info
+	@rm -rf .venv .venv-fuzz .coverage* .mypy_cache .pytest_cache .ruff_cache build *.egg-info
 
 .venv/bin/pip:
 	@echo "Setting up .venv (once)"
@@ -55,3 +59,9 @@ clean: ## Remove the virtual environment and caches; data stay
 .venv/dev.stamp: setup.cfg pyproject.toml constraints.txt | .venv/bin/pip
 	@$(PIP) --editable '.[embedded,dev]'
 	@touch $@ .venv/serve.stamp
+
+# An environment of its own: what schemathesis depends on is nothing to the service or its tests.
+.venv-fuzz/stamp: tests/fuzz/requirements.txt
+	@$(PYTHON) -m venv .venv-fuzz
+	@.venv-fuzz/bin/pip install --disable-pip-version-check --quiet --requirement $<
+	@touch $@

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Tracer
 
     from service.auth.passwords import Hasher
-    from service.auth.tokens import KeyRing
+    from service.auth.signing_keys import KeyRing
     from service.health import Health
     from service.mail.rendering import Templates
     from service.throttle import Count

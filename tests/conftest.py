@@ -27,6 +27,7 @@ from pytest_aiohttp import AiohttpClient
 from service import embedded, migrate
 from service.app import create_app
 from service.settings import Database, Rate, Settings, load_settings
+from tests import described
 from tests.logbook import log_into
 
 Client = TestClient[web.Request, web.Application]
@@ -199,6 +200,7 @@ def settings(database: Database, tmp_path: Path) -> Settings:
         db_acquire_timeout_s=10,
         db_command_timeout_s=10,
         request_timeout_s=20,
+        slow_query_ms=20_000,
         password_hash_memory_kib=8,
         password_hash_iterations=1,
         throttle_sign_in_per_account=PLENTY,
@@ -222,11 +224,14 @@ StartApp = Callable[..., Awaitable[Client]]
 
 @pytest.fixture
 def start_app(settings: Settings, aiohttp_client: AiohttpClient) -> StartApp:
-    """Start the application, with settings changed as given, and return its client."""
+    """Start the application, with settings changed as given, and return its client.
+
+    What the client gets is checked against the description of the API.
+    """
 
     async def start(**changes: Any) -> Client:
         app = create_app(dataclasses.replace(settings, **changes))
-        return await aiohttp_client(app)
+        return await aiohttp_client(app, middlewares=(described.check,))
 
     return start
 

@@ -2,6 +2,7 @@
 
 import re
 import unicodedata
+from datetime import UTC, datetime
 from typing import Any
 
 from marshmallow import Schema, ValidationError, fields, validate
@@ -10,12 +11,16 @@ from service.admin.queries import SORTS
 from service.fields import DisplayName, EmailAddress, Flag, Text, Timestamp, fold_email
 from service.pages import PageSchema
 from service.requests import load_json
-from service.users.schemas import NAME_MAX_LENGTH, SettingsField, check_json
+from service.users.schemas import IS_EMAIL, NAME_MAX_LENGTH, ROLES, SettingsField, check_json
 
-ROLES = ("user", "support", "admin")
 STATUSES = ("active", "suspended", "deleting")
 REASON_MAX_LENGTH = 500
 _TRIGRAM = re.compile("xxx|xx | x")
+
+
+def _is_to_come(value: datetime) -> None:
+    if value <= datetime.now(UTC):
+        raise ValidationError("Expected a time in the future.")
 
 
 class FoldedEmail(EmailAddress):
@@ -60,15 +65,15 @@ class AdminUserSchema(Schema):
     """An account as administrators see it; ``version`` is its ETag, there for lists."""
 
     id = fields.UUID()
-    email = fields.String()
+    email = fields.String(metadata=IS_EMAIL)
     email_verified = fields.Boolean()
     name = fields.String()
-    role = fields.String()
-    status = fields.String()
-    suspended_until = Timestamp()
-    suspension_reason = fields.String()
-    purge_at = Timestamp()
-    settings = fields.Raw()
+    role = fields.String(validate=validate.OneOf(ROLES))
+    status = fields.String(validate=validate.OneOf(STATUSES))
+    suspended_until = Timestamp(allow_none=True)
+    suspension_reason = fields.String(allow_none=True)
+    purge_at = Timestamp(allow_none=True)
+    settings = SettingsField(dump_only=True)
     version = fields.Integer()
     created_at = Timestamp()
     updated_at = Timestamp()
@@ -82,7 +87,7 @@ class AdminSessionSchema(Schema):
     last_seen_at = Timestamp()
     expires_at = Timestamp()
     user_agent = fields.String()
-    address = fields.String()
+    address = fields.String(allow_none=True)
 
 
 class ListUsersSchema(PageSchema):
@@ -122,7 +127,7 @@ class SuspendUserSchema(Schema):
     """``POST /users/{id}/suspend``: for good without ``until``."""
 
     reason = Text(1, REASON_MAX_LENGTH, required=True)
-    until = Timestamp()
+    until = Timestamp(validate=_is_to_come)
 
 
 ADMIN_USER = AdminUserSchema()

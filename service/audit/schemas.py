@@ -12,14 +12,14 @@ class AuditEventSchema(Schema):
     id = fields.UUID()
     occurred_at = Timestamp()
     action = fields.String()
-    actor_id = fields.UUID()
-    actor_role = fields.String()
-    subject_id = fields.UUID()
-    address = fields.String()
-    user_agent = fields.String()
-    request_id = fields.String()
-    before = fields.Raw()
-    after = fields.Raw()
+    actor_id = fields.UUID(allow_none=True)
+    actor_role = fields.String(allow_none=True)
+    subject_id = fields.UUID(allow_none=True)
+    address = fields.String(allow_none=True)
+    user_agent = fields.String(allow_none=True)
+    request_id = fields.String(allow_none=True)
+    before = fields.Dict(allow_none=True)
+    after = fields.Dict(allow_none=True)
 
 
 class ListEventsSchema(PageSchema):

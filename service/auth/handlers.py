@@ -20,9 +20,10 @@ from service.auth.passwords import (
     require_acceptable,
     verify_password,
 )
-from service.auth.tokens import public_keys, token_response, verify_access_token
+from service.auth.signing_keys import PUBLIC_KEYS_MAX_AGE_S, public_keys
+from service.auth.tokens import token_response, verify_access_token
 from service.database import Connection, read, write
-from service.errors import Problem, not_signed_in
+from service.errors import Problem, not_signed_in, refused
 from service.fields import fold_email
 from service.idempotency import write_once
 from service.keys import SETTINGS, USER
@@ -41,7 +42,10 @@ def anyone(handler: Handler) -> Handler:
 
 
 def signed_in(handler: Handler) -> Handler:
-    """Access for the bearer of a token whose session is alive: one read gives user and session."""
+    """Access for the bearer of a token whose session is alive.
+
+    One read gives user and session.
+    """
 
     @functools.wraps(handler)
     async def guarded(request: web.Request) -> web.StreamResponse:
@@ -152,7 +156,7 @@ async def login(request: web.Request) -> web.Response:
             return json_response(tokens)
     # Whom they try to be is nowhere else: the request's line knows only those who signed in.
     log.info("sign-in refused", account_id=account["id"] if account else None)
-    raise Problem(401, "invalid_credentials", "Wrong e-mail address or password.")
+    raise refused("invalid_credentials", "Wrong e-mail address or password.")
 
 
 def _may_sign_in(request: web.Request, account: asyncpg.Record) -> bool:
@@ -207,4 +211,6 @@ async def _open_session(
 async def jwks(request: web.Request) -> web.Response:
     """The keys that verify access tokens, for other services (RFC 7517)."""
     keys = {"keys": await public_keys(request.app)}
-    return json_response(keys, headers={"Cache-Control": "public, max-age=300"})
+    return json_response(
+        keys, headers={"Cache-Control": f"public, max-age={PUBLIC_KEYS_MAX_AGE_S}"}
+    )

@@ -16,6 +16,12 @@ class SessionSchema(Schema):
     address = fields.String(allow_none=True)
 
 
+class OwnSessionSchema(SessionSchema):
+    """One of the caller's sessions; ``current`` is the one of the request's own token."""
+
+    current = fields.Boolean()
+
+
 class RefreshSchema(Schema):
     """``POST /auth/refresh``."""
 
@@ -23,4 +29,5 @@ class RefreshSchema(Schema):
 
 
 SESSION = SessionSchema()
+OWN_SESSION = OwnSessionSchema()
 REFRESH = RefreshSchema()
