@@ -143,7 +143,12 @@ def answer_malformed(
         log.error("unexpected error", request_id=request_id, exc_info=exc)
         problem = _internal_error()
     else:
-        log.info("malformed request", request_id=request_id, cause=type(exc).__name__)
+        log.info(
+            "malformed request",
+            request_id=request_id,
+            cause=type(exc).__name__,
+            client=request.remote,
+        )
         detail = "This is not HTTP/1.1."
         if isinstance(exc, LineTooLong):
             detail = f"The path with its query, or a header, is longer than {exc.args[1]} bytes."

@@ -19,7 +19,6 @@ from typing import Any, TypeAlias
 import asyncpg
 import orjson
 from aiohttp import web
-from aiohttp.http_exceptions import HttpProcessingError
 
 from service.settings import Settings
 
@@ -220,10 +219,6 @@ class _ToEvents(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         error = record.exc_info[1] if record.exc_info else None
         if record.name == "asyncpg.pool" or isinstance(error, _TOLD_ELSEWHERE):
-            return
-        if record.name == "aiohttp.server" and isinstance(error, HttpProcessingError):
-            # Answered before any of our code sees it. Not its words, which repeat the request's.
-            log.info("malformed request", reason=type(error).__name__)
             return
         try:
             message = record.getMessage()

@@ -46,10 +46,11 @@ FAST = {
 }
 
 LOG_VARIABLE = "SHINKEI_TEST_LOG"
-# Passwords of the tests, hashes, links, JWTs, and what has the form of 256 random bits.
+# Passwords of the tests, hashes, links, JWTs, addresses of mails, and what has the form of 256 random
+# bits.
 CANARY = re.compile(
     r"a passphrase nobody|quite another phrase|a secret key of the tests|\$argon2"
-    r"|#token=|eyJ[\w-]{10,}\.|(?<![\w-])[\w-]{43}(?![\w-])"
+    r"|#token=|eyJ[\w-]{10,}\.|[\w.+-]@[\w-]+\.\w|(?<![\w-])[\w-]{43}(?![\w-])"
 )
 
 _owned: list[Any] = []
@@ -202,6 +203,7 @@ def settings(database: Database, tmp_path: Path) -> Settings:
         db_acquire_timeout_s=10,
         db_command_timeout_s=10,
         request_timeout_s=20,
+        slow_query_ms=20_000,
         password_hash_memory_kib=8,
         password_hash_iterations=1,
         throttle_sign_in_per_account=PLENTY,

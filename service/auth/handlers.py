@@ -27,6 +27,7 @@ from service.errors import Problem, not_signed_in, refused
 from service.fields import fold_email
 from service.idempotency import write_once
 from service.keys import SETTINGS, SIGNED_IN, USER
+from service.logs import log
 from service.recovery.links import send_mail, start_email_verification
 from service.requests import json_response, read_body, uniform_time
 from service.sessions import queries as session_queries
@@ -151,6 +152,8 @@ async def login(request: web.Request) -> web.Response:
         tokens = await write(request.app, _sign_in, request, account, rehashed)
         if tokens is not None:
             return json_response(tokens)
+    # Whom they try to be is nowhere else: the request's line knows only those who signed in.
+    log.info("sign-in refused", account_id=account["id"] if account else None)
     raise refused("invalid_credentials", "Wrong e-mail address or password.")
 
 
