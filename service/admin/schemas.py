@@ -67,7 +67,7 @@ class AdminUserSchema(Schema):
     suspended_until = Timestamp(allow_none=True)
     suspension_reason = fields.String(allow_none=True)
     purge_at = Timestamp(allow_none=True)
-    settings = SettingsField(dump_only=True)
+    settings = SettingsField()
     version = fields.Integer()
     created_at = Timestamp()
     updated_at = Timestamp()
