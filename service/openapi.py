@@ -122,6 +122,13 @@ _HEADERS: dict[str, dict[str, Any]] = {
         "schema": {"type": "string", "pattern": f"^{_REQUEST_ID}$"},
     },
 }
+# By the name of the guard in the route table.
+_ACCESS = {
+    "anyone": "For anyone.",
+    "signed_in": "For whoever is signed in.",
+    "support": "For administrators and support.",
+    "admin": "For administrators.",
+}
 # Headers of problems, by status.
 _PROBLEM_HEADERS = {
     401: ("WWW-Authenticate",),
@@ -263,7 +270,7 @@ def _describe(route: "Route", operation: "Operation", converter: Any) -> dict[st
         "responses": _responses(route, operation, converter.spec.components),
         "security": [{"access_token": []}] if _guarded(route) else [],
     }
-    access = inspect.cleandoc(route.access.__doc__ or "").partition("\n")[0]
+    access = _ACCESS[route.access.__name__]
     described["description"] = "\n\n".join(filter(None, [rest, access]))
     if operation.body is not None:
         content: dict[str, Any] = {"schema": operation.body}
@@ -456,9 +463,6 @@ def _describe_field(field: fields.Field[Any], settings: Settings) -> dict[str, A
                 described["description"] = "On one line, without invisible characters."
             if isinstance(field, SearchPatterns):
                 described["format"] = "search"
-                described["description"] = (
-                    "What addresses or names are to contain, with three letters or digits in a row."
-                )
         case Digits():
             described = {"type": "integer", "minimum": field.low, "maximum": field.high}
         case Flag():
