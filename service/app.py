@@ -6,9 +6,10 @@ from service import purge, throttle
 from service.admin.rules import end_due_suspensions
 from service.audit.partitions import maintain_partitions
 from service.auth.passwords import hasher_context
-from service.auth.tokens import key_ring_context
+from service.auth.signing_keys import key_ring_context
 from service.database import database_context
 from service.errors import answer_malformed, problems
+from service.headers import cors_headers, preflights, security_headers
 from service.health import Health, health_context
 from service.keys import HEALTH, SETTINGS
 from service.logs import access_log
@@ -32,8 +33,9 @@ def create_app(settings: Settings) -> web.Application:
     Middlewares run from the first to the last, and each wraps those after it. Cleanup contexts are
     entered in order and left in reverse, so that what needs the pool goes before it.
     """
+    cors = [preflights(settings)] if settings.cors_origins else []
     app = web.Application(
-        middlewares=[access_log, problems, deadlines],
+        middlewares=[access_log, problems, *cors, deadlines],
         client_max_size=settings.body_max_bytes,
     )
     app[SETTINGS] = settings
@@ -51,5 +53,8 @@ def create_app(settings: Settings) -> web.Application:
     # The one place where aiohttp makes its own answers; it has no setting for them.
     web.RequestHandler.handle_error = answer_malformed  # type: ignore[method-assign, assignment]
     app.on_response_prepare.append(throttle.add_headers)
+    app.on_response_prepare.append(security_headers(settings))
+    if cors:
+        app.on_response_prepare.append(cors_headers(settings))
     add_routes(app)
     return app

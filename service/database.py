@@ -159,7 +159,7 @@ async def database_context(app: web.Application) -> AsyncIterator[None]:
     try:
         app[POOL] = await _open_pool(settings, database)
     except (*LOST, asyncpg.PostgresError) as error:
-        raise _cannot_connect(database, _explain(error)[0]) from error
+        raise _cannot_connect(database, explain(error)[0]) from error
     yield
     try:
         async with asyncio.timeout(settings.db_close_timeout_s):
@@ -234,7 +234,7 @@ async def _wait_for_database(
                 **database.asyncpg_arguments(), timeout=max(1, min(5, deadline - loop.time()))
             )
         except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-            reason, hopeless = _explain(error)
+            reason, hopeless = explain(error)
         if hopeless or loop.time() >= deadline:
             tried = "" if hopeless else f" (tried for {timeout_s:g} s, DB_CONNECT_TIMEOUT_S)"
             raise _cannot_connect(database, reason + tried)
@@ -248,7 +248,7 @@ def _cannot_connect(database: Database, reason: str) -> StartError:
     )
 
 
-def _explain(error: Exception) -> tuple[str, bool]:
+def explain(error: Exception) -> tuple[str, bool]:
     """Why a connection failed, in our own words, and whether waiting cannot mend it."""
     known: tuple[tuple[type[Exception], Literal[True, False], str], ...] = (
         (asyncpg.InvalidAuthorizationSpecificationError, True, "user or password refused"),

@@ -138,6 +138,24 @@ def _keep_running(
     server.stop()
 
 
+def look(data_dir: Path) -> tuple[Database | None, str]:
+    """The server that runs on ``data_dir``, or None, and the programs that would start one.
+
+    Changes nothing. Raises StartError for what would keep ``running`` from starting it.
+    """
+    cluster = data_dir / "postgres"
+    pid, port, ready = _read_pid_file(cluster)
+    if ready and _is_server_of(pid, cluster):
+        return _database(port, (data_dir / "postgres_password").read_text()), ""
+    if os.geteuid() == 0:
+        _find_account()
+    # As root it would be run from a copy, if need be, that its user can read.
+    bindir = _find_bindir(None)
+    if (cluster / "PG_VERSION").exists():
+        _check_version(bindir, cluster)
+    return None, f"with the programs of {bindir}"
+
+
 def read_secret_key(data_dir: Path) -> str:
     """The SECRET_KEY that belongs to ``data_dir``, made on first use."""
     return _read_or_make_secret(data_dir / "secret_key")

@@ -13,6 +13,7 @@ from aiohttp import web
 from aiohttp.http_exceptions import LineTooLong
 from aiohttp.typedefs import Handler
 
+from service.headers import ON_EVERY_ANSWER
 from service.keys import REQUEST_ID
 from service.settings import SettingsError
 
@@ -23,6 +24,10 @@ RETRY_AFTER_S = 1
 
 class StartError(Exception):
     """The service cannot start or a command cannot run; the message is the operator's one line."""
+
+
+class ArgumentError(Exception):
+    """An argument of a command cannot be taken; the message is the operator's one line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,11 +124,7 @@ def render(problem: Problem, request_id: str) -> web.Response:
     return web.Response(
         status=problem.status,
         body=orjson.dumps(body),
-        headers={
-            "Content-Type": "application/problem+json",
-            "Cache-Control": "no-store",
-            **problem.headers,
-        },
+        headers={"Content-Type": "application/problem+json", **problem.headers},
     )
 
 
@@ -153,6 +154,7 @@ def answer_malformed(
     response = render(problem, request_id)
     response.headers["X-Request-ID"] = request_id
     response.headers["Server"] = "shinkei"
+    response.headers.update(ON_EVERY_ANSWER)
     response.force_close()
     return response
 

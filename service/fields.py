@@ -6,7 +6,6 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
-from email_validator import EmailNotValidError, validate_email
 from marshmallow import ValidationError, fields
 
 EMAIL_MAX_LENGTH = 254
@@ -103,6 +102,9 @@ class EmailAddress(fields.String):
         if len(value) > EMAIL_MAX_LENGTH:
             raise ValidationError(f"Must be at most {EMAIL_MAX_LENGTH} characters long.")
         check_text(value)
+        # Imported here: 20 ms, which commands and workers need not wait for to start.
+        from email_validator import EmailNotValidError, validate_email
+
         try:
             checked = validate_email(
                 value, check_deliverability=False, test_environment=True, strict=True

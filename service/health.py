@@ -60,7 +60,7 @@ async def startup(request: web.Request) -> web.Response:
 
 
 def _render(status: int, body: dict[str, object]) -> web.Response:
-    headers = {"Content-Type": "application/health+json", "Cache-Control": "no-store"}
+    headers = {"Content-Type": "application/health+json"}
     if status == 503:
         headers["Retry-After"] = "1"
     return web.Response(status=status, body=orjson.dumps(body), headers=headers)

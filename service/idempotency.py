@@ -26,7 +26,7 @@ P = ParamSpec("P")
 LIFETIME_H = 24
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 _PURPOSE = "idempotent answers"
-_KEPT_HEADERS = ("Content-Type", "Cache-Control", "ETag", "Location")
+_KEPT_HEADERS = ("Content-Type", "ETag", "Location")
 
 
 async def write_once(

@@ -10,7 +10,7 @@ from service.settings import Settings
 
 if TYPE_CHECKING:
     from service.auth.passwords import Hasher
-    from service.auth.tokens import KeyRing
+    from service.auth.signing_keys import KeyRing
     from service.health import Health
     from service.mail.rendering import Templates
     from service.throttle import Count

@@ -60,7 +60,13 @@ def configure_logging(settings: Settings) -> None:
     renderers: list[structlog.typing.Processor] = (
         [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(_to_json)]
         if as_json
-        else [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+        else [
+            structlog.dev.ConsoleRenderer(
+                colors=sys.stderr.isatty(),
+                # Others write the locals of every frame, passwords among them.
+                exception_formatter=structlog.dev.plain_traceback,
+            )
+        ]
     )
     level = getattr(logging, settings.log_level.upper())
     structlog.configure(

@@ -196,8 +196,9 @@ def document(settings: Settings) -> dict[str, Any]:
     from apispec.ext.marshmallow import MarshmallowPlugin
 
     from service.operations import ANSWERED, OPERATIONS, SCHEMAS
-    from service.routes import ROUTES
+    from service.routes import served
 
+    routes = served(settings)
     plugin = MarshmallowPlugin()
     described = APISpec(
         title="Shinkei",
@@ -210,7 +211,7 @@ def document(settings: Settings) -> dict[str, Any]:
             "license": {"name": "MIT", "identifier": "MIT"},
         },
         servers=[{"url": "/"}],
-        tags=list(_tags(ROUTES)),
+        tags=list(_tags(routes)),
     )
     converter: Any = plugin.converter
 
@@ -233,7 +234,7 @@ def document(settings: Settings) -> dict[str, Any]:
         described.components.schema(_name(answered), schema=answered)
     for name, header in _HEADERS.items():
         described.components.header(name, header)
-    for route in ROUTES:
+    for route in routes:
         operation = OPERATIONS[f"{route.method} {route.path}"]
         described.path(
             route.path,

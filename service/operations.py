@@ -361,6 +361,16 @@ def _probe(answer: str) -> Operation:
     )
 
 
+def _file(answer: str, content_type: str, shape: str = "string") -> Operation:
+    return Operation(
+        {
+            200: Answer(answer, {"type": shape}, ("ETag",), content_type=content_type),
+            304: Answer("What If-None-Match names is still the current one.", None, ("ETag",)),
+        },
+        database=False,
+    )
+
+
 def _profile(description: str) -> dict[int, Answer]:
     return {200: Answer(description, _ref("OwnProfile"), ("ETag",), _PROFILE)}
 
@@ -404,16 +414,12 @@ OPERATIONS: dict[str, Operation] = {
         },
         problems={503: _SIGNING},
     ),
-    "GET /docs": Operation(
-        {200: Answer("A page.", {"type": "string"}, content_type="text/html")}, database=False
-    ),
-    "GET /openapi.json": Operation(
-        {
-            200: Answer("OpenAPI 3.1.", {"type": "object"}, ("ETag",)),
-            304: Answer("What If-None-Match names is still the current one.", None, ("ETag",)),
-        },
-        database=False,
-    ),
+    "GET /docs": _file("A page.", "text/html"),
+    "GET /docs/page.js": _file("A script.", "text/javascript"),
+    "GET /docs/page.css": _file("A stylesheet.", "text/css"),
+    "GET /docs/swagger-ui.js": _file("A script.", "text/javascript"),
+    "GET /docs/swagger-ui.css": _file("A stylesheet.", "text/css"),
+    "GET /openapi.json": _file("OpenAPI 3.1.", "application/json", "object"),
     "POST /api/v1/auth/register": Operation(
         {
             201: Answer(

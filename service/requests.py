@@ -213,15 +213,11 @@ def require_if_match(request: web.Request) -> None:
 def json_response(
     data: object, *, status: int = 200, headers: dict[str, str] | None = None
 ) -> web.Response:
-    """``data`` as JSON that no cache may keep; ``headers`` may say otherwise."""
+    """``data`` as JSON."""
     return web.Response(
         status=status,
         body=orjson.dumps(data),
-        headers={
-            "Content-Type": "application/json",
-            "Cache-Control": "no-store",
-            **(headers or {}),
-        },
+        headers={"Content-Type": "application/json", **(headers or {})},
     )
 
 

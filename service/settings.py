@@ -146,6 +146,8 @@ class Settings:
 
     trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = ()
     public_origin: str = ""
+    cors_origins: frozenset[str] = frozenset()
+    docs: bool = True
 
     mail_server: MailServer | None = None
     mail_from: str = "Shinkei <no-reply@localhost>"
@@ -315,6 +317,9 @@ class _EnvironmentSchema(Schema):
         ),
     )
 
+    cors_origins = fields.String(data_key="CORS_ORIGINS", load_default="")
+    docs = _flag("DOCS", True)
+
     mail_url = fields.String(data_key="MAIL_URL", load_default="")
     mail_from = fields.String(data_key="MAIL_FROM", load_default=Settings.mail_from)
     mail_templates_dir = fields.String(data_key="MAIL_TEMPLATES_DIR", load_default="")
@@ -344,6 +349,7 @@ def load_settings(environ: Mapping[str, str]) -> Settings:
         raise SettingsError(f"{name}: expected {messages[0]}") from None
 
     values["trusted_proxies"] = _read_networks(values["trusted_proxies"])
+    values["cors_origins"] = _read_origins(values["cors_origins"])
     values["public_origin"] = values["public_origin"] or (
         f"http://{values['host']}:{values['port']}"
     )
@@ -378,6 +384,24 @@ def _read_networks(text: str) -> tuple[IPv4Network | IPv6Network, ...]:
         raise SettingsError(
             "TRUSTED_PROXIES: expected addresses or networks with commas, such as 10.0.0.0/8"
         ) from None
+
+
+# As a browser writes it (RFC 6454 §6.2): one that is written otherwise would never be met.
+_ORIGIN = re.compile(
+    r"(?P<scheme>[a-z][a-z0-9+.-]*)://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:(?P<port>[1-9][0-9]{0,4}))?"
+)
+_DEFAULT_PORTS = {("http", "80"), ("https", "443")}
+
+
+def _read_origins(text: str) -> frozenset[str]:
+    origins = frozenset(part.strip() for part in text.split(",") if part.strip())
+    for match in map(_ORIGIN.fullmatch, origins):
+        if match is None or (match["scheme"], match["port"]) in _DEFAULT_PORTS:
+            raise SettingsError(
+                "CORS_ORIGINS: expected origins with commas, as browsers send them: in lower case,"
+                " without a path or a default port, such as https://app.example"
+            )
+    return origins
 
 
 # The password runs to the last "@" here too.

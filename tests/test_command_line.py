@@ -255,6 +255,11 @@ def test_a_second_process_uses_the_first_ones_server(tmp_path: Path) -> None:
         result = run("migrate", "--status", cwd=tmp_path)
         assert (result.returncode, result.stderr) == (0, "")
         assert {line.split()[0] for line in result.stdout.splitlines()} == {"applied"}
+        result = run("doctor", cwd=tmp_path)
+        assert (result.returncode, result.stderr) == (0, "")
+        lines = result.stdout.splitlines()
+        assert any("which runs on port" in line for line in lines)
+        assert any(line.startswith("ok    keys: SECRET_KEY opens") for line in lines)
         assert call(f"{url}/health")[0] == 200, "the first one's server still runs"
 
 
@@ -267,12 +272,12 @@ def test_migrate_up_status_and_down(empty_database: Database, tmp_path: Path) ->
     ids = sorted(
         path.stem for path in ROOT.glob("migrations/*.sql") if ".rollback" not in path.name
     )
-    assert output("--status") == [f"pending  {id_}" for id_ in ids]
+    assert output("--status") == [f"pending\t{id_}" for id_ in ids]
     assert output() == [f"applied  {id_}" for id_ in ids]
     assert output() == ["applied  nothing: at head"]
-    assert output("--status") == [f"applied  {id_}" for id_ in ids]
+    assert output("--status") == [f"applied\t{id_}" for id_ in ids]
     assert output("--rollback", "2") == [f"rolled back  {id_}" for id_ in reversed(ids[-2:])]
-    assert output("--status")[-1] == f"pending  {ids[-1]}"
+    assert output("--status")[-1] == f"pending\t{ids[-1]}"
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import re
 import unicodedata
+from datetime import UTC, datetime
 from typing import Any
 
 from marshmallow import Schema, ValidationError, fields, validate
@@ -15,6 +16,11 @@ from service.users.schemas import IS_EMAIL, NAME_MAX_LENGTH, ROLES, SettingsFiel
 STATUSES = ("active", "suspended", "deleting")
 REASON_MAX_LENGTH = 500
 _TRIGRAM = re.compile("xxx|xx | x")
+
+
+def _is_to_come(value: datetime) -> None:
+    if value <= datetime.now(UTC):
+        raise ValidationError("Expected a time in the future.")
 
 
 class FoldedEmail(EmailAddress):
@@ -127,7 +133,7 @@ class SuspendUserSchema(Schema):
     """``POST /users/{id}/suspend``: for good without ``until``."""
 
     reason = Text(1, REASON_MAX_LENGTH, required=True)
-    until = Timestamp()
+    until = Timestamp(validate=_is_to_come)
 
 
 ADMIN_USER = AdminUserSchema()

@@ -20,7 +20,8 @@ from service.auth.passwords import (
     require_acceptable,
     verify_password,
 )
-from service.auth.tokens import public_keys, token_response, verify_access_token
+from service.auth.signing_keys import PUBLIC_KEYS_MAX_AGE_S, public_keys
+from service.auth.tokens import token_response, verify_access_token
 from service.database import Connection, read, write
 from service.errors import Problem, not_signed_in, refused
 from service.fields import fold_email
@@ -40,7 +41,10 @@ def anyone(handler: Handler) -> Handler:
 
 
 def signed_in(handler: Handler) -> Handler:
-    """Access for the bearer of a token whose session is alive: one read gives user and session."""
+    """Access for the bearer of a token whose session is alive.
+
+    One read gives user and session.
+    """
 
     @functools.wraps(handler)
     async def guarded(request: web.Request) -> web.StreamResponse:
@@ -204,4 +208,6 @@ async def _open_session(
 async def jwks(request: web.Request) -> web.Response:
     """The keys that verify access tokens, for other services (RFC 7517)."""
     keys = {"keys": await public_keys(request.app)}
-    return json_response(keys, headers={"Cache-Control": "public, max-age=300"})
+    return json_response(
+        keys, headers={"Cache-Control": f"public, max-age={PUBLIC_KEYS_MAX_AGE_S}"}
+    )

@@ -127,23 +127,23 @@ def calibrate(target_ms: float) -> tuple[int, int, float]:
     OWASP's minimum, however slow the machine.
     """
     memory_kib, iterations = MEMORY_MIN_KIB, ITERATIONS_MIN
-    factor = target_ms / _measure_ms(memory_kib, iterations)
+    factor = target_ms / measure_ms(memory_kib, iterations)
     if factor > 1:
         memory_kib = min(MEMORY_ENOUGH_KIB, int(memory_kib * factor) // 1024 * 1024)
-        per_iteration_ms = _measure_ms(memory_kib, iterations) / iterations
+        per_iteration_ms = measure_ms(memory_kib, iterations) / iterations
         iterations = max(iterations, int(target_ms / per_iteration_ms))
-    while (measured_ms := _measure_ms(memory_kib, iterations)) > target_ms:
+    while (measured_ms := measure_ms(memory_kib, iterations)) > target_ms:
         if iterations == ITERATIONS_MIN:
             break
         iterations -= 1
     return memory_kib, iterations, measured_ms
 
 
-def _measure_ms(memory_kib: int, iterations: int) -> float:
-    """How long one hash takes: the best of five, as what else the machine does only adds to it."""
+def measure_ms(memory_kib: int, iterations: int, tries: int = 5) -> float:
+    """How long one hash takes: the best of some, as what else the machine does only adds to it."""
     argon2id = _argon2id(memory_kib, iterations)
     times = []
-    for _ in range(5):
+    for _ in range(tries):
         started = time.perf_counter()
         argon2id.hash(b"as long as most passwords are")
         times.append((time.perf_counter() - started) * 1000)

@@ -1,8 +1,8 @@
-"""What registration and sign-in take."""
+"""What registration and sign-in take, and what is told of signing keys."""
 
-from marshmallow import Schema
+from marshmallow import Schema, fields
 
-from service.fields import DisplayName, EmailAddress, NewPassword, Password
+from service.fields import DisplayName, EmailAddress, NewPassword, Password, Timestamp
 from service.users.schemas import NAME_MAX_LENGTH
 
 
@@ -21,5 +21,17 @@ class LoginSchema(Schema):
     password = Password(required=True)
 
 
+class SigningKeySchema(Schema):
+    """A signing key as operators see it."""
+
+    id = fields.String()
+    algorithm = fields.String()
+    state = fields.String()
+    created_at = Timestamp()
+    signs_from = Timestamp()
+    retires_at = Timestamp()
+
+
 REGISTER = RegisterSchema()
 LOGIN = LoginSchema()
+SIGNING_KEY = SigningKeySchema()

@@ -9,7 +9,6 @@ from email.policy import SMTP, SMTPUTF8
 import orjson
 import uuid_utils.compat as uuid_utils
 from aiohttp import web
-from email_validator import validate_email
 
 from service.database import Connection
 from service.keys import MAIL_TEMPLATES, SETTINGS
@@ -54,6 +53,8 @@ async def enqueue(
 
 def _wire_form(to: str) -> str:
     """The address in ASCII where its local part allows that, so that any server takes it."""
+    from email_validator import validate_email
+
     return validate_email(to, check_deliverability=False, test_environment=True).ascii_email or to
 
 

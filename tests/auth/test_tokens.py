@@ -15,7 +15,7 @@ from joserfc import jwt
 from joserfc.jwk import ECKey, OctKey
 
 from service.app import create_app
-from service.keys import KEY_RING
+from service.auth.signing_keys import signing_key
 from service.settings import Settings, SettingsError
 from tests.conftest import Client, StartApp
 from tests.factories import Account, assert_problem, bearer, register
@@ -104,8 +104,7 @@ async def test_claims_are_checked_though_the_signature_is_ours(client: Client) -
     account = await register(client)
     header, claims = parts(account)
     assert client.app is not None
-    key = client.app[KEY_RING].newest
-    assert key is not None
+    key = await signing_key(client.app)
     assert await ask(client, jwt.encode(header, claims, key)) == 200
     now = int(time.time())
     for change in (
@@ -172,8 +171,7 @@ async def test_a_token_of_another_users_session_is_refused(client: Client) -> No
     account, other = await register(client), await register(client)
     header, claims = parts(account)
     assert client.app is not None
-    key = client.app[KEY_RING].newest
-    assert key is not None
+    key = await signing_key(client.app)
     mixed = {**claims, "sid": parts(other)[1]["sid"]}
     assert await ask(client, jwt.encode(header, mixed, key)) == 401
 
@@ -187,8 +185,7 @@ async def test_replicas_share_keys_and_sessions(start_app: StartApp, conn: Any) 
 
 async def test_private_keys_are_stored_encrypted(client: Client, conn: Any) -> None:
     assert client.app is not None
-    key = client.app[KEY_RING].newest
-    assert key is not None
+    key = await signing_key(client.app)
     private = str(key.as_dict(private=True)["d"])
     stored = await conn.fetchval("select encrypted_key from signing_keys")
     assert private.encode() not in stored
