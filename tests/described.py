@@ -134,7 +134,7 @@ def find_invalid(schema: Mapping[str, Any], value: object) -> list[str]:
     """Where a value is not as a schema of the description has it."""
     return [
         f"{error.message} at {error.instance_path}"
-        for error in _validator(orjson.dumps(schema)).iter_errors(value)
+        for error in compile_schema(orjson.dumps(schema)).iter_errors(value)
     ]
 
 
@@ -165,7 +165,7 @@ def _resolve(described: dict[str, Any]) -> dict[str, Any]:
 
 
 @functools.cache
-def _validator(schema: bytes) -> jsonschema_rs.Draft202012Validator:
+def compile_schema(schema: bytes) -> jsonschema_rs.Draft202012Validator:
     """Compiled once in a process for each schema; it refers to the document's components."""
     whole = {**orjson.loads(schema), "components": document_of_defaults()["components"]}
     return jsonschema_rs.Draft202012Validator(whole, validate_formats=True)
