@@ -21,6 +21,8 @@ from service.sealing import derive_key
 
 LIMIT_DEFAULT = 50
 LIMIT_MAX = 200
+FROM_TIME = {"description": "From this time on, itself included."}
+BEFORE_TIME = {"description": "Before this time."}
 _MAC_BYTES = 16
 Columns: TypeAlias = Mapping[str, Callable[[Any], object]]
 # What may differ from one page of a list to its next.
@@ -47,7 +49,11 @@ class PageSchema(Schema):
     """The parameters that every list has."""
 
     limit = Digits(1, LIMIT_MAX, load_default=LIMIT_DEFAULT)
-    cursor = Text(1, 4000)
+    cursor = Text(
+        1,
+        4000,
+        metadata={"description": "`next_cursor` of the page before, which had the same filters."},
+    )
 
 
 PAGE = PageSchema()

@@ -4,7 +4,7 @@ from marshmallow import fields
 
 from service.encoding import RowSchema
 from service.fields import Text, Timestamp
-from service.pages import PageSchema
+from service.pages import BEFORE_TIME, FROM_TIME, PageSchema
 
 
 class AuditEventSchema(RowSchema):
@@ -24,14 +24,13 @@ class AuditEventSchema(RowSchema):
 
 
 class ListEventsSchema(PageSchema):
-    """``GET /audit-events``. Times are from ``occurred_after``, itself included, to before
-    ``occurred_before``."""
+    """``GET /audit-events``."""
 
     actor_id = fields.UUID()
     subject_id = fields.UUID()
     action = Text(1, 100)
-    occurred_after = Timestamp()
-    occurred_before = Timestamp()
+    occurred_after = Timestamp(metadata=FROM_TIME)
+    occurred_before = Timestamp(metadata=BEFORE_TIME)
 
 
 AUDIT_EVENT = AuditEventSchema()
