@@ -1,8 +1,10 @@
 """The whole assembly: middlewares, cleanup contexts, routes."""
 
+from typing import TYPE_CHECKING
+
 from aiohttp import web
 
-from service import purge, throttle
+from service import metrics, purge, throttle
 from service.access_log import access_log
 from service.admin.rules import end_due_suspensions
 from service.audit.partitions import maintain_partitions
@@ -21,6 +23,9 @@ from service.routes import add_routes
 from service.sessions.queries import find_signed_in
 from service.settings import Settings
 
+if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry
+
 JOBS = (
     Job("audit partitions", 3600, maintain_partitions),
     Job("due suspensions", 60, end_due_suspensions),
@@ -29,8 +34,10 @@ JOBS = (
 )
 
 
-def create_app(settings: Settings) -> web.Application:
+def create_app(settings: Settings, registry: "CollectorRegistry | None" = None) -> web.Application:
     """The application. ``settings.database`` says where PostgreSQL is; it connects at startup.
+
+    With a ``registry`` it keeps its metrics there.
 
     Middlewares run from the first to the last, and each wraps those after it. Cleanup contexts are
     entered in order and left in reverse, so that what needs the pool goes before it.
@@ -64,4 +71,6 @@ def create_app(settings: Settings) -> web.Application:
         from service import traces
 
         traces.install(app)
+    if registry is not None:
+        metrics.install(app, registry)
     return app

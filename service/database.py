@@ -10,8 +10,8 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Concatenate, Literal, ParamSpec, TypeAlias, TypeVar
@@ -25,7 +25,14 @@ from asyncpg.pool import PoolConnectionProxy
 from service import migrate
 from service.encoding import encode
 from service.errors import Problem, StartError, unavailable
-from service.keys import CONNECTION_CLASS, DATABASE_TIMERS, POOL, SETTINGS
+from service.keys import (
+    CONNECTION_CLASS,
+    DATABASE_TIMERS,
+    POOL,
+    POOL_WAITING,
+    SETTINGS,
+    Waiting,
+)
 from service.logs import log
 from service.settings import Database, Settings
 
@@ -149,8 +156,13 @@ async def _acquire(
     PURPOSE.set(name)
     asked = time.perf_counter()
     acquired: float | None = None
+    waiting = app[POOL_WAITING]
     try:
-        conn = await app[POOL].acquire(timeout=settings.db_acquire_timeout_s)
+        waiting.count += 1
+        try:
+            conn = await app[POOL].acquire(timeout=settings.db_acquire_timeout_s)
+        finally:
+            waiting.count -= 1
         acquired = time.perf_counter()
         try:
             yield conn
@@ -180,14 +192,12 @@ def _name(module: str, function: str) -> str:
 async def database_context(app: web.Application) -> AsyncIterator[None]:
     """Wait for the database, migrate it where that is asked for, and open the pool, all warm."""
     settings = app[SETTINGS]
-    database = settings.database
-    assert database is not None, "start the embedded server first"  # noqa: S101
     app[DATABASE_TIMERS] = []
-    try:
+    app[POOL_WAITING] = Waiting()
+    await prepare(settings)
+    with _start_errors(settings) as database:
         connection_class = app.get(CONNECTION_CLASS, asyncpg.Connection)
         app[POOL] = await _open_pool(settings, database, connection_class)
-    except (*LOST, asyncpg.PostgresError) as error:
-        raise _cannot_connect(database, explain(error)[0]) from error
     yield
     try:
         async with asyncio.timeout(settings.db_close_timeout_s):
@@ -196,23 +206,39 @@ async def database_context(app: web.Application) -> AsyncIterator[None]:
         app[POOL].terminate()
 
 
+@contextmanager
+def _start_errors(settings: Settings) -> Iterator[Database]:
+    """The database; what PostgreSQL refuses meanwhile is the operator's one line."""
+    database = settings.database
+    assert database is not None, "start the embedded server first"  # noqa: S101
+    try:
+        yield database
+    except (*LOST, asyncpg.PostgresError) as error:
+        raise _cannot_connect(database, explain(error)[0]) from error
+
+
+async def prepare(settings: Settings) -> None:
+    """Wait for the database, and migrate it where that is asked for. Raises StartError."""
+    with _start_errors(settings) as database:
+        conn = await _wait_for_database(database, settings.db_connect_timeout_s)
+        try:
+            pending = await migrate.find_pending(conn)
+        finally:
+            await conn.close(timeout=settings.db_close_timeout_s)
+        if pending and settings.migrate_on_start:
+            stop = threading.Event()
+            try:
+                await asyncio.to_thread(migrate.apply_pending, database, stop=stop)
+            except asyncio.CancelledError:
+                stop.set()
+                raise
+        elif pending:
+            log.warning("migrations pending: run shinkei migrate", pending=len(pending))
+
+
 async def _open_pool(
     settings: Settings, database: Database, connection_class: type[Any]
 ) -> "asyncpg.Pool[asyncpg.Record]":
-    conn = await _wait_for_database(database, settings.db_connect_timeout_s)
-    try:
-        pending = await migrate.find_pending(conn)
-    finally:
-        await conn.close(timeout=settings.db_close_timeout_s)
-    if pending and settings.migrate_on_start:
-        stop = threading.Event()
-        try:
-            await asyncio.to_thread(migrate.apply_pending, database, stop=stop)
-        except asyncio.CancelledError:
-            stop.set()
-            raise
-    elif pending:
-        log.warning("migrations pending: run shinkei migrate", pending=len(pending))
     return await asyncpg.create_pool(
         **database.asyncpg_arguments(),
         # All connections are there from the start and stay: none is opened inside of a request

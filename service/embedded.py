@@ -79,10 +79,10 @@ class Server:
 
 
 @contextlib.contextmanager
-def running(data_dir: Path, *, pool_size: int = 0) -> Iterator[Database]:
+def running(data_dir: Path, *, connections: int = 0) -> Iterator[Database]:
     """The database of ``data_dir``; who starts it keeps it running and stops it, others use it.
 
-    It takes a pool of ``pool_size`` connections and some more.
+    It takes so many connections, and some more.
     """
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
@@ -93,8 +93,10 @@ def running(data_dir: Path, *, pool_size: int = 0) -> Iterator[Database]:
         if not _lock(lock.fileno()):
             yield _attach(data_dir)
             return
-        # Others than the pool: the probes, migrations, a second process, somebody's psql.
-        options = {"max_connections": str(max(100, pool_size + 20))}
+        # Workers are forked from us: one that outlived us would keep the next start waiting.
+        os.register_at_fork(after_in_child=lock.close)
+        # Others than the pools: migrations, a second process, somebody's psql.
+        options = {"max_connections": str(max(100, connections + 20))}
         server = start(data_dir, options=options)
         _, port = server.database.hosts[0]
         ending = threading.Event()

@@ -2,6 +2,7 @@
 
 import uuid
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import asyncpg
@@ -17,11 +18,20 @@ if TYPE_CHECKING:
     from service.coalescing import Coalesced
     from service.health import Health
     from service.mail.rendering import Templates
+    from service.metrics import Metrics
     from service.throttle import Count
 
 SETTINGS = web.AppKey("settings", Settings)
 # Called after each use of a connection: what for, seconds waited for it, seconds it was held.
 DatabaseTimer: TypeAlias = Callable[[str, float, float], None]
+
+
+@dataclass(slots=True)
+class Waiting:
+    """How many wait for a connection of the pool now; asyncpg does not say."""
+
+    count: int = 0
+
 
 POOL: web.AppKey["asyncpg.Pool[asyncpg.Record]"] = web.AppKey("pool")
 DATABASE_TIMERS: web.AppKey[list[DatabaseTimer]] = web.AppKey("database_timers")
@@ -30,14 +40,19 @@ SIGNED_IN: web.AppKey["Coalesced[uuid.UUID, asyncpg.Record]"] = web.AppKey("sign
 CONNECTION_CLASS: web.AppKey[type[Any]] = web.AppKey("connection_class")
 # Only where requests are traced.
 TRACER: web.AppKey["Tracer"] = web.AppKey("tracer")
+POOL_WAITING = web.AppKey("pool_waiting", Waiting)
 HASHER: web.AppKey["Hasher"] = web.AppKey("hasher")
 KEY_RING: web.AppKey["KeyRing"] = web.AppKey("key_ring")
 HEALTH: web.AppKey["Health"] = web.AppKey("health")
 MAIL_TEMPLATES: web.AppKey["Templates"] = web.AppKey("mail_templates")
+# Only where metrics are kept.
+METRICS: web.AppKey["Metrics"] = web.AppKey("metrics")
 
 REQUEST_ID = web.RequestKey("request_id", str)
 # The code of the problem that the request is answered with, where it is one.
 PROBLEM_CODE = web.RequestKey("problem_code", str)
 # The signed-in user's row and its session's id: see sessions.queries.find_signed_in.
 USER: web.RequestKey["asyncpg.Record"] = web.RequestKey("user")
+# Set where the request has created an account, which it counts once that is committed.
+REGISTERED = web.RequestKey("registered", bool)
 THROTTLE_COUNTS: web.RequestKey["list[Count]"] = web.RequestKey("throttle_counts")

@@ -107,6 +107,9 @@ class Settings:
 
     host: str = "127.0.0.1"
     port: int = 8080
+    workers: int = 1
+    metrics_host: str = "127.0.0.1"
+    metrics_port: int = 0
     data_dir: Path = Path(".data")
     database: Database | None = None
     secret_key: str = field(default="", repr=False)
@@ -158,6 +161,15 @@ class Settings:
     log_format: str = "auto"
     slow_query_ms: float = 500
     traces: bool = False
+
+    @property
+    def db_connections(self) -> int:
+        """How many connections all processes may have: their pools, and one each for its probes.
+
+        While workers are replaced, there are twice as many of them.
+        """
+        processes = self.workers if self.workers == 1 else 2 * self.workers
+        return processes * (self.db_pool_size + 1)
 
 
 def _text(name: str, default: str, expects: str) -> fields.String:
@@ -243,6 +255,9 @@ class _EnvironmentSchema(Schema):
 
     host = _text("HOST", Settings.host, "an address to listen on, such as 127.0.0.1 or 0.0.0.0")
     port = _integer("PORT", Settings.port, 0, 65535)
+    workers = _integer("WORKERS", Settings.workers, 1, 256)
+    metrics_host = _text("METRICS_HOST", Settings.metrics_host, "an address such as 127.0.0.1")
+    metrics_port = _integer("METRICS_PORT", Settings.metrics_port, 0, 65535)
     data_dir = _text("DATA_DIR", "./.data", "the path of a directory")
     secret_key = fields.String(data_key="SECRET_KEY", load_default="")
     migrate_on_start = _flag("MIGRATE_ON_START", None)

@@ -96,6 +96,12 @@ def call(url: str, body: object = None, **headers: str) -> tuple[int, Any]:
             return error.code, json.loads(error.read())
 
 
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port: int = probe.getsockname()[1]
+        return port
+
+
 def connect(database: Database) -> Any:
     arguments: dict[str, Any] = {**database.libpq_arguments()}
     return psycopg.connect(**arguments, autocommit=True)

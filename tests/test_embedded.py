@@ -312,7 +312,7 @@ def test_data_of_another_version_are_left_alone(tmp_path: Path) -> None:
 
 
 def test_the_second_process_attaches_and_the_first_one_stops_it(tmp_path: Path) -> None:
-    with embedded.running(tmp_path, pool_size=200) as first:
+    with embedded.running(tmp_path, connections=200) as first:
         with embedded.running(tmp_path) as second:
             assert second == first
         pid, _, _ = embedded._read_pid_file(tmp_path / "postgres")

@@ -58,12 +58,15 @@ class KeyRing:
 
     ``schedule`` holds them in the order in which they sign, with times of ``time.monotonic``: the
     database's clock decides when a key signs, whatever this machine's clock says. ``verified`` are
-    tokens that these keys were seen to verify, with the Unix time at which they expire.
+    tokens that these keys were seen to verify, with the Unix time at which they expire; ``hits`` and
+    ``misses`` are how often a token was among them, since the metrics' last look.
     """
 
     keys: "dict[str, ECKey]" = field(default_factory=dict)
     schedule: "list[tuple[float, ECKey]]" = field(default_factory=list)
     verified: "dict[str, tuple[float, Bearer]]" = field(default_factory=dict)
+    hits: int = 0
+    misses: int = 0
     loaded_at: float = float("-inf")
     loading: asyncio.Lock = field(default_factory=asyncio.Lock)
 

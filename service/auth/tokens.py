@@ -99,11 +99,14 @@ async def verify_access_token(app: web.Application, token: str) -> Bearer:
     key is revoked: 1 µs instead of 130. Whether its session is alive is asked of the database each
     time.
     """
-    expires_at, bearer = app[KEY_RING].verified.get(token, (0.0, None))
+    ring = app[KEY_RING]
+    expires_at, bearer = ring.verified.get(token, (0.0, None))
     if bearer is not None and expires_at > time.time():
+        ring.hits += 1
         return bearer
+    ring.misses += 1
     expires_at, bearer = await _verify(app, token)
-    verified = app[KEY_RING].verified
+    verified = ring.verified
     if len(verified) >= VERIFIED_MAX:
         # The one that was verified first: the others are further from their end, as a rule.
         del verified[next(iter(verified))]

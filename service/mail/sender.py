@@ -27,6 +27,7 @@ from service.logs import LOG_CONTEXT, Logger, log
 from service.mail import queries
 from service.mail.outbox import PURPOSE
 from service.mail.rendering import read_templates
+from service.metrics import count
 from service.sealing import SealError, unseal
 from service.settings import MailServer
 
@@ -83,15 +84,18 @@ async def _deliver(app: web.Application, row: asyncpg.Record) -> None:
     try:
         if row["expired"]:
             mail_log.error("mail given up: it could not be sent in time")
+            count(app, "mails", outcome="given_up")
         else:
             await _attempt(app, row, mail_log)
         await _delete(app, row["id"])
     except (OSError, aiosmtplib.SMTPException, SealError) as error:
+        count(app, "mails", outcome="failed")
         # Not the server's words, which may repeat the mail's.
         mail_log.warning(
             "mail not sent", reason=type(error).__name__, smtp_code=getattr(error, "code", None)
         )
     except Exception:
+        count(app, "mails", outcome="failed")
         mail_log.exception("mail not sent")
 
 
@@ -106,16 +110,19 @@ async def _attempt(app: web.Application, row: asyncpg.Record, mail_log: Logger) 
         if settings.mail_server is None:
             path = await asyncio.to_thread(_write_file, settings.data_dir, row, payload)
             mail_log.info("mail written", path=str(path), link=payload["link"])
+            count(app, "mails", outcome="sent")
             return
         try:
             await _send(settings.mail_server, payload)
             mail_log.info("mail sent")
+            count(app, "mails", outcome="sent")
         except aiosmtplib.SMTPRecipientsRefused as error:
             refusal = error.recipients[0]
             # RFC 5321 §4.2.1: what begins with 5 will be the same next time.
             if refusal.code < 500:
                 raise refusal from None
             mail_log.error("mail given up: its recipient is refused", smtp_code=refusal.code)
+            count(app, "mails", outcome="given_up")
 
 
 def _span(app: web.Application, template: str) -> contextlib.AbstractContextManager[None]:
