@@ -366,7 +366,8 @@ async def test_a_statement_that_ran_out_of_time_is_a_slow_query(
                 "/api/v1/users/me", headers=account.headers, json={"name": "Ada"}
             )
     assert response.status == 503
-    (slow,) = [event for event in events if event["event"] == "slow query"]
+    of_request = [e for e in events if e.get("request_id") == response.headers["X-Request-ID"]]
+    (slow,) = [event for event in of_request if event["event"] == "slow query"]
     assert slow["query"] == "users.change_profile"
     assert slow["error"] == "TimeoutError"
     assert slow["statement"].endswith("where id = $1 for no key update")

@@ -58,8 +58,8 @@ class KeyRing:
 
     ``schedule`` holds them in the order in which they sign, with times of ``time.monotonic``: the
     database's clock decides when a key signs, whatever this machine's clock says. ``verified`` are
-    tokens that these keys were seen to verify, with the Unix time at which they expire; ``hits`` and
-    ``misses`` are how often a token was among them, since the metrics' last look.
+    tokens that these keys were seen to verify, with the Unix time at which they expire; ``hits``
+    and ``misses`` are how often a token was among them since the metrics' last look.
     """
 
     keys: "dict[str, ECKey]" = field(default_factory=dict)

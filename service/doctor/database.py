@@ -347,9 +347,7 @@ async def _check_pool(conn: Connection, settings: Settings, variables: Variables
     processes = needed // (settings.db_pool_size + ASIDE)
     each = f"a process keeps {needed} connections (DB_POOL_SIZE, and one for its probes)"
     if processes > 1:
-        each = (
-            f"{settings.workers} workers have up to {needed} connections, while they are replaced"
-        )
+        each = f"{settings.workers} workers, while replaced, have up to {needed} connections"
     mend = f"Set DB_POOL_SIZE to {max(1, limit // processes - ASIDE)} or less, or raise {what}."
     if needed > limit:
         return [fail("pool", f"{each}; {what} leaves {limit}", mend)]
