@@ -38,8 +38,8 @@ class Logger:
     An event is a constant; what varies is in the values, with units in their names. ``exc_info``
     is an exception, which is shown with its traceback.
 
-    Not structlog: set up for speed it takes 3 µs more for each request's line, and it imports rich
-    where that is installed, two fifths of the time in which the service is imported.
+    Not structlog: stripped to one processor it takes 2 µs more for each request's line, and its
+    import takes 40 ms at every start, as it imports rich.
     """
 
     def __init__(self, **bound: object) -> None:

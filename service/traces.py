@@ -144,8 +144,10 @@ def _trace_requests(tracer: Tracer, settings: Settings) -> Middleware:
             if response.status >= 500:
                 span.set_attribute("error.type", request.get(PROBLEM_CODE, str(response.status)))
                 span.set_status(trace.StatusCode.ERROR)
-        # So that a client finds the trace (W3C Trace Context's draft on responses).
-        response.headers["traceresponse"] = f"00-{trace_id}-{span_id}-{context.trace_flags:02x}"
+        if context.is_valid:
+            # So that a client finds the trace (W3C's draft of Trace Response Headers).
+            flags = f"{context.trace_flags:02x}"
+            response.headers["traceresponse"] = f"00-{trace_id}-{span_id}-{flags}"
         return response
 
     return trace_request

@@ -150,19 +150,20 @@ async def test_what_fails_says_why_in_no_words_but_its_code(
 
 
 async def test_a_mail_belongs_to_the_request_that_asked_for_it(
-    traced: Client, collector: Collector, tmp_path: Path
+    traced: Client, collector: Collector
 ) -> None:
     account = await register(traced)
-    email = account.profile["email"]
-    await next_mail(tmp_path / "data", email)
     with logged() as events:
         response = await traced.post(
-            "/api/v1/auth/password/forgot", headers=TRACEPARENT, json={"email": email}
+            "/api/v1/auth/password/forgot",
+            headers=TRACEPARENT,
+            json={"email": account.profile["email"]},
         )
         sending = await collector.find("mail password_reset")
     request = await collector.find("POST /api/v1/auth/password/forgot")
     assert sending.parent_span_id == request.span_id
-    (line,) = [event for event in events if event["event"] == "mail written"]
+    (line,) = [event for event in events if event.get("template") == "password_reset"]
+    assert line["event"] == "mail written"
     assert line["request_id"] == response.headers["X-Request-ID"]
     assert line["trace_id"] == TRACE
 
@@ -194,6 +195,18 @@ async def test_the_caller_may_say_not_to_trace(traced: Client, collector: Collec
     assert "trace_id" not in without
     await collector.find("GET /api/v1/users/me", new["trace_id"])
     assert not any(span.trace_id.hex() == TRACE for span in collector.spans)
+
+
+async def test_the_sdk_may_be_disabled_by_its_own_variable(
+    collector: Collector, start_app: StartApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
+    client = await start_app(traces=True)
+    response = await client.get("/api/v1/users/me")
+    assert response.status == 401
+    assert "traceresponse" not in response.headers
+    await client.close()
+    assert not collector.spans
 
 
 async def test_the_last_spans_are_sent_when_it_stops(
