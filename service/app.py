@@ -5,20 +5,22 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from service import metrics, purge, throttle
+from service.access_log import access_log
 from service.admin.rules import end_due_suspensions
 from service.audit.partitions import maintain_partitions
 from service.auth.passwords import hasher_context
 from service.auth.signing_keys import key_ring_context
+from service.coalescing import Coalesced
 from service.database import database_context
 from service.errors import answer_malformed, problems
 from service.headers import cors_headers, preflights, security_headers
 from service.health import Health, health_context
-from service.keys import HEALTH, SETTINGS
-from service.logs import access_log
+from service.keys import HEALTH, SETTINGS, SIGNED_IN
 from service.mail.sender import mail_context
 from service.periodic import Job, periodic_context
 from service.requests import deadlines
 from service.routes import add_routes
+from service.sessions.queries import find_signed_in
 from service.settings import Settings
 
 if TYPE_CHECKING:
@@ -47,6 +49,7 @@ def create_app(settings: Settings, registry: "CollectorRegistry | None" = None) 
     )
     app[SETTINGS] = settings
     app[HEALTH] = Health()
+    app[SIGNED_IN] = Coalesced(app, find_signed_in)
     app.cleanup_ctx.extend(
         [
             database_context,
@@ -64,6 +67,10 @@ def create_app(settings: Settings, registry: "CollectorRegistry | None" = None) 
     if cors:
         app.on_response_prepare.append(cors_headers(settings))
     add_routes(app)
+    if settings.traces:
+        from service import traces
+
+        traces.install(app)
     if registry is not None:
         metrics.install(app, registry)
     return app

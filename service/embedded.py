@@ -26,12 +26,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import structlog
-
 from service.errors import StartError
+from service.logs import log
 from service.settings import Database
-
-log = structlog.get_logger(__name__)
 
 USER = "shinkei"
 READY_TIMEOUT_S = 60
@@ -134,7 +131,7 @@ def _keep_running(
         try:
             server = start_again()
         except (OSError, StartError) as error:
-            log.error("embedded PostgreSQL ended and does not start", reason=str(error))  # noqa: TRY400
+            log.error("embedded PostgreSQL ended and does not start", reason=str(error))
         else:
             log.warning("embedded PostgreSQL ended and was started again", exit_code=exit_code)
     server.stop()

@@ -20,9 +20,8 @@ from dataclasses import dataclass, field
 from http.server import ThreadingHTTPServer
 from typing import TYPE_CHECKING
 
-import structlog
-
 from service import __version__
+from service.logs import log
 from service.server import listen
 from service.settings import Settings
 
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
     from prometheus_client.registry import Collector
 
-log = structlog.get_logger(__name__)
 
 DIRECTORY_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 REQUEST_TIMEOUT_S = 10

@@ -15,7 +15,7 @@ from aiohttp.typedefs import Handler, Middleware
 
 from service.database import read
 from service.errors import Problem
-from service.keys import DATABASE_TIMERS, HASHER, METRICS, POOL, POOL_WAITING
+from service.keys import DATABASE_TIMERS, HASHER, KEY_RING, METRICS, POOL, POOL_WAITING
 from service.mail import queries as mail_queries
 
 if TYPE_CHECKING:
@@ -74,6 +74,7 @@ class Metrics:
     mail_outbox_mails: "Gauge"
     mail_outbox_oldest_age: "Gauge"
     event_loop_lag: "Histogram"
+    token_cache: "Counter"
     in_flight: int = 0
 
 
@@ -160,6 +161,9 @@ def _create(registry: "CollectorRegistry") -> Metrics:
             "event_loop_lag_seconds",
             "How late a timer of the event loop is",
             buckets=REQUEST_BUCKETS,
+        ),
+        token_cache=counter(
+            "token_cache", "Access tokens looked up among those verified", "outcome"
         ),
     )
 
@@ -257,6 +261,11 @@ async def _sample(app: web.Application, late_s: float) -> None:
     metrics.password_hash_threads.set(hasher.workers)
     metrics.password_hashes_queued.set(max(0, hasher.queued - hasher.workers))
     metrics.event_loop_lag.observe(max(0, late_s))
+    # Counted in plain numbers, as each request does it.
+    ring = app[KEY_RING]
+    metrics.token_cache.labels("hit").inc(ring.hits)
+    metrics.token_cache.labels("miss").inc(ring.misses)
+    ring.hits = ring.misses = 0
 
 
 async def _sample_outbox(app: web.Application, late_s: float) -> None:

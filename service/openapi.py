@@ -36,7 +36,6 @@ from service.keys import SETTINGS
 from service.pages import PageSchema
 from service.settings import Settings
 from service.users.schemas import (
-    INTEGER_LIMIT,
     SETTINGS_MAX_BYTES,
     SETTINGS_MAX_DEPTH,
     WELL_KNOWN_SETTINGS,
@@ -122,6 +121,13 @@ _HEADERS: dict[str, dict[str, Any]] = {
         "required": True,
         "schema": {"type": "string", "pattern": f"^{_REQUEST_ID}$"},
     },
+}
+# By the name of the guard in the route table.
+_ACCESS = {
+    "anyone": "For anyone.",
+    "signed_in": "For whoever is signed in.",
+    "support": "For administrators and support.",
+    "admin": "For administrators.",
 }
 # Headers of problems, by status.
 _PROBLEM_HEADERS = {
@@ -265,7 +271,7 @@ def _describe(route: "Route", operation: "Operation", converter: Any) -> dict[st
         "responses": _responses(route, operation, converter.spec.components),
         "security": [{"access_token": []}] if _guarded(route) else [],
     }
-    access = inspect.cleandoc(route.access.__doc__ or "").partition("\n")[0]
+    access = _ACCESS[route.access.__name__]
     described["description"] = "\n\n".join(filter(None, [rest, access]))
     if operation.body is not None:
         content: dict[str, Any] = {"schema": operation.body}
@@ -434,9 +440,7 @@ def _describe_field(field: fields.Field[Any], settings: Settings) -> dict[str, A
     described: dict[str, Any] = {}
     match field:
         case SettingsField():
-            if field.dump_only:
-                return _ref("Settings")
-            return _ref("SettingsPatch" if field.merging else "NewSettings")
+            return _ref("SettingsPatch" if field.merging else "Settings")
         case ContainedSettings():
             return {"contentSchema": {"type": "object", "additionalProperties": _ref("Json")}}
         case EmailAddress():
@@ -460,9 +464,6 @@ def _describe_field(field: fields.Field[Any], settings: Settings) -> dict[str, A
                 described["description"] = "On one line, without invisible characters."
             if isinstance(field, SearchPatterns):
                 described["format"] = "search"
-                described["description"] = (
-                    "What addresses or names are to contain, with three letters or digits in a row."
-                )
         case Digits():
             described = {"type": "integer", "minimum": field.low, "maximum": field.high}
         case Flag():
@@ -479,7 +480,7 @@ def _ref(name: str) -> dict[str, Any]:
 
 
 def _settings_schemas() -> dict[str, dict[str, Any]]:
-    """The client's own settings: as answered, as set, and as a patch, where null takes away."""
+    """The client's own settings, as they are and as a patch, and the JSON that may be in them."""
     known = {name: shape for name, (_, _, shape) in WELL_KNOWN_SETTINGS.items()}
     patched = {name: {"anyOf": [shape, {"type": "null"}]} for name, shape in known.items()}
     own = {
@@ -490,11 +491,6 @@ def _settings_schemas() -> dict[str, dict[str, Any]]:
     size = f"At most {SETTINGS_MAX_BYTES} bytes of JSON, {SETTINGS_MAX_DEPTH} levels deep."
     return {
         "Settings": {
-            "type": "object",
-            "description": "The client's own, in which some keys have types.",
-            "properties": known,
-        },
-        "NewSettings": {
             **own,
             "description": f"The client's own, in which some keys have types. {size}",
             "properties": known,
@@ -506,13 +502,12 @@ def _settings_schemas() -> dict[str, dict[str, Any]]:
         },
         "Json": {
             "description": (
-                "Any JSON whose numbers a 64-bit float keeps as they are; those beyond 2^53 are"
-                " taken only where they have a fraction or an exponent."
+                "Any JSON without NUL. Integers are within 2^53 of zero, and other numbers have no"
+                " more digits than a 64-bit float keeps."
             ),
             "anyOf": [
-                {"type": ["boolean", "null"]},
+                {"type": ["boolean", "null", "number"]},
                 {"type": "string", "pattern": NO_NUL},
-                {"type": "number", "minimum": -INTEGER_LIMIT, "maximum": INTEGER_LIMIT},
                 {"type": "array", "items": _ref("Json")},
                 own,
             ],

@@ -12,6 +12,7 @@ import orjson
 from aiohttp import web
 from marshmallow import Schema
 
+from service.encoding import encode
 from service.errors import Problem
 from service.fields import Digits, Text
 from service.keys import SETTINGS
@@ -20,6 +21,8 @@ from service.sealing import derive_key
 
 LIMIT_DEFAULT = 50
 LIMIT_MAX = 200
+FROM_TIME = {"description": "From this time on, itself included."}
+BEFORE_TIME = {"description": "Before this time."}
 _MAC_BYTES = 16
 Columns: TypeAlias = Mapping[str, Callable[[Any], object]]
 # What may differ from one page of a list to its next.
@@ -46,7 +49,11 @@ class PageSchema(Schema):
     """The parameters that every list has."""
 
     limit = Digits(1, LIMIT_MAX, load_default=LIMIT_DEFAULT)
-    cursor = Text(1, 4000)
+    cursor = Text(
+        1,
+        4000,
+        metadata={"description": "`next_cursor` of the page before, which had the same filters."},
+    )
 
 
 PAGE = PageSchema()
@@ -113,8 +120,7 @@ def make_page(
     body = {"items": schema.dump(shown, many=True), "next_cursor": None, "has_more": False}
     if len(rows) > len(shown):
         place = [shown[-1][name] for name in keyset.columns]
-        # asyncpg's UUIDs are a subclass, which orjson does not know.
-        payload = orjson.dumps([_fingerprint(path, query), place], default=str)
+        payload = encode([_fingerprint(path, query), place])
         cursor = base64.urlsafe_b64encode(_mac(secret_key, payload) + payload).decode()
         body |= {"next_cursor": cursor, "has_more": True}
     return body

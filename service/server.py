@@ -7,7 +7,6 @@ import socket
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
-import structlog
 import uvloop
 from aiohttp import web
 
@@ -20,7 +19,6 @@ from service.settings import Settings
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
 
-log = structlog.get_logger(__name__)
 
 # Also the time that a client has to send its headers.
 KEEPALIVE_TIMEOUT_S = 15

@@ -1,5 +1,6 @@
 """Settings: read from the environment once, checked whole before anything starts, then frozen."""
 
+import importlib.util
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -158,6 +159,8 @@ class Settings:
 
     log_level: str = "info"
     log_format: str = "auto"
+    slow_query_ms: float = 500
+    traces: bool = False
 
     @property
     def db_connections(self) -> int:
@@ -341,6 +344,8 @@ class _EnvironmentSchema(Schema):
 
     log_level = _choice("LOG_LEVEL", "info", "debug", "info", "warning", "error")
     log_format = _choice("LOG_FORMAT", "auto", "auto", "json", "console")
+    slow_query_ms = _integer("SLOW_QUERY_MS", 500, 0, 600_000)
+    traces = _flag("TRACES", False)
 
 
 VARIABLES: tuple[str, ...] = tuple(
@@ -371,6 +376,8 @@ def load_settings(environ: Mapping[str, str]) -> Settings:
     values["mail_server"] = _parse_mail_url(values.pop("mail_url"))
     _check_mail_from(values["mail_from"])
     values["mail_templates_dir"] = _read_directory(values["mail_templates_dir"])
+    if values["traces"]:
+        _check_traces(environ)
     parts = {name: values.pop(name) for name in _DATABASE_PARTS}
     database = _read_database(parts)
     secret_key = values["secret_key"]
@@ -453,6 +460,19 @@ def _check_mail_from(text: str) -> None:
     wrong = [one for one in header.defects if not isinstance(one, ObsoleteHeaderDefect)]
     if wrong or len(header.addresses) != 1 or not header.addresses[0].addr_spec.isascii():
         raise SettingsError("MAIL_FROM: expected an address such as Name <no-reply@app.example>")
+
+
+def _check_traces(environ: Mapping[str, str]) -> None:
+    """Refuse what would only be found out by the traces that never arrive."""
+    try:
+        installed = importlib.util.find_spec("opentelemetry.exporter.otlp.proto.http")
+    except ModuleNotFoundError:
+        installed = None
+    if installed is None:
+        raise SettingsError("TRACES: expected the extra to be installed: pip install shinkei[otel]")
+    for name in ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"):
+        if environ.get(name, "http/protobuf") not in ("", "http/protobuf"):
+            raise SettingsError(f"{name}: expected http/protobuf, which collectors take at 4318")
 
 
 def _read_directory(text: str) -> Path | None:

@@ -18,15 +18,14 @@ from collections.abc import Callable
 from socket import socket
 from typing import Any
 
-import structlog
 from aiohttp.worker import GunicornUVLoopWebWorker
 from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
 from gunicorn.glogging import Logger
 
-from service.errors import StartError, log_unexpected
+from service.errors import StartError
 from service.exporter import SHARED_MEMORY, Exporter, worker_registry
-from service.logs import configure_logging
+from service.logs import configure_logging, log
 from service.server import (
     RETIRE,
     SHUTDOWN_TIMEOUT_S,
@@ -36,8 +35,6 @@ from service.server import (
     url_of,
 )
 from service.settings import Database, Settings, SettingsError, load_settings
-
-log = structlog.get_logger(__name__)
 
 BEAT_EVERY_S = 1
 # How long a worker's event loop may stand still before it is killed.
@@ -116,8 +113,8 @@ class _Worker(GunicornUVLoopWebWorker):
         try:
             work = importlib.import_module("service.workers").work
             self.exit_code = await work(self)
-        except Exception as error:
-            log_unexpected(error, "worker failed")
+        except Exception:
+            log.exception("worker failed")
             self.say(b"unexpected error: see the log")
             self.exit_code = 1
 

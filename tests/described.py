@@ -1,4 +1,4 @@
-"""Every answer that a test gets over HTTP, checked against ``/openapi.json``: see conftest."""
+"""What a test sends and gets over HTTP, checked against ``/openapi.json``: see conftest."""
 
 import functools
 import re
@@ -26,7 +26,7 @@ class Answer(NamedTuple):
     body: bytes
 
 
-async def check(request: ClientRequest, handler: ClientHandlerType) -> ClientResponse:
+async def check_answers(request: ClientRequest, handler: ClientHandlerType) -> ClientResponse:
     """A middleware of the client. Raises AssertionError for an answer that is not described."""
     response = await handler(request)
     answer = Answer(
@@ -39,6 +39,48 @@ async def check(request: ClientRequest, handler: ClientHandlerType) -> ClientRes
     faults = find_faults(answer)
     assert not faults, f"{answer.method} {answer.path}: {'; '.join(faults)}"
     return response
+
+
+async def check_requests(request: ClientRequest, handler: ClientHandlerType) -> ClientResponse:
+    """The same for a request that was taken, although the description forbids it."""
+    response = await handler(request)
+    methods = _find_path(unquote(request.url.raw_path)) or {}
+    if response.status < 300 and request.method.lower() in methods:
+        operation = methods[request.method.lower()]
+        faults = [
+            *_find_parameter_faults(request, operation),
+            *await _find_sent(request, operation),
+        ]
+        assert not faults, f"{operation['operationId']} took {'; '.join(faults)}"
+    return response
+
+
+async def _find_sent(request: ClientRequest, operation: Mapping[str, Any]) -> list[str]:
+    """Where the body that was sent is not as it is described."""
+    if "requestBody" not in operation or "Content-Encoding" in request.headers:
+        return []
+    body = await request.body.as_bytes() if request.body else b""
+    schema = operation["requestBody"]["content"]["application/json"]["schema"]
+    return find_invalid(schema, orjson.loads(body))
+
+
+def _find_parameter_faults(request: ClientRequest, operation: Mapping[str, Any]) -> Iterator[str]:
+    """A parameter that is not described is passed over by operations that describe none."""
+    described = {parameter["name"]: parameter for parameter in operation["parameters"]}
+    if any(parameter["in"] == "query" for parameter in described.values()):
+        yield from (f"{name}, not listed" for name in request.url.query if name not in described)
+    for name, value in [*request.url.query.items(), *request.headers.items()]:
+        parameter = described.get(name, {})
+        if "content" in parameter:
+            schema = parameter["content"]["application/json"]["schema"]
+            yield from find_invalid(schema, orjson.loads(value))
+        elif parameter:
+            yield from find_invalid(parameter["schema"], _read(parameter["schema"], value))
+
+
+def _read(schema: Mapping[str, Any], text: str) -> object:
+    """A parameter's value, from what stands for it in a query or a header."""
+    return int(text) if schema.get("type") == "integer" and text.isdecimal() else text
 
 
 def find_faults(answer: Answer) -> list[str]:
@@ -70,10 +112,7 @@ def _find_header_faults(given: Mapping[str, str], described: dict[str, Any]) -> 
             if header.get("required"):
                 yield f"no {name}"
             continue
-        value: object = given[name]
-        if header["schema"].get("type") == "integer" and given[name].isdecimal():
-            value = int(given[name])
-        for fault in find_invalid(header["schema"], value):
+        for fault in find_invalid(header["schema"], _read(header["schema"], given[name])):
             yield f"{name}: {fault}"
     for name in document_of_defaults()["components"]["headers"]:
         if name in given and name not in described:
@@ -95,7 +134,7 @@ def find_invalid(schema: Mapping[str, Any], value: object) -> list[str]:
     """Where a value is not as a schema of the description has it."""
     return [
         f"{error.message} at {error.instance_path}"
-        for error in _validator(orjson.dumps(schema)).iter_errors(value)
+        for error in compile_schema(orjson.dumps(schema)).iter_errors(value)
     ]
 
 
@@ -126,7 +165,7 @@ def _resolve(described: dict[str, Any]) -> dict[str, Any]:
 
 
 @functools.cache
-def _validator(schema: bytes) -> jsonschema_rs.Draft202012Validator:
+def compile_schema(schema: bytes) -> jsonschema_rs.Draft202012Validator:
     """Compiled once in a process for each schema; it refers to the document's components."""
     whole = {**orjson.loads(schema), "components": document_of_defaults()["components"]}
     return jsonschema_rs.Draft202012Validator(whole, validate_formats=True)

@@ -36,6 +36,7 @@ def environment(**variables: str) -> dict[str, str]:
         "PASSWORD_HASH_MEMORY_KIB": "8",
         "PASSWORD_HASH_ITERATIONS": "1",
         "SHUTDOWN_DELAY_S": "0.1",
+        "SLOW_QUERY_MS": "0",
         **variables,
     }
 

@@ -17,7 +17,7 @@ from service.operations import ANSWERED, CODES, OPERATIONS
 from service.routes import ROUTES
 from service.settings import Settings
 from tests.conftest import Client
-from tests.described import Answer, document_of_defaults, find_faults, find_invalid
+from tests.described import Answer, compile_schema, document_of_defaults, find_faults, find_invalid
 from tests.factories import register
 
 SERVICE = Path(__file__).parent.parent / "service"
@@ -172,6 +172,20 @@ async def test_an_answer_that_is_not_described_fails_its_test(client: Client) ->
     other = problem.body.replace(b"not_signed_in", b"too_many_requests")
     assert find_faults(problem._replace(body=other))
     assert find_faults(problem._replace(status=403))
+
+
+async def test_a_request_that_is_not_described_but_taken_fails_its_test(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    account = await register(client)
+    schema = document_of_defaults()["components"]["schemas"]["ReplaceProfile"]
+    path = "/api/v1/users/me"
+    await client.put(path, headers=account.headers, json={"name": "Ada L."})
+    monkeypatch.setitem(schema["properties"]["name"], "maxLength", 3)
+    compile_schema.cache_clear()
+    with pytest.raises(AssertionError, match="users_replace_me took"):
+        await client.put(path, headers=account.headers, json={"name": "Ada L."})
+    compile_schema.cache_clear()
 
 
 def without(answer: Answer, name: str) -> CIMultiDict[str]:

@@ -26,7 +26,8 @@ from service.database import Connection, read, write
 from service.errors import Problem, not_signed_in, refused
 from service.fields import fold_email
 from service.idempotency import write_once
-from service.keys import REGISTERED, SETTINGS, USER
+from service.keys import REGISTERED, SETTINGS, SIGNED_IN, USER
+from service.logs import log
 from service.metrics import count
 from service.recovery.links import send_mail, start_email_verification
 from service.requests import json_response, read_body, uniform_time
@@ -53,10 +54,8 @@ def signed_in(handler: Handler) -> Handler:
         if scheme.lower() != "bearer" or not token:
             raise not_signed_in()
         bearer = await verify_access_token(request.app, token.strip())
-        user = await read(
-            request.app, session_queries.find_signed_in, bearer.session_id, bearer.user_id
-        )
-        if user is None:
+        user = await request.app[SIGNED_IN].find(bearer.session_id)
+        if user is None or user["id"] != bearer.user_id:
             raise not_signed_in("The session has ended; sign in again.", "invalid_token")
         request[USER] = user
         return await handler(request)
@@ -164,20 +163,24 @@ async def _try_to_sign_in(
     request: web.Request, email_folded: str, password: str
 ) -> tuple[str, dict[str, object] | None]:
     """What came of it, for the operator alone, and the tokens where it is a success."""
+    outcome = "refused"
     # Twice, for the sign-in whose hash was replaced, while it was verified, by another's rehash.
     for _ in range(2):
         account = await read(request.app, queries.find_credentials, email_folded)
         password_hash = account["password_hash"] if account else None
         verified = await verify_password(request.app, password_hash, password)
         if account is None or not verified:
-            return "wrong", None
+            outcome = "wrong"
+            break
         if not _may_sign_in(request, account):
             break
         rehashed = await rehash_password(request.app, account["password_hash"], password)
         tokens = await write(request.app, _sign_in, request, account, rehashed)
         if tokens is not None:
             return "success", tokens
-    return "refused", None
+    # Whom they try to be is nowhere else: the request's line knows only those who signed in.
+    log.info("sign-in refused", account_id=account["id"] if account else None)
+    return outcome, None
 
 
 def _may_sign_in(request: web.Request, account: asyncpg.Record) -> bool:

@@ -22,7 +22,8 @@ def command(workers: int | None) -> None:
     from service.commands.connection import database_of
     from service.exporter import exporting
     from service.logs import configure_logging
-    from service.server import listen, serve
+    from service.server import listen
+    from service.server import serve as serve_alone
     from service.settings import load_settings
 
     settings = load_settings(os.environ)
@@ -35,11 +36,11 @@ def command(workers: int | None) -> None:
     ):
         if settings.workers == 1:
             registry = exporter.registry if exporter else None
-            serve(ready, listener, _announce(settings), registry)
+            serve_alone(ready, listener, _announce(settings), registry)
         else:
-            from service import workers as several
+            from service.workers import serve as serve_together
 
-            several.serve(ready, listener, _announce(settings), exporter)
+            serve_together(ready, listener, _announce(settings), exporter)
 
 
 def _announce(configured: "Settings") -> Callable[[str], None]:

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 import orjson
 from marshmallow import Schema, ValidationError, fields, validate
 
+from service.encoding import RowSchema
 from service.fields import (
     NO_NUL,
     DisplayName,
@@ -26,7 +27,7 @@ SETTINGS_MAX_BYTES = 16 * 1024
 SETTINGS_MAX_DEPTH = 32
 _LANGUAGE_TAG = re.compile(r"[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8}){0,4}")
 # JSON numbers beyond these lose digits in JavaScript (RFC 8259 §6), or do not fit 64 bits.
-INTEGER_LIMIT = 2**53
+_INTEGER_LIMIT = 2**53
 
 
 class SettingsField(fields.Field[dict[str, Any]]):
@@ -49,7 +50,7 @@ class SettingsField(fields.Field[dict[str, Any]]):
         return value
 
 
-class OwnProfileSchema(Schema):
+class OwnProfileSchema(RowSchema):
     """The account as its owner sees it."""
 
     id = fields.UUID()
@@ -57,7 +58,7 @@ class OwnProfileSchema(Schema):
     email_verified = fields.Boolean()
     name = fields.String()
     role = fields.String(validate=validate.OneOf(ROLES))
-    settings = SettingsField(dump_only=True)
+    settings = SettingsField()
     created_at = Timestamp()
     updated_at = Timestamp()
 
@@ -96,20 +97,20 @@ class DeleteAccountSchema(Schema):
     password = Password(required=True)
 
 
-class DeletionSchema(Schema):
+class DeletionSchema(RowSchema):
     """When the account is purged, unless its owner signs in before."""
 
     purge_at = Timestamp()
 
 
-class KnownNetworkSchema(Schema):
+class KnownNetworkSchema(RowSchema):
     """Where the account has signed in from."""
 
     network = fields.String()
     last_seen_at = Timestamp()
 
 
-class OwnAuditEventSchema(Schema):
+class OwnAuditEventSchema(RowSchema):
     """What happened to the account; from where, only if its owner did it."""
 
     id = fields.UUID()
@@ -188,7 +189,7 @@ def check_json(value: Any, depth: int = 1) -> None:
     elif isinstance(value, bool) or value is None:
         return
     elif isinstance(value, int):
-        if abs(value) > INTEGER_LIMIT:
+        if abs(value) > _INTEGER_LIMIT:
             raise ValidationError("Integers must be between -2^53 and 2^53.")
     elif isinstance(value, InexactFloat):
         raise ValidationError("Numbers must have no more digits than a 64-bit float keeps.")

@@ -1,15 +1,21 @@
 """What schemathesis has to know that no description of an API can say: who calls, and with what.
 
 A caller is an account that exists, in a session that is alive when the request is sent, also after
-the fuzzer has ended it. What a client has to have from an earlier answer, a tag, a cursor, an id, is
-most often what it would have.
+the fuzzer has ended it. What a client has from an earlier answer or a mail (a tag, a cursor, an id,
+a token) is what it would have: always, where the description has nothing else to say about a
+request without it, and most often otherwise.
 """
 
+import email
+import email.policy
 import os
 import random
+import re
 import secrets
 import subprocess
 import threading
+import time
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import requests
@@ -19,6 +25,9 @@ from schemathesis import AuthContext, Case, HookContext
 
 ORIGIN = os.environ["SHINKEI_URL"]
 API = f"{ORIGIN}/api/v1"
+MAIL_DIR = Path(os.environ["DATA_DIR"]) / "mail"
+MAILED_AT_ONCE = 50
+MAIL_TIMEOUT_S = 15
 PASSWORD = "a passphrase of the fuzzer's"
 PLACEHOLDER = "Bearer <a live session's token>"
 # A success of these leaves nothing of the caller's session, account or password.
@@ -61,9 +70,39 @@ def find_caller(role: str, *, new: bool) -> Caller:
         if role in callers and not new:
             answer = callers[role].get("/api/v1/users/me")
             alive = answer.status_code == 200 and answer.json()["role"] == role
+            # Settings that are merged again and again outgrow what is allowed.
+            alive = alive and len(answer.content) < 4000
         if not alive:
             callers[role] = create_caller(role)
         return callers[role]
+
+
+mailed: dict[str, list[str]] = {"/password/reset": [], "/email/verify": []}
+read_already: set[Path] = set()
+
+
+def find_mailed_token(page: str) -> str | None:
+    """The token of a link to this page, which was mailed and not used yet; None where none is."""
+    with lock:
+        if not mailed[page]:
+            for _ in range(MAILED_AT_ONCE):
+                body = {"email": create_caller("user").email}
+                requests.post(f"{API}/auth/password/forgot", json=body, timeout=10)
+        deadline = time.monotonic() + MAIL_TIMEOUT_S
+        while not mailed[page] and time.monotonic() < deadline:
+            time.sleep(0.1)
+            read_mails()
+        return mailed[page].pop() if mailed[page] else None
+
+
+def read_mails() -> None:
+    for path in sorted(set(MAIL_DIR.glob("*.eml")) - read_already):
+        read_already.add(path)
+        mail = email.message_from_bytes(path.read_bytes(), policy=email.policy.default)
+        part = mail.get_body(("plain",))
+        found = part and re.search(r"(/[a-z]+/[a-z]+)#token=([\w-]+)", part.get_content())
+        if found and mail["To"].startswith("user-"):
+            mailed[found[1]].append(found[2])
 
 
 @schemathesis.auth(refresh_interval=None)
@@ -88,16 +127,27 @@ def before_call(context: HookContext, case: Case, kwargs: dict[str, Any]) -> Non
             role = "user"
         caller = find_caller(role, new=operation["operationId"] in ENDING)
         case.headers["Authorization"] = f"Bearer {caller.tokens['access_token']}"
+    if caller is not None:
+        complete_from_answers(case, caller)
     if case.meta is None or not case.meta.generation.mode.is_positive:
         return
+    case.body, case.query = exact(case.body), exact(case.query)
     if isinstance(case.body, dict):
         complete_body(case.body, operation["operationId"])
     if "Idempotency-Key" in case.headers:
         # A new one for each request, as clients are to make them.
         key = case.headers["Idempotency-Key"]
         case.headers["Idempotency-Key"] = f"{secrets.token_hex(8)}{key}"[:255]
-    if caller is not None and random.random() < 0.8:
-        complete_from_answers(case, caller)
+
+
+def exact(value: Any) -> Any:
+    """Integers beyond 2^53 as floats: JSON Schema knows no difference, but JSON's readers do."""
+    if isinstance(value, dict):
+        return {name: exact(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [exact(inner) for inner in value]
+    is_large = isinstance(value, int) and abs(value) > 2**53
+    return float(value) if is_large else value
 
 
 def complete_body(body: dict[str, Any], operation_id: str) -> None:
@@ -106,34 +156,38 @@ def complete_body(body: dict[str, Any], operation_id: str) -> None:
         body["password"] = secrets.token_urlsafe(256)[: len(body["password"])]
     if body.get("until", "9") < "2100":
         body["until"] = f"2100{body['until'][4:]}"
-    if random.random() < 0.5:
+    if random.random() < 0.2:
         return
     if operation_id == "users_change_password":
         body["current_password"] = PASSWORD
     elif operation_id in ("users_change_email", "users_delete_me"):
         body["password"] = PASSWORD
-    elif operation_id in ("auth_login", "sessions_refresh"):
-        caller = create_caller("user")
-        body.update(
-            {"email": caller.email, "password": PASSWORD}
-            if operation_id == "auth_login"
-            else {"refresh_token": caller.tokens["refresh_token"]}
-        )
+    elif operation_id == "auth_login":
+        body |= {"email": create_caller("user").email, "password": PASSWORD}
+    elif operation_id == "sessions_refresh":
+        body["refresh_token"] = create_caller("user").tokens["refresh_token"]
+    elif operation_id == "recovery_verify_email":
+        body["token"] = find_mailed_token("/email/verify") or body["token"]
+    elif operation_id == "recovery_reset_password":
+        body["token"] = find_mailed_token("/password/reset") or body["token"]
 
 
 def complete_from_answers(case: Case, caller: Caller) -> None:
-    if "user_id" in case.path_parameters:
+    """Ids of what is there, its current tag, and a cursor of the list that is asked for."""
+    positive = case.meta is not None and case.meta.generation.mode.is_positive
+    if positive and "user_id" in case.path_parameters and random.random() < 0.8:
         accounts = caller.get("/api/v1/users", limit=20).json().get("items")
         if accounts:
             case.path_parameters["user_id"] = random.choice(accounts)["id"]
     user_id = case.path_parameters.get("user_id", "me")
     if "If-Match" in case.headers:
-        case.headers["If-Match"] = caller.get(f"/api/v1/users/{user_id}").headers.get("ETag", '"1"')
-    if "session_id" in case.path_parameters:
+        tag = caller.get(f"/api/v1/users/{user_id}").headers.get("ETag")
+        case.headers["If-Match"] = tag or case.headers["If-Match"]
+    if positive and "session_id" in case.path_parameters and random.random() < 0.8:
         sessions = caller.get(f"/api/v1/users/{user_id}/sessions").json().get("items")
         if sessions:
             case.path_parameters["session_id"] = sessions[0]["id"]
-    if "cursor" in case.query:
+    if positive and "cursor" in case.query:
         del case.query["cursor"]
         answer = caller.get(case.formatted_path, **{**case.query, "limit": 1})
         if answer.status_code == 200 and answer.json()["has_more"]:
