@@ -355,9 +355,6 @@ async def _check_pool(conn: Connection, settings: Settings, variables: Variables
         detail = f"{each}; {what} leaves {limit}, of which others hold {row['others']}"
         return [warn("pool", detail, "Set DB_POOL_SIZE lower, or raise it.")]
     processes = limit // needed
-    if settings.workers > processes:
-        detail = f"{each}; {what} leaves {limit}, enough for {processes} of WORKERS"
-        return [fail("pool", detail, f"Set WORKERS or DB_POOL_SIZE lower, or raise {what}.")]
     return [ok("pool", f"{each}; {what} leaves {limit}, enough for {processes} processes")]
 
 

@@ -150,12 +150,6 @@ def test_a_pool_larger_than_the_server(database: Database) -> None:
     assert statuses(findings)["pool"] == "ok"
 
 
-def test_more_workers_than_the_server_has_connections_for(database: Database) -> None:
-    (fault,) = faults(look({**url_of(database), "WORKERS": "100"}))
-    assert (fault.check, fault.status) == ("pool", "fail")
-    assert fault.mend.startswith("Set WORKERS or DB_POOL_SIZE lower")
-
-
 def test_a_role_that_may_too_little(database: Database) -> None:
     role = f"limited_{database.name[-12:]}"
     with connect(database) as conn:
