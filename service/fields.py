@@ -147,13 +147,7 @@ class Flag(fields.Field[bool]):
 
 
 class Timestamp(fields.Field[datetime]):
-    """RFC 3339: loads with any offset, dumps in UTC with ``Z``, microseconds always there."""
-
-    def _serialize(self, value: Any, attr: Any, obj: Any, **kwargs: Any) -> str | None:
-        if value is None:
-            return None
-        utc: datetime = value.astimezone(UTC)
-        return utc.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    """RFC 3339, with any offset; loads in UTC."""
 
     def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> datetime:
         try:

@@ -12,6 +12,7 @@ import orjson
 from aiohttp import web
 from marshmallow import Schema
 
+from service.encoding import encode
 from service.errors import Problem
 from service.fields import Digits, Text
 from service.keys import SETTINGS
@@ -119,8 +120,7 @@ def make_page(
     body = {"items": schema.dump(shown, many=True), "next_cursor": None, "has_more": False}
     if len(rows) > len(shown):
         place = [shown[-1][name] for name in keyset.columns]
-        # asyncpg's UUIDs are a subclass, which orjson does not know.
-        payload = orjson.dumps([_fingerprint(path, query), place], default=str)
+        payload = encode([_fingerprint(path, query), place])
         cursor = base64.urlsafe_b64encode(_mac(secret_key, payload) + payload).decode()
         body |= {"next_cursor": cursor, "has_more": True}
     return body

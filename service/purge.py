@@ -1,6 +1,5 @@
 """Forgetting: what has expired, and accounts whose grace has passed."""
 
-import structlog
 from aiohttp import web
 
 from service.audit import queries as audit_queries
@@ -10,9 +9,8 @@ from service.auth.signing_keys import verifies_s
 from service.database import Connection
 from service.idempotency import LIFETIME_H
 from service.keys import SETTINGS
+from service.logs import log
 from service.periodic import Job
-
-log = structlog.get_logger(__name__)
 
 ACCOUNTS_AT_ONCE = 100
 # Each may have thousands of used refresh tokens, which go with it.

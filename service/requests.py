@@ -4,16 +4,16 @@ import asyncio
 import json
 import re
 import unicodedata
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, NoReturn
 from urllib.parse import unquote_plus
 
-import orjson
 from aiohttp import HttpVersion11, web
 from aiohttp.typedefs import Handler
 from marshmallow import Schema, ValidationError
 
+from service.encoding import encode
 from service.errors import FieldError, Problem, invalid_fields, unavailable
 from service.fields import read_float
 from service.keys import SETTINGS
@@ -211,12 +211,12 @@ def require_if_match(request: web.Request) -> None:
 
 
 def json_response(
-    data: object, *, status: int = 200, headers: dict[str, str] | None = None
+    data: Mapping[str, Any], *, status: int = 200, headers: dict[str, str] | None = None
 ) -> web.Response:
     """``data`` as JSON."""
     return web.Response(
         status=status,
-        body=orjson.dumps(data),
+        body=encode(data),
         headers={"Content-Type": "application/json", **(headers or {})},
     )
 

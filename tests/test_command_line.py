@@ -36,6 +36,7 @@ def environment(**variables: str) -> dict[str, str]:
         "PASSWORD_HASH_MEMORY_KIB": "8",
         "PASSWORD_HASH_ITERATIONS": "1",
         "SHUTDOWN_DELAY_S": "0.1",
+        "SLOW_QUERY_MS": "0",
         **variables,
     }
 
@@ -93,6 +94,12 @@ def call(url: str, body: object = None, **headers: str) -> tuple[int, Any]:
     except urllib.error.HTTPError as error:
         with error:
             return error.code, json.loads(error.read())
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port: int = probe.getsockname()[1]
+        return port
 
 
 def connect(database: Database) -> Any:

@@ -8,6 +8,7 @@ from typing import Any
 from marshmallow import Schema, ValidationError, fields, validate
 
 from service.admin.queries import SORTS
+from service.encoding import RowSchema
 from service.fields import DisplayName, EmailAddress, Flag, Text, Timestamp, fold_email
 from service.pages import BEFORE_TIME, FROM_TIME, PageSchema
 from service.requests import load_json
@@ -61,7 +62,7 @@ class ContainedSettings(fields.Field[dict[str, Any]]):
         return document
 
 
-class AdminUserSchema(Schema):
+class AdminUserSchema(RowSchema):
     """An account as administrators see it; ``version`` is its ETag, there for lists."""
 
     id = fields.UUID()
@@ -79,7 +80,7 @@ class AdminUserSchema(Schema):
     updated_at = Timestamp()
 
 
-class AdminSessionSchema(Schema):
+class AdminSessionSchema(RowSchema):
     """A session as administrators see it."""
 
     id = fields.UUID()

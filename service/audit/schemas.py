@@ -1,12 +1,13 @@
 """What administrators see of the audit, and filter it by."""
 
-from marshmallow import Schema, fields
+from marshmallow import fields
 
+from service.encoding import RowSchema
 from service.fields import Text, Timestamp
 from service.pages import BEFORE_TIME, FROM_TIME, PageSchema
 
 
-class AuditEventSchema(Schema):
+class AuditEventSchema(RowSchema):
     """One event; ``before`` and ``after`` hold what changed."""
 
     id = fields.UUID()

@@ -7,7 +7,7 @@ import time
 import unicodedata
 from collections.abc import AsyncIterator, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import argon2
@@ -31,7 +31,7 @@ MEMORY_ENOUGH_KIB = 64 * 1024
 
 @dataclass(slots=True)
 class Hasher:
-    """The executor that hashes, how many are waiting for it, and how many may.
+    """The executor that hashes, how many it has to do, and how many it may.
 
     ``decoy`` is a hash of no account's password: verifying against it takes as long as a real one.
     """
@@ -40,17 +40,21 @@ class Hasher:
     executor: ThreadPoolExecutor
     queue_limit: int
     decoy: str
+    workers: int
     queued: int = 0
+    # Called after each piece of work: seconds it waited for a thread, seconds it took.
+    timers: list[Callable[[float, float], None]] = field(default_factory=list)
 
 
 async def hasher_context(app: web.Application) -> AsyncIterator[None]:
     settings = app[SETTINGS]
     argon2id = _argon2id(settings.password_hash_memory_kib, settings.password_hash_iterations)
-    workers = settings.password_hash_workers or os.cpu_count() or 1
+    # Processes share the cores, so that no more is hashed at once than these can.
+    workers = settings.password_hash_workers or max(1, (os.cpu_count() or 1) // settings.workers)
     with ThreadPoolExecutor(workers, thread_name_prefix="argon2") as executor:
         loop = asyncio.get_running_loop()
         decoy = await loop.run_in_executor(executor, argon2id.hash, os.urandom(16))
-        app[HASHER] = Hasher(argon2id, executor, settings.password_hash_queue, decoy)
+        app[HASHER] = Hasher(argon2id, executor, settings.password_hash_queue, decoy, workers)
         yield
 
 
@@ -160,7 +164,18 @@ async def _on_executor(app: web.Application, work: Callable[[], T]) -> T:
     if hasher.queued >= hasher.queue_limit:
         raise unavailable("too_many_sign_ins", "Too many sign-ins at once; try again.")
     hasher.queued += 1
+    asked = time.perf_counter()
+
+    def timed() -> tuple[T, float, float]:
+        started = time.perf_counter()
+        result = work()
+        return result, started - asked, time.perf_counter() - started
+
     try:
-        return await asyncio.get_running_loop().run_in_executor(hasher.executor, work)
+        loop = asyncio.get_running_loop()
+        result, waited_s, took_s = await loop.run_in_executor(hasher.executor, timed)
     finally:
         hasher.queued -= 1
+    for timer in hasher.timers:
+        timer(waited_s, took_s)
+    return result

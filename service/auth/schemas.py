@@ -2,6 +2,7 @@
 
 from marshmallow import Schema, fields
 
+from service.encoding import RowSchema
 from service.fields import DisplayName, EmailAddress, NewPassword, Password, Timestamp
 from service.users.schemas import NAME_MAX_LENGTH
 
@@ -21,7 +22,7 @@ class LoginSchema(Schema):
     password = Password(required=True)
 
 
-class SigningKeySchema(Schema):
+class SigningKeySchema(RowSchema):
     """A signing key as operators see it."""
 
     id = fields.String()

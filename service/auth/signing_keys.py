@@ -12,23 +12,26 @@ import re
 import time
 from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import asyncpg
 import orjson
-import structlog
 from aiohttp import web
-from joserfc.jwk import ECKey
 
 from service.audit.events import record_unattended
 from service.auth import queries
 from service.database import Connection, read, write
-from service.errors import Problem, StartError, log_unexpected
+from service.errors import Problem, StartError
 from service.keys import KEY_RING, SETTINGS
+from service.logs import log
 from service.sealing import SealError, seal, unseal
 from service.settings import Settings, SettingsError
 
-log = structlog.get_logger(__name__)
+if TYPE_CHECKING:
+    from joserfc.jwk import ECKey
+
+    from service.auth.tokens import Bearer
+
 
 ALGORITHM = "ES256"
 # Replicas' clocks differ a little.
@@ -54,11 +57,16 @@ class KeyRing:
     """The keys that verify, by id, and from when each signs. Empty until the database was read.
 
     ``schedule`` holds them in the order in which they sign, with times of ``time.monotonic``: the
-    database's clock decides when a key signs, whatever this machine's clock says.
+    database's clock decides when a key signs, whatever this machine's clock says. ``verified`` are
+    tokens that these keys were seen to verify, with the Unix time at which they expire; ``hits``
+    and ``misses`` are how often a token was among them since the metrics' last look.
     """
 
-    keys: dict[str, ECKey] = field(default_factory=dict)
-    schedule: list[tuple[float, ECKey]] = field(default_factory=list)
+    keys: "dict[str, ECKey]" = field(default_factory=dict)
+    schedule: "list[tuple[float, ECKey]]" = field(default_factory=list)
+    verified: "dict[str, tuple[float, Bearer]]" = field(default_factory=dict)
+    hits: int = 0
+    misses: int = 0
     loaded_at: float = float("-inf")
     loading: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -89,9 +97,9 @@ async def _keep_current(app: web.Application) -> None:
             pause_s = RETRY_EVERY_S
             log.warning("signing keys not read anew", code=error.code)
         except SettingsError as error:
-            log.error("signing keys not read anew", reason=str(error))  # noqa: TRY400
-        except Exception as error:
-            log_unexpected(error, "signing keys not read anew")
+            log.error("signing keys not read anew", reason=str(error))
+        except Exception:
+            log.exception("signing keys not read anew")
 
 
 async def public_keys(app: web.Application) -> list[dict[str, Any]]:
@@ -103,20 +111,20 @@ async def public_keys(app: web.Application) -> list[dict[str, Any]]:
     ]
 
 
-async def signing_key(app: web.Application) -> ECKey:
+async def signing_key(app: web.Application) -> "ECKey":
     """The key that signs now. Raises as ``load_keys`` does where there is none yet."""
     await _load_first(app)
     schedule, now = app[KEY_RING].schedule, time.monotonic()
     return next((key for signs_at, key in reversed(schedule) if signs_at <= now), schedule[0][1])
 
 
-async def verifying_keys(app: web.Application) -> dict[str, ECKey]:
+async def verifying_keys(app: web.Application) -> "dict[str, ECKey]":
     """The keys that verify, by id."""
     await _load_first(app)
     return app[KEY_RING].keys
 
 
-async def look_again(app: web.Application, key_id: str) -> dict[str, ECKey]:
+async def look_again(app: web.Application, key_id: str) -> "dict[str, ECKey]":
     """The keys that verify, read after this was asked: for a token whose key is not in the ring.
 
     All who ask meanwhile share one look, and the next begins a second after the last: made-up ids
@@ -153,6 +161,8 @@ async def _load(app: web.Application) -> None:
     if not rows:
         rows = await write(app, _create_first_key, settings)
     known = {row["id"]: ring.keys[row["id"]] for row in rows if row["id"] in ring.keys}
+    if len(known) < len(ring.keys):
+        ring.verified.clear()
     ring.keys = known
     ring.schedule = [(at, key) for at, key in ring.schedule if str(key.kid) in known]
     ring.schedule = [
@@ -243,13 +253,17 @@ def check_secret_key(rows: Iterable[asyncpg.Record], secret_key: str) -> None:
 
 
 async def _insert_key(conn: Connection, secret_key: str, signs_in_s: float) -> asyncpg.Record:
+    from joserfc.jwk import ECKey
+
     key = ECKey.generate_key("P-256", auto_kid=True)
     private = orjson.dumps(key.as_dict(private=True))
     sealed = seal(secret_key, _PURPOSE, str(key.kid), private)
     return await queries.insert_signing_key(conn, str(key.kid), sealed, signs_in_s)
 
 
-def _open(row: asyncpg.Record, secret_key: str) -> ECKey:
+def _open(row: asyncpg.Record, secret_key: str) -> "ECKey":
+    from joserfc.jwk import ECKey
+
     try:
         plain = unseal(secret_key, _PURPOSE, row["id"], row["encrypted_key"])
     except SealError:

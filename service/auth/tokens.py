@@ -4,16 +4,13 @@ ES256 rather than Ed25519, because every gateway and library verifies it; the na
 (RFC 9864) is still too new for many of them.
 """
 
+import functools
 import time
 import uuid
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import uuid_utils.compat as uuid_utils
 from aiohttp import web
-from joserfc import jwt
-from joserfc.errors import JoseError
-from joserfc.jwk import ECKey
-from joserfc.jws import JWSRegistry
 
 from service.auth.signing_keys import (
     ALGORITHM,
@@ -23,12 +20,18 @@ from service.auth.signing_keys import (
     verifying_keys,
 )
 from service.errors import not_signed_in
-from service.keys import SETTINGS
+from service.keys import KEY_RING, SETTINGS
+
+if TYPE_CHECKING:
+    from joserfc import jwt
+    from joserfc.jwk import ECKey
+    from joserfc.jws import JWSRegistry
 
 TOKEN_TYPE = "at+jwt"  # noqa: S105
 # Ours are about 550 characters long; nothing longer is parsed.
 TOKEN_MAX_LENGTH = 2048
-_REGISTRY = JWSRegistry(algorithms=[ALGORITHM])
+# Verified tokens that are remembered, at about 1 KiB each.
+VERIFIED_MAX = 16_384
 
 
 class Bearer(NamedTuple):
@@ -49,6 +52,8 @@ class _UnknownKeyError(Exception):
 async def sign_access_token(app: web.Application, user_id: uuid.UUID, session_id: uuid.UUID) -> str:
     """A token good for ``access_token_ttl_s``, or until its session ends, whichever is first."""
     key = await signing_key(app)
+    from joserfc import jwt
+
     settings = app[SETTINGS]
     now = int(time.time())
     return jwt.encode(
@@ -63,8 +68,16 @@ async def sign_access_token(app: web.Application, user_id: uuid.UUID, session_id
             "jti": str(uuid_utils.uuid7()),
         },
         key,
-        registry=_REGISTRY,
+        registry=_registry(),
     )
+
+
+@functools.cache
+def _registry() -> "JWSRegistry":
+    # Imported here, as in the functions that use it: 30 ms, which commands need not wait for.
+    from joserfc.jws import JWSRegistry
+
+    return JWSRegistry(algorithms=[ALGORITHM])
 
 
 async def token_response(
@@ -82,9 +95,34 @@ async def token_response(
 async def verify_access_token(app: web.Application, token: str) -> Bearer:
     """Check signature, type, issuer, audience and times. Raises Problem 401 for any other token.
 
+    What a token says cannot change, so one that was verified is remembered until it expires or a
+    key is revoked: 1 µs instead of 130. Whether its session is alive is asked of the database each
+    time.
+    """
+    ring = app[KEY_RING]
+    expires_at, bearer = ring.verified.get(token, (0.0, None))
+    if bearer is not None and expires_at > time.time():
+        ring.hits += 1
+        return bearer
+    ring.misses += 1
+    expires_at, bearer = await _verify(app, token)
+    verified = ring.verified
+    if len(verified) >= VERIFIED_MAX:
+        # The one that was verified first: the others are further from their end, as a rule.
+        del verified[next(iter(verified))]
+    verified[token] = expires_at, bearer
+    return bearer
+
+
+async def _verify(app: web.Application, token: str) -> tuple[float, Bearer]:
+    """What the token says, and until when (Unix time).
+
     The key is found by ``kid`` in our own ring only: ``jwk``, ``jku`` and ``x5u`` in a token are
     never followed, and ES256 is the only algorithm (RFC 8725 §3.1).
     """
+    from joserfc import jwt
+    from joserfc.errors import JoseError
+
     keys = await verifying_keys(app)
     settings = app[SETTINGS]
     refused = not_signed_in("The access token is not valid, or no longer.", "invalid_token")
@@ -104,8 +142,12 @@ async def verify_access_token(app: web.Application, token: str) -> Bearer:
             decoded = _decode(token, await look_again(app, error.key_id))
         if decoded.header.get("typ") != TOKEN_TYPE:
             raise refused
-        claims_are.validate(decoded.claims)
-        return Bearer(uuid.UUID(decoded.claims["sub"]), uuid.UUID(decoded.claims["sid"]))
+        claims = decoded.claims
+        claims_are.validate(claims)
+        return (
+            claims["exp"] + LEEWAY_S,
+            Bearer(uuid.UUID(claims["sub"]), uuid.UUID(claims["sid"])),
+        )
     except (
         *(JoseError, _UnknownKeyError),
         *(ValueError, KeyError, TypeError, AttributeError, RecursionError),
@@ -114,14 +156,15 @@ async def verify_access_token(app: web.Application, token: str) -> Bearer:
         raise refused from None
 
 
-def _decode(token: str, keys: dict[str, ECKey]) -> jwt.Token:
+def _decode(token: str, keys: "dict[str, ECKey]") -> "jwt.Token":
     """Header and claims of a token whose signature is by one of the keys."""
+    from joserfc import jwt
 
-    def find_key(signature: Any) -> ECKey:
+    def find_key(signature: Any) -> "ECKey":
         key_id = signature.headers()["kid"]
         key = keys.get(key_id)
         if key is None:
             raise _UnknownKeyError(key_id)
         return key
 
-    return jwt.decode(token, find_key, registry=_REGISTRY)
+    return jwt.decode(token, find_key, registry=_registry())

@@ -69,7 +69,7 @@ def database_of(settings: Settings) -> Iterator[Settings]:
     with contextlib.ExitStack() as stack:
         with progress("starting the embedded PostgreSQL"):
             database = stack.enter_context(
-                embedded.running(settings.data_dir, pool_size=settings.db_pool_size)
+                embedded.running(settings.data_dir, connections=settings.db_connections)
             )
         secret_key = settings.secret_key or embedded.read_secret_key(settings.data_dir)
         yield dataclasses.replace(settings, database=database, secret_key=secret_key)

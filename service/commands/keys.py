@@ -25,8 +25,9 @@ def list_(as_json: bool) -> None:
     from service.auth.schemas import SIGNING_KEY
     from service.commands.connection import run
     from service.commands.output import print_json, print_table, to_seconds
+    from service.encoding import plain
 
-    keys = SIGNING_KEY.dump(run(_list), many=True)
+    keys = plain(SIGNING_KEY.dump(run(_list), many=True))
     if as_json:
         print_json({"items": keys})
         return

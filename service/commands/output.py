@@ -54,7 +54,6 @@ def print_table(
         for row in texts:
             click.echo("\t".join(row))
         return
-    _allow_rich()
     from rich.cells import cell_len
     from rich.console import Console
     from rich.table import Table
@@ -74,12 +73,6 @@ def print_table(
     unbounded = console.options.update(width=10_000)
     console.width = max(console.width, console.measure(table, options=unbounded).minimum)
     console.print(table)
-
-
-def _allow_rich() -> None:
-    """Undo what service/__init__.py does; structlog is there by now, or is not wanted."""
-    if sys.modules.get("rich", sys) is None:
-        del sys.modules["rich"]
 
 
 def to_json(document: object, indent: int | None = None) -> str:
@@ -110,7 +103,6 @@ def progress(what: str) -> Iterator[Callable[[str], None]]:
     said, showing = [what], list["Live"]()
 
     def show() -> None:
-        _allow_rich()
         from rich.console import Console
         from rich.live import Live
         from rich.spinner import Spinner

@@ -57,6 +57,7 @@ async def _pages(
     """The bodies that GET /users answers: one, or one after the other until the list ends."""
     from service.admin import queries, schemas
     from service.database import read
+    from service.encoding import plain
     from service.keys import SETTINGS
     from service.pages import make_page, open_cursor
 
@@ -65,7 +66,7 @@ async def _pages(
         after = open_cursor(secret_key, _PATH, query, keyset)
         rows = await read(app, queries.list_accounts, query, keyset, after, query["limit"] + 1)
         page = make_page(secret_key, _PATH, query, keyset, rows, schemas.ADMIN_USER)
-        yield page
+        yield plain(page)
         if not (whole and page["has_more"]):
             return
         query["cursor"] = page["next_cursor"]
@@ -108,9 +109,10 @@ def show(account: str, as_json: bool) -> None:
     from service.commands.connection import run
     from service.commands.output import print_json, print_table, to_json
     from service.database import read
+    from service.encoding import plain
 
     wanted = check_account(account)
-    user = ADMIN_USER.dump(run(lambda app: read(app, get_account, wanted)))
+    user = plain(ADMIN_USER.dump(run(lambda app: read(app, get_account, wanted))))
     if as_json:
         print_json(user)
         return

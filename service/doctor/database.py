@@ -319,7 +319,7 @@ async def _check_privileges(
 
 async def _check_pool(conn: Connection, settings: Settings, variables: Variables) -> list[Finding]:
     """Whether the server has a connection for each that a process keeps."""
-    needed = settings.db_pool_size + ASIDE
+    needed = settings.db_connections
     if settings.db_pgbouncer:
         detail = f"{needed} connections for each process, to PgBouncer: its own limits hold"
         return [ok("pool", detail)]
@@ -344,8 +344,11 @@ async def _check_pool(conn: Connection, settings: Settings, variables: Variables
     ]
     # -1 is none.
     limit, what = min((limit, what) for limit, what in limits if limit >= 0)
+    processes = needed // (settings.db_pool_size + ASIDE)
     each = f"a process keeps {needed} connections (DB_POOL_SIZE, and one for its probes)"
-    mend = f"Set DB_POOL_SIZE to {max(1, limit - ASIDE)} or less, or raise {what}."
+    if processes > 1:
+        each = f"{settings.workers} workers, while replaced, have up to {needed} connections"
+    mend = f"Set DB_POOL_SIZE to {max(1, limit // processes - ASIDE)} or less, or raise {what}."
     if needed > limit:
         return [fail("pool", f"{each}; {what} leaves {limit}", mend)]
     if needed > limit - row["others"]:

@@ -12,6 +12,7 @@ from aiohttp import web
 
 from service.database import Connection
 from service.keys import MAIL_TEMPLATES, SETTINGS
+from service.logs import LOG_CONTEXT
 from service.mail import queries
 from service.mail.rendering import Rendered, render
 from service.sealing import seal
@@ -46,6 +47,8 @@ async def enqueue(
         "to": recipient,
         "link": values.get("link"),
         "message": message.as_bytes().decode(),
+        # What is logged of the sending has the id of the request that it is for.
+        "request": dict(LOG_CONTEXT.get()),
     }
     sealed = seal(settings.secret_key, PURPOSE, str(mail_id), orjson.dumps(payload))
     await queries.insert_mail(conn, mail_id, sealed, LIFETIME_S)

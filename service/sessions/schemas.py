@@ -2,10 +2,11 @@
 
 from marshmallow import Schema, fields
 
+from service.encoding import RowSchema
 from service.fields import Text, Timestamp
 
 
-class SessionSchema(Schema):
+class SessionSchema(RowSchema):
     """One sign-in; ``last_seen_at`` is its last refresh."""
 
     id = fields.UUID()

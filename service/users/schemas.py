@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 import orjson
 from marshmallow import Schema, ValidationError, fields, validate
 
+from service.encoding import RowSchema
 from service.fields import (
     NO_NUL,
     DisplayName,
@@ -49,7 +50,7 @@ class SettingsField(fields.Field[dict[str, Any]]):
         return value
 
 
-class OwnProfileSchema(Schema):
+class OwnProfileSchema(RowSchema):
     """The account as its owner sees it."""
 
     id = fields.UUID()
@@ -96,20 +97,20 @@ class DeleteAccountSchema(Schema):
     password = Password(required=True)
 
 
-class DeletionSchema(Schema):
+class DeletionSchema(RowSchema):
     """When the account is purged, unless its owner signs in before."""
 
     purge_at = Timestamp()
 
 
-class KnownNetworkSchema(Schema):
+class KnownNetworkSchema(RowSchema):
     """Where the account has signed in from."""
 
     network = fields.String()
     last_seen_at = Timestamp()
 
 
-class OwnAuditEventSchema(Schema):
+class OwnAuditEventSchema(RowSchema):
     """What happened to the account; from where, only if its owner did it."""
 
     id = fields.UUID()

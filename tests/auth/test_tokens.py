@@ -15,7 +15,8 @@ from joserfc import jwt
 from joserfc.jwk import ECKey, OctKey
 
 from service.app import create_app
-from service.auth.signing_keys import signing_key
+from service.auth.signing_keys import LEEWAY_S, signing_key
+from service.keys import KEY_RING
 from service.settings import Settings, SettingsError
 from tests.conftest import Client, StartApp
 from tests.factories import Account, assert_problem, bearer, register
@@ -200,3 +201,33 @@ async def test_another_secret_key_is_told_at_start(client: Client, settings: Set
             await runner.setup()
     finally:
         await runner.cleanup()
+
+
+async def test_a_remembered_token_expires_as_any_other(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token = (await register(client)).tokens["access_token"]
+    assert [await ask(client, token), await ask(client, token)] == [200, 200]
+    late = time.time() + 900 + LEEWAY_S
+    monkeypatch.setattr(time, "time", lambda: late)
+    assert await ask(client, token) == 401
+
+
+async def test_no_more_tokens_are_remembered_than_there_is_room_for(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.auth.tokens.VERIFIED_MAX", 2)
+    tokens = [(await register(client)).tokens["access_token"] for _ in range(3)]
+    for token in tokens * 2:
+        assert await ask(client, token) == 200
+    assert client.app is not None
+    assert list(client.app[KEY_RING].verified) == tokens[1:]
+
+
+async def test_nothing_is_remembered_of_tokens_that_are_refused(client: Client) -> None:
+    token = (await register(client)).tokens["access_token"]
+    head, body, signature = token.split(".")
+    for forged in (f"{head}.{body}.{signature[::-1]}", f"{head}.{body}.", "x", token[:-2]):
+        assert await ask(client, forged) == 401
+    assert client.app is not None
+    assert not client.app[KEY_RING].verified

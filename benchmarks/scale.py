@@ -1,0 +1,375 @@
+"""How it grows and lasts: ``make bench-scale``.
+
+Lists of 10,000 to 1,000,000 accounts with every set of filters and every sort; others' requests
+during a flood of sign-ins; starting; idling; and a soak. ONLY=lists,start,idle,flood,soak chooses;
+SAMPLES of each list, IDLE_S and SOAK_S say how long.
+"""
+
+import asyncio
+import contextlib
+import itertools
+import json
+import os
+import statistics
+import sys
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import urlencode, urlsplit
+
+import asyncpg
+
+from benchmarks import measure, stage
+from service.admin.queries import SORTS
+from service.settings import Database, Settings
+
+PARTS = ("lists", "start", "idle", "flood", "soak")
+ONLY = set(filter(None, os.environ.get("ONLY", "").split(","))) or set(PARTS)
+SAMPLES = int(os.environ.get("SAMPLES", "100"))
+IDLE_S = float(os.environ.get("IDLE_S", "60"))
+SOAK_S = float(os.environ.get("SOAK_S", "600"))
+SIZES = (10_000, 100_000, 1_000_000)
+SESSIONS = 5_000
+FLOOD_CLIENTS, FLOOD_S = 64, 20
+GROWTH_BAR = 1.3
+# What grew beyond the bar is measured this often again, as a hiccup of the machine is no growth.
+AGAIN = 2
+MIB = 2**20
+
+# Stands for the moment since when the last thousand accounts were made.
+LAST_MADE = "last made"
+
+# A common value of each filter and a rare one. Where a value's share of the accounts is the same
+# at every size, it is found in 100 times as many of them at the largest.
+FILTERS = {
+    "email": ("user500@example.com", "user500@example.com"),
+    "q": ("example", "user5000"),
+    "status": ("active", "suspended"),
+    "role": ("user", "admin"),
+    "created_after": (stage.created_at(10), LAST_MADE),
+    "created_before": ("2035-01-01T00:00:00Z", stage.created_at(10)),
+    "settings": ('{"language": "fr"}', '{"plan": 7}'),
+}
+
+
+class Combination(NamedTuple):
+    filters: tuple[str, ...]
+    rank: int
+    sort: str
+
+    def query(self, users: int) -> str:
+        given = {name: FILTERS[name][self.rank] for name in self.filters}
+        if given.get("created_after") == LAST_MADE:
+            given["created_after"] = stage.created_at(users - 1000)
+        return urlencode({**given, "sort": self.sort})
+
+    def __str__(self) -> str:
+        filters = "+".join(self.filters)
+        return (
+            f"{filters}, {('common', 'rare')[self.rank]}, by {self.sort}" if filters else self.sort
+        )
+
+
+def main() -> None:
+    measure.require_wrk()
+    if unknown := ONLY - set(PARTS):
+        sys.exit(f"bench: ONLY takes {', '.join(PARTS)}; not {min(unknown)}")
+    results: dict[str, Any] = {"machine": stage.machine()}
+    with stage.stage() as (directory, postgres):
+        sizes = SIZES if "lists" in ONLY else SIZES[1:2]
+        databases = {n: asyncio.run(_seed(postgres.database, n)) for n in sizes}
+        middle, identities = databases[SIZES[1]]
+        files = stage.write_files(directory, identities)
+        serve = partial(stage.serving, stage.SHINKEI, log=directory / "shinkei.log")
+        if "lists" in ONLY:
+            with contextlib.ExitStack() as stack:
+                urls = {
+                    n: (stack.enter_context(serve(database)).url, those[0].access_token)
+                    for n, (database, those) in databases.items()
+                }
+                results["lists"] = asyncio.run(_lists(urls))
+        if "start" in ONLY:
+            results["start"] = _start(serve, middle, directory)
+        if "idle" in ONLY:
+            results["idle"] = _idle(serve, middle)
+        serve = partial(serve, middle, pinned=False, THROTTLE="false")
+        if "flood" in ONLY:
+            results["flood"] = _flood(serve, files)
+        if "soak" in ONLY:
+            results["soak"] = asyncio.run(_soak(serve, files, middle))
+    if set(PARTS) == ONLY:
+        path = Path(__file__).with_name("results-scale.json")
+        path.write_text(json.dumps(results, indent=1) + "\n")
+
+
+async def _seed(server: Database, users: int) -> tuple[Database, list[stage.Identity]]:
+    database = await stage.create_database(server, f"bench_{users}")
+    return database, await stage.seed(database, users, SESSIONS)
+
+
+def _table(title: str, header: str, rows: Iterator[tuple[object, ...]]) -> None:
+    """A Markdown table on stdout."""
+    columns = header.split("|")
+    print(f"\n### {title}\n\n|{header}|\n|{'|'.join(['---'] + ['--:'] * (len(columns) - 1))}|")
+    for row in rows:
+        print(
+            "| "
+            + " | ".join(f"{cell:.2f}" if isinstance(cell, float) else str(cell) for cell in row)
+            + " |"
+        )
+    sys.stdout.flush()
+
+
+# Lists
+
+
+async def _lists(services: dict[int, tuple[str, str]]) -> dict[str, Any]:
+    """The p99 of each combination at each size, two requests at a time, the sizes in turn."""
+    clients = {
+        n: [await Client.open(url, token) for _ in range(2)] for n, (url, token) in services.items()
+    }
+    combinations = [
+        Combination(filters, rank, sort)
+        for count in range(len(FILTERS) + 1)
+        for filters in itertools.combinations(FILTERS, count)
+        for rank in range(2 if filters else 1)
+        for sort in SORTS
+    ]
+    times = {one: {n: list[float]() for n in services} for one in combinations}
+    grown = combinations
+    for _ in range(1 + AGAIN):
+        for one in grown:
+            await _sample(clients, one, times[one])
+        grown = [one for one in combinations if _growth(times[one]) > GROWTH_BAR]
+        print(f"{len(grown)} of {len(combinations)} combinations grew more than {GROWTH_BAR}×")
+    _table(
+        "Lists, p99 in ms by how many filters are given",
+        " filters | combinations | 10,000 | 100,000 | 1,000,000 | growth, median | worst ",
+        (
+            _row(f"{count}", [times[one] for one in combinations if len(one.filters) == count])
+            for count in range(len(FILTERS) + 1)
+        ),
+    )
+    worst = sorted(combinations, key=lambda one: -_growth(times[one]))
+    _table(
+        "Lists, the combinations that grew most",
+        " combination | 10,000 | 100,000 | 1,000,000 | growth ",
+        (
+            (
+                one,
+                *map(_percentile, times[one].values()),
+                _growth(times[one]),
+                _growth(times[one], 50),
+            )
+            for one in worst[:10]
+        ),
+    )
+    return {
+        "sizes": list(services),
+        "samples": SAMPLES,
+        "worst_growth": round(_growth(times[worst[0]]), 2),
+        "worst_growth_of_median": round(max(_growth(of, 50) for of in times.values()), 2),
+        "beyond_the_bar": len(grown),
+        "p99_ms": {
+            str(one): " ".join(f"{_percentile(of):.2f}" for of in times[one].values())
+            for one in combinations
+        },
+    }
+
+
+def _row(name: str, all_times: list[dict[int, list[float]]]) -> tuple[object, ...]:
+    growths = [_growth(times) for times in all_times]
+    medians = (
+        statistics.median(_percentile(times[n]) for times in all_times) for n in all_times[0]
+    )
+    return name, len(all_times), *medians, statistics.median(growths), max(growths)
+
+
+def _growth(times: dict[int, list[float]], percent: int = 99) -> float:
+    """How many times the percentile of the smallest size that of the largest is."""
+    return _percentile(times[SIZES[-1]], percent) / _percentile(times[SIZES[0]], percent)
+
+
+def _percentile(times_ms: list[float], percent: int = 99) -> float:
+    return sorted(times_ms)[len(times_ms) * percent // 100 - 1]
+
+
+async def _sample(
+    clients: dict[int, list["Client"]], one: Combination, times: dict[int, list[float]]
+) -> None:
+    block = -(-SAMPLES // 8)
+    for warming in (True, False, False, False, False):
+        for n, pair in clients.items():
+            taken = await asyncio.gather(
+                *(client.times_ms(one.query(n), 2 if warming else block) for client in pair)
+            )
+            times[n] += [] if warming else itertools.chain(*taken)
+
+
+class Client(NamedTuple):
+    """A keep-alive connection that costs next to nothing itself."""
+
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+    token: str
+
+    @classmethod
+    async def open(cls, url: str, token: str) -> "Client":
+        parts = urlsplit(url)
+        return cls(*await asyncio.open_connection(parts.hostname, parts.port), token)
+
+    async def times_ms(self, query: str, count: int) -> list[float]:
+        """How long each of ``count`` pages of accounts took."""
+        line = f"GET /api/v1/users?{query} HTTP/1.1"
+        request = f"{line}\r\nHost: bench\r\nAuthorization: Bearer {self.token}\r\n\r\n"
+        taken = []
+        for _ in range(count):
+            started = time.perf_counter()
+            self.writer.write(request.encode())
+            head = (await self.reader.readuntil(b"\r\n\r\n")).decode()
+            length = head.lower().partition("content-length:")[2].partition("\r\n")[0]
+            body = await self.reader.readexactly(int(length))
+            taken.append((time.perf_counter() - started) * 1000)
+            if not head.startswith("HTTP/1.1 200"):
+                raise RuntimeError(f"{query} was answered {body.decode()}")
+        return taken
+
+
+# One worker: starting, idling, a flood
+
+
+def _start(serve: Any, database: Database, directory: Path) -> dict[str, Any]:
+    def ready_s(**environ: str) -> float:
+        started = time.perf_counter()
+        with serve(database, ready="/health/ready", **environ):
+            return time.perf_counter() - started
+
+    existing = [ready_s() for _ in range(5)]
+    first = ready_s(DATABASE_URL="", DATA_DIR=str(directory / "first"))
+    _table(
+        "Start to ready",
+        " database | seconds ",
+        iter(
+            [
+                ("existing, median of 5", statistics.median(existing)),
+                ("embedded, first ever", first),
+            ]
+        ),
+    )
+    return {"existing_s": existing, "embedded_first_s": first}
+
+
+def _idle(serve: Any, database: Database) -> dict[str, float]:
+    with serve(database) as server:
+        time.sleep(5)
+        before = measure.cpu_s(server.pid)
+        time.sleep(IDLE_S)
+        percent = (measure.cpu_s(server.pid) - before) / IDLE_S * 100
+        rss_mib = measure.rss_bytes(server.pid) / MIB
+    _table(
+        "An idle worker",
+        " | ",
+        iter([(f"CPU over {IDLE_S:g} s, % of a core", percent), ("RSS, MiB", rss_mib)]),
+    )
+    return {"cpu_percent": percent, "rss_mib": rss_mib}
+
+
+def _flood(serve: Any, files: dict[str, Path]) -> dict[str, Any]:
+    """``users/me`` on 4 connections, alone and while 64 clients sign in; no core is kept apart."""
+    with serve() as server:
+        me = partial(
+            measure.start_wrk, f"{server.url}/api/v1/users/me", "get",
+            [files["access_token"], SESSIONS], connections=4, seconds=FLOOD_S,
+        )  # fmt: skip
+        alone = measure.finish_wrk(me(), FLOOD_S + 30)
+        idle, peak, before = measure.rss_bytes(server.pid), 0, measure.cpu_s(server.pid)
+        others = me()
+        sign_ins = measure.start_wrk(
+            f"{server.url}/api/v1/auth/login", "login", [files["email"], stage.PASSWORD, "json"],
+            connections=FLOOD_CLIENTS, seconds=FLOOD_S,
+        )  # fmt: skip
+        while others.poll() is None:
+            peak = max(peak, measure.rss_bytes(server.pid))
+            time.sleep(0.05)
+        loads = measure.finish_wrk(others, 30), measure.finish_wrk(sign_ins, 30)
+        cores = (measure.cpu_s(server.pid) - before) / FLOOD_S
+    workers = os.cpu_count() or 1
+    bound = idle + workers * Settings.password_hash_memory_kib * 1024
+    result = {
+        "users_me_alone": alone._asdict(),
+        "users_me": loads[0]._asdict(),
+        "sign_ins": loads[1]._asdict(),
+        "cores_busy": cores,
+        "rss_idle_mib": idle / MIB,
+        "rss_peak_mib": peak / MIB,
+        "rss_bound_mib": bound / MIB,
+    }
+    _table(
+        f"{FLOOD_CLIENTS} clients signing in, on {workers} cores",
+        " | ",
+        iter([
+            ("users/me p99 of others, ms", loads[0].p99_ms),
+            ("users/me p99 without the flood, ms", alone.p99_ms),
+            ("sign-ins/s", loads[1].requests / loads[1].duration_s),
+            ("cores busy", cores),
+            ("RSS before, MiB", idle / MIB),
+            ("RSS peak, MiB", peak / MIB),
+            (f"RSS before + {workers} workers × 19 MiB", bound / MIB),
+            ("not answered 2xx", loads[0].non_2xx + loads[1].non_2xx),
+        ]),
+    )  # fmt: skip
+    return result
+
+
+# The soak
+
+
+async def _soak(serve: Any, files: dict[str, Path], database: Database) -> dict[str, Any]:
+    """All kinds of requests at once for ``SOAK_S``: memory, descriptors and connections by time."""
+    conn = await asyncpg.connect(**database.asyncpg_arguments())
+    samples: list[dict[str, float]] = []
+    with serve() as server, contextlib.ExitStack() as stack:
+        started = time.monotonic()
+        loads = []
+        for path, script, arguments, connections in (
+            ("users/me", "get", [files["access_token"], SESSIONS], 16),
+            ("users/me", "patch", [files["access_token"]], 4),
+            ("users?role=support", "get", [files["access_token"], 1], 2),
+            ("auth/refresh", "refresh", [files["refresh_token"], 1, 16], 4),
+            ("auth/login", "login", [files["email"], stage.PASSWORD, "json"], 2),
+        ):
+            wrk = measure.start_wrk(
+                f"{server.url}/api/v1/{path}", script, arguments,
+                connections=connections, seconds=SOAK_S,
+            )  # fmt: skip
+            stack.callback(wrk.kill)
+            loads.append(wrk)
+        while loads[0].poll() is None:
+            pool = await conn.fetchval(
+                "select count(*) from pg_stat_activity where application_name = 'shinkei'"
+            )
+            samples.append(
+                {
+                    "at_s": round(time.monotonic() - started),
+                    "rss_mib": round(measure.rss_bytes(server.pid) / MIB, 1),
+                    "fds": measure.fds(server.pid),
+                    "connections": pool,
+                }
+            )
+            await asyncio.sleep(5)
+        done = [measure.finish_wrk(wrk, 60) for wrk in loads]
+    await conn.close()
+    answered = sum(load.requests for load in done)
+    failed = sum(load.non_2xx + load.socket_errors for load in done)
+    _table(
+        f"A soak: {answered} requests in {SOAK_S:g} s, of which {failed} failed",
+        " at, s | RSS, MiB | descriptors | connections ",
+        (tuple(sample.values()) for sample in samples[:: max(1, len(samples) // 10)]),
+    )
+    return {"loads": [load._asdict() for load in done], "samples": samples}
+
+
+if __name__ == "__main__":
+    main()

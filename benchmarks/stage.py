@@ -1,0 +1,275 @@
+"""What is measured, and on what: a PostgreSQL, accounts in it, and servers pinned to a core."""
+
+import contextlib
+import dataclasses
+import http.client
+import json
+import os
+import platform
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+import asyncpg
+import uuid_utils.compat as uuid_utils
+from aiohttp import web
+from joserfc import jwt
+from joserfc.jwk import OctKey
+
+from service import embedded, migrate
+from service.app import create_app
+from service.auth.passwords import hash_password
+from service.auth.tokens import sign_access_token
+from service.sessions.tokens import hash_refresh_token, new_refresh_token
+from service.settings import Database, Settings
+
+# The service and its peers have the first core each in turn; all else shares the others.
+SERVER_CORE, *OTHER_CORES = sorted(os.sched_getaffinity(0))
+SECRET = "a secret key of the benchmarks, and nothing else's"
+PASSWORD = "a passphrase of the benchmarks"
+SHINKEI = [str(Path(sys.executable).with_name("shinkei")), "serve"]
+STARTUP_S = 30
+TOKEN_TTL_S = 86_400
+
+# As a small server would be set up; what makes it durable stays as PostgreSQL has it.
+POSTGRES = {
+    "max_connections": "200",
+    "shared_buffers": "512MB",
+    "effective_cache_size": "2GB",
+    "max_wal_size": "4GB",
+    "checkpoint_timeout": "15min",
+    "random_page_cost": "1.1",
+}
+
+# Account n was made n minutes after START; its id is the UUIDv7 of that moment.
+START = datetime(2020, 1, 1, tzinfo=UTC)
+USERS = """
+insert into users (id, email, email_folded, email_verified_at, name, password_hash, role, settings,
+                   status, suspension_reason, purge_at, created_at, updated_at)
+select (lpad(to_hex((extract(epoch from t) * 1000)::bigint), 12, '0') || '7' || substr(h, 1, 3)
+        || '8' || substr(h, 4, 15))::uuid,
+       'user' || n || '@example.com', 'user' || n || '@example.com', t, 'Name ' || h, $2,
+       case when n = 1 or n % 20000 = 0 then 'admin'
+            when n % 500 = 0 then 'support' else 'user' end,
+       jsonb_build_object('language', (array['en', 'fr', 'de'])[n % 3 + 1], 'plan', n % 1000),
+       case when n % 200 = 0 then 'suspended' when n % 300 = 2 then 'deleting' else 'active' end,
+       case when n % 200 = 0 then 'by the benchmark' end,
+       case when n % 200 <> 0 and n % 300 = 2 then now() + interval '30 days' end,
+       t, t
+from generate_series(1, $1) n, md5(n::text) h,
+     lateral (select $3::timestamptz + n * interval '1 minute' as t) times
+"""
+
+
+def created_at(number: int) -> str:
+    """When account ``number`` was made."""
+    return (START + timedelta(minutes=number)).isoformat().replace("+00:00", "Z")
+
+
+class Identity(NamedTuple):
+    """A user who is signed in, with the service's own tokens, and as the peers' tutorials sign."""
+
+    email: str
+    access_token: str
+    refresh_token: str
+    peer_token: str
+    fastapi_users_token: str
+
+
+class Server(NamedTuple):
+    """A server that answers at ``url``."""
+
+    url: str
+    pid: int
+
+
+@contextlib.contextmanager
+def stage() -> Iterator[tuple[Path, embedded.Server]]:
+    """A temporary directory and a PostgreSQL in it. This process and all it starts share cores.
+
+    SIGTERM ends it in order, as Ctrl-C does.
+    """
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("bench: stopped"))
+    os.sched_setaffinity(0, OTHER_CORES or {SERVER_CORE})
+    directory = Path(tempfile.mkdtemp(prefix="shinkei-bench-"))
+    try:
+        postgres = embedded.start(directory, options=POSTGRES)
+        try:
+            yield directory, postgres
+        finally:
+            postgres.stop()
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def url_of(database: Database) -> str:
+    host, port = database.hosts[0]
+    return f"postgresql://{database.user}:{database.password}@{host}:{port}/{database.name}"
+
+
+async def create_database(server: Database, name: str) -> Database:
+    conn = await asyncpg.connect(**server.asyncpg_arguments())
+    await conn.execute(f'create database "{name}"')
+    await conn.close()
+    return dataclasses.replace(server, name=name)
+
+
+async def seed(database: Database, users: int, sessions: int) -> list[Identity]:
+    """Migrate, and fill in ``users`` accounts with one password; sign in ``sessions`` of them.
+
+    The first one is an administrator, the others are spread over all that are active users.
+    """
+    migrate.apply_pending(database)
+    settings = Settings(database=database, secret_key=SECRET, access_token_ttl_s=TOKEN_TTL_S)
+    app = create_app(settings)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    conn = await asyncpg.connect(**database.asyncpg_arguments())
+    try:
+        await conn.execute(USERS, users, await hash_password(app, PASSWORD), START)
+        rows = await conn.fetch(
+            """
+            select id, email from users
+            where (role = 'user' or email = 'user1@example.com') and status = 'active'
+            order by email <> 'user1@example.com', md5(email) limit $1
+            """,
+            sessions,
+        )
+        identities, records, tokens = [], [], []
+        for user_id, email in rows:
+            session_id, refresh_token = uuid_utils.uuid7(), new_refresh_token()
+            records.append((session_id, user_id))
+            tokens.append((hash_refresh_token(refresh_token), session_id))
+            access_token = await sign_access_token(app, user_id, session_id)
+            peer_tokens = _hs256(user_id), _hs256(user_id, aud=["fastapi-users:auth"])
+            identities.append(Identity(email, access_token, refresh_token, *peer_tokens))
+        await conn.executemany(
+            """
+            insert into sessions (id, user_id, expires_at, idle_expires_at, user_agent, address)
+            values ($1, $2, now() + interval '30 days', now() + interval '7 days', '', '127.0.0.1')
+            """,
+            records,
+        )
+        await conn.copy_records_to_table(
+            "refresh_tokens", records=tokens, columns=["token_hash", "session_id"]
+        )
+        await conn.execute("vacuum (freeze, analyze)")
+        await conn.execute("checkpoint")
+    finally:
+        await conn.close()
+        await runner.cleanup()
+    return identities
+
+
+def _hs256(user_id: uuid.UUID, **more: object) -> str:
+    now = int(time.time())
+    claims = {"sub": str(user_id), "iat": now, "exp": now + TOKEN_TTL_S, **more}
+    return jwt.encode({"alg": "HS256"}, claims, OctKey.import_key(SECRET))
+
+
+@contextlib.contextmanager
+def serving(
+    command: list[str],
+    database: Database,
+    log: Path,
+    *,
+    pinned: bool = True,
+    ready: str = "/health/live",
+    **environ: str,
+) -> Iterator[Server]:
+    """A server on a free port that answers ``ready``; its output goes to ``log``."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    given = {
+        "PATH": os.environ["PATH"],
+        "PORT": str(port),
+        "DATABASE_URL": url_of(database),
+        "SECRET_KEY": SECRET,
+        "JWT_SECRET": SECRET,
+        "DATA_DIR": str(log.parent / "data"),
+        **environ,
+    }
+    cores = [SERVER_CORE] if pinned else [SERVER_CORE, *OTHER_CORES]
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            ["setpriv", "--pdeathsig", "KILL", "taskset", "-c", ",".join(map(str, cores))]
+            + [part.format(port=port) for part in command],
+            stdout=output,
+            stderr=output,
+            env=given,
+            # Ctrl-C is for us alone, who then stop it.
+            start_new_session=True,
+        )
+    try:
+        server = Server(f"http://127.0.0.1:{port}", process.pid)
+        _wait_until_ready(server.url + ready, process, log)
+        yield server
+    finally:
+        process.terminate()
+        try:
+            process.wait(15)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _wait_until_ready(url: str, process: "subprocess.Popen[bytes]", log: Path) -> None:
+    deadline = time.monotonic() + STARTUP_S
+    while process.poll() is None and time.monotonic() < deadline:
+        with contextlib.suppress(OSError):
+            if ask(url)[0] == 200:
+                return
+        time.sleep(0.01)
+    lines = log.read_text(errors="replace").splitlines()[-20:]
+    raise RuntimeError("\n".join([f"{process.args!r} is not ready:", *lines]))
+
+
+def ask(
+    url: str,
+    method: str = "GET",
+    *,
+    token: str | None = None,
+    body: bytes | None = None,
+    content_type: str = "application/json",
+) -> tuple[int, Any]:
+    """One request: the status, and the JSON of the answer."""
+    parts = urlsplit(url)
+    conn = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=10)
+    headers = {"Content-Type": content_type} if body else {}
+    if token:
+        headers["Authorization"] = f"Bearer {token}"
+    with contextlib.closing(conn):
+        conn.request(method, f"{parts.path}?{parts.query}".rstrip("?"), body, headers)
+        response = conn.getresponse()
+        text = response.read()
+        return response.status, json.loads(text) if text else None
+
+
+def write_files(directory: Path, identities: list[Identity]) -> dict[str, Path]:
+    """For wrk's scripts: a file for each field of an Identity, a line for each of them."""
+    for field in Identity._fields:
+        lines = [f"{getattr(one, field)}\n" for one in identities]
+        (directory / field).write_text("".join(lines))
+    return {field: directory / field for field in Identity._fields}
+
+
+def machine() -> dict[str, Any]:
+    """Where and when it is measured."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "cpu": next(line for line in lines if line.startswith("model name")).split(": ", 1)[1],
+        "cores": os.cpu_count(),
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+    }
