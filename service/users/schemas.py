@@ -162,7 +162,10 @@ WELL_KNOWN_SETTINGS: dict[str, tuple[Callable[[Any], bool], str, dict[str, Any]]
     "llm_base_url": (
         _http_url_or_null,
         "Expected an http or https URL, or null.",
-        {"type": ["string", "null"], "format": "uri", "description": "http or https"},
+        {
+            "anyOf": [{"type": "string", "format": "uri"}, {"type": "null"}],
+            "description": "http or https",
+        },
     ),
 }
 
