@@ -42,6 +42,8 @@ class Coalesced(Generic[K, V]):
         self._query = query
         self._waiting: dict[K, list[asyncio.Future[V | None]]] = {}
         self._flights: set[asyncio.Task[None]] = set()
+        # Whether one of them has no connection yet, and takes whoever comes meanwhile.
+        self._boarding = False
         self._context = copy_context()
 
     async def find(self, key: K) -> V | None:
@@ -49,8 +51,7 @@ class Coalesced(Generic[K, V]):
         future: asyncio.Future[V | None] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(key, []).append(future)
         self._context = copy_context()
-        if len(self._flights) < FLIGHTS_MAX:
-            self._start()
+        self._start()
         asked = time.perf_counter()
         try:
             return await future
@@ -59,6 +60,10 @@ class Coalesced(Generic[K, V]):
                 of_request.add(time.perf_counter() - asked)
 
     def _start(self) -> None:
+        """Start a flight, if somebody waits for one that is not boarding already."""
+        if self._boarding or not self._waiting or len(self._flights) == FLIGHTS_MAX:
+            return
+        self._boarding = True
         # In the context of whoever asked last, so that it is in that request's trace and log. One
         # that has landed would hand on the context of a request answered long ago.
         flight = asyncio.create_task(self._fly(), context=self._context)
@@ -67,8 +72,7 @@ class Coalesced(Generic[K, V]):
 
     def _landed(self, flight: "asyncio.Task[None]") -> None:
         self._flights.discard(flight)
-        if self._waiting and len(self._flights) < FLIGHTS_MAX:
-            self._start()
+        self._start()
 
     async def _fly(self) -> None:
         # What it takes is counted where it is waited for.
@@ -77,15 +81,22 @@ class Coalesced(Generic[K, V]):
 
         @functools.wraps(self._query)
         async def query(conn: Connection) -> Mapping[K, V]:
-            for key in list(islice(self._waiting, BATCH_MAX - len(taken))):
-                taken[key] = self._waiting.pop(key)
+            if not taken:
+                for key in list(islice(self._waiting, BATCH_MAX)):
+                    taken[key] = self._waiting.pop(key)
+                self._boarding = False
+                self._start()
             return await self._query(conn, list(taken))
 
         try:
             found = await read(self._app, query)
         except Exception as error:
-            # Without a connection for as long as one may be waited for, all who wait are refused.
-            for futures in (taken or self._take_all()).values():
+            if not taken:
+                # There was no connection for as long as one may be waited for: all who wait are
+                # refused.
+                taken, self._waiting = self._waiting, {}
+                self._boarding = False
+            for futures in taken.values():
                 for future in futures:
                     if not future.done():
                         future.set_exception(error)
@@ -97,7 +108,3 @@ class Coalesced(Generic[K, V]):
                 for future in futures:
                     if not future.done():
                         future.set_result(value)
-
-    def _take_all(self) -> dict[K, list["asyncio.Future[V | None]"]]:
-        waiting, self._waiting = self._waiting, {}
-        return waiting
