@@ -15,6 +15,7 @@ import asyncio
 import functools
 import time
 from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
+from contextvars import copy_context
 from itertools import islice
 from typing import Generic, TypeVar
 
@@ -41,11 +42,13 @@ class Coalesced(Generic[K, V]):
         self._query = query
         self._waiting: dict[K, list[asyncio.Future[V | None]]] = {}
         self._flights: set[asyncio.Task[None]] = set()
+        self._context = copy_context()
 
     async def find(self, key: K) -> V | None:
         """What the query finds for the key. Raises Problem 503 as ``database.read`` does."""
         future: asyncio.Future[V | None] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(key, []).append(future)
+        self._context = copy_context()
         if len(self._flights) < FLIGHTS_MAX:
             self._start()
         asked = time.perf_counter()
@@ -56,7 +59,9 @@ class Coalesced(Generic[K, V]):
                 of_request.add(time.perf_counter() - asked)
 
     def _start(self) -> None:
-        flight = asyncio.create_task(self._fly())
+        # In the context of whoever asked last, so that it is in that request's trace and log. One
+        # that has landed would hand on the context of a request answered long ago.
+        flight = asyncio.create_task(self._fly(), context=self._context)
         self._flights.add(flight)
         flight.add_done_callback(self._landed)
 
@@ -66,8 +71,7 @@ class Coalesced(Generic[K, V]):
             self._start()
 
     async def _fly(self) -> None:
-        # In the context of the request that began it, whose trace it belongs to. What it takes is
-        # counted where it is waited for.
+        # What it takes is counted where it is waited for.
         DATABASE_TIME.set(None)
         taken: dict[K, list[asyncio.Future[V | None]]] = {}
 

@@ -285,7 +285,7 @@ class _Arbiter(Arbiter):  # type: ignore[misc]
             how = f"signal {-code}" if code < 0 else f"exit code {code}"
             if not (worker.has_started() or worker.old or self.stopping):
                 self._give_up(worker.heard().decode() or f"a worker did not start: {how}")
-            elif code:
+            elif code and not self.failure:
                 log.error("worker ended", pid=pid, how=how)
             elif self.announced:
                 log.info("worker ended", pid=pid)

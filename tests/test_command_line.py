@@ -455,7 +455,8 @@ def test_logs_are_json_lines_with_request_ids_and_no_secrets(
         call(f"{url}/nothing%0d%0aInjected:%20yes")
         process.terminate()
         _, stderr = process.communicate()
-    events = [json.loads(line) for line in stderr.splitlines()]
+    lines = [json.loads(line) for line in stderr.splitlines()]
+    events = [event for event in lines if event["event"] == "request"]
     assert [(event["status"], event["route"]) for event in events] == [
         (201, "/api/v1/auth/register"),
         (200, "/api/v1/users/me"),

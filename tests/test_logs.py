@@ -3,6 +3,7 @@
 import ast
 import asyncio
 import contextlib
+import functools
 import json
 import logging
 import re
@@ -18,6 +19,7 @@ from typing import Any
 import asyncpg
 import pytest
 
+from service.coalescing import FLIGHTS_MAX
 from service.keys import POOL
 from service.logs import log, write_events
 from service.settings import Database, Rate
@@ -182,7 +184,7 @@ async def test_the_line_of_a_request(client: Client, conn: Any) -> None:
         await client.patch("/api/v1/users/me", headers=stale, json={"name": "Eve"})
         await client.get(f"/api/v1/users/{account.profile['id']}", headers=account.headers)
         await client.get("/api/v1/nothing")
-    done, refused, other, missing = events
+    done, refused, other, missing = [e for e in events if e["event"] == "request"]
     assert list(done) == [
         *("timestamp", "level", "event", "request_id", "method", "route", "status"),
         *("duration_ms", "database_ms", "database_calls", "user_id", "client"),
@@ -361,6 +363,18 @@ async def test_slow_queries(start_app: StartApp) -> None:
     explained = [one for one in slow if one["statement"].startswith("explain")]
     assert "$1" in explained[0]["statement"]
     assert "canary" not in str([one for one in events if one["event"] != "mail written"])
+
+
+async def test_a_read_that_is_shared_is_told_of_one_that_asked_for_it(start_app: StartApp) -> None:
+    """Not of the first that ever did, however many reads follow upon each other."""
+    client = await start_app(slow_query_ms=0.0001)
+    account = await register(client)
+    with logged() as events:
+        get = functools.partial(client.get, "/api/v1/users/me", headers=account.headers)
+        await asyncio.gather(*(get() for _ in range(60)))
+    reads = [event for event in events if event.get("query") == "sessions.find_signed_in"]
+    assert len(reads) > FLIGHTS_MAX
+    assert len({event["request_id"] for event in reads}) > FLIGHTS_MAX
 
 
 async def test_a_statement_that_ran_out_of_time_is_a_slow_query(
