@@ -19,6 +19,7 @@ from service.app import create_app
 from service.exporter import exporting
 from service.keys import HASHER, POOL
 from service.settings import Rate, Settings
+from tests import described
 from tests.conftest import Client
 from tests.factories import PASSWORD, assert_problem, register
 from tests.test_command_line import free_port
@@ -39,7 +40,8 @@ async def client(
 ) -> Client:
     """Of an application that keeps metrics."""
     changed = dataclasses.replace(settings, throttle_sign_in_per_account=Rate(3, 3600))
-    return await aiohttp_client(create_app(changed, registry))
+    app = create_app(changed, registry)
+    return await aiohttp_client(app, middlewares=[described.check_answers])
 
 
 async def wait_until(condition: Callable[[], bool], within_s: float = 5) -> None:
@@ -187,7 +189,8 @@ async def test_dashboard_and_alerts_name_what_is_exported(
     port = free_port()
     with exporting(dataclasses.replace(settings, metrics_port=port)) as exporter:
         assert exporter is not None
-        client = await aiohttp_client(create_app(settings, exporter.registry))
+        app = create_app(settings, exporter.registry)
+        client = await aiohttp_client(app, middlewares=[described.check_answers])
         await register(client)
         samples = await asyncio.to_thread(metrics_at, port)
     exported = {name for name, _ in samples}

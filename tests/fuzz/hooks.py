@@ -157,9 +157,13 @@ def complete_body(body: dict[str, Any], operation_id: str) -> None:
         body["password"] = f"ü{secrets.token_urlsafe(256)}"[: len(body["password"])]
     if body.get("until", "9") < "2100":
         body["until"] = f"2100{body['until'][4:]}"
-    if random.random() < 0.2:
-        return
-    if operation_id == "users_change_password":
+    if operation_id == "recovery_verify_email":
+        body["token"] = find_mailed_token("/email/verify") or body["token"]
+    elif operation_id == "recovery_reset_password":
+        body["token"] = find_mailed_token("/password/reset") or body["token"]
+    elif random.random() < 0.2:
+        pass  # how it answers a wrong password, or a wrong token, is described too
+    elif operation_id == "users_change_password":
         body["current_password"] = PASSWORD
     elif operation_id in ("users_change_email", "users_delete_me"):
         body["password"] = PASSWORD
@@ -167,10 +171,6 @@ def complete_body(body: dict[str, Any], operation_id: str) -> None:
         body |= {"email": create_caller("user").email, "password": PASSWORD}
     elif operation_id == "sessions_refresh":
         body["refresh_token"] = create_caller("user").tokens["refresh_token"]
-    elif operation_id == "recovery_verify_email":
-        body["token"] = find_mailed_token("/email/verify") or body["token"]
-    elif operation_id == "recovery_reset_password":
-        body["token"] = find_mailed_token("/password/reset") or body["token"]
 
 
 def complete_from_answers(case: Case, caller: Caller) -> None:
