@@ -1,6 +1,7 @@
 # Everything a developer runs. `make` lists it.
 
 PYTHON ?= python3
+FUZZ_SECONDS ?= 240
 BIN := .venv/bin
 PIP := $(BIN)/pip install --disable-pip-version-check --quiet --constraint constraints.txt
 
@@ -16,7 +17,7 @@ endef
 export BRANCHES
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test lint format migrate bench bench-scale clean
+.PHONY: help serve test fuzz lint format migrate bench bench-scale clean
 
 help: ## List these commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/' | column -t -s:
@@ -27,6 +28,9 @@ serve: .venv/serve.stamp ## Run the service on its embedded PostgreSQL: PORT, HO
 test: .venv/dev.stamp ## Run all tests on an embedded PostgreSQL, or on DATABASE_URL
 	@$(BIN)/pytest --cov --cov-report=term --cov-report=json:.coverage.json
 	@$(BIN)/python -c "$$BRANCHES"
+
+fuzz: .venv/serve.stamp .venv-fuzz/stamp ## Try the API with schemathesis, for FUZZ_SECONDS=240 or more
+	@$(BIN)/python tests/fuzz/run.py --seconds $(FUZZ_SECONDS)
 
 lint: .venv/dev.stamp ## Check style and types
 	@$(BIN)/ruff check
@@ -47,7 +51,8 @@ bench-scale: .venv/serve.stamp ## Measure how lists grow, a sign-in flood, idlin
 	@exec $(BIN)/python -m benchmarks.scale
 
 clean: ## Remove the virtual environments and caches; data stay
-	@rm -rf .venv .venv-bench benchmarks/peers/fastify/node_modules .coverage* .mypy_cache .pytest_cache .ruff_cache build *.egg-info
+	@rm -rf .venv .venv-fuzz .venv-bench benchmarks/peers/fastify/node_modules
+	@rm -rf .coverage* .mypy_cache .pytest_cache .ruff_cache build *.egg-info
 
 .venv/bin/pip:
 	@echo "Setting up .venv (once)"
@@ -68,4 +73,10 @@ PEERS := benchmarks/peers/fastify
 	@$(PYTHON) -m venv .venv-bench
 	@.venv-bench/bin/pip install --disable-pip-version-check --quiet --requirement $<
 	@if command -v npm >/dev/null; then npm ci --prefix $(PEERS) --omit=dev --no-audit --no-fund --silent; fi
+	@touch $@
+
+# An environment of its own: what schemathesis depends on is nothing to the service or its tests.
+.venv-fuzz/stamp: tests/fuzz/requirements.txt
+	@$(PYTHON) -m venv .venv-fuzz
+	@.venv-fuzz/bin/pip install --disable-pip-version-check --quiet --requirement $<
 	@touch $@

@@ -10,28 +10,42 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any, Concatenate, Literal, ParamSpec, TypeAlias, TypeVar
 
 import asyncpg
 import orjson
-import structlog
 from aiohttp import web
+from asyncpg.connection import LoggedQuery
 from asyncpg.pool import PoolConnectionProxy
 
 from service import migrate
+from service.encoding import encode
 from service.errors import Problem, StartError, unavailable
-from service.keys import DATABASE_TIMERS, POOL, SETTINGS
+from service.keys import (
+    CONNECTION_CLASS,
+    DATABASE_TIMERS,
+    POOL,
+    POOL_WAITING,
+    SETTINGS,
+    Waiting,
+)
+from service.logs import log
 from service.settings import Database, Settings
-
-log = structlog.get_logger(__name__)
 
 P = ParamSpec("P")
 T = TypeVar("T")
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record] | PoolConnectionProxy[asyncpg.Record]"
 
 WRITE_ATTEMPTS = 3
+# Statements are shown so far in logs.
+STATEMENT_MAX_CHARS = 2_000
+
+# What the connection in use is for, as metrics and logs call it: ``sessions.find_signed_in``.
+PURPOSE: ContextVar[str] = ContextVar("purpose", default="")
 
 # The connection went away under the statement, or could not be had. InternalClientError is what a
 # statement gets that begins while its connection is being torn down.
@@ -54,6 +68,22 @@ RETRYABLE = (
 )
 # A value or a constraint (SQLSTATE classes 22 and 23): the statement's own matter.
 OF_THE_STATEMENT = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError)
+
+
+@dataclass(slots=True)
+class DatabaseTime:
+    """How often a request used the database, and how long it waited for it in all."""
+
+    calls: int = 0
+    spent_s: float = 0.0
+
+    def add(self, seconds: float) -> None:
+        self.calls += 1
+        self.spent_s += seconds
+
+
+# That of the request which is being handled.
+DATABASE_TIME: ContextVar[DatabaseTime | None] = ContextVar("database_time", default=None)
 
 
 async def read(
@@ -122,10 +152,17 @@ async def _acquire(
 ) -> AsyncIterator[Connection]:
     """A connection, given back afterwards; the application's timers hear how long it took."""
     settings = app[SETTINGS]
+    name = _name(purpose.__module__, purpose.__name__)
+    PURPOSE.set(name)
     asked = time.perf_counter()
     acquired: float | None = None
+    waiting = app[POOL_WAITING]
     try:
-        conn = await app[POOL].acquire(timeout=settings.db_acquire_timeout_s)
+        waiting.count += 1
+        try:
+            conn = await app[POOL].acquire(timeout=settings.db_acquire_timeout_s)
+        finally:
+            waiting.count -= 1
         acquired = time.perf_counter()
         try:
             yield conn
@@ -139,13 +176,15 @@ async def _acquire(
     finally:
         ended = time.perf_counter()
         acquired = acquired or ended
+        if of_request := DATABASE_TIME.get():
+            of_request.add(ended - asked)
         for timer in app[DATABASE_TIMERS]:
-            timer(_name(purpose.__module__, purpose.__name__), acquired - asked, ended - acquired)
+            timer(name, acquired - asked, ended - acquired)
 
 
 @functools.cache
 def _name(module: str, function: str) -> str:
-    """What a query or a transaction is called in metrics and logs: ``sessions.find_signed_in``."""
+    """What a query or a transaction is called in metrics, logs and traces."""
     feature = module.removeprefix("service.").partition(".")[0]
     return f"{feature}.{function.lstrip('_')}"
 
@@ -153,13 +192,12 @@ def _name(module: str, function: str) -> str:
 async def database_context(app: web.Application) -> AsyncIterator[None]:
     """Wait for the database, migrate it where that is asked for, and open the pool, all warm."""
     settings = app[SETTINGS]
-    database = settings.database
-    assert database is not None, "start the embedded server first"  # noqa: S101
     app[DATABASE_TIMERS] = []
-    try:
-        app[POOL] = await _open_pool(settings, database)
-    except (*LOST, asyncpg.PostgresError) as error:
-        raise _cannot_connect(database, _explain(error)[0]) from error
+    app[POOL_WAITING] = Waiting()
+    await prepare(settings)
+    with _start_errors(settings) as database:
+        connection_class = app.get(CONNECTION_CLASS, asyncpg.Connection)
+        app[POOL] = await _open_pool(settings, database, connection_class)
     yield
     try:
         async with asyncio.timeout(settings.db_close_timeout_s):
@@ -168,30 +206,50 @@ async def database_context(app: web.Application) -> AsyncIterator[None]:
         app[POOL].terminate()
 
 
-async def _open_pool(settings: Settings, database: Database) -> "asyncpg.Pool[asyncpg.Record]":
-    conn = await _wait_for_database(database, settings.db_connect_timeout_s)
+@contextmanager
+def _start_errors(settings: Settings) -> Iterator[Database]:
+    """The database; what PostgreSQL refuses meanwhile is the operator's one line."""
+    database = settings.database
+    assert database is not None, "start the embedded server first"  # noqa: S101
     try:
-        pending = await migrate.find_pending(conn)
-    finally:
-        await conn.close(timeout=settings.db_close_timeout_s)
-    if pending and settings.migrate_on_start:
-        stop = threading.Event()
+        yield database
+    except (*LOST, asyncpg.PostgresError) as error:
+        raise _cannot_connect(database, explain(error)[0]) from error
+
+
+async def prepare(settings: Settings) -> None:
+    """Wait for the database, and migrate it where that is asked for. Raises StartError."""
+    with _start_errors(settings) as database:
+        conn = await _wait_for_database(database, settings.db_connect_timeout_s)
         try:
-            await asyncio.to_thread(migrate.apply_pending, database, stop=stop)
-        except asyncio.CancelledError:
-            stop.set()
-            raise
-    elif pending:
-        log.warning("migrations pending: run shinkei migrate", pending=len(pending))
+            pending = await migrate.find_pending(conn)
+        finally:
+            await conn.close(timeout=settings.db_close_timeout_s)
+        if pending and settings.migrate_on_start:
+            stop = threading.Event()
+            try:
+                await asyncio.to_thread(migrate.apply_pending, database, stop=stop)
+            except asyncio.CancelledError:
+                stop.set()
+                raise
+        elif pending:
+            log.warning("migrations pending: run shinkei migrate", pending=len(pending))
+
+
+async def _open_pool(
+    settings: Settings, database: Database, connection_class: type[Any]
+) -> "asyncpg.Pool[asyncpg.Record]":
     return await asyncpg.create_pool(
         **database.asyncpg_arguments(),
         # All connections are there from the start and stay: none is opened inside of a request
         # unless one was lost.
         min_size=settings.db_pool_size,
         max_size=settings.db_pool_size,
+        connection_class=connection_class,
         timeout=5,
         command_timeout=settings.db_command_timeout_s,
-        init=_set_codecs,
+        init=functools.partial(_prepare_connection, slow_query_ms=settings.slow_query_ms),
+        reset=_keep_session,
         **_session_arguments(settings),
     )
 
@@ -212,14 +270,46 @@ def _session_arguments(settings: Settings) -> dict[str, Any]:
     }
 
 
+async def _prepare_connection(conn: Connection, *, slow_query_ms: float) -> None:
+    """Set a new connection up, for as long as it lives: a release resets nothing of this."""
+    if slow_query_ms:
+        conn.add_query_logger(functools.partial(_log_if_slow, slow_query_ms / 1000))
+    await _set_codecs(conn)
+
+
 async def _set_codecs(conn: Connection) -> None:
     """jsonb as Python values; asyncpg would give text."""
     await conn.set_type_codec(
         "jsonb",
         schema="pg_catalog",
-        encoder=lambda value: orjson.dumps(value).decode(),
+        encoder=lambda value: encode(value).decode(),
         decoder=orjson.loads,
     )
+
+
+async def _keep_session(conn: Connection) -> None:
+    """Reset nothing: queries change no more of their session than their transaction.
+
+    asyncpg itself has rolled back by now and dropped listeners; the query that it would send, to
+    unlock advisory locks and reset settings, is a second round trip for each use of a connection.
+    ``tests/test_database.py`` goes through every flow and looks for what it left behind.
+    """
+
+
+def _log_if_slow(slow_s: float, query: LoggedQuery) -> None:
+    """Log the statement with its places for parameters; never the parameters themselves.
+
+    asyncpg calls this soon after the statement, in the context that it ran in: the line has the id
+    of its request.
+    """
+    if query.elapsed >= slow_s:
+        log.warning(
+            "slow query",
+            query=PURPOSE.get(),
+            elapsed_ms=round(query.elapsed * 1000, 1),
+            statement=" ".join(query.query.split())[:STATEMENT_MAX_CHARS],
+            error=type(query.exception).__name__ if query.exception else None,
+        )
 
 
 async def _wait_for_database(
@@ -234,7 +324,7 @@ async def _wait_for_database(
                 **database.asyncpg_arguments(), timeout=max(1, min(5, deadline - loop.time()))
             )
         except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-            reason, hopeless = _explain(error)
+            reason, hopeless = explain(error)
         if hopeless or loop.time() >= deadline:
             tried = "" if hopeless else f" (tried for {timeout_s:g} s, DB_CONNECT_TIMEOUT_S)"
             raise _cannot_connect(database, reason + tried)
@@ -248,7 +338,7 @@ def _cannot_connect(database: Database, reason: str) -> StartError:
     )
 
 
-def _explain(error: Exception) -> tuple[str, bool]:
+def explain(error: Exception) -> tuple[str, bool]:
     """Why a connection failed, in our own words, and whether waiting cannot mend it."""
     known: tuple[tuple[type[Exception], Literal[True, False], str], ...] = (
         (asyncpg.InvalidAuthorizationSpecificationError, True, "user or password refused"),

@@ -26,12 +26,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import structlog
-
 from service.errors import StartError
+from service.logs import log
 from service.settings import Database
-
-log = structlog.get_logger(__name__)
 
 USER = "shinkei"
 READY_TIMEOUT_S = 60
@@ -82,10 +79,10 @@ class Server:
 
 
 @contextlib.contextmanager
-def running(data_dir: Path, *, pool_size: int = 0) -> Iterator[Database]:
+def running(data_dir: Path, *, connections: int = 0) -> Iterator[Database]:
     """The database of ``data_dir``; who starts it keeps it running and stops it, others use it.
 
-    It takes a pool of ``pool_size`` connections and some more.
+    It takes so many connections, and some more.
     """
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
@@ -96,8 +93,10 @@ def running(data_dir: Path, *, pool_size: int = 0) -> Iterator[Database]:
         if not _lock(lock.fileno()):
             yield _attach(data_dir)
             return
-        # Others than the pool: the probes, migrations, a second process, somebody's psql.
-        options = {"max_connections": str(max(100, pool_size + 20))}
+        # Workers are forked from us: one that outlived us would keep the next start waiting.
+        os.register_at_fork(after_in_child=lock.close)
+        # Others than the pools: migrations, a second process, somebody's psql.
+        options = {"max_connections": str(max(100, connections + 20))}
         server = start(data_dir, options=options)
         _, port = server.database.hosts[0]
         ending = threading.Event()
@@ -132,10 +131,28 @@ def _keep_running(
         try:
             server = start_again()
         except (OSError, StartError) as error:
-            log.error("embedded PostgreSQL ended and does not start", reason=str(error))  # noqa: TRY400
+            log.error("embedded PostgreSQL ended and does not start", reason=str(error))
         else:
             log.warning("embedded PostgreSQL ended and was started again", exit_code=exit_code)
     server.stop()
+
+
+def look(data_dir: Path) -> tuple[Database | None, str]:
+    """The server that runs on ``data_dir``, or None, and the programs that would start one.
+
+    Changes nothing. Raises StartError for what would keep ``running`` from starting it.
+    """
+    cluster = data_dir / "postgres"
+    pid, port, ready = _read_pid_file(cluster)
+    if ready and _is_server_of(pid, cluster):
+        return _database(port, (data_dir / "postgres_password").read_text()), ""
+    if os.geteuid() == 0:
+        _find_account()
+    # As root it would be run from a copy, if need be, that its user can read.
+    bindir = _find_bindir(None)
+    if (cluster / "PG_VERSION").exists():
+        _check_version(bindir, cluster)
+    return None, f"with the programs of {bindir}"
 
 
 def read_secret_key(data_dir: Path) -> str:

@@ -1,26 +1,30 @@
 """Problems: what a client is told when a request fails (RFC 9457), and the middleware for it."""
 
-import traceback
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 
 import asyncpg
 import orjson
-import structlog
+import uuid_utils
 from aiohttp import web
+from aiohttp.http_exceptions import LineTooLong
 from aiohttp.typedefs import Handler
 
-from service.keys import REQUEST_ID
+from service.headers import ON_EVERY_ANSWER
+from service.keys import PROBLEM_CODE, REQUEST_ID
+from service.logs import log
 from service.settings import SettingsError
-
-log = structlog.get_logger(__name__)
 
 RETRY_AFTER_S = 1
 
 
 class StartError(Exception):
     """The service cannot start or a command cannot run; the message is the operator's one line."""
+
+
+class ArgumentError(Exception):
+    """An argument of a command cannot be taken; the message is the operator's one line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +72,11 @@ def not_signed_in(detail: str = "Sign in and send the access token.", error: str
     return Problem(401, code, detail, headers={"WWW-Authenticate": challenge})
 
 
+def refused(code: str, detail: str) -> Problem:
+    """401 for what came in the body, with the challenge that each 401 has (RFC 9110 §15.5.2)."""
+    return Problem(401, code, detail, headers={"WWW-Authenticate": "Bearer"})
+
+
 def unavailable(code: str, detail: str) -> Problem:
     """503: the same request may succeed in a moment."""
     return Problem(503, code, detail, headers={"Retry-After": str(RETRY_AFTER_S)})
@@ -88,12 +97,12 @@ _PHRASES = {413: "Content Too Large", 422: "Unprocessable Content"}
 
 def _from_framework(error: web.HTTPException) -> Problem:
     """The framework's own answer (404, 405, 413, …) as a problem, without its text."""
-    code, detail = _FRAMEWORK.get(error.status, ("request_refused", _phrase(error.status)))
+    code, detail = _FRAMEWORK.get(error.status, ("request_refused", phrase(error.status)))
     kept = {name: error.headers[name] for name in ("Allow",) if name in error.headers}
     return Problem(error.status, code, detail, headers=kept, close=error.status == 413)
 
 
-def _phrase(status: int) -> str:
+def phrase(status: int) -> str:
     return _PHRASES.get(status) or HTTPStatus(status).phrase
 
 
@@ -101,7 +110,7 @@ def render(problem: Problem, request_id: str) -> web.Response:
     """The problem as JSON. ``type`` is about:blank, as it is ``code`` that tells them apart."""
     body: dict[str, object] = {
         "type": "about:blank",
-        "title": _phrase(problem.status),
+        "title": phrase(problem.status),
         "status": problem.status,
         "detail": problem.detail,
         "code": problem.code,
@@ -112,30 +121,48 @@ def render(problem: Problem, request_id: str) -> web.Response:
     return web.Response(
         status=problem.status,
         body=orjson.dumps(body),
-        headers={
-            "Content-Type": "application/problem+json",
-            "Cache-Control": "no-store",
-            **problem.headers,
-        },
+        headers={"Content-Type": "application/problem+json", **problem.headers},
     )
 
 
-def log_unexpected(error: Exception, event: str, **values: object) -> None:
-    """Log our own mistake with its traceback, without the words of PostgreSQL's errors.
+def answer_malformed(
+    protocol: web.RequestHandler,
+    request: web.BaseRequest,
+    status: int = 500,
+    exc: BaseException | None = None,
+    message: str | None = None,
+) -> web.StreamResponse:
+    """Render what aiohttp answers without reaching a middleware: to what is not HTTP, mostly.
 
-    Their detail repeats the row that was refused: addresses, hashes and all.
+    In place of ``RequestHandler.handle_error``, which answers text that repeats the request.
     """
-    if isinstance(error, asyncpg.PostgresError):
-        log.error(
-            event,
-            error=type(error).__name__,
-            sqlstate=error.sqlstate,
-            constraint=error.constraint_name,
-            trace="".join(traceback.format_tb(error.__traceback__)),
-            **values,
-        )
+    if request.writer.output_size > 0:
+        raise ConnectionError("an answer has begun")
+    request_id = uuid_utils.uuid7().hex
+    if status >= 500:
+        log.error("unexpected error", request_id=request_id, exc_info=exc)
+        problem = _internal_error()
     else:
-        log.error(event, exc_info=error, **values)
+        log.info(
+            "malformed request",
+            request_id=request_id,
+            cause=type(exc).__name__,
+            client=request.remote,
+        )
+        detail = "This is not HTTP/1.1."
+        if isinstance(exc, LineTooLong):
+            detail = f"The path with its query, or a header, is longer than {exc.args[1]} bytes."
+        problem = Problem(status, "malformed_request", detail)
+    response = render(problem, request_id)
+    response.headers["X-Request-ID"] = request_id
+    response.headers["Server"] = "shinkei"
+    response.headers.update(ON_EVERY_ANSWER)
+    response.force_close()
+    return response
+
+
+def _internal_error() -> Problem:
+    return Problem(500, "internal_error", "Something went wrong here; it has been logged.")
 
 
 @web.middleware
@@ -157,9 +184,10 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
     except SettingsError as error:
         log.warning("cannot serve", reason=str(error))
         problem = unavailable("misconfigured", "The service is not set up yet; try again.")
-    except Exception as error:
-        log_unexpected(error, "unexpected error")
-        problem = Problem(500, "internal_error", "Something went wrong here; it has been logged.")
+    except Exception:
+        log.exception("unexpected error")
+        problem = _internal_error()
+    request[PROBLEM_CODE] = problem.code
     response = render(problem, request[REQUEST_ID])
     if problem.close:
         response.force_close()

@@ -20,9 +20,14 @@ CACHE_S = 1.0
 
 @dataclass(slots=True)
 class Health:
-    """What the probes know. ``draining`` is set when the process has been told to stop."""
+    """What the probes know, and whether the process is about to end.
+
+    ``stopping``: the service ends, and is not ready. ``draining``: this process does, and its
+    answers end their connections; where others take over, the service stays ready.
+    """
 
     draining: bool = False
+    stopping: bool = False
     started: bool = False
     checked_at: float = float("-inf")
     body: dict[str, object] = field(default_factory=dict)
@@ -60,7 +65,7 @@ async def startup(request: web.Request) -> web.Response:
 
 
 def _render(status: int, body: dict[str, object]) -> web.Response:
-    headers = {"Content-Type": "application/health+json", "Cache-Control": "no-store"}
+    headers = {"Content-Type": "application/health+json"}
     if status == 503:
         headers["Retry-After"] = "1"
     return web.Response(status=status, body=orjson.dumps(body), headers=headers)
@@ -76,7 +81,7 @@ async def _check(app: web.Application) -> dict[str, object]:
         body = health.body
         if body["status"] != "fail":
             health.started = True
-    if health.draining:
+    if health.stopping:
         return {**body, "status": "fail", "output": "stopping"}
     return body
 

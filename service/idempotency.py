@@ -19,6 +19,7 @@ from service.addresses import client_address, client_network
 from service.database import Connection, read, write
 from service.errors import Problem
 from service.keys import SETTINGS, USER
+from service.metrics import count
 from service.sealing import seal, unseal
 
 P = ParamSpec("P")
@@ -26,7 +27,7 @@ P = ParamSpec("P")
 LIFETIME_H = 24
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 _PURPOSE = "idempotent answers"
-_KEPT_HEADERS = ("Content-Type", "Cache-Control", "ETag", "Location")
+_KEPT_HEADERS = ("Content-Type", "ETag", "Location")
 
 
 async def write_once(
@@ -62,6 +63,7 @@ async def write_once(
             if found["fingerprint"] != fingerprint:
                 detail = "This Idempotency-Key was used for another request."
                 raise Problem(422, "idempotency_key_reused", detail)
+            count(request.app, "idempotent_replays")
             return _read_answer(unseal(secret_key, _PURPOSE, key, found["answer"]))
         response = await work(conn, *args, **kwargs)
         await conn.execute(
@@ -89,6 +91,7 @@ async def find_answer(request: web.Request) -> web.Response | None:
     found = await read(request.app, _find, _caller(request), key)
     if found is None or found["fingerprint"] != await _fingerprint(request):
         return None
+    count(request.app, "idempotent_replays")
     return _read_answer(unseal(request.app[SETTINGS].secret_key, _PURPOSE, key, found["answer"]))
 
 

@@ -1,7 +1,9 @@
 """The typed keys under which the application and its requests carry their state."""
 
+import uuid
 from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeAlias
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import asyncpg
 from aiohttp import web
@@ -9,24 +11,48 @@ from aiohttp import web
 from service.settings import Settings
 
 if TYPE_CHECKING:
+    from opentelemetry.trace import Tracer
+
     from service.auth.passwords import Hasher
-    from service.auth.tokens import KeyRing
+    from service.auth.signing_keys import KeyRing
+    from service.coalescing import Coalesced
     from service.health import Health
     from service.mail.rendering import Templates
+    from service.metrics import Metrics
     from service.throttle import Count
 
 SETTINGS = web.AppKey("settings", Settings)
 # Called after each use of a connection: what for, seconds waited for it, seconds it was held.
 DatabaseTimer: TypeAlias = Callable[[str, float, float], None]
 
+
+@dataclass(slots=True)
+class Waiting:
+    """How many wait for a connection of the pool now; asyncpg does not say."""
+
+    count: int = 0
+
+
 POOL: web.AppKey["asyncpg.Pool[asyncpg.Record]"] = web.AppKey("pool")
 DATABASE_TIMERS: web.AppKey[list[DatabaseTimer]] = web.AppKey("database_timers")
+SIGNED_IN: web.AppKey["Coalesced[uuid.UUID, asyncpg.Record]"] = web.AppKey("signed_in")
+# What the pool's connections are made of, where that is not asyncpg's own class.
+CONNECTION_CLASS: web.AppKey[type[Any]] = web.AppKey("connection_class")
+# Only where requests are traced.
+TRACER: web.AppKey["Tracer"] = web.AppKey("tracer")
+POOL_WAITING = web.AppKey("pool_waiting", Waiting)
 HASHER: web.AppKey["Hasher"] = web.AppKey("hasher")
 KEY_RING: web.AppKey["KeyRing"] = web.AppKey("key_ring")
 HEALTH: web.AppKey["Health"] = web.AppKey("health")
 MAIL_TEMPLATES: web.AppKey["Templates"] = web.AppKey("mail_templates")
+# Only where metrics are kept.
+METRICS: web.AppKey["Metrics"] = web.AppKey("metrics")
 
 REQUEST_ID = web.RequestKey("request_id", str)
+# The code of the problem that the request is answered with, where it is one.
+PROBLEM_CODE = web.RequestKey("problem_code", str)
 # The signed-in user's row and its session's id: see sessions.queries.find_signed_in.
 USER: web.RequestKey["asyncpg.Record"] = web.RequestKey("user")
+# Set where the request has created an account, which it counts once that is committed.
+REGISTERED = web.RequestKey("registered", bool)
 THROTTLE_COUNTS: web.RequestKey["list[Count]"] = web.RequestKey("throttle_counts")

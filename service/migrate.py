@@ -5,7 +5,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 ADVISORY_LOCK_KEY = 0x7368696E6B6569
 
 _HERE = Path(__file__).resolve().parent
+
+
+def _to_nobody(text: str) -> None:
+    pass
 
 
 def migrations_dir() -> Path:
@@ -41,37 +45,51 @@ def known_migrations() -> list[str]:
 
 async def find_pending(conn: "Connection") -> list[str]:
     """The ids of migrations that this release has and the database has not, in order."""
+    applied = await find_applied(conn)
+    return [id_ for id_ in known_migrations() if id_ not in applied]
+
+
+async def find_applied(conn: "Connection") -> set[str]:
+    """The ids of migrations that the database has; some may be of a newer release."""
     try:
         rows = await conn.fetch("select migration_id from _yoyo_migration")
     except asyncpg.UndefinedTableError:
         rows = []
-    applied = {row["migration_id"] for row in rows}
-    return [id_ for id_ in known_migrations() if id_ not in applied]
+    return {row["migration_id"] for row in rows}
 
 
 def apply_pending(
-    database: Database, wait_s: float = 0, stop: threading.Event | None = None
+    database: Database,
+    wait_s: float = 0,
+    stop: threading.Event | None = None,
+    say: Callable[[str], None] = _to_nobody,
 ) -> list[str]:
     """Apply what is pending and return its ids. Blocks while another process migrates.
 
     Waits up to ``wait_s`` seconds for the database to be there; ``stop`` ends the wait for others.
+    ``say`` is told what is being done.
 
     Raises StartError, naming the migration, where one fails; those before it stay applied.
     """
-    with _locked_backend(database, wait_s, stop) as (backend, migrations):
+    with _locked_backend(database, wait_s, stop, say) as (backend, migrations):
         pending = backend.to_apply(migrations)
-        _run(backend.apply_migrations, pending, "apply")
+        _run(backend.apply_migrations, pending, "apply", say)
         missing = backend.to_apply(migrations)
         if missing:
             raise StartError(f"migration {missing[0].id} was not applied; see the log above")
         return [migration.id for migration in pending]
 
 
-def roll_back(database: Database, count: int, wait_s: float = 0) -> list[str]:
+def roll_back(
+    database: Database,
+    count: int,
+    wait_s: float = 0,
+    say: Callable[[str], None] = _to_nobody,
+) -> list[str]:
     """Roll back the ``count`` newest applied migrations and return their ids, newest first."""
-    with _locked_backend(database, wait_s) as (backend, migrations):
+    with _locked_backend(database, wait_s, None, say) as (backend, migrations):
         newest = backend.to_rollback(migrations)[:count]
-        _run(backend.rollback_migrations, newest, "roll back")
+        _run(backend.rollback_migrations, newest, "roll back", say)
         return [migration.id for migration in newest]
 
 
@@ -90,10 +108,11 @@ def list_status(database: Database, wait_s: float = 0) -> list[tuple[str, bool]]
     return [(id_, id_ in applied) for id_ in known_migrations()]
 
 
-def _run(action: Any, migrations: Any, verb: str) -> None:
+def _run(action: Any, migrations: Any, verb: str, say: Callable[[str], None]) -> None:
     import psycopg
 
-    for migration in list(migrations):
+    for number, migration in enumerate(list(migrations), 1):
+        say(f"{verb} {migration.id} ({number} of {len(migrations)})")
         one = type(migrations)([migration])
         try:
             action(one)
@@ -131,7 +150,10 @@ def _connect(database: Database, wait_s: float) -> Any:
 
 @contextmanager
 def _locked_backend(
-    database: Database, wait_s: float, stop: threading.Event | None = None
+    database: Database,
+    wait_s: float,
+    stop: threading.Event | None = None,
+    say: Callable[[str], None] = _to_nobody,
 ) -> Iterator[tuple[Any, Any]]:
     """yoyo's backend and migrations, under a session-level advisory lock.
 
@@ -156,6 +178,7 @@ def _locked_backend(
         while not guard.execute(ask, [ADVISORY_LOCK_KEY]).fetchone()[0]:
             if stop is not None and stop.is_set():
                 raise StartError("told to stop while another process migrates")
+            say("waiting for another process that migrates")
             time.sleep(0.1)
         arguments = database.libpq_arguments()
         uri = DatabaseURI(

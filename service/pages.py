@@ -12,6 +12,7 @@ import orjson
 from aiohttp import web
 from marshmallow import Schema
 
+from service.encoding import encode
 from service.errors import Problem
 from service.fields import Digits, Text
 from service.keys import SETTINGS
@@ -20,6 +21,8 @@ from service.sealing import derive_key
 
 LIMIT_DEFAULT = 50
 LIMIT_MAX = 200
+FROM_TIME = {"description": "From this time on, itself included."}
+BEFORE_TIME = {"description": "Before this time."}
 _MAC_BYTES = 16
 Columns: TypeAlias = Mapping[str, Callable[[Any], object]]
 # What may differ from one page of a list to its next.
@@ -46,7 +49,11 @@ class PageSchema(Schema):
     """The parameters that every list has."""
 
     limit = Digits(1, LIMIT_MAX, load_default=LIMIT_DEFAULT)
-    cursor = Text(1, 4000)
+    cursor = Text(
+        1,
+        4000,
+        metadata={"description": "`next_cursor` of the page before, which had the same filters."},
+    )
 
 
 PAGE = PageSchema()
@@ -54,6 +61,31 @@ PAGE = PageSchema()
 
 def read_cursor(
     request: web.Request, query: Mapping[str, Any], keyset: Keyset
+) -> list[object] | None:
+    """The place after which the page begins: see ``open_cursor``."""
+    return open_cursor(request.app[SETTINGS].secret_key, request.path, query, keyset)
+
+
+def render_page(
+    request: web.Request,
+    query: Mapping[str, Any],
+    keyset: Keyset,
+    rows: Sequence[asyncpg.Record],
+    schema: Schema,
+    **members: object,
+) -> web.Response:
+    """The page with a Link to the next one (RFC 8288), from up to ``limit`` + 1 rows."""
+    secret_key = request.app[SETTINGS].secret_key
+    body = make_page(secret_key, request.path, query, keyset, rows, schema)
+    headers = {}
+    if body["has_more"]:
+        url = request.rel_url.update_query(cursor=body["next_cursor"])
+        headers["Link"] = f'<{url}>; rel="next"'
+    return json_response({**body, **members}, headers=headers)
+
+
+def open_cursor(
+    secret_key: str, path: str, query: Mapping[str, Any], keyset: Keyset
 ) -> list[object] | None:
     """The place after which the page begins, or None for the first page.
 
@@ -66,44 +98,40 @@ def read_cursor(
     except (UnicodeEncodeError, binascii.Error):
         sealed = b""
     mac, payload = sealed[:_MAC_BYTES], sealed[_MAC_BYTES:]
-    if not hmac.compare_digest(mac, _mac(request, payload)):
+    if not hmac.compare_digest(mac, _mac(secret_key, payload)):
         raise Problem(400, "invalid_cursor", "Expected a cursor as an earlier page gave it.")
     belongs_to, values = orjson.loads(payload)
-    if belongs_to != _fingerprint(request, query):
+    if belongs_to != _fingerprint(path, query):
         detail = "This cursor is another list's: begin again without it after changing filters."
         raise Problem(400, "cursor_mismatch", detail)
     return [read(value) for read, value in zip(keyset.columns.values(), values, strict=True)]
 
 
-def render_page(
-    request: web.Request,
+def make_page(
+    secret_key: str,
+    path: str,
     query: Mapping[str, Any],
     keyset: Keyset,
     rows: Sequence[asyncpg.Record],
     schema: Schema,
-    **members: object,
-) -> web.Response:
-    """``{items, next_cursor, has_more}`` and a Link (RFC 8288), from up to ``limit`` + 1 rows."""
+) -> dict[str, Any]:
+    """``{items, next_cursor, has_more}`` from up to ``limit`` + 1 rows."""
     shown = rows[: query["limit"]]
     body = {"items": schema.dump(shown, many=True), "next_cursor": None, "has_more": False}
-    headers = {}
     if len(rows) > len(shown):
         place = [shown[-1][name] for name in keyset.columns]
-        # asyncpg's UUIDs are a subclass, which orjson does not know.
-        payload = orjson.dumps([_fingerprint(request, query), place], default=str)
-        cursor = base64.urlsafe_b64encode(_mac(request, payload) + payload).decode()
+        payload = encode([_fingerprint(path, query), place])
+        cursor = base64.urlsafe_b64encode(_mac(secret_key, payload) + payload).decode()
         body |= {"next_cursor": cursor, "has_more": True}
-        headers["Link"] = f'<{request.rel_url.update_query(cursor=cursor)}>; rel="next"'
-    return json_response({**body, **members}, headers=headers)
+    return body
 
 
-def _mac(request: web.Request, payload: bytes) -> bytes:
-    key = derive_key(request.app[SETTINGS].secret_key, "cursors")
-    return hmac.digest(key, payload, "sha256")[:_MAC_BYTES]
+def _mac(secret_key: str, payload: bytes) -> bytes:
+    return hmac.digest(derive_key(secret_key, "cursors"), payload, "sha256")[:_MAC_BYTES]
 
 
-def _fingerprint(request: web.Request, query: Mapping[str, Any]) -> str:
+def _fingerprint(path: str, query: Mapping[str, Any]) -> str:
     """What a cursor belongs to: the path, the filters and the sort."""
     filters = {name: value for name, value in query.items() if name not in _FREE}
-    canonical = orjson.dumps([request.path.rstrip("/"), filters], option=orjson.OPT_SORT_KEYS)
+    canonical = orjson.dumps([path.rstrip("/"), filters], option=orjson.OPT_SORT_KEYS)
     return hashlib.sha256(canonical).hexdigest()[:32]

@@ -6,13 +6,11 @@ import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import NamedTuple
 
-import structlog
 from aiohttp import web
 
 from service.database import Connection, write
-from service.errors import Problem, log_unexpected
-
-log = structlog.get_logger(__name__)
+from service.errors import Problem
+from service.logs import log
 
 
 class Job(NamedTuple):
@@ -44,8 +42,8 @@ async def _repeat(app: web.Application, job: Job) -> None:
             await write(app, _run_alone, app, job)
         except Problem as error:
             log.warning("job postponed", job=job.name, code=error.code)
-        except Exception as error:
-            log_unexpected(error, "job failed", job=job.name)
+        except Exception:
+            log.exception("job failed", job=job.name)
         await asyncio.sleep(job.every_s)
 
 

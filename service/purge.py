@@ -1,15 +1,16 @@
 """Forgetting: what has expired, and accounts whose grace has passed."""
 
-import structlog
 from aiohttp import web
 
 from service.audit import queries as audit_queries
 from service.audit.events import record_unattended
+from service.auth import queries as auth_queries
+from service.auth.signing_keys import verifies_s
 from service.database import Connection
 from service.idempotency import LIFETIME_H
+from service.keys import SETTINGS
+from service.logs import log
 from service.periodic import Job
-
-log = structlog.get_logger(__name__)
 
 ACCOUNTS_AT_ONCE = 100
 # Each may have thousands of used refresh tokens, which go with it.
@@ -42,6 +43,11 @@ async def forget_answers(app: web.Application, conn: Connection) -> None:
     )
 
 
+async def forget_keys(app: web.Application, conn: Connection) -> None:
+    """Delete signing keys that no longer verify."""
+    await auth_queries.delete_retired_keys(conn, verifies_s(app[SETTINGS]))
+
+
 async def purge_accounts(app: web.Application, conn: Connection) -> None:
     """Delete accounts whose grace has passed, and take what names them out of the audit."""
     rows = await conn.fetch(
@@ -63,5 +69,6 @@ JOBS = (
     Job("forget sessions", 30, forget_sessions),
     Job("forget links", 300, forget_links),
     Job("forget answers", 300, forget_answers),
+    Job("forget keys", 300, forget_keys),
     Job("purge accounts", 60, purge_accounts),
 )

@@ -6,13 +6,17 @@ from typing import NamedTuple
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from service import docs, health
+from service import health, openapi
 from service.admin import handlers as administration
 from service.audit import handlers as audit
 from service.auth import handlers as auth
 from service.auth.handlers import admin, anyone, signed_in, support
+from service.docs import handlers as docs
+from service.keys import SETTINGS
 from service.recovery import handlers as recovery
+from service.requests import meet_expectation
 from service.sessions import handlers as sessions
+from service.settings import Settings
 from service.users import handlers as users
 
 
@@ -31,6 +35,11 @@ ROUTES = (
     Route("GET", "/health/startup", health.startup, anyone),
     Route("GET", "/.well-known/jwks.json", auth.jwks, anyone),
     Route("GET", "/docs", docs.page, anyone),
+    Route("GET", "/docs/page.js", docs.page_script, anyone),
+    Route("GET", "/docs/page.css", docs.page_style, anyone),
+    Route("GET", "/docs/swagger-ui.js", docs.swagger_ui_script, anyone),
+    Route("GET", "/docs/swagger-ui.css", docs.swagger_ui_style, anyone),
+    Route("GET", "/openapi.json", openapi.spec, anyone),
     # Sign-in
     Route("POST", "/api/v1/auth/register", auth.register, anyone),
     Route("POST", "/api/v1/auth/login", auth.login, anyone),
@@ -75,16 +84,23 @@ ROUTES = (
 _UUID = "[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"
 
 
+def served(settings: Settings) -> tuple[Route, ...]:
+    """The routes that there are with these settings: all, but for the docs page where it is off."""
+    return tuple(
+        route for route in ROUTES if settings.docs or route.handler.__module__ != docs.__name__
+    )
+
+
 def add_routes(app: web.Application) -> None:
     """Register each route with and without a trailing slash; a GET answers HEAD too.
 
     What is named an id in a path has to be a UUID, so that ``/users/me`` is never read as one.
     """
-    for route in ROUTES:
+    for route in served(app[SETTINGS]):
         handler = route.access(route.handler)
         pattern = route.path.replace("_id}", f"_id:{_UUID}}}")
         for path in (pattern, f"{pattern}/"):
             if route.method == "GET":
-                app.router.add_get(path, handler)
+                app.router.add_get(path, handler, expect_handler=meet_expectation)
             else:
-                app.router.add_route(route.method, path, handler)
+                app.router.add_route(route.method, path, handler, expect_handler=meet_expectation)

@@ -2,11 +2,10 @@
 
 import functools
 import os
+from typing import TYPE_CHECKING
 
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 _NONCE_BYTES = 12
 
@@ -18,6 +17,9 @@ class SealError(Exception):
 @functools.lru_cache(maxsize=64)
 def derive_key(secret_key: str, purpose: str) -> bytes:
     """32 bytes for one purpose (HKDF-SHA256, RFC 5869)."""
+    from cryptography.hazmat.primitives import hashes
+    from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
     kdf = HKDF(hashes.SHA256(), length=32, salt=None, info=f"shinkei {purpose}".encode())
     return kdf.derive(secret_key.encode())
 
@@ -25,14 +27,22 @@ def derive_key(secret_key: str, purpose: str) -> bytes:
 def seal(secret_key: str, purpose: str, bound_to: str, plain: bytes) -> bytes:
     """AES-256-GCM: a nonce, then the ciphertext; ``bound_to`` names the row that it belongs to."""
     nonce = os.urandom(_NONCE_BYTES)
-    cipher = AESGCM(derive_key(secret_key, purpose))
-    return nonce + cipher.encrypt(nonce, plain, bound_to.encode())
+    return nonce + _cipher(secret_key, purpose).encrypt(nonce, plain, bound_to.encode())
 
 
 def unseal(secret_key: str, purpose: str, bound_to: str, sealed: bytes) -> bytes:
     """What ``seal`` was given. Raises SealError."""
-    cipher = AESGCM(derive_key(secret_key, purpose))
+    from cryptography.exceptions import InvalidTag
+
+    nonce, ciphertext = sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:]
     try:
-        return cipher.decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], bound_to.encode())
+        return _cipher(secret_key, purpose).decrypt(nonce, ciphertext, bound_to.encode())
     except InvalidTag:
         raise SealError from None
+
+
+def _cipher(secret_key: str, purpose: str) -> "AESGCM":
+    # Imported here, as above: cryptography alone is a tenth of what a command would import.
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+    return AESGCM(derive_key(secret_key, purpose))

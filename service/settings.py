@@ -1,5 +1,6 @@
 """Settings: read from the environment once, checked whole before anything starts, then frozen."""
 
+import importlib.util
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -106,6 +107,9 @@ class Settings:
 
     host: str = "127.0.0.1"
     port: int = 8080
+    workers: int = 1
+    metrics_host: str = "127.0.0.1"
+    metrics_port: int = 0
     data_dir: Path = Path(".data")
     database: Database | None = None
     secret_key: str = field(default="", repr=False)
@@ -146,6 +150,8 @@ class Settings:
 
     trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = ()
     public_origin: str = ""
+    cors_origins: frozenset[str] = frozenset()
+    docs: bool = True
 
     mail_server: MailServer | None = None
     mail_from: str = "Shinkei <no-reply@localhost>"
@@ -153,6 +159,17 @@ class Settings:
 
     log_level: str = "info"
     log_format: str = "auto"
+    slow_query_ms: float = 500
+    traces: bool = False
+
+    @property
+    def db_connections(self) -> int:
+        """How many connections all processes may have: their pools, and one each for its probes.
+
+        While workers are replaced, there are twice as many of them.
+        """
+        processes = self.workers if self.workers == 1 else 2 * self.workers
+        return processes * (self.db_pool_size + 1)
 
 
 def _text(name: str, default: str, expects: str) -> fields.String:
@@ -238,6 +255,9 @@ class _EnvironmentSchema(Schema):
 
     host = _text("HOST", Settings.host, "an address to listen on, such as 127.0.0.1 or 0.0.0.0")
     port = _integer("PORT", Settings.port, 0, 65535)
+    workers = _integer("WORKERS", Settings.workers, 1, 256)
+    metrics_host = _text("METRICS_HOST", Settings.metrics_host, "an address such as 127.0.0.1")
+    metrics_port = _integer("METRICS_PORT", Settings.metrics_port, 0, 65535)
     data_dir = _text("DATA_DIR", "./.data", "the path of a directory")
     secret_key = fields.String(data_key="SECRET_KEY", load_default="")
     migrate_on_start = _flag("MIGRATE_ON_START", None)
@@ -315,12 +335,17 @@ class _EnvironmentSchema(Schema):
         ),
     )
 
+    cors_origins = fields.String(data_key="CORS_ORIGINS", load_default="")
+    docs = _flag("DOCS", True)
+
     mail_url = fields.String(data_key="MAIL_URL", load_default="")
     mail_from = fields.String(data_key="MAIL_FROM", load_default=Settings.mail_from)
     mail_templates_dir = fields.String(data_key="MAIL_TEMPLATES_DIR", load_default="")
 
     log_level = _choice("LOG_LEVEL", "info", "debug", "info", "warning", "error")
     log_format = _choice("LOG_FORMAT", "auto", "auto", "json", "console")
+    slow_query_ms = _integer("SLOW_QUERY_MS", 500, 0, 600_000)
+    traces = _flag("TRACES", False)
 
 
 VARIABLES: tuple[str, ...] = tuple(
@@ -344,12 +369,15 @@ def load_settings(environ: Mapping[str, str]) -> Settings:
         raise SettingsError(f"{name}: expected {messages[0]}") from None
 
     values["trusted_proxies"] = _read_networks(values["trusted_proxies"])
+    values["cors_origins"] = _read_origins(values["cors_origins"])
     values["public_origin"] = values["public_origin"] or (
         f"http://{values['host']}:{values['port']}"
     )
     values["mail_server"] = _parse_mail_url(values.pop("mail_url"))
     _check_mail_from(values["mail_from"])
     values["mail_templates_dir"] = _read_directory(values["mail_templates_dir"])
+    if values["traces"]:
+        _check_traces(environ)
     parts = {name: values.pop(name) for name in _DATABASE_PARTS}
     database = _read_database(parts)
     secret_key = values["secret_key"]
@@ -378,6 +406,24 @@ def _read_networks(text: str) -> tuple[IPv4Network | IPv6Network, ...]:
         raise SettingsError(
             "TRUSTED_PROXIES: expected addresses or networks with commas, such as 10.0.0.0/8"
         ) from None
+
+
+# As a browser writes it (RFC 6454 §6.2): one that is written otherwise would never be met.
+_ORIGIN = re.compile(
+    r"(?P<scheme>[a-z][a-z0-9+.-]*)://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:(?P<port>[1-9][0-9]{0,4}))?"
+)
+_DEFAULT_PORTS = {("http", "80"), ("https", "443")}
+
+
+def _read_origins(text: str) -> frozenset[str]:
+    origins = frozenset(part.strip() for part in text.split(",") if part.strip())
+    for match in map(_ORIGIN.fullmatch, origins):
+        if match is None or (match["scheme"], match["port"]) in _DEFAULT_PORTS:
+            raise SettingsError(
+                "CORS_ORIGINS: expected origins with commas, as browsers send them: in lower case,"
+                " without a path or a default port, such as https://app.example"
+            )
+    return origins
 
 
 # The password runs to the last "@" here too.
@@ -414,6 +460,19 @@ def _check_mail_from(text: str) -> None:
     wrong = [one for one in header.defects if not isinstance(one, ObsoleteHeaderDefect)]
     if wrong or len(header.addresses) != 1 or not header.addresses[0].addr_spec.isascii():
         raise SettingsError("MAIL_FROM: expected an address such as Name <no-reply@app.example>")
+
+
+def _check_traces(environ: Mapping[str, str]) -> None:
+    """Refuse what would only be found out by the traces that never arrive."""
+    try:
+        installed = importlib.util.find_spec("opentelemetry.exporter.otlp.proto.http")
+    except ModuleNotFoundError:
+        installed = None
+    if installed is None:
+        raise SettingsError("TRACES: expected the extra to be installed: pip install shinkei[otel]")
+    for name in ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"):
+        if environ.get(name, "http/protobuf") not in ("", "http/protobuf"):
+            raise SettingsError(f"{name}: expected http/protobuf, which collectors take at 4318")
 
 
 def _read_directory(text: str) -> Path | None:

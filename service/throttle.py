@@ -24,6 +24,7 @@ from typing import NamedTuple
 
 from aiohttp import web
 
+from service import metrics
 from service.addresses import Network, client_address, client_network
 from service.database import Connection, write
 from service.errors import Problem
@@ -97,6 +98,7 @@ async def check(request: web.Request, action: Action, account: str | None = None
     counts = await write(request.app, _count, request, action, account)
     request[THROTTLE_COUNTS] = counts
     if counts and not counts[-1].allowed:
+        metrics.count(request.app, "throttled_requests", policy=counts[-1].limit.name)
         raise Problem(
             429,
             "too_many_requests",

@@ -19,7 +19,6 @@ from typing import Any
 
 import asyncpg
 import pytest
-import structlog
 import uvloop
 from aiohttp import web
 from aiohttp.test_utils import TestClient
@@ -28,6 +27,8 @@ from pytest_aiohttp import AiohttpClient
 from service import embedded, migrate
 from service.app import create_app
 from service.settings import Database, Rate, Settings, load_settings
+from tests import described
+from tests.logbook import log_into
 
 Client = TestClient[web.Request, web.Application]
 
@@ -45,10 +46,11 @@ FAST = {
 }
 
 LOG_VARIABLE = "SHINKEI_TEST_LOG"
-# Passwords of the tests, hashes, links, JWTs, and what has the form of 256 random bits.
+# Passwords of the tests, hashes, links, JWTs, addresses of mails, and what has the form of 256 random
+# bits.
 CANARY = re.compile(
     r"a passphrase nobody|quite another phrase|a secret key of the tests|\$argon2"
-    r"|#token=|eyJ[\w-]{10,}\.|(?<![\w-])[\w-]{43}(?![\w-])"
+    r"|#token=|eyJ[\w-]{10,}\.|[\w.+-]@[\w-]+\.\w|(?<![\w-])[\w-]{43}(?![\w-])"
 )
 
 _owned: list[Any] = []
@@ -68,7 +70,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):
         _log_dir.append(Path(tempfile.mkdtemp(prefix="shinkei-tests-log-")))
         os.environ[LOG_VARIABLE] = str(_log_dir[0] / "log")
-    _log_into(Path(os.environ[LOG_VARIABLE]))
+    log_into(Path(os.environ[LOG_VARIABLE]))
     if hasattr(config, "workerinput"):
         return
     settings = load_settings({"SECRET_KEY": SECRET_KEY, **_given_database()})
@@ -78,6 +80,9 @@ def pytest_configure(config: pytest.Config) -> None:
         server = embedded.start(data_dir, options=FAST)
         _owned.append((server, data_dir))
         database = server.database
+        # A tenth of a test's time would go into the key derivation of its connections.
+        cheaply = f"alter role {database.user} password '{database.password}'"
+        _execute(database, "set scram_iterations = 1", cheaply)
     template = dataclasses.replace(database, name=f"shinkei_template_{secrets.token_hex(4)}")
     _execute(database, f'create database "{template.name}"')
     migrate.apply_pending(template)
@@ -91,19 +96,6 @@ def pytest_configure(config: pytest.Config) -> None:
             "options": database.options,
             "template": template.name,
         }
-    )
-
-
-def _log_into(path: Path) -> None:
-    """All that the service logs, in any test of any worker, in one file; see pytest_sessionfinish."""
-    structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.format_exc_info,
-            structlog.processors.JSONRenderer(),
-        ],
-        logger_factory=structlog.WriteLoggerFactory(file=path.open("a", buffering=1)),
     )
 
 
@@ -211,6 +203,7 @@ def settings(database: Database, tmp_path: Path) -> Settings:
         db_acquire_timeout_s=10,
         db_command_timeout_s=10,
         request_timeout_s=20,
+        slow_query_ms=20_000,
         password_hash_memory_kib=8,
         password_hash_iterations=1,
         throttle_sign_in_per_account=PLENTY,
@@ -234,11 +227,17 @@ StartApp = Callable[..., Awaitable[Client]]
 
 @pytest.fixture
 def start_app(settings: Settings, aiohttp_client: AiohttpClient) -> StartApp:
-    """Start the application, with settings changed as given, and return its client."""
+    """Start the application, with settings changed as given, and return its client.
+
+    What the client sends and gets is checked against the description of the API.
+    """
 
     async def start(**changes: Any) -> Client:
         app = create_app(dataclasses.replace(settings, **changes))
-        return await aiohttp_client(app)
+        checks = [described.check_answers]
+        if "password_min_length" not in changes:  # which is in the description
+            checks.append(described.check_requests)
+        return await aiohttp_client(app, middlewares=checks)
 
     return start
 

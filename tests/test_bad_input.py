@@ -151,5 +151,26 @@ async def test_what_is_not_http(client: Client, request_bytes: bytes) -> None:
     answer = await reader.read()
     writer.close()
     await writer.wait_closed()
-    assert answer.split(b" ")[1] == b"400", answer
-    assert b"Traceback" not in answer
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.split(b" ")[1] == b"400", answer
+    assert b"\r\nContent-Type: application/problem+json\r\n" in head
+    problem = json.loads(body)
+    assert problem["code"] == "malformed_request"
+    assert b"\r\nX-Request-ID: " + problem["request_id"].encode() in head
+
+
+async def test_a_line_that_is_too_long(client: Client) -> None:
+    for path, headers in (("/?" + "x" * 10_000, {}), ("/", {"If-Match": "x" * 10_000})):
+        response = await client.get(path, headers=headers)
+        problem = await assert_problem(response, 400, "malformed_request")
+        assert "8190" in problem["detail"]
+
+
+async def test_what_a_client_expects(client: Client) -> None:
+    """It is told to send its body, and served whatever else it expects."""
+    account = await register(client)
+    for expected in ("100-continue", "100-Continue", "the-unexpected"):
+        headers = {**account.headers, "Expect": expected}
+        body = {"name": expected}
+        response = await client.patch("/api/v1/users/me", headers=headers, json=body)
+        assert (await response.json())["name"] == expected

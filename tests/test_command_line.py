@@ -36,6 +36,7 @@ def environment(**variables: str) -> dict[str, str]:
         "PASSWORD_HASH_MEMORY_KIB": "8",
         "PASSWORD_HASH_ITERATIONS": "1",
         "SHUTDOWN_DELAY_S": "0.1",
+        "SLOW_QUERY_MS": "0",
         **variables,
     }
 
@@ -93,6 +94,12 @@ def call(url: str, body: object = None, **headers: str) -> tuple[int, Any]:
     except urllib.error.HTTPError as error:
         with error:
             return error.code, json.loads(error.read())
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port: int = probe.getsockname()[1]
+        return port
 
 
 def connect(database: Database) -> Any:
@@ -255,6 +262,11 @@ def test_a_second_process_uses_the_first_ones_server(tmp_path: Path) -> None:
         result = run("migrate", "--status", cwd=tmp_path)
         assert (result.returncode, result.stderr) == (0, "")
         assert {line.split()[0] for line in result.stdout.splitlines()} == {"applied"}
+        result = run("doctor", cwd=tmp_path)
+        assert (result.returncode, result.stderr) == (0, "")
+        lines = result.stdout.splitlines()
+        assert any("which runs on port" in line for line in lines)
+        assert any(line.startswith("ok    keys: SECRET_KEY opens") for line in lines)
         assert call(f"{url}/health")[0] == 200, "the first one's server still runs"
 
 
@@ -267,12 +279,12 @@ def test_migrate_up_status_and_down(empty_database: Database, tmp_path: Path) ->
     ids = sorted(
         path.stem for path in ROOT.glob("migrations/*.sql") if ".rollback" not in path.name
     )
-    assert output("--status") == [f"pending  {id_}" for id_ in ids]
+    assert output("--status") == [f"pending\t{id_}" for id_ in ids]
     assert output() == [f"applied  {id_}" for id_ in ids]
     assert output() == ["applied  nothing: at head"]
-    assert output("--status") == [f"applied  {id_}" for id_ in ids]
+    assert output("--status") == [f"applied\t{id_}" for id_ in ids]
     assert output("--rollback", "2") == [f"rolled back  {id_}" for id_ in reversed(ids[-2:])]
-    assert output("--status")[-1] == f"pending  {ids[-1]}"
+    assert output("--status")[-1] == f"pending\t{ids[-1]}"
 
 
 @pytest.mark.parametrize(
@@ -443,7 +455,8 @@ def test_logs_are_json_lines_with_request_ids_and_no_secrets(
         call(f"{url}/nothing%0d%0aInjected:%20yes")
         process.terminate()
         _, stderr = process.communicate()
-    events = [json.loads(line) for line in stderr.splitlines()]
+    lines = [json.loads(line) for line in stderr.splitlines()]
+    events = [event for event in lines if event["event"] == "request"]
     assert [(event["status"], event["route"]) for event in events] == [
         (201, "/api/v1/auth/register"),
         (200, "/api/v1/users/me"),

@@ -2,6 +2,8 @@
 
 import asyncio
 import dataclasses
+import os
+import sys
 from typing import Any
 
 import asyncpg
@@ -14,7 +16,8 @@ from service.errors import Problem, StartError
 from service.keys import POOL
 from service.settings import Settings
 from tests.conftest import Client, StartApp
-from tests.factories import assert_problem, register
+from tests.factories import assert_problem, register, register_as
+from tests.test_command_line import ROOT
 
 ME = "/api/v1/users/me"
 
@@ -184,6 +187,43 @@ async def test_a_pool_whose_connections_are_held_is_closed_in_time(settings: Set
     await runner.cleanup()
     with pytest.raises(asyncpg.InterfaceError):
         await held.fetchval("select 1")
+
+
+async def test_every_flow_leaves_its_sessions_of_postgresql_as_they_were(
+    client: Client, settings: Settings
+) -> None:
+    """Nothing resets a connection that goes back to the pool: there must be nothing to reset."""
+    administrator = await register_as(client, "admin", email="root@example.com")
+    walk = await asyncio.create_subprocess_exec(
+        sys.executable,
+        str(ROOT / "examples" / "walk.py"),
+        env={
+            **os.environ,
+            "SHINKEI_URL": str(client.make_url("")).rstrip("/"),
+            "DATA_DIR": str(settings.data_dir),
+            "ADMIN_EMAIL": administrator.profile["email"],
+            "ADMIN_PASSWORD": administrator.password,
+        },
+        stdout=asyncio.subprocess.PIPE,
+    )
+    output, _ = await walk.communicate()
+    assert output.splitlines()[-1] == b"done"
+    assert client.app is not None
+    pool = client.app[POOL]
+    for held in [await pool.acquire() for _ in range(pool.get_max_size())]:
+        left_behind = await held.fetch(
+            """
+            -- asyncpg turns jit off, and back to how it was, where it asks for types
+            select name from pg_settings where source = 'session' and name <> 'jit'
+            union all select 'an advisory lock' from pg_locks
+                where locktype = 'advisory' and pid = pg_backend_pid()
+            union all select relname::text from pg_class where relnamespace = pg_my_temp_schema()
+            union all select pg_listening_channels()
+            union all select name from pg_cursors where name <> ''
+            """
+        )
+        assert [row["name"] for row in left_behind] == []
+        await pool.release(held)
 
 
 async def test_behind_pgbouncer_no_statement_is_named(start_app: StartApp) -> None:

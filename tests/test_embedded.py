@@ -16,11 +16,11 @@ from pathlib import Path
 import asyncpg
 import psycopg
 import pytest
-import structlog
 
 from service import embedded
 from service.errors import StartError
 from tests.conftest import FAST
+from tests.logbook import logged
 
 
 @pytest.fixture
@@ -312,7 +312,7 @@ def test_data_of_another_version_are_left_alone(tmp_path: Path) -> None:
 
 
 def test_the_second_process_attaches_and_the_first_one_stops_it(tmp_path: Path) -> None:
-    with embedded.running(tmp_path, pool_size=200) as first:
+    with embedded.running(tmp_path, connections=200) as first:
         with embedded.running(tmp_path) as second:
             assert second == first
         pid, _, _ = embedded._read_pid_file(tmp_path / "postgres")
@@ -332,13 +332,13 @@ def test_a_server_that_ends_is_started_again_and_again(
             time.sleep(0.02)
 
     monkeypatch.setattr(embedded, "RESTART_EVERY_S", 0.3)
-    with structlog.testing.capture_logs() as events, embedded.running(tmp_path) as database:
+    with logged() as events, embedded.running(tmp_path) as database:
         pid, port, _ = embedded._read_pid_file(tmp_path / "postgres")
         with monkeypatch.context() as broken:
             broken.setenv("PG_BINDIR", "/nonexistent")
             os.kill(pid, signal.SIGKILL)
             wait_until(2)
-        while (event := events[-1])["log_level"] == "error":
+        while (event := events[-1])["level"] == "error":
             assert event["event"] == "embedded PostgreSQL ended and does not start"
             assert "expected a directory" in event["reason"] or "memory" in event["reason"]
             wait_until(len(events) + 1)

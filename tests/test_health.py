@@ -105,7 +105,7 @@ async def test_an_unmigrated_database_becomes_ready_when_it_is_migrated(
 
 async def test_stopping_is_not_ready(client: Client) -> None:
     assert client.app is not None
-    client.app[HEALTH].draining = True
+    client.app[HEALTH].stopping = client.app[HEALTH].draining = True
     status, body = await look(client, "/health")
     assert (status, body["output"]) == (503, "stopping")
     response = await client.get("/health/live")

@@ -15,6 +15,11 @@ PUBLIC = {
     ("GET", "/health/startup"),
     ("GET", "/.well-known/jwks.json"),
     ("GET", "/docs"),
+    ("GET", "/docs/page.js"),
+    ("GET", "/docs/page.css"),
+    ("GET", "/docs/swagger-ui.js"),
+    ("GET", "/docs/swagger-ui.css"),
+    ("GET", "/openapi.json"),
     ("POST", "/api/v1/auth/register"),
     ("POST", "/api/v1/auth/login"),
     ("POST", "/api/v1/auth/refresh"),
@@ -75,15 +80,6 @@ async def test_request_ids_are_taken_or_made_and_answered_back(client: Client) -
 async def test_answers_do_not_name_what_serves_them(client: Client) -> None:
     response = await client.get("/health/live")
     assert response.headers["Server"] == "shinkei"
-
-
-async def test_the_docs_page_lists_every_route(client: Client) -> None:
-    response = await client.get("/docs")
-    page = await response.text()
-    assert response.content_type == "text/html"
-    for route in ROUTES:
-        assert f"<code>{route.path}</code>" in page
-        assert (route.handler.__doc__ or "").strip(), "each handler says what it does"
 
 
 async def test_head_is_get_without_a_body(client: Client) -> None:

@@ -135,6 +135,13 @@ def test_a_password_file_may_rotate(tmp_path: Path) -> None:
         ({"DATABASE_URL": "postgresql://u@h/n?foo=bar"}, "DATABASE_URL: unknown option foo"),
         ({"TRUSTED_PROXIES": "10.0.0.0/33"}, "TRUSTED_PROXIES: expected addresses or networks"),
         ({"PUBLIC_ORIGIN": "https://a/path"}, "PUBLIC_ORIGIN: expected an origin such as"),
+        ({"CORS_ORIGINS": "*"}, "CORS_ORIGINS: expected origins with commas"),
+        ({"CORS_ORIGINS": "null"}, "CORS_ORIGINS: expected origins with commas"),
+        ({"CORS_ORIGINS": "https://a.example/"}, "CORS_ORIGINS: expected origins with commas"),
+        ({"CORS_ORIGINS": "https://A.example"}, "CORS_ORIGINS: expected origins with commas"),
+        ({"CORS_ORIGINS": "https://a.example:443"}, "CORS_ORIGINS: expected origins with commas"),
+        ({"CORS_ORIGINS": "https://*.a.example"}, "CORS_ORIGINS: expected origins with commas"),
+        ({"CORS_ORIGINS": "https://a.example b"}, "CORS_ORIGINS: expected origins with commas"),
         ({"PORT": "65536"}, "PORT: expected a whole number from 0 to 65535"),
         ({"DB_POOL_SIZE": "0"}, "DB_POOL_SIZE: expected a whole number from 1 to 1000"),
         ({"DB_CONNECT_TIMEOUT_S": "soon"}, "DB_CONNECT_TIMEOUT_S: expected a number of seconds"),
@@ -217,6 +224,12 @@ def test_mail_servers(url: str, server: MailServer) -> None:
     settings = load_settings({"MAIL_URL": url})
     assert settings.mail_server == server
     assert PASSWORD not in repr(settings)
+
+
+def test_origins_are_listed_with_commas() -> None:
+    given = "https://app.example, http://localhost:3000,http://[::1]:8080,capacitor://localhost"
+    settings = load_settings({"CORS_ORIGINS": given})
+    assert settings.cors_origins == set(given.replace(" ", "").split(","))
 
 
 @pytest.mark.parametrize("sender", ["a@b", "J. Doe <a@b.example>", '"Éditions, B" <a@b.example>'])

@@ -1,26 +1,24 @@
 """Other people's accounts: for support to read, and for administrators to change."""
 
 import uuid
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 import asyncpg
-import uuid_utils.compat as uuid_utils
 from aiohttp import web
 from marshmallow import ValidationError
 
-from service.admin import queries, schemas
+from service.admin import changes, queries, schemas
+from service.admin.changes import lock_account, no_such_account, record_change
 from service.admin.rules import keep_an_administrator
 from service.audit.events import record
 from service.database import Connection, read, write
-from service.errors import FieldError, Problem, invalid_fields
-from service.fields import fold_email
+from service.errors import Problem
 from service.idempotency import write_once
 from service.keys import SETTINGS
 from service.pages import PAGE, read_cursor, render_page
 from service.recovery.links import start_password_reset
 from service.requests import (
-    check_if_match,
     field_errors,
     json_response,
     read_body,
@@ -29,8 +27,6 @@ from service.requests import (
 )
 from service.sessions import queries as session_queries
 from service.users.schemas import check_settings, merge_patch
-
-_NOT_CHANGES = {"version", "updated_at"}
 
 
 async def list_users(request: web.Request) -> web.Response:
@@ -54,22 +50,7 @@ async def create_user(request: web.Request) -> web.Response:
 
 
 async def _create(conn: Connection, request: web.Request, body: dict[str, Any]) -> web.Response:
-    try:
-        user = await queries.insert_account(
-            conn,
-            user_id=uuid_utils.uuid7(),
-            email=body["email"],
-            email_folded=fold_email(body["email"]),
-            email_verified=False,
-            name=body["name"],
-            role=body["role"],
-            settings=body["settings"],
-            password_hash=None,
-        )
-    except asyncpg.UniqueViolationError as error:
-        if error.constraint_name != "users_email_folded_key":
-            raise
-        raise Problem(409, "email_taken", "There is an account with this address.") from None
+    user = await changes.create_account(conn, **body)
     await start_password_reset(conn, request.app, user)
     await record(conn, request, "user.create", user["id"], after=body)
     response = _render(user, status=201)
@@ -81,7 +62,7 @@ async def read_user(request: web.Request) -> web.Response:
     """One account."""
     user = await read(request.app, queries.find_account, _user_id(request))
     if user is None:
-        raise _no_such_user()
+        raise no_such_account()
     return _render(user)
 
 
@@ -95,7 +76,7 @@ async def change_user(request: web.Request) -> web.Response:
 async def _change(conn: Connection, request: web.Request, change: dict[str, Any]) -> asyncpg.Record:
     if change.get("role", "admin") != "admin":
         await keep_an_administrator(conn, _user_id(request))
-    user = await _lock(conn, request)
+    user = await lock_account(conn, _user_id(request), request)
     settings = merge_patch(user["settings"], change.get("settings", {}))
     try:
         check_settings(settings)
@@ -110,7 +91,7 @@ async def _change(conn: Connection, request: web.Request, change: dict[str, Any]
     if all(user[name] == value for name, value in wanted.items()):
         return user
     changed = await queries.update_account(conn, user["id"], **wanted)
-    await _record_change(conn, request, "user.update", user, changed)
+    await record_change(conn, request, "user.update", user, changed)
     return changed
 
 
@@ -121,7 +102,7 @@ async def delete_user(request: web.Request) -> web.Response:
 
 async def _delete(conn: Connection, request: web.Request) -> asyncpg.Record:
     await keep_an_administrator(conn, _user_id(request))
-    user = await _lock(conn, request)
+    user = await lock_account(conn, _user_id(request), request)
     if user["status"] == "suspended":
         # Its owner could undo a deletion by signing in, and with it the suspension.
         raise Problem(409, "account_suspended", "The account is suspended; reinstate it first.")
@@ -130,29 +111,20 @@ async def _delete(conn: Connection, request: web.Request) -> asyncpg.Record:
     grace_days = request.app[SETTINGS].deletion_grace_days
     deleting = await queries.schedule_deletion(conn, user["id"], grace_days)
     await session_queries.delete_sessions(conn, user["id"])
-    await _record_change(conn, request, "user.delete", user, deleting)
+    await record_change(conn, request, "user.delete", user, deleting)
     return deleting
 
 
 async def suspend_user(request: web.Request) -> web.Response:
     """Refuse sign-in to an account, for good or until a time, and end all its sessions now."""
     body = await read_body(request, schemas.SUSPEND_USER)
-    if "until" in body and body["until"] <= datetime.now(UTC):
-        raise invalid_fields(FieldError("#/until", "Expected a time in the future."))
     return await write_once(request, _suspend, request, body["reason"], body.get("until"))
 
 
 async def _suspend(
     conn: Connection, request: web.Request, reason: str, until: datetime | None
 ) -> web.Response:
-    await keep_an_administrator(conn, _user_id(request))
-    user = await _lock(conn, request)
-    if user["status"] == "deleting":
-        raise Problem(409, "account_deleting", "The account is being deleted; reinstate it first.")
-    suspended = await queries.suspend_account(conn, user["id"], reason, until)
-    await session_queries.delete_sessions(conn, user["id"])
-    await _record_change(conn, request, "user.suspend", user, suspended)
-    return _render(suspended)
+    return _render(await changes.suspend(conn, _user_id(request), reason, until, request))
 
 
 async def reinstate_user(request: web.Request) -> web.Response:
@@ -161,12 +133,7 @@ async def reinstate_user(request: web.Request) -> web.Response:
 
 
 async def _reinstate(conn: Connection, request: web.Request) -> web.Response:
-    user = await _lock(conn, request)
-    if user["status"] == "active":
-        return _render(user)
-    active = await queries.reactivate_account(conn, user["id"])
-    await _record_change(conn, request, "user.reinstate", user, active)
-    return _render(active)
+    return _render(await changes.reinstate(conn, _user_id(request), request))
 
 
 async def reset_password(request: web.Request) -> web.Response:
@@ -175,10 +142,10 @@ async def reset_password(request: web.Request) -> web.Response:
 
 
 async def _reset_password(conn: Connection, request: web.Request) -> web.Response:
-    user = await _lock(conn, request)
+    user = await lock_account(conn, _user_id(request), request)
     await start_password_reset(conn, request.app, user)
     await record(conn, request, "user.password_reset", user["id"])
-    return web.Response(status=202, headers={"Cache-Control": "no-store"})
+    return web.Response(status=202)
 
 
 async def list_sessions(request: web.Request) -> web.Response:
@@ -188,7 +155,7 @@ async def list_sessions(request: web.Request) -> web.Response:
     after = read_cursor(request, query, keyset)
     user_id = _user_id(request)
     if await read(request.app, queries.find_account, user_id) is None:
-        raise _no_such_user()
+        raise no_such_account()
     rows = await read(request.app, queries.list_sessions, user_id, after, query["limit"] + 1)
     return render_page(request, query, keyset, rows, schemas.ADMIN_SESSION)
 
@@ -200,7 +167,7 @@ async def end_sessions(request: web.Request) -> web.Response:
 
 
 async def _end_sessions(conn: Connection, request: web.Request) -> None:
-    user = await _lock(conn, request)
+    user = await lock_account(conn, _user_id(request), request)
     ended = await session_queries.delete_sessions(conn, user["id"])
     await record(conn, request, "session.end_all", user["id"], before={"sessions": ended})
 
@@ -218,41 +185,8 @@ async def _end_session(conn: Connection, request: web.Request) -> None:
     await record(conn, request, "session.end", user_id, before={"session_id": str(session_id)})
 
 
-async def _lock(conn: Connection, request: web.Request) -> asyncpg.Record:
-    """The account of the path, locked. Raises Problem 404, and 412 where If-Match is stale."""
-    user = await queries.lock_account(conn, _user_id(request))
-    if user is None:
-        raise _no_such_user()
-    check_if_match(request, user["version"])
-    return user
-
-
-async def _record_change(
-    conn: Connection,
-    request: web.Request,
-    action: str,
-    before: asyncpg.Record,
-    after: asyncpg.Record,
-) -> None:
-    """Record what became another of that which administrators see of the account."""
-    old, new = schemas.ADMIN_USER.dump(before), schemas.ADMIN_USER.dump(after)
-    names = [name for name in new if new[name] != old[name] and name not in _NOT_CHANGES]
-    await record(
-        conn,
-        request,
-        action,
-        after["id"],
-        before={name: old[name] for name in names},
-        after={name: new[name] for name in names},
-    )
-
-
 def _user_id(request: web.Request) -> uuid.UUID:
     return uuid.UUID(request.match_info["user_id"])
-
-
-def _no_such_user() -> Problem:
-    return Problem(404, "not_found", "There is no such account.")
 
 
 def _render(user: asyncpg.Record, status: int = 200) -> web.Response:

@@ -76,6 +76,13 @@ async def find_account(conn: Connection, user_id: uuid.UUID) -> asyncpg.Record |
     return await conn.fetchrow(f"select {_ACCOUNT} from users where id = $1", user_id)  # noqa: S608
 
 
+async def find_account_by_email(conn: Connection, email_folded: str) -> asyncpg.Record | None:
+    return await conn.fetchrow(
+        f"select {_ACCOUNT} from users where email_folded = $1",  # noqa: S608
+        email_folded,
+    )
+
+
 async def lock_account(conn: Connection, user_id: uuid.UUID) -> asyncpg.Record | None:
     """The account, which no other transaction can change until this one ends."""
     return await conn.fetchrow(

@@ -2,20 +2,26 @@
 
 import re
 import unicodedata
+from datetime import UTC, datetime
 from typing import Any
 
 from marshmallow import Schema, ValidationError, fields, validate
 
 from service.admin.queries import SORTS
+from service.encoding import RowSchema
 from service.fields import DisplayName, EmailAddress, Flag, Text, Timestamp, fold_email
-from service.pages import PageSchema
+from service.pages import BEFORE_TIME, FROM_TIME, PageSchema
 from service.requests import load_json
-from service.users.schemas import NAME_MAX_LENGTH, SettingsField, check_json
+from service.users.schemas import IS_EMAIL, NAME_MAX_LENGTH, ROLES, SettingsField, check_json
 
-ROLES = ("user", "support", "admin")
 STATUSES = ("active", "suspended", "deleting")
 REASON_MAX_LENGTH = 500
 _TRIGRAM = re.compile("xxx|xx | x")
+
+
+def _is_to_come(value: datetime) -> None:
+    if value <= datetime.now(UTC):
+        raise ValidationError("Expected a time in the future.")
 
 
 class FoldedEmail(EmailAddress):
@@ -56,25 +62,25 @@ class ContainedSettings(fields.Field[dict[str, Any]]):
         return document
 
 
-class AdminUserSchema(Schema):
+class AdminUserSchema(RowSchema):
     """An account as administrators see it; ``version`` is its ETag, there for lists."""
 
     id = fields.UUID()
-    email = fields.String()
+    email = fields.String(metadata=IS_EMAIL)
     email_verified = fields.Boolean()
     name = fields.String()
-    role = fields.String()
-    status = fields.String()
-    suspended_until = Timestamp()
-    suspension_reason = fields.String()
-    purge_at = Timestamp()
-    settings = fields.Raw()
+    role = fields.String(validate=validate.OneOf(ROLES))
+    status = fields.String(validate=validate.OneOf(STATUSES))
+    suspended_until = Timestamp(allow_none=True)
+    suspension_reason = fields.String(allow_none=True)
+    purge_at = Timestamp(allow_none=True)
+    settings = SettingsField()
     version = fields.Integer()
     created_at = Timestamp()
     updated_at = Timestamp()
 
 
-class AdminSessionSchema(Schema):
+class AdminSessionSchema(RowSchema):
     """A session as administrators see it."""
 
     id = fields.UUID()
@@ -82,22 +88,28 @@ class AdminSessionSchema(Schema):
     last_seen_at = Timestamp()
     expires_at = Timestamp()
     user_agent = fields.String()
-    address = fields.String()
+    address = fields.String(allow_none=True)
 
 
 class ListUsersSchema(PageSchema):
-    """``GET /users``. Times are from ``created_after``, itself included, to before
-    ``created_before``."""
+    """``GET /users``."""
 
-    email = FoldedEmail()
-    q = SearchPatterns(3, 200)
+    email = FoldedEmail(metadata={"description": "The address, however it is cased."})
+    q = SearchPatterns(
+        3,
+        200,
+        metadata={"description": "Within address or name: three letters or digits in a row."},
+    )
     status = fields.String(validate=validate.OneOf(STATUSES))
     role = fields.String(validate=validate.OneOf(ROLES))
-    created_after = Timestamp()
-    created_before = Timestamp()
-    settings = ContainedSettings()
+    created_after = Timestamp(metadata=FROM_TIME)
+    created_before = Timestamp(metadata=BEFORE_TIME)
+    settings = ContainedSettings(metadata={"description": "An object that settings contain."})
     sort = fields.String(validate=validate.OneOf(SORTS), load_default="-created_at")
-    count = fields.String(validate=validate.OneOf(("exact", "estimated")))
+    count = fields.String(
+        validate=validate.OneOf(("exact", "estimated")),
+        metadata={"description": "How many there are on all pages, counted or guessed quickly."},
+    )
 
 
 class CreateUserSchema(Schema):
@@ -122,7 +134,7 @@ class SuspendUserSchema(Schema):
     """``POST /users/{id}/suspend``: for good without ``until``."""
 
     reason = Text(1, REASON_MAX_LENGTH, required=True)
-    until = Timestamp()
+    until = Timestamp(validate=_is_to_come)
 
 
 ADMIN_USER = AdminUserSchema()

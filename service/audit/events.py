@@ -48,7 +48,7 @@ async def record(
 async def record_unattended(
     conn: Connection,
     action: str,
-    subject_id: uuid.UUID,
+    subject_id: uuid.UUID | None,
     *,
     before: dict[str, Any] | None = None,
     after: dict[str, Any] | None = None,

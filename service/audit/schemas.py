@@ -1,36 +1,36 @@
 """What administrators see of the audit, and filter it by."""
 
-from marshmallow import Schema, fields
+from marshmallow import fields
 
+from service.encoding import RowSchema
 from service.fields import Text, Timestamp
-from service.pages import PageSchema
+from service.pages import BEFORE_TIME, FROM_TIME, PageSchema
 
 
-class AuditEventSchema(Schema):
+class AuditEventSchema(RowSchema):
     """One event; ``before`` and ``after`` hold what changed."""
 
     id = fields.UUID()
     occurred_at = Timestamp()
     action = fields.String()
-    actor_id = fields.UUID()
-    actor_role = fields.String()
-    subject_id = fields.UUID()
-    address = fields.String()
-    user_agent = fields.String()
-    request_id = fields.String()
-    before = fields.Raw()
-    after = fields.Raw()
+    actor_id = fields.UUID(allow_none=True)
+    actor_role = fields.String(allow_none=True)
+    subject_id = fields.UUID(allow_none=True)
+    address = fields.String(allow_none=True)
+    user_agent = fields.String(allow_none=True)
+    request_id = fields.String(allow_none=True)
+    before = fields.Dict(allow_none=True)
+    after = fields.Dict(allow_none=True)
 
 
 class ListEventsSchema(PageSchema):
-    """``GET /audit-events``. Times are from ``occurred_after``, itself included, to before
-    ``occurred_before``."""
+    """``GET /audit-events``."""
 
     actor_id = fields.UUID()
     subject_id = fields.UUID()
     action = Text(1, 100)
-    occurred_after = Timestamp()
-    occurred_before = Timestamp()
+    occurred_after = Timestamp(metadata=FROM_TIME)
+    occurred_before = Timestamp(metadata=BEFORE_TIME)
 
 
 AUDIT_EVENT = AuditEventSchema()

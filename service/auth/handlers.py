@@ -20,12 +20,15 @@ from service.auth.passwords import (
     require_acceptable,
     verify_password,
 )
-from service.auth.tokens import public_keys, token_response, verify_access_token
+from service.auth.signing_keys import PUBLIC_KEYS_MAX_AGE_S, public_keys
+from service.auth.tokens import token_response, verify_access_token
 from service.database import Connection, read, write
-from service.errors import Problem, not_signed_in
+from service.errors import Problem, not_signed_in, refused
 from service.fields import fold_email
 from service.idempotency import write_once
-from service.keys import SETTINGS, USER
+from service.keys import REGISTERED, SETTINGS, SIGNED_IN, USER
+from service.logs import log
+from service.metrics import count
 from service.recovery.links import send_mail, start_email_verification
 from service.requests import json_response, read_body, uniform_time
 from service.sessions import queries as session_queries
@@ -40,7 +43,10 @@ def anyone(handler: Handler) -> Handler:
 
 
 def signed_in(handler: Handler) -> Handler:
-    """Access for the bearer of a token whose session is alive: one read gives user and session."""
+    """Access for the bearer of a token whose session is alive.
+
+    One read gives user and session.
+    """
 
     @functools.wraps(handler)
     async def guarded(request: web.Request) -> web.StreamResponse:
@@ -48,10 +54,8 @@ def signed_in(handler: Handler) -> Handler:
         if scheme.lower() != "bearer" or not token:
             raise not_signed_in()
         bearer = await verify_access_token(request.app, token.strip())
-        user = await read(
-            request.app, session_queries.find_signed_in, bearer.session_id, bearer.user_id
-        )
-        if user is None:
+        user = await request.app[SIGNED_IN].find(bearer.session_id)
+        if user is None or user["id"] != bearer.user_id:
             raise not_signed_in("The session has ended; sign in again.", "invalid_token")
         request[USER] = user
         return await handler(request)
@@ -90,9 +94,13 @@ async def register(request: web.Request) -> web.Response:
     await throttle.check(request, throttle.REGISTRATION)
     password_hash = await hash_password(request.app, body["password"])
     if not request.app[SETTINGS].require_email_verification:
-        return await write_once(request, _register, request, body, password_hash)
-    async with uniform_time():
-        return await write_once(request, _register_unverified, request, body, password_hash)
+        response = await write_once(request, _register, request, body, password_hash)
+    else:
+        async with uniform_time():
+            response = await write_once(request, _register_unverified, request, body, password_hash)
+    if request.get(REGISTERED):
+        count(request.app, "registrations")
+    return response
 
 
 async def _register(
@@ -130,6 +138,7 @@ async def _create_account(
     if user is not None:
         await start_email_verification(conn, request.app, user)
         await record(conn, request, "user.register", user["id"], actor_id=user["id"])
+    request[REGISTERED] = user is not None
     return user
 
 
@@ -137,19 +146,41 @@ async def login(request: web.Request) -> web.Response:
     """Exchange address and password for tokens; every way to be refused looks the same."""
     body = await read_body(request, schemas.LOGIN)
     email_folded = fold_email(body["email"])
-    await throttle.check(request, throttle.SIGN_IN, email_folded)
+    try:
+        await throttle.check(request, throttle.SIGN_IN, email_folded)
+    except Problem as problem:
+        if problem.status == 429:
+            count(request.app, "sign_ins", outcome="throttled")
+        raise
+    outcome, tokens = await _try_to_sign_in(request, email_folded, body["password"])
+    count(request.app, "sign_ins", outcome=outcome)
+    if tokens is None:
+        raise refused("invalid_credentials", "Wrong e-mail address or password.")
+    return json_response(tokens)
+
+
+async def _try_to_sign_in(
+    request: web.Request, email_folded: str, password: str
+) -> tuple[str, dict[str, object] | None]:
+    """What came of it, for the operator alone, and the tokens where it is a success."""
+    outcome = "refused"
     # Twice, for the sign-in whose hash was replaced, while it was verified, by another's rehash.
     for _ in range(2):
         account = await read(request.app, queries.find_credentials, email_folded)
         password_hash = account["password_hash"] if account else None
-        verified = await verify_password(request.app, password_hash, body["password"])
-        if account is None or not verified or not _may_sign_in(request, account):
+        verified = await verify_password(request.app, password_hash, password)
+        if account is None or not verified:
+            outcome = "wrong"
             break
-        rehashed = await rehash_password(request.app, account["password_hash"], body["password"])
+        if not _may_sign_in(request, account):
+            break
+        rehashed = await rehash_password(request.app, account["password_hash"], password)
         tokens = await write(request.app, _sign_in, request, account, rehashed)
         if tokens is not None:
-            return json_response(tokens)
-    raise Problem(401, "invalid_credentials", "Wrong e-mail address or password.")
+            return "success", tokens
+    # Whom they try to be is nowhere else: the request's line knows only those who signed in.
+    log.info("sign-in refused", account_id=account["id"] if account else None)
+    return outcome, None
 
 
 def _may_sign_in(request: web.Request, account: asyncpg.Record) -> bool:
@@ -204,4 +235,6 @@ async def _open_session(
 async def jwks(request: web.Request) -> web.Response:
     """The keys that verify access tokens, for other services (RFC 7517)."""
     keys = {"keys": await public_keys(request.app)}
-    return json_response(keys, headers={"Cache-Control": "public, max-age=300"})
+    return json_response(
+        keys, headers={"Cache-Control": f"public, max-age={PUBLIC_KEYS_MAX_AGE_S}"}
+    )

@@ -7,7 +7,7 @@ import time
 import unicodedata
 from collections.abc import AsyncIterator, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import argon2
@@ -19,8 +19,6 @@ from service.keys import HASHER, SETTINGS
 
 T = TypeVar("T")
 
-# Far beyond any passphrase; NIST SP 800-63B-4 asks for at least 64.
-PASSWORD_MAX_LENGTH = 256
 PERSONAL_WORD_MIN_LENGTH = 3
 _WORD = re.compile(r"\w+")
 # OWASP's Password Storage Cheat Sheet: no less than this on any machine.
@@ -33,7 +31,7 @@ MEMORY_ENOUGH_KIB = 64 * 1024
 
 @dataclass(slots=True)
 class Hasher:
-    """The executor that hashes, how many are waiting for it, and how many may.
+    """The executor that hashes, how many it has to do, and how many it may.
 
     ``decoy`` is a hash of no account's password: verifying against it takes as long as a real one.
     """
@@ -42,17 +40,21 @@ class Hasher:
     executor: ThreadPoolExecutor
     queue_limit: int
     decoy: str
+    workers: int
     queued: int = 0
+    # Called after each piece of work: seconds it waited for a thread, seconds it took.
+    timers: list[Callable[[float, float], None]] = field(default_factory=list)
 
 
 async def hasher_context(app: web.Application) -> AsyncIterator[None]:
     settings = app[SETTINGS]
     argon2id = _argon2id(settings.password_hash_memory_kib, settings.password_hash_iterations)
-    workers = settings.password_hash_workers or os.cpu_count() or 1
+    # Processes share the cores, so that no more is hashed at once than these can.
+    workers = settings.password_hash_workers or max(1, (os.cpu_count() or 1) // settings.workers)
     with ThreadPoolExecutor(workers, thread_name_prefix="argon2") as executor:
         loop = asyncio.get_running_loop()
         decoy = await loop.run_in_executor(executor, argon2id.hash, os.urandom(16))
-        app[HASHER] = Hasher(argon2id, executor, settings.password_hash_queue, decoy)
+        app[HASHER] = Hasher(argon2id, executor, settings.password_hash_queue, decoy, workers)
         yield
 
 
@@ -129,23 +131,23 @@ def calibrate(target_ms: float) -> tuple[int, int, float]:
     OWASP's minimum, however slow the machine.
     """
     memory_kib, iterations = MEMORY_MIN_KIB, ITERATIONS_MIN
-    factor = target_ms / _measure_ms(memory_kib, iterations)
+    factor = target_ms / measure_ms(memory_kib, iterations)
     if factor > 1:
         memory_kib = min(MEMORY_ENOUGH_KIB, int(memory_kib * factor) // 1024 * 1024)
-        per_iteration_ms = _measure_ms(memory_kib, iterations) / iterations
+        per_iteration_ms = measure_ms(memory_kib, iterations) / iterations
         iterations = max(iterations, int(target_ms / per_iteration_ms))
-    while (measured_ms := _measure_ms(memory_kib, iterations)) > target_ms:
+    while (measured_ms := measure_ms(memory_kib, iterations)) > target_ms:
         if iterations == ITERATIONS_MIN:
             break
         iterations -= 1
     return memory_kib, iterations, measured_ms
 
 
-def _measure_ms(memory_kib: int, iterations: int) -> float:
-    """How long one hash takes: the best of five, as what else the machine does only adds to it."""
+def measure_ms(memory_kib: int, iterations: int, tries: int = 5) -> float:
+    """How long one hash takes: the best of some, as what else the machine does only adds to it."""
     argon2id = _argon2id(memory_kib, iterations)
     times = []
-    for _ in range(5):
+    for _ in range(tries):
         started = time.perf_counter()
         argon2id.hash(b"as long as most passwords are")
         times.append((time.perf_counter() - started) * 1000)
@@ -162,7 +164,18 @@ async def _on_executor(app: web.Application, work: Callable[[], T]) -> T:
     if hasher.queued >= hasher.queue_limit:
         raise unavailable("too_many_sign_ins", "Too many sign-ins at once; try again.")
     hasher.queued += 1
+    asked = time.perf_counter()
+
+    def timed() -> tuple[T, float, float]:
+        started = time.perf_counter()
+        result = work()
+        return result, started - asked, time.perf_counter() - started
+
     try:
-        return await asyncio.get_running_loop().run_in_executor(hasher.executor, work)
+        loop = asyncio.get_running_loop()
+        result, waited_s, took_s = await loop.run_in_executor(hasher.executor, timed)
     finally:
         hasher.queued -= 1
+    for timer in hasher.timers:
+        timer(waited_s, took_s)
+    return result

@@ -9,10 +9,10 @@ from email.policy import SMTP, SMTPUTF8
 import orjson
 import uuid_utils.compat as uuid_utils
 from aiohttp import web
-from email_validator import validate_email
 
 from service.database import Connection
 from service.keys import MAIL_TEMPLATES, SETTINGS
+from service.logs import LOG_CONTEXT
 from service.mail import queries
 from service.mail.rendering import Rendered, render
 from service.sealing import seal
@@ -47,6 +47,8 @@ async def enqueue(
         "to": recipient,
         "link": values.get("link"),
         "message": message.as_bytes().decode(),
+        # What is logged of the sending has the id of the request that it is for.
+        "request": dict(LOG_CONTEXT.get()),
     }
     sealed = seal(settings.secret_key, PURPOSE, str(mail_id), orjson.dumps(payload))
     await queries.insert_mail(conn, mail_id, sealed, LIFETIME_S)
@@ -54,6 +56,8 @@ async def enqueue(
 
 def _wire_form(to: str) -> str:
     """The address in ASCII where its local part allows that, so that any server takes it."""
+    from email_validator import validate_email
+
     return validate_email(to, check_deliverability=False, test_environment=True).ascii_email or to
 
 

@@ -53,5 +53,18 @@ async def claim_due(
     )
 
 
+async def measure_outbox(conn: Connection) -> tuple[int, float]:
+    """How many mails are not sent yet, and the age of the oldest in seconds; 0 without any."""
+    row = await conn.fetchrow(
+        """
+        select count(*) as mails,
+               coalesce(extract(epoch from now() - min(created_at)), 0)::float8 as oldest_age_s
+        from mail_outbox
+        """
+    )
+    assert row is not None  # noqa: S101
+    return row["mails"], row["oldest_age_s"]
+
+
 async def delete_mail(conn: Connection, mail_id: uuid.UUID) -> None:
     await conn.execute("delete from mail_outbox where id = $1", mail_id)

@@ -18,19 +18,18 @@ from typing import Any
 import aiosmtplib
 import asyncpg
 import orjson
-import structlog
 from aiohttp import web
 
 from service.database import write
 from service.errors import Problem
-from service.keys import MAIL_TEMPLATES, SETTINGS
+from service.keys import MAIL_TEMPLATES, SETTINGS, TRACER
+from service.logs import LOG_CONTEXT, Logger, log
 from service.mail import queries
 from service.mail.outbox import PURPOSE
 from service.mail.rendering import read_templates
+from service.metrics import count
 from service.sealing import SealError, unseal
-from service.settings import MailServer, Settings
-
-log = structlog.get_logger(__name__)
+from service.settings import MailServer
 
 POLL_S = 1
 # After the database failed to answer.
@@ -85,35 +84,55 @@ async def _deliver(app: web.Application, row: asyncpg.Record) -> None:
     try:
         if row["expired"]:
             mail_log.error("mail given up: it could not be sent in time")
+            count(app, "mails", outcome="given_up")
         else:
-            await _attempt(app[SETTINGS], row, mail_log)
+            await _attempt(app, row, mail_log)
         await _delete(app, row["id"])
     except (OSError, aiosmtplib.SMTPException, SealError) as error:
+        count(app, "mails", outcome="failed")
         # Not the server's words, which may repeat the mail's.
         mail_log.warning(
             "mail not sent", reason=type(error).__name__, smtp_code=getattr(error, "code", None)
         )
     except Exception:
+        count(app, "mails", outcome="failed")
         mail_log.exception("mail not sent")
 
 
-async def _attempt(settings: Settings, row: asyncpg.Record, mail_log: Any) -> None:
+async def _attempt(app: web.Application, row: asyncpg.Record, mail_log: Logger) -> None:
     """Be rid of the mail: it is sent, written, or refused for good. Raises where it is not."""
+    settings = app[SETTINGS]
     payload = orjson.loads(unseal(settings.secret_key, PURPOSE, str(row["id"]), row["message"]))
     mail_log = mail_log.bind(template=payload["template"])
-    if settings.mail_server is None:
-        path = await asyncio.to_thread(_write_file, settings.data_dir, row, payload)
-        mail_log.info("mail written", path=str(path), link=payload["link"])
-        return
-    try:
-        await _send(settings.mail_server, payload)
-        mail_log.info("mail sent")
-    except aiosmtplib.SMTPRecipientsRefused as error:
-        refusal = error.recipients[0]
-        # RFC 5321 §4.2.1: what begins with 5 will be the same next time.
-        if refusal.code < 500:
-            raise refusal from None
-        mail_log.error("mail given up: its recipient is refused", smtp_code=refusal.code)
+    # From here on this task is about the request that asked for the mail.
+    LOG_CONTEXT.set(payload.get("request", {}))
+    with _span(app, payload["template"]):
+        if settings.mail_server is None:
+            path = await asyncio.to_thread(_write_file, settings.data_dir, row, payload)
+            mail_log.info("mail written", path=str(path), link=payload["link"])
+            count(app, "mails", outcome="sent")
+            return
+        try:
+            await _send(settings.mail_server, payload)
+            mail_log.info("mail sent")
+            count(app, "mails", outcome="sent")
+        except aiosmtplib.SMTPRecipientsRefused as error:
+            refusal = error.recipients[0]
+            # RFC 5321 §4.2.1: what begins with 5 will be the same next time.
+            if refusal.code < 500:
+                raise refusal from None
+            mail_log.error("mail given up: its recipient is refused", smtp_code=refusal.code)
+            count(app, "mails", outcome="given_up")
+
+
+def _span(app: web.Application, template: str) -> contextlib.AbstractContextManager[None]:
+    """A span around the attempt, where the request that asked for the mail was traced."""
+    request = LOG_CONTEXT.get()
+    if TRACER not in app or "trace_id" not in request:
+        return contextlib.nullcontext()
+    from service.traces import mail_span
+
+    return mail_span(app, template, request)
 
 
 async def _delete(app: web.Application, mail_id: uuid.UUID) -> None:

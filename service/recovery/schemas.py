@@ -2,8 +2,7 @@
 
 from marshmallow import Schema
 
-from service.auth.passwords import PASSWORD_MAX_LENGTH
-from service.fields import EmailAddress, Text
+from service.fields import EmailAddress, NewPassword, Text
 
 TOKEN_MAX_LENGTH = 512
 
@@ -18,7 +17,7 @@ class ResetSchema(Schema):
     """``POST /auth/password/reset``."""
 
     token = Text(1, TOKEN_MAX_LENGTH, required=True)
-    password = Text(1, PASSWORD_MAX_LENGTH, required=True)
+    password = NewPassword(required=True)
 
 
 class VerifySchema(Schema):

@@ -9,7 +9,7 @@ from service.addresses import client_address
 from service.audit.events import record, user_agent
 from service.auth.tokens import token_response
 from service.database import Connection, read, write
-from service.errors import Problem
+from service.errors import Problem, refused
 from service.keys import SETTINGS, USER
 from service.requests import json_response, read_body
 from service.sessions import queries, schemas
@@ -32,9 +32,8 @@ async def refresh(request: web.Request) -> web.Response:
     body = await read_body(request, schemas.REFRESH)
     refreshed = await write(request.app, _rotate, request, body["refresh_token"])
     if refreshed is None:
-        raise Problem(
-            401, "invalid_refresh_token", "The refresh token is not valid, or no longer: sign in."
-        )
+        detail = "The refresh token is not valid, or no longer: sign in."
+        raise refused("invalid_refresh_token", detail)
     return json_response(await token_response(request.app, *refreshed))
 
 
@@ -78,14 +77,8 @@ async def list_mine(request: web.Request) -> web.Response:
     """The account's sessions, last seen first, and which of them this one is."""
     user = request[USER]
     rows = await read(request.app, queries.list_sessions, user["id"])
-    return json_response(
-        {
-            "items": [
-                {**schemas.SESSION.dump(row), "current": row["id"] == user["session_id"]}
-                for row in rows
-            ]
-        }
-    )
+    mine = [{**row, "current": row["id"] == user["session_id"]} for row in rows]
+    return json_response({"items": schemas.OWN_SESSION.dump(mine, many=True)})
 
 
 async def end_one(request: web.Request) -> web.Response:

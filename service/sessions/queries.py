@@ -1,6 +1,7 @@
 """SQL of sessions and their refresh tokens."""
 
 import uuid
+from collections.abc import Sequence
 
 import asyncpg
 
@@ -43,22 +44,22 @@ async def insert_session(
 
 
 async def find_signed_in(
-    conn: Connection, session_id: uuid.UUID, user_id: uuid.UUID
-) -> asyncpg.Record | None:
-    """The user's profile and the session's id, where the session is that user's and alive."""
-    return await conn.fetchrow(
+    conn: Connection, session_ids: Sequence[uuid.UUID]
+) -> dict[uuid.UUID, asyncpg.Record]:
+    """By session, where it is alive: its user's profile and its id."""
+    rows = await conn.fetch(
         """
         select users.id, users.email, users.email_verified_at is not null as email_verified,
                users.name, users.role, users.settings, users.version,
                users.created_at, users.updated_at, sessions.id as session_id
         from sessions
         join users on users.id = sessions.user_id
-        where sessions.id = $1 and sessions.user_id = $2
+        where sessions.id = any($1::uuid[])
           and sessions.expires_at > now() and sessions.idle_expires_at > now()
         """,
-        session_id,
-        user_id,
+        session_ids,
     )
+    return {row["session_id"]: row for row in rows}
 
 
 async def lock_family(conn: Connection, refresh_token_hash: bytes) -> asyncpg.Record | None:

@@ -2,10 +2,11 @@
 
 from marshmallow import Schema, fields
 
+from service.encoding import RowSchema
 from service.fields import Text, Timestamp
 
 
-class SessionSchema(Schema):
+class SessionSchema(RowSchema):
     """One sign-in; ``last_seen_at`` is its last refresh."""
 
     id = fields.UUID()
@@ -16,6 +17,12 @@ class SessionSchema(Schema):
     address = fields.String(allow_none=True)
 
 
+class OwnSessionSchema(SessionSchema):
+    """One of the caller's sessions; ``current`` is the one of the request's own token."""
+
+    current = fields.Boolean()
+
+
 class RefreshSchema(Schema):
     """``POST /auth/refresh``."""
 
@@ -23,4 +30,5 @@ class RefreshSchema(Schema):
 
 
 SESSION = SessionSchema()
+OWN_SESSION = OwnSessionSchema()
 REFRESH = RefreshSchema()

@@ -120,7 +120,7 @@ async def _lock_credentials(conn: Connection, request: web.Request, password_has
     user = request[USER]
     if not await auth_queries.lock_credentials(conn, user["id"], password_hash):
         raise Problem(403, "wrong_password", "The password has just been changed.")
-    if not await session_queries.find_signed_in(conn, user["session_id"], user["id"]):
+    if not await session_queries.find_signed_in(conn, [user["session_id"]]):
         raise not_signed_in("The session has ended; sign in again.", "invalid_token")
 
 

@@ -1,17 +1,28 @@
 """What an owner sees and may change of the account."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
 import orjson
-from marshmallow import Schema, ValidationError, fields
+from marshmallow import Schema, ValidationError, fields, validate
 
-from service.auth.passwords import PASSWORD_MAX_LENGTH
-from service.fields import DisplayName, EmailAddress, InexactFloat, Text, Timestamp, check_text
+from service.encoding import RowSchema
+from service.fields import (
+    NO_NUL,
+    DisplayName,
+    EmailAddress,
+    InexactFloat,
+    NewPassword,
+    Password,
+    Timestamp,
+    check_text,
+)
 
+ROLES = ("user", "support", "admin")
 NAME_MAX_LENGTH = 200
+IS_EMAIL = {"format": "idn-email"}
 SETTINGS_MAX_BYTES = 16 * 1024
 SETTINGS_MAX_DEPTH = 32
 _LANGUAGE_TAG = re.compile(r"[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8}){0,4}")
@@ -39,15 +50,15 @@ class SettingsField(fields.Field[dict[str, Any]]):
         return value
 
 
-class OwnProfileSchema(Schema):
+class OwnProfileSchema(RowSchema):
     """The account as its owner sees it."""
 
     id = fields.UUID()
-    email = fields.String()
+    email = fields.String(metadata=IS_EMAIL)
     email_verified = fields.Boolean()
     name = fields.String()
-    role = fields.String()
-    settings = fields.Raw()
+    role = fields.String(validate=validate.OneOf(ROLES))
+    settings = SettingsField()
     created_at = Timestamp()
     updated_at = Timestamp()
 
@@ -69,47 +80,47 @@ class ReplaceProfileSchema(Schema):
 class ChangePasswordSchema(Schema):
     """``POST /users/me/password``."""
 
-    current_password = Text(1, PASSWORD_MAX_LENGTH, required=True)
-    password = Text(1, PASSWORD_MAX_LENGTH, required=True)
+    current_password = Password(required=True)
+    password = NewPassword(required=True)
 
 
 class ChangeEmailSchema(Schema):
     """``POST /users/me/email``."""
 
     email = EmailAddress(required=True)
-    password = Text(1, PASSWORD_MAX_LENGTH, required=True)
+    password = Password(required=True)
 
 
 class DeleteAccountSchema(Schema):
     """``DELETE /users/me``."""
 
-    password = Text(1, PASSWORD_MAX_LENGTH, required=True)
+    password = Password(required=True)
 
 
-class DeletionSchema(Schema):
+class DeletionSchema(RowSchema):
     """When the account is purged, unless its owner signs in before."""
 
     purge_at = Timestamp()
 
 
-class KnownNetworkSchema(Schema):
+class KnownNetworkSchema(RowSchema):
     """Where the account has signed in from."""
 
     network = fields.String()
     last_seen_at = Timestamp()
 
 
-class OwnAuditEventSchema(Schema):
+class OwnAuditEventSchema(RowSchema):
     """What happened to the account; from where, only if its owner did it."""
 
     id = fields.UUID()
     occurred_at = Timestamp()
     action = fields.String()
     by_yourself = fields.Boolean()
-    address = fields.String()
-    user_agent = fields.String()
-    before = fields.Raw()
-    after = fields.Raw()
+    address = fields.String(allow_none=True)
+    user_agent = fields.String(allow_none=True)
+    before = fields.Dict(allow_none=True)
+    after = fields.Dict(allow_none=True)
 
 
 def _language(value: Any) -> bool:
@@ -117,7 +128,7 @@ def _language(value: Any) -> bool:
 
 
 def _theme(value: Any) -> bool:
-    return value in ("light", "dark", "system")
+    return value in _THEMES
 
 
 def _short_text(value: Any) -> bool:
@@ -136,12 +147,26 @@ def _http_url_or_null(value: Any) -> bool:
         return False
 
 
-_WELL_KNOWN = {
-    "language": (_language, 'Expected a language tag (RFC 5646), such as "en".'),
-    "ui_theme": (_theme, "Expected one of light, dark, system."),
-    "llm_provider": (_short_text, "Expected a text of 1 to 200 characters."),
-    "llm_model": (_short_text, "Expected a text of 1 to 200 characters."),
-    "llm_base_url": (_http_url_or_null, "Expected an http or https URL, or null."),
+_THEMES = ("light", "dark", "system")
+_SHORT_TEXT = {"type": "string", "minLength": 1, "maxLength": 200, "pattern": NO_NUL}
+# What each accepts, what it says otherwise, and the JSON Schema of it.
+WELL_KNOWN_SETTINGS: dict[str, tuple[Callable[[Any], bool], str, dict[str, Any]]] = {
+    "language": (
+        _language,
+        'Expected a language tag (RFC 5646), such as "en".',
+        {"type": "string", "pattern": f"^{_LANGUAGE_TAG.pattern}$"},
+    ),
+    "ui_theme": (_theme, "Expected one of light, dark, system.", {"enum": list(_THEMES)}),
+    "llm_provider": (_short_text, "Expected a text of 1 to 200 characters.", _SHORT_TEXT),
+    "llm_model": (_short_text, "Expected a text of 1 to 200 characters.", _SHORT_TEXT),
+    "llm_base_url": (
+        _http_url_or_null,
+        "Expected an http or https URL, or null.",
+        {
+            "anyOf": [{"type": "string", "format": "uri"}, {"type": "null"}],
+            "description": "http or https",
+        },
+    ),
 }
 
 
@@ -149,7 +174,7 @@ def check_settings(settings: Mapping[str, Any]) -> None:
     """Raise ValidationError where a well-known key has another type, or all is too large."""
     errors = {
         key: [expects]
-        for key, (accepts, expects) in _WELL_KNOWN.items()
+        for key, (accepts, expects, _) in WELL_KNOWN_SETTINGS.items()
         if key in settings and not accepts(settings[key])
     }
     if errors:

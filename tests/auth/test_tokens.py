@@ -15,6 +15,7 @@ from joserfc import jwt
 from joserfc.jwk import ECKey, OctKey
 
 from service.app import create_app
+from service.auth.signing_keys import LEEWAY_S, signing_key
 from service.keys import KEY_RING
 from service.settings import Settings, SettingsError
 from tests.conftest import Client, StartApp
@@ -104,8 +105,7 @@ async def test_claims_are_checked_though_the_signature_is_ours(client: Client) -
     account = await register(client)
     header, claims = parts(account)
     assert client.app is not None
-    key = client.app[KEY_RING].newest
-    assert key is not None
+    key = await signing_key(client.app)
     assert await ask(client, jwt.encode(header, claims, key)) == 200
     now = int(time.time())
     for change in (
@@ -172,8 +172,7 @@ async def test_a_token_of_another_users_session_is_refused(client: Client) -> No
     account, other = await register(client), await register(client)
     header, claims = parts(account)
     assert client.app is not None
-    key = client.app[KEY_RING].newest
-    assert key is not None
+    key = await signing_key(client.app)
     mixed = {**claims, "sid": parts(other)[1]["sid"]}
     assert await ask(client, jwt.encode(header, mixed, key)) == 401
 
@@ -187,8 +186,7 @@ async def test_replicas_share_keys_and_sessions(start_app: StartApp, conn: Any) 
 
 async def test_private_keys_are_stored_encrypted(client: Client, conn: Any) -> None:
     assert client.app is not None
-    key = client.app[KEY_RING].newest
-    assert key is not None
+    key = await signing_key(client.app)
     private = str(key.as_dict(private=True)["d"])
     stored = await conn.fetchval("select encrypted_key from signing_keys")
     assert private.encode() not in stored
@@ -203,3 +201,33 @@ async def test_another_secret_key_is_told_at_start(client: Client, settings: Set
             await runner.setup()
     finally:
         await runner.cleanup()
+
+
+async def test_a_remembered_token_expires_as_any_other(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token = (await register(client)).tokens["access_token"]
+    assert [await ask(client, token), await ask(client, token)] == [200, 200]
+    late = time.time() + 900 + LEEWAY_S
+    monkeypatch.setattr(time, "time", lambda: late)
+    assert await ask(client, token) == 401
+
+
+async def test_no_more_tokens_are_remembered_than_there_is_room_for(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.auth.tokens.VERIFIED_MAX", 2)
+    tokens = [(await register(client)).tokens["access_token"] for _ in range(3)]
+    for token in tokens * 2:
+        assert await ask(client, token) == 200
+    assert client.app is not None
+    assert list(client.app[KEY_RING].verified) == tokens[1:]
+
+
+async def test_nothing_is_remembered_of_tokens_that_are_refused(client: Client) -> None:
+    token = (await register(client)).tokens["access_token"]
+    head, body, signature = token.split(".")
+    for forged in (f"{head}.{body}.{signature[::-1]}", f"{head}.{body}.", "x", token[:-2]):
+        assert await ask(client, forged) == 401
+    assert client.app is not None
+    assert not client.app[KEY_RING].verified

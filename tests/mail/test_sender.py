@@ -11,7 +11,6 @@ from typing import Any
 
 import asyncpg
 import pytest
-import structlog
 from aiohttp import web
 
 from service.database import Connection, write
@@ -21,6 +20,7 @@ from service.mail.outbox import enqueue
 from service.settings import Database, MailServer, Settings
 from tests.conftest import StartApp
 from tests.factories import register
+from tests.logbook import logged
 from tests.mail.conftest import (
     LINK,
     PASSWORD,
@@ -147,7 +147,7 @@ async def test_a_server_that_was_down_gets_it_once(
     async with listen(mailbox) as server:
         pass
     client = await start_app(mail_server=server)
-    with structlog.testing.capture_logs() as logs:
+    with logged() as logs:
         await send(client)
         await until(lambda: was_tried(conn))
         row = await conn.fetchrow(
@@ -194,7 +194,7 @@ async def test_a_recipient_who_is_refused(
     mailbox = Mailbox(answer=answer)
     async with listen(mailbox) as server:
         client = await start_app(mail_server=server)
-        with structlog.testing.capture_logs() as logs:
+        with logged() as logs:
             await send(client)
             await until(lambda: is_empty(conn) if gone else was_tried(conn))
             await client.close()
@@ -211,7 +211,7 @@ async def test_secrets_are_neither_in_the_outbox_nor_in_the_log(
     async with listen(Mailbox(), authenticator=sign_in, auth_require_tls=False) as server:
         right = dataclasses.replace(server, user=USER, password=PASSWORD)
         wrong = dataclasses.replace(server, user=USER, password=f"{PASSWORD}, but wrong")
-        with structlog.testing.capture_logs() as logs:
+        with logged() as logs:
             client = await start_app(mail_server=wrong)
             await send(client)
             sealed = await conn.fetchval("select message from mail_outbox")
@@ -304,7 +304,7 @@ async def test_a_silent_server_harms_nothing_else(
 
         monkeypatch.setattr(sender, "SEND_TIMEOUT_S", 0.2)
         await conn.execute(MAKE_DUE)
-        with structlog.testing.capture_logs() as logs:
+        with logged() as logs:
             client = await start_app(mail_server=server)
             await until(lambda: _has(logs, "mail not sent"))
             await client.close()
@@ -340,7 +340,7 @@ async def test_a_mail_taken_while_the_database_is_away_is_sent_once(
     mailbox = Mailbox(on_data=lock)
     async with listen(mailbox) as server:
         client = await start_app(mail_server=server, db_lock_timeout_s=0.1)
-        with structlog.testing.capture_logs() as logs:
+        with logged() as logs:
             await send(client)
             await until(lambda: _has(logs, "mail sent"))
             await until(lambda: _waits(conn))
@@ -364,7 +364,7 @@ async def test_a_mail_sent_twice_is_known_by_its_id(
     mailbox = Mailbox(on_data=lock)
     async with listen(mailbox) as server:
         client = await start_app(mail_server=server, db_lock_timeout_s=0.1)
-        with structlog.testing.capture_logs() as logs:
+        with logged() as logs:
             await send(client)
             await until(lambda: _has(logs, "mail sent"))
         await client.close()
@@ -384,7 +384,7 @@ async def test_the_sender_outlives_the_databases_faults(
     mailbox = Mailbox()
     async with listen(mailbox) as server:
         client = await start_app(mail_server=server)
-        with structlog.testing.capture_logs() as logs:
+        with logged() as logs:
             await conn.execute("alter table mail_outbox rename to mail_elsewhere")
             await until(lambda: _has(logs, "mail waits for the database"))
             await conn.execute("alter table mail_elsewhere rename to mail_outbox")
@@ -402,17 +402,17 @@ async def test_what_is_too_old_is_given_up(start_app: StartApp, listen: Listen, 
         pass
     client = await start_app(mail_server=server)
     # Until it has failed, not only been claimed: the server that is back would take it.
-    with structlog.testing.capture_logs() as logs:
+    with logged() as logs:
         await send(client)
         await until(lambda: _has(logs, "mail not sent"))
-    with structlog.testing.capture_logs() as logs:
+    with logged() as logs:
         async with listen(mailbox, port=server.port):
             await conn.execute(f"{MAKE_DUE}, expires_at = now()")
             await until(lambda: is_empty(conn))
             await client.close()
     assert not mailbox.taken
     (entry,) = logs
-    assert (entry["event"], entry["log_level"]) == (
+    assert (entry["event"], entry["level"]) == (
         "mail given up: it could not be sent in time",
         "error",
     )
@@ -426,7 +426,7 @@ async def test_a_mail_sealed_under_another_key_waits_for_it(
         client = await start_app(mail_server=server)
         await send(client)
         await conn.execute("update mail_outbox set message = '\\x00'::bytea || message")
-        with structlog.testing.capture_logs() as logs:
+        with logged() as logs:
             await until(lambda: _has(logs, "mail not sent"))
         assert logs[0]["reason"] == "SealError"
         await conn.execute(f"{MAKE_DUE}, message = substr(message, 2)")
@@ -437,20 +437,20 @@ async def test_a_mail_sealed_under_another_key_waits_for_it(
 async def test_the_sender_outlives_what_nobody_thought_of(start_app: StartApp, conn: Any) -> None:
     """Such as a host name on which the resolver raises a UnicodeError."""
     client = await start_app(mail_server=MailServer("mail..example", 25, "none"))
-    with structlog.testing.capture_logs() as logs:
+    with logged() as logs:
         await send(client)
         await until(lambda: _has(logs, "mail not sent"))
         logs.clear()
         await conn.execute(MAKE_DUE)
         await until(lambda: _has(logs, "mail not sent"))
-    assert logs[0]["exc_info"]
+    assert "UnicodeError" in logs[0]["exception"]
 
 
 async def test_without_a_server_mails_are_files_and_links_are_logged(
     start_app: StartApp, settings: Settings, conn: Any
 ) -> None:
     client = await start_app()
-    with structlog.testing.capture_logs() as logs:
+    with logged() as logs:
         await send(client, to="zoë@exämple.test")
         await until(lambda: is_empty(conn))
     directory = settings.data_dir / "mail"
@@ -469,7 +469,7 @@ async def test_a_directory_that_cannot_be_written_is_tried_again(
 ) -> None:
     settings.data_dir.write_text("a file is in the way")
     client = await start_app()
-    with structlog.testing.capture_logs() as logs:
+    with logged() as logs:
         await send(client)
         await until(lambda: _has(logs, "mail not sent"))
     settings.data_dir.unlink()

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from multidict import CIMultiDict
 
 from tests.conftest import Client
 from tests.factories import assert_problem, pointers, register
@@ -101,6 +102,13 @@ async def test_if_match_lets_the_current_version_through(client: Client, tag: st
     account = await register(client)
     headers = {**account.headers, "If-Match": tag}
     response = await client.patch(ME, headers=headers, json={"name": "new"})
+    assert response.status == 200
+
+
+async def test_if_match_on_several_lines_is_one_list(client: Client) -> None:
+    account = await register(client)
+    lines = CIMultiDict([*account.headers.items(), ("If-Match", '"7"'), ("If-Match", '"1"')])
+    response = await client.patch(ME, headers=lines, json={"name": "new"})
     assert response.status == 200
 
 

@@ -1,0 +1,152 @@
+"""Changes to other people's accounts: what a request does, and the command line too.
+
+Each runs in the caller's transaction. ``request`` is None where no request asks for it: there is no
+If-Match then, and the event has no actor.
+"""
+
+import uuid
+from datetime import datetime
+from typing import Any
+
+import asyncpg
+import uuid_utils.compat as uuid_utils
+from aiohttp import web
+
+from service.admin import queries, schemas
+from service.admin.rules import keep_an_administrator
+from service.audit.events import record, record_unattended
+from service.database import Connection
+from service.errors import Problem
+from service.fields import fold_email
+from service.requests import check_if_match
+from service.sessions import queries as session_queries
+
+_NOT_CHANGES = {"version", "updated_at"}
+
+
+def no_such_account() -> Problem:
+    return Problem(404, "not_found", "There is no such account.")
+
+
+async def lock_account(
+    conn: Connection, user_id: uuid.UUID, request: web.Request | None = None
+) -> asyncpg.Record:
+    """The account, locked. Raises Problem 404, and 412 where If-Match is stale."""
+    user = await queries.lock_account(conn, user_id)
+    if user is None:
+        raise no_such_account()
+    if request is not None:
+        check_if_match(request, user["version"])
+    return user
+
+
+async def create_account(
+    conn: Connection,
+    *,
+    email: str,
+    email_verified: bool = False,
+    name: str = "",
+    role: str,
+    settings: dict[str, Any],
+    password_hash: str | None = None,
+) -> asyncpg.Record:
+    """A new account. Raises Problem 409 where its address is taken. The caller records it."""
+    try:
+        return await queries.insert_account(
+            conn,
+            user_id=uuid_utils.uuid7(),
+            email=email,
+            email_folded=fold_email(email),
+            email_verified=email_verified,
+            name=name,
+            role=role,
+            settings=settings,
+            password_hash=password_hash,
+        )
+    except asyncpg.UniqueViolationError as error:
+        if error.constraint_name != "users_email_folded_key":
+            raise
+        raise Problem(409, "email_taken", "There is an account with this address.") from None
+
+
+async def create_administrator(conn: Connection, email: str, password_hash: str) -> None:
+    """Create an account that is an administrator, its address taken as verified."""
+    user = await create_account(
+        conn,
+        email=email,
+        email_verified=True,
+        role="admin",
+        settings={},
+        password_hash=password_hash,
+    )
+    await record_unattended(
+        conn, "user.create", user["id"], after={"email": email, "role": "admin"}
+    )
+
+
+async def promote_to_administrator(conn: Connection, email: str) -> None:
+    """Make an account an administrator. Raises Problem 404 where none of this address is active."""
+    user = await queries.lock_account_by_email(conn, fold_email(email))
+    if user is None or user["status"] != "active":
+        raise Problem(404, "not_found", "There is no active account with this address.")
+    if user["role"] == "admin":
+        return
+    await queries.update_account(
+        conn,
+        user["id"],
+        name=user["name"],
+        role="admin",
+        email_verified=user["email_verified"],
+        settings=user["settings"],
+    )
+    await record_unattended(
+        conn, "user.update", user["id"], before={"role": user["role"]}, after={"role": "admin"}
+    )
+
+
+async def suspend(
+    conn: Connection,
+    user_id: uuid.UUID,
+    reason: str,
+    until: datetime | None,
+    request: web.Request | None = None,
+) -> asyncpg.Record:
+    """Refuse sign-in to the account, for good or until a time, and end all its sessions now."""
+    await keep_an_administrator(conn, user_id)
+    user = await lock_account(conn, user_id, request)
+    if user["status"] == "deleting":
+        raise Problem(409, "account_deleting", "The account is being deleted; reinstate it first.")
+    suspended = await queries.suspend_account(conn, user["id"], reason, until)
+    await session_queries.delete_sessions(conn, user["id"])
+    await record_change(conn, request, "user.suspend", user, suspended)
+    return suspended
+
+
+async def reinstate(
+    conn: Connection, user_id: uuid.UUID, request: web.Request | None = None
+) -> asyncpg.Record:
+    """Make the account active again, whether it is suspended or being deleted."""
+    user = await lock_account(conn, user_id, request)
+    if user["status"] == "active":
+        return user
+    active = await queries.reactivate_account(conn, user["id"])
+    await record_change(conn, request, "user.reinstate", user, active)
+    return active
+
+
+async def record_change(
+    conn: Connection,
+    request: web.Request | None,
+    action: str,
+    before: asyncpg.Record,
+    after: asyncpg.Record,
+) -> None:
+    """Record what became another of that which administrators see of the account."""
+    old, new = schemas.ADMIN_USER.dump(before), schemas.ADMIN_USER.dump(after)
+    names = [name for name in new if new[name] != old[name] and name not in _NOT_CHANGES]
+    earlier = {name: old[name] for name in names}
+    later = {name: new[name] for name in names}
+    if request is None:
+        await record_unattended(conn, action, after["id"], before=earlier, after=later)
+    else:
+        await record(conn, request, action, after["id"], before=earlier, after=later)

@@ -1,0 +1,273 @@
+"""The keys that sign access tokens: made, published, rotated, revoked, and known to each process.
+
+A key is in the database, sealed, with the time from which it signs. It is published and verifies
+before that time, so that everybody has it by then, and until its successor has signed for as long
+as a token is good for. Every process holds all of them in its ring, which it reads anew every
+``RELOAD_EVERY_S``: by then at the latest it knows of a new key, and has forgotten a revoked one.
+"""
+
+import asyncio
+import contextlib
+import re
+import time
+from collections.abc import AsyncIterator, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import asyncpg
+import orjson
+from aiohttp import web
+
+from service.audit.events import record_unattended
+from service.auth import queries
+from service.database import Connection, read, write
+from service.errors import Problem, StartError
+from service.keys import KEY_RING, SETTINGS
+from service.logs import log
+from service.sealing import SealError, seal, unseal
+from service.settings import Settings, SettingsError
+
+if TYPE_CHECKING:
+    from joserfc.jwk import ECKey
+
+    from service.auth.tokens import Bearer
+
+
+ALGORITHM = "ES256"
+# Replicas' clocks differ a little.
+LEEWAY_S = 10
+# Within this time each process knows of a new key, and refuses tokens of a revoked one.
+RELOAD_EVERY_S = 10
+RETRY_EVERY_S = 1
+# For tokens whose key is unknown, the ring is read anew no more often than this.
+LOOK_AGAIN_EVERY_S = 1
+# How long others may cache the published keys.
+PUBLIC_KEYS_MAX_AGE_S = 300
+# From a key's publication until it signs: longer than reload and caches together.
+PUBLICATION_LEAD_S = 600
+# How long after its successor has begun to sign a key may still sign somewhere.
+HANDOVER_S = 60
+_PURPOSE = "signing keys"
+# A JWK thumbprint (RFC 7638), as our keys are named.
+_KEY_ID = re.compile("[A-Za-z0-9_-]{43}")
+
+
+@dataclass(slots=True)
+class KeyRing:
+    """The keys that verify, by id, and from when each signs. Empty until the database was read.
+
+    ``schedule`` holds them in the order in which they sign, with times of ``time.monotonic``: the
+    database's clock decides when a key signs, whatever this machine's clock says. ``verified`` are
+    tokens that these keys were seen to verify, with the Unix time at which they expire; ``hits``
+    and ``misses`` are how often a token was among them since the metrics' last look.
+    """
+
+    keys: "dict[str, ECKey]" = field(default_factory=dict)
+    schedule: "list[tuple[float, ECKey]]" = field(default_factory=list)
+    verified: "dict[str, tuple[float, Bearer]]" = field(default_factory=dict)
+    hits: int = 0
+    misses: int = 0
+    loaded_at: float = float("-inf")
+    loading: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
+async def key_ring_context(app: web.Application) -> AsyncIterator[None]:
+    """Load the keys at start where the database is migrated, and keep them current."""
+    app[KEY_RING] = KeyRing()
+    try:
+        await _load_first(app)
+    except Problem as error:
+        log.warning("signing keys not loaded yet", cause=type(error.__cause__).__name__)
+    task = asyncio.create_task(_keep_current(app), name="signing keys")
+    yield
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+
+
+async def _keep_current(app: web.Application) -> None:
+    pause_s: float = RELOAD_EVERY_S
+    while True:
+        await asyncio.sleep(pause_s)
+        pause_s = RELOAD_EVERY_S
+        try:
+            async with app[KEY_RING].loading:
+                await _load(app)
+        except Problem as error:
+            pause_s = RETRY_EVERY_S
+            log.warning("signing keys not read anew", code=error.code)
+        except SettingsError as error:
+            log.error("signing keys not read anew", reason=str(error))
+        except Exception:
+            log.exception("signing keys not read anew")
+
+
+async def public_keys(app: web.Application) -> list[dict[str, Any]]:
+    """The verifying keys as a JWK set's members (RFC 7517)."""
+    await _load_first(app)
+    return [
+        {**key.as_dict(private=False), "use": "sig", "alg": ALGORITHM}
+        for key in app[KEY_RING].keys.values()
+    ]
+
+
+async def signing_key(app: web.Application) -> "ECKey":
+    """The key that signs now. Raises as ``load_keys`` does where there is none yet."""
+    await _load_first(app)
+    schedule, now = app[KEY_RING].schedule, time.monotonic()
+    return next((key for signs_at, key in reversed(schedule) if signs_at <= now), schedule[0][1])
+
+
+async def verifying_keys(app: web.Application) -> "dict[str, ECKey]":
+    """The keys that verify, by id."""
+    await _load_first(app)
+    return app[KEY_RING].keys
+
+
+async def look_again(app: web.Application, key_id: str) -> "dict[str, ECKey]":
+    """The keys that verify, read after this was asked: for a token whose key is not in the ring.
+
+    All who ask meanwhile share one look, and the next begins a second after the last: made-up ids
+    are no load on the database, and no token of a key just made is refused.
+    """
+    ring, asked_at = app[KEY_RING], time.monotonic()
+    if _KEY_ID.fullmatch(key_id):
+        async with ring.loading:
+            if ring.loaded_at < asked_at:
+                await asyncio.sleep(ring.loaded_at + LOOK_AGAIN_EVERY_S - asked_at)
+                await _load(app)
+    return ring.keys
+
+
+async def _load_first(app: web.Application) -> None:
+    """Read the keys unless that was done: see ``_load``."""
+    ring = app[KEY_RING]
+    if ring.schedule:
+        return
+    async with ring.loading:
+        if not ring.schedule:
+            await _load(app)
+
+
+async def _load(app: web.Application) -> None:
+    """Read the keys into the ring; where there is none at all, make the first.
+
+    Raises Problem 503 while the database cannot be read, and SettingsError where SECRET_KEY is not
+    the one that a key was stored under. Keys that are gone leave the ring even then.
+    """
+    ring, settings = app[KEY_RING], app[SETTINGS]
+    began_at = time.monotonic()
+    rows = await read(app, queries.list_signing_keys, verifies_s(settings))
+    if not rows:
+        rows = await write(app, _create_first_key, settings)
+    known = {row["id"]: ring.keys[row["id"]] for row in rows if row["id"] in ring.keys}
+    if len(known) < len(ring.keys):
+        ring.verified.clear()
+    ring.keys = known
+    ring.schedule = [(at, key) for at, key in ring.schedule if str(key.kid) in known]
+    ring.schedule = [
+        (began_at + row["signs_in_s"], known.get(row["id"]) or _open(row, settings.secret_key))
+        for row in rows
+    ]
+    ring.keys = {str(key.kid): key for _, key in ring.schedule}
+    ring.loaded_at = began_at
+
+
+def describe(rows: Sequence[asyncpg.Record]) -> list[dict[str, Any]]:
+    """The rows of ``list_signing_keys`` with their state: verifying, signing or waiting."""
+    due = sum(row["signs_in_s"] <= 0 for row in rows)
+    states = ["verifying"] * (due - 1) + ["signing"] * min(due, 1) + ["waiting"] * len(rows)
+    return [
+        {**row, "algorithm": ALGORITHM, "state": state}
+        for row, state in zip(rows, states, strict=False)
+    ]
+
+
+def verifies_s(settings: Settings) -> float:
+    """How long a key verifies after its successor began to sign."""
+    return settings.access_token_ttl_s + LEEWAY_S + HANDOVER_S
+
+
+async def _create_first_key(conn: Connection, settings: Settings) -> list[asyncpg.Record]:
+    """Make a key unless another replica just did; the table's lock lets one of them through."""
+    await queries.lock_signing_keys(conn)
+    if not await queries.list_signing_keys(conn, verifies_s(settings)):
+        await _insert_key(conn, settings.secret_key, 0)
+    return await queries.list_signing_keys(conn, verifies_s(settings))
+
+
+async def rotate_keys(conn: Connection, settings: Settings, *, now: bool) -> asyncpg.Record:
+    """Add a key that signs after ``PUBLICATION_LEAD_S``, or now; its id and ``signs_from``.
+
+    With ``now``, a key that waits already is the one that signs. Without, raises StartError where
+    one waits; SettingsError where SECRET_KEY is not the one that the keys were stored under, as the
+    service could not open the new one then.
+    """
+    await queries.lock_signing_keys(conn)
+    rows = await queries.list_signing_keys(conn, verifies_s(settings))
+    check_secret_key(rows, settings.secret_key)
+    waiting = next((row for row in rows if row["signs_in_s"] > 0), None)
+    if waiting and not now:
+        raise StartError(
+            f"the key {waiting['id']} waits already, until {waiting['signs_from']:%FT%TZ};"
+            " with --now it signs at once"
+        )
+    if waiting:
+        key = await queries.start_signing(conn, waiting["id"])
+    else:
+        lead_s = PUBLICATION_LEAD_S if rows and not now else 0
+        key = await _insert_key(conn, settings.secret_key, lead_s)
+    await _record(conn, "key.rotate", key, rows)
+    return key
+
+
+async def revoke_keys(conn: Connection, settings: Settings) -> asyncpg.Record:
+    """Replace all keys by a new one, which signs now; its id and ``signs_from``.
+
+    They need not be opened for it, so this is also the way on where SECRET_KEY was lost.
+    """
+    await queries.lock_signing_keys(conn)
+    rows = await queries.list_signing_keys(conn, verifies_s(settings))
+    key = await _insert_key(conn, settings.secret_key, 0)
+    await queries.delete_signing_keys_but(conn, key["id"])
+    await _record(conn, "key.revoke", key, rows)
+    return key
+
+
+async def _record(
+    conn: Connection, action: str, key: asyncpg.Record, rows: Iterable[asyncpg.Record]
+) -> None:
+    await record_unattended(
+        conn,
+        action,
+        None,
+        before={"keys": [row["id"] for row in rows]},
+        after={"key": key["id"], "signs_from": key["signs_from"].isoformat()},
+    )
+
+
+def check_secret_key(rows: Iterable[asyncpg.Record], secret_key: str) -> None:
+    """Raise SettingsError where a key was not stored under this SECRET_KEY."""
+    for row in rows:
+        _open(row, secret_key)
+
+
+async def _insert_key(conn: Connection, secret_key: str, signs_in_s: float) -> asyncpg.Record:
+    from joserfc.jwk import ECKey
+
+    key = ECKey.generate_key("P-256", auto_kid=True)
+    private = orjson.dumps(key.as_dict(private=True))
+    sealed = seal(secret_key, _PURPOSE, str(key.kid), private)
+    return await queries.insert_signing_key(conn, str(key.kid), sealed, signs_in_s)
+
+
+def _open(row: asyncpg.Record, secret_key: str) -> "ECKey":
+    from joserfc.jwk import ECKey
+
+    try:
+        plain = unseal(secret_key, _PURPOSE, row["id"], row["encrypted_key"])
+    except SealError:
+        raise SettingsError(
+            "SECRET_KEY: expected the one that this database's signing keys were stored under"
+        ) from None
+    return ECKey.import_key(orjson.loads(plain))

@@ -1,0 +1,56 @@
+"""Arguments of the command line, checked by the schemas that check requests."""
+
+import re
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+import asyncpg
+from marshmallow import Schema, ValidationError, fields
+
+from service.admin import queries
+from service.admin.changes import no_such_account
+from service.database import Connection
+from service.errors import ArgumentError
+from service.fields import EmailAddress, fold_email
+
+_UUID = re.compile("[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+
+
+def load(schema: Schema, given: Mapping[str, str | None]) -> dict[str, Any]:
+    """What of the options was given, as ``schema`` loads it. Raises ArgumentError."""
+    try:
+        loaded: dict[str, Any] = schema.load(
+            {name: value for name, value in given.items() if value is not None}
+        )
+    except ValidationError as error:
+        name, messages = next(iter(error.messages_dict.items()))
+        raise ArgumentError(f"--{name.replace('_', '-')}: {messages[0]}") from None
+    return loaded
+
+
+def check(field: fields.Field[Any], name: str, text: str) -> str:
+    """The text as ``field`` loads it. Raises ArgumentError, which calls it ``name``."""
+    try:
+        checked: str = field.deserialize(text)
+    except ValidationError as error:
+        raise ArgumentError(f"{name}: {error.messages[0]}") from None
+    return checked
+
+
+def check_account(text: str) -> str:
+    """An account's id, or its address in caseless form. Raises ArgumentError."""
+    if _UUID.fullmatch(text):
+        return text
+    return fold_email(check(EmailAddress(), "ID or EMAIL", text))
+
+
+async def get_account(conn: Connection, account: str) -> asyncpg.Record:
+    """The account of that id or address: see ``check_account``. Raises Problem 404."""
+    if _UUID.fullmatch(account):
+        user = await queries.find_account(conn, uuid.UUID(account))
+    else:
+        user = await queries.find_account_by_email(conn, account)
+    if user is None:
+        raise no_such_account()
+    return user

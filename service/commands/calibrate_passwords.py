@@ -1,0 +1,36 @@
+"""``shinkei calibrate-passwords``."""
+
+import click
+
+from service.commands.output import json_option
+
+
+@click.command()
+@click.option(
+    "--target-ms",
+    type=click.IntRange(1, 10_000),
+    default=200,
+    show_default=True,
+    help="How long one password hash may take on this machine.",
+)
+@json_option
+def command(target_ms: int, as_json: bool) -> None:
+    """Measure password hashes on this machine.
+
+    Prints the settings whose hash takes the target time, or as near below it as it gets.
+    """
+    from service.auth.passwords import calibrate
+    from service.commands.output import print_json, progress
+
+    with progress("measuring password hashes"):
+        memory_kib, iterations, measured_ms = calibrate(target_ms)
+    settings = {
+        "PASSWORD_HASH_MEMORY_KIB": memory_kib,
+        "PASSWORD_HASH_ITERATIONS": iterations,
+    }
+    if as_json:
+        print_json({"settings": settings, "measured_ms": round(measured_ms, 1)})
+        return
+    click.echo(f"# {measured_ms:.0f} ms on this machine, while it hashes one password at a time")
+    for name, value in settings.items():
+        click.echo(f"{name}={value}")

@@ -1,0 +1,63 @@
+"""``shinkei create-admin``: the first administrator, whom no request can make."""
+
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from aiohttp import web
+
+
+@click.command()
+@click.option("--email", required=True, help="The administrator's address.")
+@click.option("--promote", is_flag=True, help="Make an existing account an administrator.")
+def command(email: str, promote: bool) -> None:
+    """Create the first administrator.
+
+    Asks for a password, or reads it from stdin where that is piped.
+    """
+    from service.auth.passwords import hasher_context
+    from service.commands.arguments import check
+    from service.commands.connection import run
+    from service.fields import EmailAddress, Password
+
+    address = check(EmailAddress(), "--email", email)
+    if promote:
+        run(lambda app: _promote(app, address))
+    else:
+        password = check(Password(), "password", _read_password())
+        run(lambda app: _create(app, address, password), hasher_context)
+    click.echo(f"administrator  {address}")
+
+
+async def _promote(app: "web.Application", address: str) -> None:
+    from service.admin import changes
+    from service.database import write
+
+    await write(app, changes.promote_to_administrator, address)
+
+
+async def _create(app: "web.Application", address: str, password: str) -> None:
+    from service.admin import changes
+    from service.auth.passwords import hash_password, require_acceptable
+    from service.database import write
+    from service.errors import Problem, StartError
+
+    require_acceptable(app, password, "#/password", (address,))
+    password_hash = await hash_password(app, password)
+    try:
+        await write(app, changes.create_administrator, address, password_hash)
+    except Problem as problem:
+        if problem.code != "email_taken":
+            raise
+        hint = "--promote makes it an administrator."
+        raise StartError(f"{problem.detail} {hint}") from None
+
+
+def _read_password() -> str:
+    """Typed twice without echo, or the first line of stdin where that is no terminal."""
+    if sys.stdin.isatty():
+        typed: str = click.prompt("Password", hide_input=True, confirmation_prompt=True, err=True)
+        return typed
+    return sys.stdin.readline().rstrip("\r\n")

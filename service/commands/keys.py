@@ -1,0 +1,78 @@
+"""``shinkei keys``: the keys that sign access tokens; docs/accounts.md has the timeline."""
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from service.commands.output import json_option
+
+if TYPE_CHECKING:
+    from aiohttp import web
+
+
+@click.group()
+def command() -> None:
+    """List and rotate signing keys."""
+
+
+@command.command("list")
+@json_option
+def list_(as_json: bool) -> None:
+    """List the published keys.
+
+    One signs; those before it verify until they retire, one after it waits until it signs.
+    """
+    from service.auth.schemas import SIGNING_KEY
+    from service.commands.connection import run
+    from service.commands.output import print_json, print_table, to_seconds
+    from service.encoding import plain
+
+    keys = plain(SIGNING_KEY.dump(run(_list), many=True))
+    if as_json:
+        print_json({"items": keys})
+        return
+    times = ("created_at", "signs_from", "retires_at")
+    rows = [
+        [key["id"], key["algorithm"], key["state"], *(to_seconds(key[time]) for time in times)]
+        for key in keys
+    ]
+    print_table(("id", "algorithm", "state", *times), rows)
+
+
+async def _list(app: "web.Application") -> list[dict[str, Any]]:
+    from service.auth import queries
+    from service.auth.signing_keys import describe, verifies_s
+    from service.database import read
+    from service.keys import SETTINGS
+
+    return describe(await read(app, queries.list_signing_keys, verifies_s(app[SETTINGS])))
+
+
+@command.command()
+@click.option("--now", is_flag=True, help="It signs at once, before all caches have it.")
+@click.option(
+    "--revoke",
+    is_flag=True,
+    help="It signs at once, and all others are deleted: within 10 seconds no process takes their"
+    " tokens. Sessions live on; clients refresh.",
+)
+def rotate(now: bool, revoke: bool) -> None:
+    """Add a key that replaces the one that signs.
+
+    It signs in 10 minutes, when everybody who caches the published keys has it. The old one
+    verifies until its last token has expired, and is deleted then.
+    """
+    from service.commands.connection import run
+
+    key = run(lambda app: _rotate(app, now=now, revoke=revoke))
+    click.echo(f"{key['id']}  signs from {key['signs_from']:%Y-%m-%dT%H:%M:%SZ}")
+
+
+async def _rotate(app: "web.Application", *, now: bool, revoke: bool) -> Any:
+    from service.auth.signing_keys import revoke_keys, rotate_keys
+    from service.database import write
+    from service.keys import SETTINGS
+
+    if revoke:
+        return await write(app, revoke_keys, app[SETTINGS])
+    return await write(app, rotate_keys, app[SETTINGS], now=now)

@@ -1,0 +1,49 @@
+"""``shinkei migrate``."""
+
+import click
+
+from service.commands.output import json_option
+
+
+@click.command()
+@click.option("--status", is_flag=True, help="Only list the migrations and which are applied.")
+@click.option("--rollback", type=click.IntRange(1), metavar="N", help="Roll back the newest N.")
+@json_option
+def command(status: bool, rollback: int | None, as_json: bool) -> None:
+    """Apply, list or roll back migrations.
+
+    Any number of replicas may apply them at once: each is applied once.
+    """
+    import os
+
+    from service import migrate
+    from service.commands.connection import database_of
+    from service.commands.output import print_json, print_table, progress
+    from service.logs import configure_logging
+    from service.settings import load_settings
+
+    if status and rollback:
+        raise click.UsageError("--status and --rollback exclude each other.")
+    settings = load_settings(os.environ)
+    configure_logging(settings)
+    with database_of(settings) as ready:
+        database, wait_s = ready.database, ready.db_connect_timeout_s
+        assert database is not None  # noqa: S101
+        with progress("waiting for the database") as say:
+            if status:
+                known = migrate.list_status(database, wait_s)
+            elif rollback:
+                ids = migrate.roll_back(database, rollback, wait_s, say)
+            else:
+                ids = migrate.apply_pending(database, wait_s, say=say)
+    done = "rolled back" if rollback else "applied"
+    if as_json and status:
+        print_json({"items": [{"id": id_, "applied": applied} for id_, applied in known]})
+    elif as_json:
+        print_json({done.replace(" ", "_"): ids})
+    elif status:
+        rows = [("applied" if applied else "pending", id_) for id_, applied in known]
+        print_table(("state", "migration"), rows)
+    else:
+        for id_ in ids or ["nothing: at head"]:
+            click.echo(f"{done}  {id_}")

@@ -1,0 +1,26 @@
+"""``shinkei openapi``."""
+
+import click
+
+
+@click.command()
+@click.option(
+    "--output", type=click.Path(dir_okay=False, writable=True), help="A file instead of stdout."
+)
+def command(output: str | None) -> None:
+    """Print the API's description.
+
+    OpenAPI 3.1, as /openapi.json answers it with these settings.
+    """
+    import json
+    import os
+    from pathlib import Path
+
+    from service.openapi import document
+    from service.settings import load_settings
+
+    text = json.dumps(document(load_settings(os.environ)), indent=2) + "\n"
+    if output is None:
+        click.echo(text, nl=False)
+    else:
+        Path(output).write_text(text, encoding="utf-8")

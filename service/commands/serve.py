@@ -1,0 +1,56 @@
+"""``shinkei serve``."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from service.settings import Settings
+
+
+@click.command()
+@click.option("--workers", type=click.IntRange(1, 256), help="Processes, instead of WORKERS.")
+def command(workers: int | None) -> None:
+    """Serve until stopped.
+
+    Without DATABASE_URL or DB_HOST, on an embedded PostgreSQL in DATA_DIR.
+    """
+    import dataclasses
+    import os
+
+    from service.commands.connection import database_of
+    from service.exporter import exporting
+    from service.logs import configure_logging
+    from service.server import listen
+    from service.server import serve as serve_alone
+    from service.settings import load_settings
+
+    settings = load_settings(os.environ)
+    settings = dataclasses.replace(settings, workers=workers or settings.workers)
+    configure_logging(settings)
+    with (
+        listen(settings.host, settings.port) as listener,
+        exporting(settings) as exporter,
+        database_of(settings) as ready,
+    ):
+        if settings.workers == 1:
+            registry = exporter.registry if exporter else None
+            serve_alone(ready, listener, _announce(settings), registry)
+        else:
+            from service.workers import serve as serve_together
+
+            serve_together(ready, listener, _announce(settings), exporter)
+
+
+def _announce(configured: "Settings") -> Callable[[str], None]:
+    """One line that says where it listens, where its data lies, and where its docs are."""
+    from service import __version__
+
+    where: object = configured.data_dir
+    if configured.database is not None:
+        where = f"PostgreSQL at {configured.database.address}"
+    docs = "/docs" if configured.docs else "/openapi.json"
+    return lambda url: click.echo(
+        f"Shinkei {__version__} listens on {url} | data in {where} | docs at {url}{docs}"
+    )

@@ -1,0 +1,44 @@
+"""All of the doctor's checks, one after the other, each under a deadline."""
+
+import asyncio
+import dataclasses
+from collections.abc import Iterator, Mapping
+
+from service.doctor.database import check_database
+from service.doctor.findings import Finding, fail
+from service.doctor.machine import (
+    check_data_dir,
+    check_embedded,
+    check_files,
+    check_origin,
+    check_passwords,
+    check_variables,
+)
+from service.doctor.mail import check_mail
+from service.settings import Settings, SettingsError, load_settings
+
+
+def examine(environ: Mapping[str, str]) -> Iterator[Finding]:
+    """Each finding as soon as it is there. Without settings there is nothing else to look at."""
+    try:
+        settings = load_settings(environ)
+    except SettingsError as error:
+        yield fail("settings", str(error), "README.md lists what each variable takes.")
+        return
+    yield from check_variables(environ)
+    yield from check_files(settings)
+    yield from check_data_dir(settings)
+    yield from _check_database(settings, environ)
+    yield from check_passwords(settings)
+    yield from check_origin(settings, environ)
+    yield from asyncio.run(check_mail(settings))
+
+
+def _check_database(settings: Settings, environ: Mapping[str, str]) -> Iterator[Finding]:
+    if settings.database is None:
+        found, database, secret_key = check_embedded(settings)
+        yield from found
+        if database is None:
+            return
+        settings = dataclasses.replace(settings, database=database, secret_key=secret_key)
+    yield from asyncio.run(check_database(settings, environ))

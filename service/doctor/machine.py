@@ -1,0 +1,170 @@
+"""What is about this process and this machine: variables, limits, disks, hashes."""
+
+import difflib
+import os
+import resource
+import shutil
+import stat
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from service import embedded
+from service.auth.passwords import ITERATIONS_MIN, MEMORY_MIN_KIB, measure_ms
+from service.doctor.findings import Finding, fail, ok, warn, within
+from service.errors import StartError
+from service.settings import VARIABLES, Database, Settings
+
+DEADLINE_S = 5
+MISSPELT = 0.85
+HASH_SLOW_MS = 1000
+FREE_FAIL_BYTES = 100 * 1024**2
+FREE_WARN_BYTES = 1024**3
+# Beside those of clients: logs, the listener, the event loop, a few files.
+FILES_ASIDE = 32
+FILES_WANTED = 1024
+
+
+def check_variables(environ: Mapping[str, str]) -> Iterator[Finding]:
+    """Which settings are given; and what looks like one, and is read by nobody."""
+    given = [name for name in VARIABLES if environ.get(name)]
+    yield ok("settings", f"given: {', '.join(given)}" if given else "all at their defaults")
+    for name in sorted(environ.keys() - set(VARIABLES)):
+        for meant in difflib.get_close_matches(name, VARIABLES, 1, MISSPELT):
+            yield warn("settings", f"{name} is no setting, and is not read", f"Is it {meant}?")
+
+
+def check_files(settings: Settings) -> Iterator[Finding]:
+    """How many files the process may have open: each client's connection is one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = settings.db_pool_size + FILES_ASIDE
+    if soft == resource.RLIM_INFINITY:
+        yield ok("files", "no limit on open files")
+    elif soft < needed:
+        yield fail(
+            "files", f"only {soft} open files, fewer than the {needed} it needs", _more_files(hard)
+        )
+    elif soft < FILES_WANTED:
+        clients = soft - needed
+        yield warn(
+            "files", f"{soft} open files: no more than {clients} clients at once", _more_files(hard)
+        )
+    else:
+        yield ok("files", f"{soft} open files: about {soft - needed} clients at once")
+
+
+def _more_files(hard: int) -> str:
+    return f"Raise it: ulimit -n (up to {hard} here), or LimitNOFILE= in a systemd unit."
+
+
+def check_data_dir(settings: Settings) -> Iterator[Finding]:
+    """DATA_DIR, where something is kept in it: the embedded server's data, or mails."""
+    if settings.database is not None and settings.mail_server is not None:
+        return
+    path = settings.data_dir
+    # What is not there yet is made by whoever needs it.
+    existing = next(each for each in (path, *path.parents) if each.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        detail = f"{existing} cannot be written by this user"
+        yield fail("data", detail, "Set DATA_DIR to a directory of this user's.")
+        return
+    try:
+        free_bytes = within(DEADLINE_S, shutil.disk_usage, existing).free
+    except TimeoutError:
+        yield fail("data", f"{existing} does not answer", "Look after the disk, or set DATA_DIR.")
+        return
+    free = f"{path}: {free_bytes / 1024**3:.1f} GiB free"
+    if free_bytes < FREE_FAIL_BYTES:
+        yield fail("data", free, "Make room, or set DATA_DIR to another disk.")
+    elif free_bytes < FREE_WARN_BYTES:
+        yield warn("data", free, "Make room, or set DATA_DIR to another disk.")
+    else:
+        yield ok("data", free)
+    for name in ("secret_key", "postgres_password"):
+        yield from _check_private(path / name)
+
+
+def _check_private(path: Path) -> Iterator[Finding]:
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return
+    if mode & (stat.S_IRWXG | stat.S_IRWXO):
+        yield fail("data", f"{path} can be read by others", f"chmod 600 {path}")
+
+
+def check_embedded(settings: Settings) -> tuple[list[Finding], Database | None, str]:
+    """Whether ``serve`` could use the embedded server; its database and key where it runs."""
+    intro = "no DATABASE_URL or DB_HOST: serve uses the embedded PostgreSQL"
+    try:
+        database, where = within(DEADLINE_S, embedded.look, settings.data_dir)
+    except StartError as error:
+        return [fail("embedded", f"{intro}, but {error}", _MEND_EMBEDDED)], None, ""
+    except TimeoutError:
+        return [fail("embedded", f"{intro}, which does not answer", _MEND_EMBEDDED)], None, ""
+    except OSError as error:
+        detail = f"{intro}, but {error.filename}: {error.strerror}"
+        return [fail("embedded", detail, _MEND_EMBEDDED)], None, ""
+    if database is None:
+        return [ok("embedded", f"{intro}, {where}; it does not run now")], None, ""
+    found = [ok("embedded", f"{intro}, which runs on port {database.hosts[0][1]}")]
+    kept = settings.data_dir / "secret_key"
+    secret_key = settings.secret_key or (kept.read_text() if kept.exists() else "")
+    return found, database, secret_key
+
+
+_MEND_EMBEDDED = "Mend that, or set DATABASE_URL to a PostgreSQL of your own."
+
+
+def check_passwords(settings: Settings) -> Iterator[Finding]:
+    """How long a password's hash takes here, with the cost that is set."""
+    memory_kib, iterations = settings.password_hash_memory_kib, settings.password_hash_iterations
+    cost = f"{memory_kib} KiB, {iterations} iterations"
+    workers = settings.password_hash_workers or os.cpu_count() or 1
+    mend = "shinkei calibrate-passwords prints what suits this machine."
+    try:
+        hash_ms = within(DEADLINE_S, measure_ms, memory_kib, iterations, 1)
+    except TimeoutError:
+        yield fail("passwords", f"a hash ({cost}) takes longer than {DEADLINE_S} s", mend)
+        return
+    except Exception:
+        detail = f"a hash ({cost}) cannot be made: there is not the memory for it"
+        yield fail("passwords", detail, mend)
+        return
+    detail = (
+        f"a hash ({cost}) takes {hash_ms:.0f} ms: about {workers * 1000 / max(hash_ms, 1):.0f}"
+        f" sign-ins a second, {workers * memory_kib / 1024:.0f} MiB"
+    )
+    if memory_kib < MEMORY_MIN_KIB or iterations < ITERATIONS_MIN:
+        least = f"{MEMORY_MIN_KIB} KiB and {ITERATIONS_MIN} iterations"
+        yield warn("passwords", f"{detail}, less than OWASP's {least}", mend)
+    elif hash_ms > HASH_SLOW_MS:
+        yield warn("passwords", detail, mend)
+    else:
+        yield ok("passwords", detail)
+
+
+def check_origin(settings: Settings, environ: Mapping[str, str]) -> Iterator[Finding]:
+    """PUBLIC_ORIGIN: what the links in mails begin with."""
+    origin = settings.public_origin
+    url = urlsplit(origin)
+    development = settings.database is None and settings.mail_server is None
+    if development:
+        yield ok("origin", f"links in mails begin with {origin}")
+    elif not environ.get("PUBLIC_ORIGIN") or is_local(url.hostname or ""):
+        detail = f"links in mails begin with {origin}, which nobody can open elsewhere"
+        yield warn(
+            "origin", detail, "Set PUBLIC_ORIGIN to the front end's, such as https://app.example."
+        )
+    elif url.scheme == "http":
+        detail = f"links in mails begin with {origin}: their tokens travel in the clear"
+        yield warn(
+            "origin", detail, "End TLS in a proxy in front, and set PUBLIC_ORIGIN to https://."
+        )
+    else:
+        yield ok("origin", f"links in mails begin with {origin}")
+
+
+def is_local(host: str) -> bool:
+    """Whether what is sent there stays on this machine."""
+    return host in ("localhost", "::1", "0.0.0.0", "::") or host.startswith(("127.", "/"))  # noqa: S104

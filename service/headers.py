@@ -1,0 +1,100 @@
+"""The headers that every answer has, and those that let pages of other origins read it (CORS)."""
+
+from collections.abc import Awaitable, Callable, Mapping
+
+from aiohttp import hdrs, web
+from aiohttp.typedefs import Handler, Middleware
+from multidict import CIMultiDict
+
+from service.settings import Settings
+
+# How long a browser may go by a preflight's answer; no browser takes more than Chromium's 2 hours,
+# and an origin that is taken off the list is refused at once all the same, by the answers proper.
+PREFLIGHT_TTL_S = 7200
+HSTS_S = 365 * 24 * 3600
+
+ON_EVERY_ANSWER = {
+    # What is not private says so itself.
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'none'; base-uri 'none'; frame-ancestors 'none'",
+    # About loads without CORS, such as <img>: it does not stand in the way of CORS_ORIGINS.
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+_ALLOWED_HEADERS = "Authorization, Content-Type, Idempotency-Key, If-Match, X-Request-ID"
+_EXPOSED_HEADERS = "ETag, Link, Location, RateLimit, RateLimit-Policy, Retry-After, X-Request-ID"
+
+PrepareHook = Callable[[web.Request, web.StreamResponse], Awaitable[None]]
+
+
+def security_headers(settings: Settings) -> PrepareHook:
+    """What is to be called before each answer: it adds those headers that the answer has not.
+
+    HSTS goes out where PUBLIC_ORIGIN says that clients come by https, through a proxy: a browser
+    heeds it on https alone, and one that heeded it by mistake would be kept out for a year. Not for
+    subdomains, which may be somebody else's.
+    """
+    constants = CIMultiDict(ON_EVERY_ANSWER)
+    if settings.public_origin.startswith("https:"):
+        constants["Strict-Transport-Security"] = f"max-age={HSTS_S}"
+
+    async def add(request: web.Request, response: web.StreamResponse) -> None:
+        response.headers.merge(constants)
+
+    return add
+
+
+def cors_headers(settings: Settings) -> PrepareHook:
+    """What is to be called before each answer, errors too: it lets the listed origins read it.
+
+    Without ``Access-Control-Allow-Credentials``: there are no cookies, and a page sends its token
+    itself.
+    """
+    answers = {origin: _allow(origin) for origin in settings.cors_origins}
+
+    async def add(request: web.Request, response: web.StreamResponse) -> None:
+        response.headers.add(hdrs.VARY, hdrs.ORIGIN)
+        allowed = answers.get(request.headers.get(hdrs.ORIGIN, ""))
+        if allowed is not None:
+            response.headers.update(allowed)
+
+    return add
+
+
+def _allow(origin: str) -> Mapping[str, str]:
+    return CIMultiDict(
+        {
+            hdrs.ACCESS_CONTROL_ALLOW_ORIGIN: origin,
+            hdrs.ACCESS_CONTROL_EXPOSE_HEADERS: _EXPOSED_HEADERS,
+        }
+    )
+
+
+def preflights(settings: Settings) -> Middleware:
+    """A middleware that answers what browsers ask before a page's request (Fetch Standard §3.2).
+
+    For a path that there is, 204 with the methods that it takes; what an origin that is not listed
+    asks is a 405, as any OPTIONS.
+    """
+
+    @web.middleware
+    async def answer(request: web.Request, handler: Handler) -> web.StreamResponse:
+        refused = request.match_info.http_exception
+        if (
+            request.method != hdrs.METH_OPTIONS
+            or hdrs.ACCESS_CONTROL_REQUEST_METHOD not in request.headers
+            or request.headers.get(hdrs.ORIGIN) not in settings.cors_origins
+            or not isinstance(refused, web.HTTPMethodNotAllowed)
+        ):
+            return await handler(request)
+        return web.Response(
+            status=204,
+            headers={
+                hdrs.ACCESS_CONTROL_ALLOW_METHODS: ", ".join(sorted(refused.allowed_methods)),
+                hdrs.ACCESS_CONTROL_ALLOW_HEADERS: _ALLOWED_HEADERS,
+                hdrs.ACCESS_CONTROL_MAX_AGE: str(PREFLIGHT_TTL_S),
+            },
+        )
+
+    return answer

@@ -1,0 +1,75 @@
+"""``shinkei keys``, beside a service that goes on serving."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service.auth import signing_keys
+from service.settings import Database
+from tests.auth.test_signing_keys import eventually, published
+from tests.auth.test_tokens import ask
+from tests.commands.shell import run_all
+from tests.conftest import StartApp
+from tests.factories import register
+from tests.test_command_line import url_of
+
+
+async def test_rotate_list_and_revoke(
+    start_app: StartApp, database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(signing_keys, "RELOAD_EVERY_S", 0.02)
+    monkeypatch.setattr(signing_keys, "LOOK_AGAIN_EVERY_S", 0.02)
+    client = await start_app()
+    account = await register(client)
+    (old,) = await published(client)
+    external = url_of(database)
+
+    async def shell(*commands: str, **variables: str) -> Any:
+        return await asyncio.to_thread(run_all, tmp_path, {**external, **variables}, *commands)
+
+    lost = {"SECRET_KEY": "another secret key, also long enough"}
+    (refused,) = await shell("keys rotate", **lost)
+    assert refused == (
+        2,
+        "",
+        "shinkei: SECRET_KEY: expected the one that this database's signing keys were stored under\n",
+    )
+    rotated, again, listed, lines, now, signing = await shell(
+        "keys rotate",
+        "keys rotate",
+        "keys list --json",
+        "keys list",
+        "keys rotate --now",
+        "keys list --json",
+    )
+    assert rotated.code == 0
+    new, _, signs_from = rotated.stdout.strip().replace("  signs", " signs").split(" ", 2)
+    assert again.code == 1
+    assert again.stderr.startswith(f"shinkei: the key {new} waits already, until 20")
+    first, second = listed.json()["items"]
+    assert [first["id"], first["state"]] == [old, "signing"]
+    assert [second["id"], second["state"]] == [new, "waiting"]
+    assert second["retires_at"] is None
+    assert first["retires_at"] > second["signs_from"] > second["created_at"]
+    assert signs_from == f"from {second['signs_from'][:19]}Z"
+    assert lines.rows()[0][:3] == [old, "ES256", "signing"]
+    assert (now.code, now.stdout.split()[0]) == (0, new)
+    states = {key["id"]: key["state"] for key in signing.json()["items"]}
+    assert states == {old: "verifying", new: "signing"}
+
+    async def both_published() -> bool:
+        return await published(client) == [old, new]
+
+    await eventually(both_published)
+    assert await ask(client, account.tokens["access_token"]) == 200
+
+    (revoked,) = await shell("keys rotate --revoke")
+    newest = revoked.stdout.split()[0]
+
+    async def only_newest_published() -> bool:
+        return await published(client) == [newest]
+
+    await eventually(only_newest_published)
+    assert await ask(client, account.tokens["access_token"]) == 401

@@ -1,0 +1,239 @@
+"""What all commands have in common: their start, their failures, their output, their completion."""
+
+import os
+import pty
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+
+from service.__main__ import _explain
+from service.commands import COMMANDS, EXIT_CODES, shinkei
+from service.commands.output import visible
+from tests.commands.shell import run_all
+from tests.conftest import SECRET_KEY
+from tests.test_command_line import environment, run
+
+UNREACHABLE = {"DATABASE_URL": "postgresql://u:hush@127.0.0.1:1/n", "SECRET_KEY": SECRET_KEY}
+
+
+def test_every_command_has_help_and_no_heavy_import(tmp_path: Path) -> None:
+    """What completion and --help look at is there in an instant, whatever its command works with."""
+    context = click.Context(shinkei, info_name="shinkei")
+    assert shinkei.list_commands(context) == list(COMMANDS)
+    script = """
+import sys
+from service.commands import COMMANDS, shinkei
+for arguments in (["--version"], ["--help"], *([name, "--help"] for name in COMMANDS)):
+    shinkei.main(arguments, prog_name="shinkei", standalone_mode=False)
+heavy = {"aiohttp", "asyncpg", "marshmallow", "rich", "cryptography"}
+assert not heavy & set(sys.modules), heavy & set(sys.modules)
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.stderr == ""
+    assert "2    a setting or an argument is wrong" in EXIT_CODES
+    assert EXIT_CODES.removeprefix("\b\n").replace("\n", "\n  ") in result.stdout
+    for name in COMMANDS:
+        assert f"Usage: shinkei {name} " in result.stdout
+
+
+def test_failures_are_one_line(tmp_path: Path) -> None:
+    unknown, group, option, unreachable, status, nothing = run_all(
+        tmp_path,
+        {**UNREACHABLE, "DB_CONNECT_TIMEOUT_S": "0.1"},
+        "user",
+        "users nonsense",
+        "keys list --nonsense",
+        "users list",
+        "migrate --status --json",
+        "openapi --output /proc/nowhere/file",
+    )
+    assert unknown == (
+        2,
+        "",
+        "shinkei: No such command 'user'. See shinkei --help.\n",
+    )
+    assert (group.code, option.code) == (2, 2)
+    assert (unreachable.code, status.code, nothing.code) == (1, 1, 1)
+    assert "127.0.0.1:1, database n, as user u: connection refused" in unreachable.stderr
+    assert nothing.stderr == "shinkei: /proc/nowhere/file: No such file or directory\n"
+
+
+def test_a_command_that_is_missing_shows_the_help(tmp_path: Path) -> None:
+    for arguments in ([], ["users"]):
+        result = run(*arguments, cwd=tmp_path)
+        assert (result.returncode, result.stdout) == (2, "")
+        assert result.stderr.startswith("Usage: shinkei ")
+
+
+def test_a_mistake_of_ours_is_one_line_without_its_words() -> None:
+    try:
+        raise KeyError("hush")
+    except KeyError as error:
+        line, code = _explain(error)
+    assert code == 1
+    assert line.startswith(f"shinkei: a mistake of ours: KeyError at {__file__}:")
+    assert "hush" not in line
+
+
+def test_ctrl_c_is_one_line(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"postgresql://u:hush@127.0.0.1:{silent.getsockname()[1]}/n"
+        process = subprocess.Popen(
+            [sys.executable, "-m", "service", "users", "list"],
+            cwd=tmp_path,
+            env=environment(DATABASE_URL=url, SECRET_KEY=SECRET_KEY),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        connection, _ = silent.accept()
+        process.send_signal(signal.SIGINT)
+        output = process.communicate(timeout=10)
+        connection.close()
+    assert (process.returncode, *output) == (130, "", "shinkei: interrupted\n")
+
+
+@pytest.mark.parametrize("arguments", [["--version"], ["openapi"]])
+def test_a_reader_that_is_gone_and_a_full_disk(tmp_path: Path, arguments: list[str]) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    for stdout, stderr in (
+        (writing, ""),
+        (os.open("/dev/full", os.O_WRONLY), "shinkei: output: No space left on device\n"),
+    ):
+        result = subprocess.run(
+            [sys.executable, "-m", "service", *arguments],
+            cwd=tmp_path,
+            env=environment(),
+            stdout=stdout,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=50,
+            check=False,
+        )
+        os.close(stdout)
+        assert (result.returncode, result.stderr) == (1, stderr)
+
+
+def test_output_that_the_encoding_cannot_hold(tmp_path: Path) -> None:
+    result = run("completion", "bash", cwd=tmp_path, PYTHONIOENCODING="ascii")
+    assert result.returncode == 0
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash")
+def test_completion_in_bash(tmp_path: Path) -> None:
+    script = """
+eval "$(shinkei completion bash)"
+complete_words() {
+  COMPREPLY=(); COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _shinkei_completion shinkei
+  echo "${COMPREPLY[@]}"
+}
+complete_words shinkei us
+complete_words shinkei users s
+complete_words shinkei users list --cre
+"""
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    result = subprocess.run(
+        ["bash", "-c", script],
+        cwd=tmp_path,
+        env=environment(PATH=path),
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+    )
+    assert result.stdout.splitlines() == [
+        "users",
+        "show suspend",
+        "--created-after --created-before",
+    ]
+
+
+def test_completion_scripts_of_other_shells(tmp_path: Path) -> None:
+    zsh, fish, other = run_all(tmp_path, {}, "completion zsh", "completion fish", "completion csh")
+    assert "#compdef shinkei" in zsh.stdout
+    assert "_SHINKEI_COMPLETE=fish_complete" in fish.stdout
+    assert other.code == 2
+
+
+def test_what_is_waited_for_is_said_at_a_terminal(tmp_path: Path) -> None:
+    """Once it takes longer than patience lasts, and on stderr alone."""
+    script = """
+import sys
+from service.commands import output
+output.PATIENCE_S = 0.05
+with output.progress("waiting for [the] moon") as say:
+    sys.stdin.readline()
+    say("waiting for the sun")
+    sys.stdin.readline()
+print("done")
+"""
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-c", script],
+        cwd=tmp_path,
+        env=environment(TERM="xterm"),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=theirs,
+        text=True,
+    )
+    os.close(theirs)
+    assert process.stdin is not None
+    shown = ""
+    for expected in ("waiting for [the] moon", "waiting for the sun"):
+        while expected not in shown:
+            shown += os.read(ours, 1000).decode()
+        process.stdin.write("\n")
+        process.stdin.flush()
+    stdout, _ = process.communicate(timeout=10)
+    os.close(ours)
+    assert stdout == "done\n"
+
+
+def test_logged_tracebacks_show_no_locals(tmp_path: Path) -> None:
+    """Nor is rich imported, which can print them, and which takes 45 ms."""
+    script = """
+import sys
+import service.app
+from service.logs import configure_logging, log
+from service.settings import Settings
+assert not [name for name in sys.modules if name.startswith("rich")]
+configure_logging(Settings(log_format="console"))
+def fail(password):
+    raise ValueError(len(password))
+try:
+    fail("".join(["hu", "sh"]))
+except ValueError:
+    log.exception("failed")
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert "ValueError: 4" in result.stderr
+    assert "hush" not in result.stderr
+
+
+def test_text_in_which_everything_can_be_seen() -> None:
+    assert visible(None) == ""
+    assert visible("plain Zoë 山") == "plain Zoë 山"
+    assert visible("a\tb\rc\x7f\u2028\ud800") == "a\\tb\\rc\\x7f\\u2028\\ud800"

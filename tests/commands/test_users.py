@@ -1,0 +1,245 @@
+"""``shinkei users``: what the administration's routes answer and do, from the command line."""
+
+import asyncio
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service.settings import Database
+from tests.commands.shell import Result, run_all
+from tests.conftest import Client
+from tests.factories import Account, register, register_as
+from tests.test_command_line import environment, url_of
+
+USERS = "/api/v1/users"
+# What a terminal would do: turn red, clear itself, write backwards, break the line, take for markup.
+HOSTILE = "\x1b[31m[red]Eve[/red]\x9b2J\u202egnp\n:smile: Zoë 👩\u200d🚀\u3000山"
+
+
+@pytest.fixture
+async def admin(client: Client) -> Account:
+    return await register_as(client, "admin", email="root@example.com")
+
+
+class Shell:
+    """Commands on the test's database."""
+
+    def __init__(self, database: Database, cwd: Path) -> None:
+        self.variables, self.cwd = url_of(database), cwd
+
+    async def __call__(self, *commands: str | list[str]) -> list[Result]:
+        return await asyncio.to_thread(run_all, self.cwd, self.variables, *commands)
+
+
+@pytest.fixture
+def shell(database: Database, tmp_path: Path) -> Shell:
+    return Shell(database, tmp_path)
+
+
+async def get(client: Client, account: Account, path: str) -> Any:
+    response = await client.get(path, headers=account.headers)
+    assert response.status == 200
+    return await response.json()
+
+
+async def test_lists_are_the_apis(client: Client, admin: Account, shell: Shell) -> None:
+    for name in ("Ada", "Bob", "Cyd"):
+        await register(client, email=f"{name}@example.com", name=f"{name} Lovelace")
+    first = await get(client, admin, f"{USERS}?limit=3")
+    results = await shell(
+        "users list --json",
+        "users list --limit 3 --json",
+        f"users list --limit 3 --cursor {first['next_cursor']} --json",
+        "users list --all --json --sort email",
+        "users list --email ADA@example.com --json",
+        "users list --q lovelace --role user --status active --json",
+        "users list --created-after 2999-01-01T00:00:00Z --json",
+        "users list --settings {} --all",
+        "users list --limit 3",
+        "users list --role support",
+    )
+    whole, page, rest, by_email, ada, lovelaces, none, lines, cut, empty = results
+    assert whole.json() == await get(client, admin, USERS)
+    assert page.json() == first
+    assert page.json()["items"] + rest.json()["items"] == whole.json()["items"]
+    assert by_email.json() == await get(client, admin, f"{USERS}?sort=email")
+    assert [item["name"] for item in ada.json()["items"]] == ["Ada Lovelace"]
+    assert len(lovelaces.json()["items"]) == 3
+    assert none.json() == {"items": [], "next_cursor": None, "has_more": False}
+    items = whole.json()["items"]
+    assert lines.rows() == [
+        [
+            *(item[name] for name in ("id", "email", "name", "role", "status")),
+            f"{item['created_at'][:19]}Z",
+        ]
+        for item in items
+    ]
+    assert (cut.code, len(cut.stdout.splitlines())) == (0, 3)
+    assert cut.stderr == f"There are more: --all, or --cursor {first['next_cursor']}\n"
+    assert empty == (0, "", "")
+
+
+async def test_every_page_where_there_are_many(
+    client: Client, admin: Account, shell: Shell, conn: Any
+) -> None:
+    await conn.execute(
+        """
+        insert into users (id, email, email_folded, name)
+        select gen_random_uuid(), n || '@example.com', n || '@example.com', '' from
+        generate_series(1, 450) n
+        """
+    )
+    document, lines = await shell("users list --all --json", "users list --all")
+    ids = [item["id"] for item in document.json()["items"]]
+    assert len(set(ids)) == 451
+    assert document.json()["has_more"] is False
+    assert [row[0] for row in lines.rows()] == ids
+
+
+async def test_one_account(client: Client, admin: Account, shell: Shell) -> None:
+    id_ = admin.profile["id"]
+    by_id, by_email, lines, nobody, nonsense = await shell(
+        f"users show {id_} --json",
+        "users show ROOT@example.com --json",
+        f"users show {id_}",
+        "users show 01890000-0000-7000-8000-000000000000",
+        "users show nonsense",
+    )
+    assert by_id.json() == by_email.json() == await get(client, admin, f"{USERS}/{id_}")
+    fields = dict(lines.rows())
+    assert fields == {**fields, "id": id_, "role": "admin", "settings": "{}", "name": ""}
+    assert nobody == (1, "", "shinkei: There is no such account.\n")
+    assert nonsense == (2, "", "shinkei: ID or EMAIL: Not a valid e-mail address.\n")
+
+
+async def test_arguments_that_are_wrong(client: Client, admin: Account, shell: Shell) -> None:
+    await register(client)
+    cursor = (await get(client, admin, f"{USERS}?limit=1"))["next_cursor"]
+    wrong = {
+        "--limit 0": "--limit: Expected a whole number from 1 to 200.",
+        "--status gone": "--status: Must be one of: active, suspended, deleting.",
+        "--created-after yesterday": "--created-after: Expected a time with its offset",
+        "--settings [1]": "--settings: Expected an object.",
+        "--q ab": "--q: Must be at least 3 characters long.",
+        "--cursor x": "Expected a cursor as an earlier page gave it.",
+        f"--cursor {cursor} --sort email": "This cursor is another list's",
+        "--all --limit 5": "--all and --limit exclude each other. See shinkei users list --help.",
+        "--nonsense": "No such option '--nonsense'.",
+    }
+    results = await shell(*(f"users list {words}" for words in wrong))
+    for result, line in zip(results, wrong.values(), strict=True):
+        assert (result.code, result.stdout) == (2, "")
+        assert result.stderr.startswith(f"shinkei: {line}")
+
+
+async def test_suspending_bites_at_once_and_is_recorded(
+    client: Client, admin: Account, shell: Shell, conn: Any
+) -> None:
+    account = await register(client, email="ada@example.com")
+    (suspended,) = await shell(
+        "users suspend ADA@example.com --reason spam --until 2999-01-01T00:00:00+01:00"
+    )
+    assert suspended == (0, "suspended  ada@example.com\n", "")
+    assert (await client.get(f"{USERS}/me", headers=account.headers)).status == 401
+    body = {"email": "ada@example.com", "password": account.password}
+    assert (await client.post("/api/v1/auth/login", json=body)).status == 401
+    shown = await get(client, admin, f"{USERS}/{account.profile['id']}")
+    assert shown["suspended_until"] == "2998-12-31T23:00:00Z"
+    events = await get(client, admin, "/api/v1/audit-events?action=user.suspend")
+    (event,) = events["items"]
+    assert (event["actor_id"], event["request_id"]) == (None, None)
+    assert event["subject_id"] == account.profile["id"]
+    assert event["after"]["suspension_reason"] == "spam"
+    assert event["before"]["status"] == "active"
+
+    again, twice = await shell(*[f"users reinstate {account.profile['id']}"] * 2)
+    assert again == twice == (0, "active  ada@example.com\n", "")
+    assert (await client.post("/api/v1/auth/login", json=body)).status == 200
+    events = await get(client, admin, "/api/v1/audit-events?action=user.reinstate")
+    assert len(events["items"]) == 1
+
+
+async def test_what_may_not_be_suspended(
+    client: Client, admin: Account, shell: Shell, conn: Any
+) -> None:
+    leaving = await register(client, email="ada@example.com")
+    url = f"{USERS}/{leaving.profile['id']}"
+    response = await client.delete(url, headers={**admin.headers, "If-Match": "*"})
+    assert response.status == 200
+    last, deleting, nobody, no_reason, past, empty = await shell(
+        "users suspend root@example.com --reason x",
+        "users suspend ada@example.com --reason x",
+        "users suspend nobody@example.com --reason x",
+        "users suspend ada@example.com",
+        "users suspend ada@example.com --reason x --until 2020-01-01T00:00:00Z",
+        ["users", "suspend", "ada@example.com", "--reason", ""],
+    )
+    assert (last.code, deleting.code, nobody.code) == (1, 1, 1)
+    assert "This is the last active administrator" in last.stderr
+    assert "The account is being deleted; reinstate it first." in deleting.stderr
+    assert "There is no such account." in nobody.stderr
+    assert (no_reason.code, past.code, empty.code) == (2, 2, 2)
+    assert "Missing option '--reason'" in no_reason.stderr
+    assert past.stderr == "shinkei: --until: Expected a time in the future.\n"
+    assert empty.stderr == "shinkei: --reason: Must not be empty.\n"
+    assert (await client.get(f"{USERS}/me", headers=admin.headers)).status == 200
+    assert await conn.fetchval("select count(*) from audit_events where action ~ 'suspend'") == 0
+
+
+async def test_what_users_wrote_commands_no_terminal(
+    client: Client, admin: Account, shell: Shell, conn: Any, database: Database
+) -> None:
+    account = await register(client, email="eve@example.com")
+    await conn.execute("update users set name = $2 where id = $1", account.profile["id"], HOSTILE)
+    line, document = await shell(
+        "users list --email eve@example.com", "users show eve@example.com --json"
+    )
+    visible = "\\x1b[31m[red]Eve[/red]\\x9b2J\\u202egnp\\n:smile: Zoë 👩\u200d🚀\u3000山"
+    ((_, _, name, *_),) = line.rows()
+    assert name == visible
+    assert document.stdout.isascii()
+    assert document.json()["name"] == HOSTILE
+
+    shown = await asyncio.to_thread(show_at_terminal, environment(**shell.variables), shell.cwd)
+    assert shown.count(account.profile["id"]) == 2, "whole, however narrow the terminal"
+    assert "\x1b[31m" not in shown
+    # What is too long goes on in the next line.
+    assert "".join(visible.split()) in "".join(shown.split())
+
+
+def show_at_terminal(environ: dict[str, str], cwd: Path) -> str:
+    """What a terminal of 60 columns is sent by users show, and by users list."""
+    script = """
+import contextlib, sys
+from service.__main__ import main
+for sys.argv in (["shinkei", "users", "list"], ["shinkei", "users", "show", "eve@example.com"]):
+    with contextlib.suppress(SystemExit):
+        main()
+"""
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-c", script],
+        cwd=cwd,
+        env={**environ, "TERM": "xterm", "COLUMNS": "60"},
+        stdin=subprocess.DEVNULL,
+        stdout=theirs,
+        stderr=theirs,
+    )
+    os.close(theirs)
+    shown = b""
+    while True:
+        try:
+            chunk = os.read(ours, 4096)
+        except OSError:
+            break
+        if not chunk:
+            break
+        shown += chunk
+    os.close(ours)
+    assert process.wait(10) == 0
+    return shown.decode()

@@ -1,0 +1,325 @@
+"""``shinkei doctor`` on set-ups that are well, and on broken ones: the fault, and what mends it."""
+
+import asyncio
+import dataclasses
+import json
+import os
+import resource
+import shutil
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from service import embedded, migrate
+from service.commands import shinkei
+from service.doctor import database as doctor_database
+from service.doctor.checkup import examine
+from service.doctor.findings import Finding, within
+from service.doctor.machine import check_files
+from service.settings import VARIABLES, Database, Settings
+from tests.conftest import SECRET_KEY, Client
+from tests.test_command_line import connect, url_of
+
+CHEAP = {"PASSWORD_HASH_MEMORY_KIB": "8", "PASSWORD_HASH_ITERATIONS": "1"}
+
+
+def look(environ: dict[str, str]) -> list[Finding]:
+    """All findings; none but the settings' shows a secret."""
+    findings = list(examine({**CHEAP, **environ}))
+    shown = str(findings)
+    assert SECRET_KEY not in shown
+    assert "hush" not in shown
+    return findings
+
+
+def faults(findings: list[Finding], check: str = "") -> list[Finding]:
+    """What is not well, but for what is the same in each of these tests."""
+    aside = {"passwords", "origin", "mail"} - {check}
+    return [found for found in findings if found.status != "ok" and found.check not in aside]
+
+
+def statuses(findings: list[Finding]) -> dict[str, str]:
+    return {found.check: found.status for found in findings}
+
+
+async def test_a_set_up_that_is_well(client: Client, database: Database, tmp_path: Path) -> None:
+    environ = {**url_of(database), "DATA_DIR": str(tmp_path)}
+    findings = await asyncio.to_thread(look, environ)
+    assert faults(findings) == []
+    assert [found.check for found in findings] == [
+        *("settings", "files", "data", "database", "tls", "migrations", "privileges", "pool"),
+        *("clock", "keys", "passwords", "origin", "mail"),
+    ]
+    details = {found.check: found.detail for found in findings}
+    assert details["settings"].startswith("given: DATA_DIR, SECRET_KEY, DATABASE_URL")
+    assert details["keys"] == "SECRET_KEY opens the signing keys (1)"
+    assert details["tls"] == "not used; the server is on this machine"
+    assert os.listdir(tmp_path) == []  # noqa: PTH208
+
+
+@pytest.mark.parametrize(
+    ("change", "detail", "mend"),
+    [
+        ({"password": "hush"}, "user or password refused", "Set the password in DATABASE_URL to"),
+        ({"name": "nowhere"}, "there is no such database", "Create it: createdb --owner"),
+        ({"hosts": (("127.0.0.1", 1),)}, "connection refused", "Start PostgreSQL there, have it"),
+        ({"hosts": (("nowhere.invalid", 1),)}, "cannot be resolved", "Mend the host in DATABASE_"),
+        (
+            {"options": (("sslmode", "require"),)},
+            "the server does not offer TLS, which sslmode asks for",
+            "a network that you trust, set sslmode in DATABASE_URL to disable",
+        ),
+        (
+            {"options": (("sslmode", "verify-ca"), ("sslrootcert", "/nonexistent"))},
+            "a file is not there: a certificate, a key",
+            "Mend sslrootcert in DATABASE_URL",
+        ),
+        (
+            {"options": (("target_session_attrs", "standby"),)},
+            "none of the servers is what is asked for",
+            "mend target_session_attrs in DATABASE_URL",
+        ),
+    ],
+)
+def test_a_database_that_cannot_be_reached(
+    database: Database, change: dict[str, Any], detail: str, mend: str
+) -> None:
+    broken = dataclasses.replace(database, **{"options": (), **change})
+    host, port = broken.hosts[0]
+    query = "&".join(f"{name}={value}" for name, value in broken.options)
+    url = f"postgresql://{broken.user}:{broken.password}@{host}:{port}/{broken.name}?{query}"
+    (fault,) = faults(look({"DATABASE_URL": url, "SECRET_KEY": SECRET_KEY}))
+    assert (fault.check, fault.status) == ("database", "fail")
+    assert detail in fault.detail
+    assert f"{host}:{port}, database {broken.name}, user {broken.user}" in fault.detail
+    assert mend in fault.mend
+
+
+def test_a_server_that_never_answers(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor_database, "CONNECT_S", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        url = f"postgresql://u:hush@127.0.0.1:{port}/n"
+        (fault,) = faults(look({"DATABASE_URL": url, "SECRET_KEY": SECRET_KEY}))
+    assert "no answer" in fault.detail
+    assert "firewall" in fault.mend
+
+
+def test_migrations_that_are_pending(empty_database: Database) -> None:
+    external = url_of(empty_database)
+    count = len(migrate.known_migrations())
+    (fault,) = faults(look(external))
+    assert (fault.status, fault.mend) == ("fail", "Run shinkei migrate.")
+    assert fault.detail.startswith(f"{count} of {count} pending: 0001.create-users to 00")
+    (fault,) = faults(look({**external, "MIGRATE_ON_START": "true"}))
+    assert (fault.status, fault.mend) == ("warn", "serve applies them, by MIGRATE_ON_START.")
+    with connect(empty_database) as conn:
+        assert conn.execute(
+            "select count(*) from pg_tables where schemaname = 'public'"
+        ).fetchone() == (0,)
+
+
+def test_migrations_of_a_newer_release(database: Database) -> None:
+    with connect(database) as conn:
+        conn.execute(
+            "insert into _yoyo_migration (migration_hash, migration_id) values ('x', '9999.later')"
+        )
+    (fault,) = faults(look(url_of(database)))
+    assert (fault.check, fault.status) == ("migrations", "warn")
+    assert "has 1 that this release has not: 9999.later" in fault.detail
+
+
+async def test_the_secret_key_of_another_database(client: Client, database: Database) -> None:
+    environ = {**url_of(database), "SECRET_KEY": "another secret key, also long enough"}
+    (fault,) = faults(await asyncio.to_thread(look, environ))
+    assert (fault.check, fault.status) == ("keys", "fail")
+    assert "SECRET_KEY is not the one" in fault.detail
+    assert "shinkei keys rotate --revoke" in fault.mend
+
+
+def test_a_pool_larger_than_the_server(database: Database) -> None:
+    (fault,) = faults(look({**url_of(database), "DB_POOL_SIZE": "1000"}))
+    assert (fault.check, fault.status) == ("pool", "fail")
+    assert "a process keeps 1001 connections" in fault.detail
+    assert fault.mend.startswith("Set DB_POOL_SIZE to ")
+    assert "max_connections" in fault.mend
+    findings = look({**url_of(database), "DB_POOL_SIZE": "1000", "DB_PGBOUNCER": "true"})
+    assert statuses(findings)["pool"] == "ok"
+
+
+def test_a_role_that_may_too_little(database: Database) -> None:
+    role = f"limited_{database.name[-12:]}"
+    with connect(database) as conn:
+        conn.execute(f"create role {role} login password 'hush' connection limit 3")
+        conn.execute(f"grant select on all tables in schema public to {role}")
+    external = url_of(dataclasses.replace(database, user=role, password="hush"))
+    try:
+        found = {(fault.check, fault.status): fault for fault in faults(look(external))}
+    finally:
+        with connect(database) as conn:
+            conn.execute(f"drop owned by {role}")
+            conn.execute(f"drop role {role}")
+    assert set(found) == {("privileges", "fail"), ("privileges", "warn"), ("pool", "fail")}
+    privileges = found["privileges", "fail"]
+    assert "may not read and write action_tokens, audit_events" in privileges.detail
+    assert privileges.mend.endswith(f"on all tables in schema public to {role}")
+    assert "the role's CONNECTION LIMIT leaves 3" in found["pool", "fail"].detail
+    assert found["pool", "fail"].mend.startswith("Set DB_POOL_SIZE to 2 or less")
+
+
+def test_a_role_that_may_not_migrate(empty_database: Database) -> None:
+    role = f"limited_{empty_database.name[-12:]}"
+    with connect(empty_database) as conn:
+        conn.execute(f"create role {role} login password 'hush'")
+    external = url_of(dataclasses.replace(empty_database, user=role, password="hush"))
+    try:
+        found = faults(look(external))
+    finally:
+        with connect(empty_database) as conn:
+            conn.execute(f"drop role {role}")
+    assert [fault.mend.removesuffix(role) for fault in found] == [
+        "Run shinkei migrate.",
+        "In psql: grant create on schema public to ",
+        f"In psql, as an administrator: grant create on database {empty_database.name} to ",
+    ]
+
+
+def test_what_cannot_be_looked_at_is_told_too(database: Database) -> None:
+    with connect(database) as conn:
+        conn.execute("alter table _yoyo_migration rename column migration_id to other")
+    (fault,) = faults(look(url_of(database)))
+    assert (fault.check, fault.status) == ("migrations", "fail")
+    assert "could not be looked at" in fault.detail
+
+
+def test_without_a_database_it_tells_of_the_embedded_one(tmp_path: Path) -> None:
+    data_dir = tmp_path / "data"
+    findings = look({"DATA_DIR": str(data_dir)})
+    assert faults(findings) == []
+    told = next(found for found in findings if found.check == "embedded")
+    assert "serve uses the embedded PostgreSQL" in told.detail
+    assert "it does not run now" in told.detail
+    assert not data_dir.exists(), "nothing is made"
+
+
+@pytest.mark.parametrize("reason", ["bindir", "version", "data"])
+def test_an_embedded_one_that_could_not_start(
+    tmp_path: Path, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    environ = {"DATA_DIR": str(tmp_path)}
+    if reason == "bindir":
+        monkeypatch.setenv("PG_BINDIR", "/nonexistent")
+        expected = "PG_BINDIR: expected a directory with initdb"
+    elif reason == "version":
+        (tmp_path / "postgres").mkdir()
+        (tmp_path / "postgres" / "PG_VERSION").write_text("9\n")
+        expected = "was made by PostgreSQL 9"
+    else:
+        environ["DATA_DIR"] = "/proc/nowhere"
+        monkeypatch.setattr(os, "access", lambda *_: False)
+        monkeypatch.setattr(embedded, "look", lambda _: (None, ""))
+        expected = "/proc cannot be written by this user"
+    (fault,) = faults(look(environ))
+    assert fault.status == "fail"
+    assert expected in fault.detail
+
+
+@pytest.mark.parametrize(
+    ("environ", "check", "detail"),
+    [
+        ({"PORT": "x"}, "settings", "PORT: expected a whole number from 0 to 65535"),
+        ({"DB_POOLSIZE": "5"}, "settings", "DB_POOLSIZE is no setting, and is not read"),
+        ({"MAIL_URL": "smtp://127.0.0.1:1"}, "origin", "begin with http://127.0.0.1:8080, which"),
+        (
+            {"MAIL_URL": "smtp://127.0.0.1:1", "PUBLIC_ORIGIN": "http://app.example"},
+            "origin",
+            "begin with http://app.example: their tokens travel in the clear",
+        ),
+        ({"PASSWORD_HASH_MEMORY_KIB": "64"}, "passwords", "less than OWASP's 19456 KiB"),
+        (
+            {"PASSWORD_HASH_MEMORY_KIB": "4194304", "PASSWORD_HASH_ITERATIONS": "100"},
+            "passwords",
+            "",
+        ),
+    ],
+)
+def test_settings_that_are_wrong_or_doubtful(
+    tmp_path: Path,
+    environ: dict[str, str],
+    check: str,
+    detail: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("service.doctor.machine.DEADLINE_S", 0.5)
+    findings = look({"DATA_DIR": str(tmp_path), **environ})
+    fault = next(found for found in faults(findings, check) if found.check == check)
+    assert detail in fault.detail
+    assert fault.mend
+
+
+def test_few_open_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    for limit, status in ((16, "fail"), (500, "warn"), (5000, "ok"), (-1, "ok")):
+        monkeypatch.setattr(resource, "getrlimit", lambda _, limit=limit: (limit, 9999))
+        (finding,) = check_files(Settings())
+        assert finding.status == status
+
+
+def test_secrets_that_others_can_read_and_a_full_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "secret_key").write_text("x")
+    (tmp_path / "secret_key").chmod(0o644)
+    usage = shutil.disk_usage(tmp_path)
+    for free_bytes, status in ((10**6, "fail"), (5 * 10**8, "warn")):
+        monkeypatch.setattr(shutil, "disk_usage", lambda _, n=free_bytes: usage._replace(free=n))
+        room, secret = faults(look({"DATA_DIR": str(tmp_path)}))
+        assert (room.check, room.status) == ("data", status)
+        assert secret.mend == f"chmod 600 {tmp_path / 'secret_key'}"
+
+
+def test_what_a_connection_to_another_machine_is_worth() -> None:
+    variables = doctor_database.Variables("h", "n", "p", "DB_SSLMODE", "DB_SSLROOTCERT", "t")
+    for how, mode, status, told in (
+        ("", "prefer", "warn", "in the clear"),
+        ("TLSv1.3", "require", "warn", "whoever stands between"),
+        ("TLSv1.3", "verify-ca", "warn", "any server of this authority's"),
+        ("TLSv1.3", "verify-full", "ok", "certificate and name are checked"),
+    ):
+        finding = doctor_database.judge_tls(how, mode, variables)
+        assert finding.status == status
+        assert told in finding.detail
+        assert status == "ok" or "DB_SSLMODE to verify-full" in finding.mend
+
+
+def test_clocks_that_are_apart() -> None:
+    for theirs, status in ((1000.5, "ok"), (1003.5, "warn"), (900, "fail")):
+        assert doctor_database.judge_clock(1000, theirs, 1001).status == status
+
+
+def test_a_call_that_does_not_end_is_left() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server, pytest.raises(TimeoutError):
+        within(0.05, server.accept)
+
+
+def test_as_json_and_as_lines(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("DATA_DIR", str(tmp_path))
+    for name, value in CHEAP.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("MAIL_FROM", "nonsense")
+    result = CliRunner().invoke(shinkei, ["doctor"])
+    assert result.exit_code == 1
+    assert result.stdout == (
+        "fail  settings: MAIL_FROM: expected an address such as Name <no-reply@app.example>."
+        " -> README.md lists what each variable takes.\n"
+    )
+    monkeypatch.delenv("MAIL_FROM")
+    result = CliRunner().invoke(shinkei, ["doctor", "--json"])
+    document = json.loads(result.stdout)
+    assert result.exit_code == 0
+    assert document["status"] == "warn", "the hash is too cheap"
+    assert set(document["findings"][0]) == {"check", "status", "detail", "mend"}

@@ -1,0 +1,107 @@
+"""``make fuzz``: schemathesis, with every check, against the service on a PostgreSQL of its own.
+
+    .venv/bin/python tests/fuzz/run.py [--seconds 240] [options of schemathesis run …]
+
+Starts the service, makes an administrator, lets schemathesis try whatever the description of the
+API allows and forbids, and stops what it started. Fails where schemathesis finds anything, or the
+service has logged a mistake of its own.
+"""
+
+import argparse
+import contextlib
+import os
+import re
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+HERE = Path(__file__).parent
+ROOT = HERE.parent.parent
+SHINKEI = ROOT / ".venv" / "bin" / "shinkei"
+SCHEMATHESIS = ROOT / ".venv-fuzz" / "bin" / "schemathesis"
+ADMIN_EMAIL = "root@example.com"
+STOP_TIMEOUT_S = 30
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--seconds", type=int, default=240, help="how long to try (default 240)")
+    arguments, options = parser.parse_known_args()
+    directory = Path(tempfile.mkdtemp(prefix="shinkei-fuzz-"))
+    try:
+        with serving(directory) as environment:
+            found = subprocess.run(
+                [
+                    *(SCHEMATHESIS, "--config-file", HERE / "schemathesis.toml", "run"),
+                    f"{environment['SHINKEI_URL']}/openapi.json",
+                    *("--max-time", str(arguments.seconds), *options),
+                ],
+                env=environment,
+                cwd=directory,
+                check=False,
+            ).returncode
+        mistakes = [
+            line
+            for line in (directory / "log").read_text().splitlines()
+            if '"level":"error"' in line
+        ]
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+    for line in mistakes[:10]:
+        print(f"the service logged a mistake: {line}")
+    return found or bool(mistakes)
+
+
+@contextlib.contextmanager
+def serving(directory: Path) -> Iterator[dict[str, str]]:
+    """The service and an administrator; yields the environment that says where and who they are."""
+    environment = {
+        **os.environ,
+        "PORT": "0",
+        "HOST": "127.0.0.1",
+        "DATA_DIR": str(directory / "data"),
+        "LOG_FORMAT": "json",
+        "LOG_LEVEL": "warning",
+        # What is tried here is the API, not how long hashes take or how many attempts there are.
+        "THROTTLE": "false",
+        "PASSWORD_HASH_MEMORY_KIB": "8",
+        "PASSWORD_HASH_ITERATIONS": "1",
+        "ADMIN_EMAIL": ADMIN_EMAIL,
+        "ADMIN_PASSWORD": secrets.token_urlsafe(24),
+        "PYTHONPATH": str(HERE),
+        "SCHEMATHESIS_HOOKS": "hooks",
+        "SHINKEI": str(SHINKEI),
+    }
+    for name in ("DATABASE_URL", "DB_HOST", "DB_NAME", "DB_USER", "DB_PASS", "SECRET_KEY"):
+        environment.pop(name, None)
+    with (directory / "log").open("w") as log:
+        service = subprocess.Popen(
+            [SHINKEI, "serve"], env=environment, stdout=subprocess.PIPE, stderr=log, text=True
+        )
+    try:
+        assert service.stdout is not None
+        announced = re.search(r"http://[^ ]+", service.stdout.readline())
+        if announced is None:
+            sys.exit(f"the service did not start: {(directory / 'log').read_text()}")
+        password = environment["ADMIN_PASSWORD"]
+        subprocess.run(
+            [SHINKEI, "create-admin", "--email", ADMIN_EMAIL],
+            env=environment,
+            input=f"{password}\n",
+            text=True,
+            check=True,
+        )
+        yield {**environment, "SHINKEI_URL": announced[0]}
+    finally:
+        service.send_signal(signal.SIGINT)
+        if service.wait(STOP_TIMEOUT_S) != 0:
+            sys.exit(f"the service ended with {service.returncode}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,159 @@
+"""Reads that share a query: what each of them sees, and what happens to one of many."""
+
+import asyncio
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pytest
+
+from service.coalescing import BATCH_MAX, FLIGHTS_MAX, Coalesced
+from service.database import Connection
+from service.errors import Problem
+from service.keys import POOL
+from service.settings import Settings
+from tests.conftest import Client, StartApp
+from tests.factories import assert_problem, register
+
+ME = "/api/v1/users/me"
+
+
+class Gate:
+    """A query that says which keys it was given, and waits to be let through."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[int]] = []
+        self.asked = asyncio.Event()
+        self.opened = asyncio.Event()
+        self.error: Exception | None = None
+
+    async def find(self, conn: Connection, keys: Sequence[int]) -> Mapping[int, str]:
+        self.batches.append(list(keys))
+        self.asked.set()
+        await self.opened.wait()
+        if self.error:
+            raise self.error
+        rows = await conn.fetch("select key from unnest($1::int[]) as key where key > 0", keys)
+        return {row["key"]: f"row {row['key']}" for row in rows}
+
+    async def until_asked(self, times: int) -> None:
+        async with asyncio.timeout(5):
+            while len(self.batches) < times:
+                self.asked.clear()
+                await self.asked.wait()
+
+
+async def test_a_read_never_begins_before_its_request(client: Client) -> None:
+    """What comes while queries are under way is for the next one, even if they ask for its key."""
+    assert client.app is not None
+    gate = Gate()
+    coalesced = Coalesced(client.app, gate.find)
+    first = [asyncio.create_task(coalesced.find(1))]
+    await gate.until_asked(1)
+    first.append(asyncio.create_task(coalesced.find(1)))
+    await gate.until_asked(2)
+    late = [asyncio.create_task(coalesced.find(key)) for key in (1, 2, 1, -1)]
+    await asyncio.sleep(0.01)
+    assert gate.batches == [[1], [1]]
+    gate.opened.set()
+    assert await asyncio.gather(*first) == ["row 1", "row 1"]
+    assert await asyncio.gather(*late) == ["row 1", "row 2", "row 1", None]
+    assert sorted(gate.batches[2]) == [-1, 1, 2]
+
+
+async def test_batches_are_bounded_and_the_oldest_go_first(client: Client) -> None:
+    assert client.app is not None
+    gate = Gate()
+    coalesced = Coalesced(client.app, gate.find)
+    wanted = list(range(1, 3 * BATCH_MAX + 2))
+    tasks = [asyncio.create_task(coalesced.find(key)) for key in wanted]
+    await gate.until_asked(FLIGHTS_MAX)
+    gate.opened.set()
+    assert await asyncio.gather(*tasks) == [f"row {key}" for key in wanted]
+    assert [key for batch in gate.batches for key in batch] == wanted
+    assert max(len(batch) for batch in gate.batches) == BATCH_MAX
+
+
+async def test_cancelling_one_harms_no_other(client: Client) -> None:
+    assert client.app is not None
+    gate = Gate()
+    coalesced = Coalesced(client.app, gate.find)
+    tasks = [asyncio.create_task(coalesced.find(key)) for key in (1, 1, 2)]
+    await gate.until_asked(1)
+    tasks[0].cancel()
+    gate.opened.set()
+    answers = await asyncio.gather(*tasks, return_exceptions=True)
+    assert isinstance(answers[0], asyncio.CancelledError)
+    assert answers[1:] == ["row 1", "row 2"]
+
+
+async def test_an_error_reaches_all_and_the_next_read_is_well(client: Client) -> None:
+    assert client.app is not None
+    gate = Gate()
+    coalesced = Coalesced(client.app, gate.find)
+    gate.error = OSError("gone")
+    tasks = [asyncio.create_task(coalesced.find(key)) for key in (1, 2, 3)]
+    await gate.until_asked(1)
+    tasks[0].cancel()
+    gate.opened.set()
+    answers = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [getattr(answer, "code", None) for answer in answers[1:]] == ["database_unavailable"] * 2
+    gate.error = None
+    assert await coalesced.find(1) == "row 1"
+
+
+async def test_without_a_connection_all_who_wait_are_refused_in_time(start_app: StartApp) -> None:
+    client = await start_app(db_acquire_timeout_s=Settings.db_acquire_timeout_s)
+    assert client.app is not None
+    pool = client.app[POOL]
+    coalesced = Coalesced(client.app, Gate().find)
+    held = [await pool.acquire() for _ in range(pool.get_max_size())]
+    loop = asyncio.get_running_loop()
+    started = loop.time()
+    tasks = [asyncio.create_task(coalesced.find(key)) for key in range(2 * BATCH_MAX)]
+    await asyncio.sleep(Settings.db_acquire_timeout_s / 2)
+    tasks += [asyncio.create_task(coalesced.find(key)) for key in range(2 * BATCH_MAX)]
+    answers = await asyncio.gather(*tasks, return_exceptions=True)
+    assert loop.time() - started < 2 * Settings.db_acquire_timeout_s
+    assert all(isinstance(answer, Problem) and answer.status == 503 for answer in answers)
+    for conn in held:
+        await pool.release(conn)
+
+
+async def test_requests_together_each_read_their_own_account(client: Client, conn: Any) -> None:
+    accounts = [await register(client) for _ in range(5)]
+    ended = accounts.pop()
+    await conn.execute("delete from sessions where user_id = $1", uuid.UUID(ended.profile["id"]))
+    answers = await asyncio.gather(
+        *(client.get(ME, headers=account.headers) for account in accounts * 8),
+        client.get(ME, headers=ended.headers),
+    )
+    await assert_problem(answers.pop(), 401, "invalid_token")
+    for answer, account in zip(answers, accounts * 8, strict=True):
+        assert await answer.json() == account.profile
+
+
+@pytest.mark.parametrize("end", ["logout", "suspension"])
+async def test_a_session_that_has_ended_is_seen_by_the_very_next_request(
+    client: Client, conn: Any, end: str
+) -> None:
+    """Under reads of the same session that never pause."""
+    account = await register(client)
+    stopped = asyncio.Event()
+
+    async def read_on() -> None:
+        while not stopped.is_set():
+            await (await client.get(ME, headers=account.headers)).read()
+
+    readers = [asyncio.create_task(read_on()) for _ in range(4)]
+    if end == "logout":
+        response = await client.post("/api/v1/auth/logout", headers=account.headers)
+        assert response.status == 204
+    else:
+        await conn.execute(
+            "delete from sessions where user_id = $1", uuid.UUID(account.profile["id"])
+        )
+    response = await client.get(ME, headers=account.headers)
+    await assert_problem(response, 401, "invalid_token")
+    stopped.set()
+    await asyncio.gather(*readers)

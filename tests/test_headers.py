@@ -1,0 +1,186 @@
+"""The headers of every answer, and what pages of other origins may read (CORS)."""
+
+import itertools
+import re
+from collections.abc import Iterable
+
+import pytest
+from aiohttp import ClientResponse
+
+from service.keys import HEALTH
+from service.routes import ROUTES
+from service.settings import Rate
+from tests.conftest import Client, StartApp
+from tests.factories import PASSWORD, assert_problem, register, register_as
+
+APP = "https://app.example"
+OTHER = "http://localhost:3000"
+ALLOWED = frozenset({APP, OTHER})
+STRANGERS = (
+    *("https://evil.example", "https://app.example.evil.example", "https://evilapp.example"),
+    *("https://sub.app.example", "http://app.example", "https://app.example:8443"),
+    *("https://APP.example", "https://app.example/", f"{APP}, {OTHER}", f"{APP} {OTHER}"),
+    *("null", "*", "", "https://app"),
+)
+CACHED = {
+    "/.well-known/jwks.json": "public, max-age=300",
+    "/openapi.json": "public, no-cache",
+    **{route.path: "public, no-cache" for route in ROUTES if route.path.startswith("/docs")},
+}
+CORS = re.compile("access-control-|vary", re.IGNORECASE)
+
+
+def cors_of(response: ClientResponse) -> list[str]:
+    return [name for name in response.headers if CORS.match(name)]
+
+
+def assert_secure(response: ClientResponse) -> None:
+    headers = response.headers
+    assert headers.getall("X-Content-Type-Options") == ["nosniff"]
+    assert headers.getall("Referrer-Policy") == ["no-referrer"]
+    assert headers.getall("Cross-Origin-Resource-Policy") == ["same-origin"]
+    (policy,) = headers.getall("Content-Security-Policy")
+    directives = policy.split("; ")
+    assert {"default-src 'none'", "base-uri 'none'", "frame-ancestors 'none'"} <= {*directives}
+    assert "unsafe" not in policy
+    path = response.url.path.rstrip("/")
+    is_page = path == "/docs" and response.method != "OPTIONS"
+    assert (len(directives) > 3) == is_page
+    expected = CACHED.get(path, "no-store") if response.status == 200 else "no-store"
+    assert headers.getall("Cache-Control") == [expected], path
+    assert headers.getall("Server") == ["shinkei"]
+    assert "Set-Cookie" not in headers
+
+
+async def test_every_answer_of_every_route(client: Client) -> None:
+    """As a stranger, and as an administrator who sends no body; then what sending one answers."""
+    statuses = set()
+    for route, anonymous in itertools.product(ROUTES, (True, False)):
+        owner = await register_as(client, "admin")
+        path = route.path.replace("{user_id}", owner.profile["id"])
+        path = re.sub(r"{[^}]*}", "01890000-0000-7000-8000-000000000000", path)
+        headers = {} if anonymous else owner.headers
+        response = await client.request(route.method, path, headers=headers)
+        assert_secure(response)
+        statuses.add(response.status)
+    owner = await register(client)
+    for method, path, body in (
+        ("HEAD", "/api/v1/users/me", None),
+        ("OPTIONS", "/api/v1/users/me", None),
+        ("POST", "/api/v1/auth/login", {"email": "nobody@example.com", "password": PASSWORD}),
+        ("POST", "/api/v1/auth/register", {"email": "new@example.com", "password": PASSWORD}),
+        ("POST", "/api/v1/auth/password/forgot", {"email": owner.profile["email"]}),
+        ("POST", "/api/v1/auth/login", {"email": "x" * 70_000}),
+        ("GET", "/nothing", None),
+        ("GET", f"/?{'malformed' * 1000}", None),
+        ("POST", "/api/v1/auth/logout", None),
+    ):
+        response = await client.request(method, path, json=body, headers=owner.headers)
+        assert_secure(response)
+        statuses.add(response.status)
+    assert statuses >= {200, 201, 202, 204, 400, 401, 404, 405, 413}
+
+
+async def test_hsts_where_clients_come_by_https(client: Client, start_app: StartApp) -> None:
+    assert "Strict-Transport-Security" not in (await client.get("/health/live")).headers
+    client = await start_app(public_origin=APP)
+    for path in ("/health/live", "/api/v1/users/me", "/nothing"):
+        response = await client.get(path)
+        assert response.headers["Strict-Transport-Security"] == "max-age=31536000"
+
+
+async def test_other_origins_read_nothing_unless_listed(client: Client) -> None:
+    account = await register(client)
+    asks = {"Origin": APP, "Access-Control-Request-Method": "GET"}
+    for method in ("GET", "OPTIONS"):
+        response = await client.request(
+            method, "/api/v1/users/me", headers={**account.headers, **asks}
+        )
+        assert response.status == (200 if method == "GET" else 405)
+        assert cors_of(response) == []
+
+
+async def preflight(client: Client, path: str, origin: str, **headers: str) -> ClientResponse:
+    asks = {"Origin": origin, "Access-Control-Request-Method": "PATCH", **headers}
+    return await client.options(path, headers=asks)
+
+
+def methods_of(path: str) -> Iterable[str]:
+    methods = {route.method for route in ROUTES if route.path == path}
+    return methods | ({"HEAD"} if "GET" in methods else set())
+
+
+async def test_preflights_of_every_route(start_app: StartApp) -> None:
+    client = await start_app(cors_origins=ALLOWED)
+    for path, origin in itertools.product({route.path for route in ROUTES}, sorted(ALLOWED)):
+        concrete = re.sub(r"{[^}]*}", "01890000-0000-7000-8000-000000000000", path)
+        for slash in ("", "/"):
+            response = await preflight(client, concrete + slash, origin)
+            assert (response.status, await response.read()) == (204, b""), path
+            assert response.headers["Access-Control-Allow-Origin"] == origin
+            assert response.headers["Access-Control-Max-Age"] == "7200"
+            assert response.headers["Vary"] == "Origin"
+            methods = response.headers["Access-Control-Allow-Methods"].split(", ")
+            assert set(methods) == methods_of(path)
+            assert_secure(response)
+    taken = {name.strip().lower() for name in response.headers["Access-Control-Allow-Headers"].split(",")}  # fmt: skip
+    assert taken == {"authorization", "content-type", "idempotency-key", "if-match", "x-request-id"}
+
+
+async def test_what_is_no_preflight_or_of_no_path_is_refused(start_app: StartApp) -> None:
+    client = await start_app(cors_origins=ALLOWED)
+    response = await preflight(client, "/nothing", APP)
+    await assert_problem(response, 404, "not_found")
+    for headers in ({}, {"Origin": APP}, {"Access-Control-Request-Method": "GET"}):
+        response = await client.options("/api/v1/users/me", headers=headers)
+        await assert_problem(response, 405, "method_not_allowed")
+        assert "Access-Control-Allow-Methods" not in response.headers
+
+
+@pytest.mark.parametrize("origin", STRANGERS)
+async def test_strangers_read_nothing(start_app: StartApp, origin: str) -> None:
+    client = await start_app(cors_origins=ALLOWED)
+    account = await register(client)
+    for response in (
+        await preflight(client, "/api/v1/users/me", origin),
+        await client.get("/api/v1/users/me", headers={**account.headers, "Origin": origin}),
+        await client.get("/api/v1/users/me", headers={"Origin": origin}),
+    ):
+        # A shared cache must not give a stranger's answer to a page that may read it.
+        assert cors_of(response) == ["Vary"]
+        assert response.headers["Vary"] == "Origin"
+
+
+async def test_answers_and_errors_are_readable_by_listed_origins(start_app: StartApp) -> None:
+    client = await start_app(
+        cors_origins=ALLOWED,
+        throttle_sign_in_per_address=Rate(1, 60),
+    )
+    account = await register(client)
+    wrong = {"email": "nobody@example.com", "password": PASSWORD}
+    me = "/api/v1/users/me"
+    page = {"Origin": APP}
+    answers = [
+        await client.get(me, headers={**account.headers, **page}),
+        await client.get("/.well-known/jwks.json", headers=page),
+        await client.get(me, headers=page),
+        await client.get("/nothing", headers=page),
+        await client.delete("/api/v1/auth/login", headers=page),
+        await client.post("/api/v1/auth/login", json=wrong, headers=page),
+        await client.post("/api/v1/auth/login", json=wrong, headers=page),
+        await client.post("/api/v1/auth/login", data="{", headers=page),
+    ]
+    assert client.app is not None
+    client.app[HEALTH].stopping = True
+    answers.append(await client.get("/health/ready", headers=page))
+    statuses = [response.status for response in answers]
+    assert statuses == [200, 200, 401, 404, 405, 401, 429, 415, 503]
+    for response in answers:
+        headers = response.headers
+        assert headers.getall("Access-Control-Allow-Origin") == [APP]
+        assert headers.getall("Vary") == ["Origin"]
+        assert "Access-Control-Allow-Credentials" not in headers
+        exposed = set(headers["Access-Control-Expose-Headers"].split(", "))
+        assert exposed >= {"ETag", "Link", "Location", "Retry-After", "X-Request-ID"}
+        assert {name for name in headers if name.startswith("RateLimit")} <= exposed
+        assert_secure(response)

@@ -1,0 +1,540 @@
+"""The log: what it says, what it never says, and that nobody else writes it."""
+
+import ast
+import asyncio
+import contextlib
+import functools
+import json
+import logging
+import re
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from ipaddress import ip_network
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+
+from service.coalescing import FLIGHTS_MAX
+from service.keys import POOL
+from service.logs import log, write_events
+from service.settings import Database, Rate
+from tests.conftest import Client, StartApp
+from tests.factories import PASSWORD, bearer, register, register_as
+from tests.logbook import logged
+from tests.mail.conftest import until
+from tests.test_command_line import ROOT, call, connect, environment, serving, url_of
+
+LEVELS = {"debug", "info", "warning", "error"}
+# Ends of lines for someone, commands to a terminal, text that reads backwards, half a character.
+NASTY = {
+    "line feed": "a\n{}",
+    "carriage return": "a\r\nb",
+    "next line": "a\x85b",
+    "line separator": "a\u2028b\u2029c",
+    "separators": "a\x0b\x0c\x1c\x1d\x1eb",
+    "terminal": "a\x1b[2J\x1b]0;title\x07b",
+    "C1 terminal": "a\x9b2Jb",
+    "direction": "a\u202eb\u2066c",
+    "invisible": "a\u200bb\ufeffc",
+    "nul": "a\x00b",
+    "quotes": "a\"b\\c'd=e f",
+    "letters": "Zoë 🐘 مرحبا",
+}
+WAITING = (
+    "select count(*) from pg_stat_activity"
+    " where wait_event_type = 'Lock' and datname = current_database()"
+)
+VISIBLE = re.compile(r"[^\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]*")
+
+
+@contextlib.contextmanager
+def written(as_json: bool) -> Iterator[list[bytes]]:
+    """What is written meanwhile, piece by piece."""
+    pieces: list[bytes] = []
+    with logged():
+        write_events(pieces.append, as_json=as_json, level=logging.DEBUG)
+        yield pieces
+
+
+@pytest.mark.parametrize("text", NASTY.values(), ids=NASTY)
+def test_whatever_it_is_about_an_event_is_one_line_of_json(text: str) -> None:
+    error = ValueError(text)
+    with written(as_json=True) as pieces:
+        log.info(text, value=text, nested=[text], exc_info=error)
+    (piece,) = pieces
+    line = piece.decode()
+    assert line.endswith("}\n")
+    assert VISIBLE.fullmatch(line[:-1])
+    event = json.loads(line)
+    assert (event["event"], event["value"], event["nested"]) == (text, text, [text])
+    assert event["exception"].endswith(text)
+
+
+@pytest.mark.parametrize("text", NASTY.values(), ids=NASTY)
+def test_whatever_it_is_about_an_event_is_one_readable_line(text: str) -> None:
+    with written(as_json=False) as pieces:
+        log.info(text, value=text, nested=[text], exc_info=ValueError(text))
+    (piece,) = pieces
+    first, *trace = piece.decode()[:-1].split("\n")
+    assert VISIBLE.fullmatch(first)
+    assert re.match(r"\d\d:\d\d:\d\d\.\d{3} info    a|\d\d:\d\d:\d\d\.\d{3} info    Zoë", first)
+    for line in trace:
+        assert VISIBLE.fullmatch(line)
+        assert line.startswith("    ")
+
+
+def test_what_json_cannot_say_is_logged_all_the_same() -> None:
+    with written(as_json=True) as pieces:
+        log.info("half", value="\ud800", path=Path("/x"))
+        log.info("large", value=2**80)
+    half, large = (json.loads(piece) for piece in pieces)
+    assert (half["value"], half["path"]) == ("\ud800", "/x")
+    assert large["value"] == 2**80
+    with written(as_json=False) as pieces:
+        log.info("half \ud800", value="\ud800")
+    assert pieces[0].endswith(b"half \\ud800 value='\\ud800'\n")
+
+
+async def test_tracebacks_leave_out_what_postgresql_repeats_of_rows(
+    client: Client, conn: Any
+) -> None:
+    """Of the error itself, and of one that it led to."""
+    await register(client, email="canary@example.com")
+    with logged() as events:
+        try:
+            try:
+                await conn.execute(
+                    "insert into users (id, email, email_folded, name, password_hash)"
+                    " select gen_random_uuid(), email, email_folded, name, password_hash from users"
+                )
+            except asyncpg.UniqueViolationError as error:
+                words = str(error)
+                raise RuntimeError("another") from error
+        except RuntimeError:
+            log.exception("unexpected error")
+    assert "canary" in words
+    (event,) = events
+    assert "UniqueViolationError: SQLSTATE 23505, constraint users_email" in event["exception"]
+    assert event["exception"].endswith("RuntimeError: another")
+    assert "canary" not in str(events)
+
+
+def raw(url: str, sent: bytes) -> bytes:
+    """What the service answers to these bytes, and closes."""
+    host, port = url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=10) as connection:
+        connection.sendall(sent)
+        connection.shutdown(socket.SHUT_WR)
+        return b"".join(iter(lambda: connection.recv(65536), b""))
+
+
+@pytest.mark.parametrize("log_format", ["json", "console"])
+def test_clients_cannot_write_the_log(database: Database, tmp_path: Path, log_format: str) -> None:
+    """Path, method, headers, names and addresses of mails, with all that could end a line."""
+    payloads = [text.encode("utf-8", "replace") for text in NASTY.values()]
+    payloads += [b"x" * 6000, b"\xff\xfe"]
+    variables = {"LOG_FORMAT": log_format, "LOG_LEVEL": "debug", **url_of(database)}
+    with serving(tmp_path, **variables) as (process, url, _):
+        for payload in payloads:
+            escaped = "".join(f"%{byte:02x}" for byte in payload).encode()
+            for head in (
+                b"GET /canary" + payload + b" HTTP/1.1\r\n",
+                b"GET /canary" + escaped + b"?canary=" + escaped + b" HTTP/1.1\r\n",
+                b"CANARY" + payload + b" / HTTP/1.1\r\n",
+                b"GET / HTTP/1.1\r\nX-Request-ID: canary" + payload + b"\r\n",
+                b"GET / HTTP/1.1\r\nUser-Agent: canary" + payload + b"\r\n",
+                b"GET / HTTP/1.1\r\nX-Forwarded-For: canary" + payload + b"\r\n",
+                b"GET / HTTP/1.1\r\ntraceparent: canary" + payload + b"\r\n",
+                b"GET / HTTP/1.1\r\nAuthorization: Bearer canary" + payload + b"\r\n",
+            ):
+                answer = raw(url, head + b"Host: canary\r\nConnection: close\r\n\r\n")
+                assert answer.startswith(b"HTTP/1.") or not answer
+        for text in NASTY.values():
+            for account in (
+                {"email": f"canary{text}@example.com", "password": PASSWORD},
+                {"email": "ada@example.com", "password": PASSWORD, "name": f"canary{text}"},
+            ):
+                assert call(f"{url}/api/v1/auth/register", account)[0] in (201, 409, 422)
+        process.terminate()
+        assert process.stderr is not None
+        written = process.stderr.read()
+    lines = [line for line in written.splitlines() if "mail written" not in line]
+    assert lines == [line for line in written.split("\n")[:-1] if "mail written" not in line]
+    assert all(VISIBLE.fullmatch(line) for line in lines)
+    assert all(len(line) < 700 for line in lines)
+    assert "canary" not in "".join(lines)
+    if log_format == "json":
+        assert {json.loads(line)["event"] for line in lines} == {"request", "malformed request"}
+        methods = {json.loads(line).get("method") for line in lines}
+        assert methods <= {None, "GET", "POST"}
+    else:
+        assert all(re.match(r"\d\d:\d\d:\d\d\.\d{3} (info|debug) ", line) for line in lines)
+
+
+async def test_the_line_of_a_request(client: Client, conn: Any) -> None:
+    account = await register(client)
+    with logged() as events:
+        await client.patch("/api/v1/users/me/", headers=account.headers, json={"name": "Ada"})
+        stale = {**account.headers, "If-Match": '"1"', "X-Request-ID": "given"}
+        await client.patch("/api/v1/users/me", headers=stale, json={"name": "Eve"})
+        await client.get(f"/api/v1/users/{account.profile['id']}", headers=account.headers)
+        await client.get("/api/v1/nothing")
+    done, refused, other, missing = [e for e in events if e["event"] == "request"]
+    assert list(done) == [
+        *("timestamp", "level", "event", "request_id", "method", "route", "status"),
+        *("duration_ms", "database_ms", "database_calls", "user_id", "client"),
+    ]
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z", done["timestamp"])
+    assert (done["level"], done["event"]) == ("info", "request")
+    assert (done["method"], done["route"], done["status"]) == ("PATCH", "/api/v1/users/me", 200)
+    assert done["user_id"] == account.profile["id"]
+    assert done["client"] == "127.0.0.1"
+    assert done["database_calls"] == 2
+    assert 0 < done["database_ms"] <= done["duration_ms"]
+    assert (refused["status"], refused["code"]) == (412, "precondition_failed")
+    assert refused["request_id"] == "given"
+    assert other["route"] == "/api/v1/users/{user_id}"
+    assert (missing["route"], missing["user_id"], missing["database_calls"]) == (None, None, 0)
+
+
+async def test_who_is_refused_is_logged(start_app: StartApp) -> None:
+    """Wrong passwords, with whose they were to be; tokens; roles; and one attempt too many."""
+    client = await start_app(throttle_sign_in_per_account=Rate(2, 60))
+    account = await register(client)
+    body = {"email": account.profile["email"], "password": "not that passphrase"}
+    with logged() as events:
+        await client.post("/api/v1/auth/login", json=body)
+        await client.post("/api/v1/auth/login", json={**body, "email": "nobody@example.com"})
+        await client.post("/api/v1/auth/login", json=body)
+        await client.post("/api/v1/auth/login", json=body)
+        await client.get("/api/v1/users/me", headers=bearer("x.y.z"))
+        await client.get("/api/v1/audit-events", headers=account.headers)
+    refused = [event["account_id"] for event in events if event["event"] == "sign-in refused"]
+    assert refused == [account.profile["id"], None, account.profile["id"]]
+    lines = [event for event in events if event["event"] == "request"]
+    assert [(line["status"], line["code"], line["client"]) for line in lines] == [
+        (401, "invalid_credentials", "127.0.0.1"),
+        (401, "invalid_credentials", "127.0.0.1"),
+        (401, "invalid_credentials", "127.0.0.1"),
+        (429, "too_many_requests", "127.0.0.1"),
+        (401, "invalid_token", "127.0.0.1"),
+        (403, "forbidden", "127.0.0.1"),
+    ]
+    assert lines[-1]["user_id"] == account.profile["id"]
+    assert lines[0]["request_id"] == events[0]["request_id"]
+
+
+async def test_waiting_for_a_connection_is_time_on_the_database(start_app: StartApp) -> None:
+    """That of the request which waits, and of no other."""
+    client = await start_app(db_pool_size=1)
+    account = await register(client)
+    assert client.app is not None
+    pool = client.app[POOL]
+
+    async def somebody_waits() -> bool:
+        return bool(pool._queue._getters)  # type: ignore[attr-defined]
+
+    with logged() as events:
+        async with pool.acquire():
+            waiting = asyncio.ensure_future(client.get("/api/v1/users/me", headers=account.headers))
+            await until(somebody_waits)
+            held_since = time.monotonic()
+            assert (await client.get("/health/live")).status == 200
+            held_ms = (time.monotonic() - held_since) * 1000
+        await waiting
+    probe, request = (event for event in events if event["event"] == "request")
+    assert (probe["route"], probe["database_calls"], probe["database_ms"]) == ("/health/live", 0, 0)
+    assert request["database_calls"] == 1
+    assert request["database_ms"] >= held_ms
+
+
+async def test_the_client_is_found_behind_proxies(start_app: StartApp) -> None:
+    client = await start_app(trusted_proxies=(ip_network("127.0.0.1"), ip_network("10.0.0.0/8")))
+    with logged() as events:
+        forwarded = {"X-Forwarded-For": "192.0.2.66, 203.0.113.9, 10.1.2.3"}
+        await client.get("/docs", headers=forwarded)
+    assert events[0]["client"] == "203.0.113.9"
+
+
+async def test_probes_are_quiet_unless_they_fail(
+    client: Client, start_app: StartApp, empty_database: Database
+) -> None:
+    with logged() as events:
+        for path in ("/health", "/health/live", "/health/ready/", "/health/startup"):
+            assert (await client.get(path)).status == 200
+    assert {(event["event"], event["level"]) for event in events} == {("request", "debug")}
+    unmigrated = await start_app(database=empty_database)
+    with logged() as events:
+        assert (await unmigrated.get("/health/live")).status == 200
+        assert (await unmigrated.get("/health/ready")).status == 503
+    levels = [event["level"] for event in events if event["event"] == "request"]
+    assert levels == ["debug", "warning"]
+
+
+def test_a_client_that_goes_away_is_logged(database: Database, tmp_path: Path) -> None:
+    """The request is carried out all the same, and the line says what became of it."""
+    with serving(tmp_path, **url_of(database)) as (process, url, _), connect(database) as conn:
+        account = {"email": "ada@example.com", "password": PASSWORD}
+        _, tokens = call(f"{url}/api/v1/auth/register", account)
+        with conn.transaction():
+            conn.execute("select 1 from users for update")
+            host, port = url.removeprefix("http://").split(":")
+            with socket.create_connection((host, int(port))) as connection:
+                token = tokens["access_token"].encode()
+                connection.sendall(
+                    b"PATCH /api/v1/users/me HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer "
+                    + token
+                    + b"\r\nContent-Type: application/json\r\nContent-Length: 14\r\n\r\n"
+                    b'{"name":"Eve"}'
+                )
+                until_waiting(conn)
+            # Answered after the service has seen the other connection end.
+            assert call(f"{url}/health/live")[0] == 200
+        process.terminate()
+        assert process.stderr is not None
+        events = [json.loads(line) for line in process.stderr.read().splitlines()]
+        assert conn.execute("select name from users").fetchone() == ("Eve",)
+    (line,) = [event for event in events if event.get("method") == "PATCH"]
+    assert (line["status"], line["client_gone"]) == (200, True)
+    assert "client_gone" not in events[0]
+
+
+def until_waiting(conn: Any) -> None:
+    """Until another session waits for a lock."""
+    deadline = time.monotonic() + 10
+    while conn.execute(WAITING).fetchone() == (0,):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+async def test_a_request_that_is_cut_off_is_logged(client: Client, conn: Any) -> None:
+    """The tests' server cancels handlers, as a stop that takes too long does."""
+    account = await register(client)
+
+    async def somebody_waits() -> bool:
+        return bool(await conn.fetchval(WAITING))
+
+    async with conn.transaction():
+        await conn.execute("select 1 from users for update")
+        with logged() as events:
+            patch = client.patch("/api/v1/users/me", headers=account.headers, json={"name": "Eve"})
+            request = asyncio.ensure_future(patch)
+            await until(somebody_waits)
+            request.cancel()
+            await until(events_in(events))
+    (line,) = events
+    assert (line["event"], line["level"], line["status"]) == ("request", "warning", None)
+
+
+def events_in(events: list[dict[str, Any]]) -> Callable[[], Awaitable[bool]]:
+    async def some() -> bool:
+        return bool(events)
+
+    return some
+
+
+async def test_slow_queries(start_app: StartApp) -> None:
+    """With their request and without their parameters, on connections used again and again."""
+    client = await start_app(slow_query_ms=0.0001, db_pool_size=1)
+    with logged() as events:
+        account = await register_as(client, "admin", name="canary", email="canary@example.com")
+        filters = {
+            "email": "canary@example.com",
+            "q": "canary",
+            "settings": '{"canary": "canary"}',
+            "count": "estimated",
+        }
+        listed = await client.get("/api/v1/users", headers=account.headers, params=filters)
+        assert listed.status == 200
+        changed = await client.patch(
+            "/api/v1/users/me", headers=account.headers, json={"settings": {"canary": "canary"}}
+        )
+    slow = [event for event in events if event["event"] == "slow query"]
+    ours = [one for one in slow if one.get("request_id") == changed.headers["X-Request-ID"]]
+    statements = [one["statement"] for one in ours if one["query"] == "users.change_profile"]
+    assert statements[0].startswith("BEGIN")
+    assert any(text.startswith("update users set name = $2, settings = $3") for text in statements)
+    assert all(one["elapsed_ms"] >= 0 and one["error"] is None for one in slow)
+    explained = [one for one in slow if one["statement"].startswith("explain")]
+    assert "$1" in explained[0]["statement"]
+    assert "canary" not in str([one for one in events if one["event"] != "mail written"])
+
+
+async def test_a_read_that_is_shared_is_told_of_one_that_asked_for_it(start_app: StartApp) -> None:
+    """Not of the first that ever did, however many reads follow upon each other."""
+    client = await start_app(slow_query_ms=0.0001)
+    account = await register(client)
+    with logged() as events:
+        get = functools.partial(client.get, "/api/v1/users/me", headers=account.headers)
+        await asyncio.gather(*(get() for _ in range(60)))
+    reads = [event for event in events if event.get("query") == "sessions.find_signed_in"]
+    assert len(reads) > FLIGHTS_MAX
+    assert len({event["request_id"] for event in reads}) > FLIGHTS_MAX
+
+
+async def test_a_statement_that_ran_out_of_time_is_a_slow_query(
+    start_app: StartApp, conn: Any
+) -> None:
+    client = await start_app(slow_query_ms=50, db_command_timeout_s=0.2, db_lock_timeout_s=5)
+    account = await register(client)
+    async with conn.transaction():
+        await conn.execute("select 1 from users for update")
+        with logged() as events:
+            response = await client.patch(
+                "/api/v1/users/me", headers=account.headers, json={"name": "Ada"}
+            )
+    assert response.status == 503
+    of_request = [e for e in events if e.get("request_id") == response.headers["X-Request-ID"]]
+    (slow,) = [event for event in of_request if event["event"] == "slow query"]
+    assert slow["query"] == "users.change_profile"
+    assert slow["error"] == "TimeoutError"
+    assert slow["statement"].endswith("where id = $1 for no key update")
+    assert slow["elapsed_ms"] >= 190
+
+
+@pytest.mark.parametrize("slow_query_ms", [0, 20_000])
+async def test_fast_queries_are_not_logged(start_app: StartApp, slow_query_ms: float) -> None:
+    client = await start_app(slow_query_ms=slow_query_ms)
+    with logged() as events:
+        await register(client)
+    assert "slow query" not in {event["event"] for event in events}
+
+
+def test_what_others_say_is_one_line_each(tmp_path: Path) -> None:
+    """Libraries, warnings, tasks that nobody awaits, and what nobody catches."""
+    code = """
+import asyncio, gc, logging, threading, warnings
+from service.logs import configure_logging
+from service.settings import Settings
+
+configure_logging(Settings(log_format="json", log_level="debug"))
+logging.getLogger("aiohttp.server").error("first\\nline %s", 2)
+logging.getLogger("yoyo.migrations").warning("second")
+logging.getLogger("asyncpg.pool").exception("never")
+logging.getLogger("gunicorn.error").info("never")
+logging.getLogger("gunicorn.error").critical("%d %d", 1)
+warnings.warn("third", UserWarning)
+
+async def fail():
+    raise ValueError("in a task\\nof two lines")
+
+async def main():
+    task = asyncio.create_task(fail())
+    await asyncio.wait([task])
+    del task
+    gc.collect()
+    async def group():
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(fail())
+    try:
+        await group()
+    except ExceptionGroup:
+        logging.getLogger("x").exception("group")
+
+asyncio.run(main())
+thread = threading.Thread(target=lambda: 1 / 0, name="worker")
+thread.start()
+thread.join()
+raise KeyError("nobody catches this")
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 1
+    events = [json.loads(line) for line in result.stderr.splitlines()]
+    assert [(event["level"], event.get("logger")) for event in events] == [
+        ("error", "aiohttp.server"),
+        ("warning", "yoyo.migrations"),
+        ("error", "gunicorn.error"),
+        ("warning", "py.warnings"),
+        ("error", "asyncio"),
+        ("error", "x"),
+        ("error", None),
+        ("error", None),
+    ]
+    first, _, third, warned, task, group, thread, last = events
+    assert first["event"] == "first\nline 2"
+    assert third["event"] == "%d %d"
+    assert "UserWarning: third" in warned["event"]
+    assert task["exception"].endswith("ValueError: in a task\nof two lines")
+    assert group["exception"].count("in a task") == 1
+    assert (thread["event"], thread["thread"]) == ("uncaught exception", "worker")
+    assert last["event"] == "uncaught exception"
+    assert last["exception"].endswith("KeyError: 'nobody catches this'")
+
+
+def test_a_level_that_is_off_is_not_written() -> None:
+    with logged():
+        pieces: list[bytes] = []
+        write_events(pieces.append, as_json=True, level=logging.ERROR)
+        for write in (log.debug, log.info, log.warning, log.error):
+            write("event")
+    assert [json.loads(piece)["level"] for piece in pieces] == ["error"]
+
+
+class Found(ast.NodeVisitor):
+    """The events of a module: each with its levels and the names of its values."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[str, str, set[str]]] = []
+        self.aliases: set[str] = set()
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> None:
+        called = {id(one.func) for one in ast.walk(node) if isinstance(one, ast.Call)}
+        self.aliases = {
+            one.attr
+            for one in ast.walk(node)
+            if isinstance(one, ast.Attribute) and one.attr in LEVELS and id(one) not in called
+        }
+        self.generic_visit(node)
+
+    def visit_Call(self, node: ast.Call) -> None:
+        self.generic_visit(node)
+        if not node.args or not isinstance(node.args[0], ast.Constant):
+            return
+        event, func = str(node.args[0].value), node.func
+        names = {keyword.arg for keyword in node.keywords if keyword.arg} - {"request_id"}
+        if "exc_info" in names:
+            names = names - {"exc_info"} | {"exception"}
+        if isinstance(func, ast.Name) and func.id == "write":
+            self.events += [(event, level, names) for level in self.aliases]
+        elif isinstance(func, ast.Attribute) and ast.unparse(func.value).endswith("log"):
+            if func.attr == "exception":
+                self.events.append((event, "error", {*names, "exception"}))
+            elif func.attr in LEVELS:
+                self.events.append((event, func.attr, names))
+
+
+def test_every_event_is_documented_and_no_other() -> None:
+    page = (ROOT / "docs" / "logs.md").read_text(encoding="utf-8")
+    table = page.split("## Events")[1].split("| fields of `request` |")[0]
+    rows = re.findall(r"^\| `([^`]+)` \| ([^|]+) \| ([^|]+) \|", table, re.MULTILINE)
+    of_request = set(
+        re.findall(r"`(\w+)`", page.split("| fields of `request` |")[1].split("\n\n")[0])
+    )
+    documented = {
+        event: (
+            set(re.findall(r"debug|info|warning|error", levels)),
+            of_request if event == "request" else set(re.findall(r"`(\w+)`", names)),
+        )
+        for event, levels, names in rows
+    }
+    in_code: dict[str, set[str]] = {}
+    for path in sorted((ROOT / "service").rglob("*.py")):
+        found = Found()
+        found.visit(ast.parse(path.read_text(encoding="utf-8")))
+        for event, level, names in found.events:
+            assert event in documented, f"{path.name}: {event!r} is not in docs/logs.md"
+            assert names <= documented[event][1], f"{path.name}: {event!r}: {names}"
+            in_code.setdefault(event, set()).add(level)
+    assert in_code == {event: levels for event, (levels, _) in documented.items()}

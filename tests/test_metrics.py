@@ -1,0 +1,198 @@
+"""Metrics: what moves them, what cannot make up series, and that the dashboard knows them all."""
+
+import asyncio
+import dataclasses
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import asyncpg
+import pytest
+from prometheus_client import CollectorRegistry
+from pytest_aiohttp import AiohttpClient
+
+from service.app import create_app
+from service.exporter import exporting
+from service.keys import HASHER, POOL
+from service.settings import Rate, Settings
+from tests.conftest import Client
+from tests.factories import PASSWORD, assert_problem, register
+from tests.test_command_line import free_port
+from tests.test_workers import metrics_at
+
+ROOT = Path(__file__).parents[1]
+LOGIN = "/api/v1/auth/login"
+
+
+@pytest.fixture
+def registry() -> CollectorRegistry:
+    return CollectorRegistry()
+
+
+@pytest.fixture
+async def client(
+    settings: Settings, registry: CollectorRegistry, aiohttp_client: AiohttpClient
+) -> Client:
+    """Of an application that keeps metrics."""
+    changed = dataclasses.replace(settings, throttle_sign_in_per_account=Rate(3, 3600))
+    return await aiohttp_client(create_app(changed, registry))
+
+
+async def wait_until(condition: Callable[[], bool], within_s: float = 5) -> None:
+    deadline = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.01)
+
+
+def value(registry: CollectorRegistry, name: str, **labels: str) -> float | None:
+    return registry.get_sample_value(name, labels)
+
+
+def series(registry: CollectorRegistry) -> set[tuple[str, tuple[str, ...]]]:
+    """Of requests, what Prometheus would have to keep."""
+    return {
+        (sample.name, tuple(sample.labels.values()))
+        for family in registry.collect()
+        for sample in family.samples
+        if family.name.startswith("shinkei_http")
+    }
+
+
+async def test_requests_by_route_method_and_status(
+    client: Client, registry: CollectorRegistry
+) -> None:
+    account = await register(client)
+    for path in ("/api/v1/users/me", "/api/v1/users/me/", "/api/v1/users/me"):
+        assert (await client.get(path, headers=account.headers)).status == 200
+    assert (await client.get("/api/v1/users/me")).status == 401
+    labels = {"method": "GET", "route": "/api/v1/users/me"}
+
+    def requests(status: str) -> float | None:
+        return registry.get_sample_value(
+            "shinkei_http_requests_total", {**labels, "status": status}
+        )
+
+    assert (requests("200"), requests("401")) == (3, 1)
+    count = "shinkei_http_request_duration_seconds_count"
+    assert registry.get_sample_value(count, labels) == 4
+    query = {"query": "sessions.find_signed_in"}
+    assert registry.get_sample_value("shinkei_db_query_duration_seconds_count", query) == 3
+    await wait_until(lambda: value(registry, "shinkei_http_requests_in_flight") == 0)
+
+
+async def test_strangers_cannot_make_up_series(client: Client, registry: CollectorRegistry) -> None:
+    await client.get("/nothing")
+    await client.request("PROPFIND", "/nothing")
+    before = series(registry)
+    for number in range(20):
+        await client.get(f"/nothing/{number}")
+        await client.get(f"/api/v1/users/{number}")
+    for method in ("PROPFIND", "REPORT", "LINK", "SUBSCRIBE"):
+        await client.request(method, "/nothing")
+    assert series(registry) == before
+    requests = "shinkei_http_requests_total"
+    unmatched = {"route": "unmatched", "status": "404"}
+    assert value(registry, requests, method="GET", **unmatched) == 41
+    assert value(registry, requests, method="other", **unmatched) == 5
+
+
+async def test_sign_ins_by_outcome(
+    client: Client, registry: CollectorRegistry, conn: "asyncpg.Connection[asyncpg.Record]"
+) -> None:
+    account = await register(client)
+    body = {"email": account.profile["email"], "password": PASSWORD}
+    key = {"Idempotency-Key": "a-key-of-this-test"}
+    other = {"email": "other@example.com", "password": PASSWORD}
+    for _ in range(2):
+        created = await client.post("/api/v1/auth/register", json=other, headers=key)
+        assert created.status == 201
+    taken = await client.post("/api/v1/auth/register", json=other)
+    await assert_problem(taken, 409, "email_taken")
+    assert (await client.post(LOGIN, json=body)).status == 200
+    await conn.execute("update users set status = 'suspended' where email = $1", body["email"])
+    await assert_problem(await client.post(LOGIN, json=body), 401, "invalid_credentials")
+    await conn.execute("update users set status = 'active'")
+    body["password"] = "another passphrase altogether"
+    await assert_problem(await client.post(LOGIN, json=body), 401, "invalid_credentials")
+    statuses = [(await client.post(LOGIN, json={**body, "email": "nobody@example.com"})).status]
+    while statuses[-1] != 429:
+        statuses.append((await client.post(LOGIN, json=body)).status)
+
+    def sign_ins(outcome: str) -> float | None:
+        return value(registry, "shinkei_sign_ins_total", outcome=outcome)
+
+    assert sign_ins("success") == 1
+    assert sign_ins("refused") == 1
+    assert sign_ins("wrong") == 1 + statuses.count(401)
+    assert sign_ins("throttled") == 1
+    throttled = "shinkei_throttled_requests_total"
+    assert value(registry, throttled, policy="sign-in-per-account") == 1
+    assert value(registry, "shinkei_registrations_total") == 2
+    assert value(registry, "shinkei_idempotent_replays_total") == 1
+    assert value(registry, "shinkei_password_hash_duration_seconds_count") == (
+        # Registrations, and sign-ins that were not throttled.
+        4 + 3 + statuses.count(401)
+    )
+
+
+async def test_gauges_of_what_is_busy(client: Client, registry: CollectorRegistry) -> None:
+    assert client.app is not None
+    pool, hasher = client.app[POOL], client.app[HASHER]
+    account = await register(client)
+    held = [await pool.acquire() for _ in range(pool.get_max_size())]
+    waiting = asyncio.create_task(client.get("/api/v1/users/me", headers=account.headers))
+    assert value(registry, "shinkei_db_pool_connections_max") == 4
+    await wait_until(lambda: value(registry, "shinkei_db_pool_connections_in_use") == 4)
+    await wait_until(lambda: (value(registry, "shinkei_db_pool_waiting") or 0) >= 1)
+    await wait_until(lambda: (value(registry, "shinkei_http_requests_in_flight") or 0) >= 1)
+    for conn in held:
+        await pool.release(conn)
+    assert (await waiting).status == 200
+
+    go_on = threading.Event()
+    for _ in range(hasher.workers):
+        hasher.executor.submit(go_on.wait)
+    signing_up = [asyncio.create_task(register(client)) for _ in range(hasher.workers + 2)]
+    await wait_until(lambda: value(registry, "shinkei_password_hashes_queued") == 2)
+    go_on.set()
+    await asyncio.gather(*signing_up)
+    await wait_until(lambda: value(registry, "shinkei_password_hashes_queued") == 0)
+    assert value(registry, "shinkei_db_pool_waiting") == 0
+
+
+async def test_not_on_the_public_port(client: Client) -> None:
+    await assert_problem(await client.get("/metrics"), 404, "not_found")
+
+
+def test_off_by_default_and_nothing_of_it_is_imported() -> None:
+    code = (
+        "import sys, service.__main__, service.app, service.settings;"
+        "from service.exporter import exporting;"
+        "exporting(service.settings.Settings()).__enter__();"
+        "print([name for name in sys.modules if name in ('prometheus_client', 'gunicorn')])"
+    )
+    ran = [sys.executable, "-c", code]
+    result = subprocess.run(ran, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert result.stdout == "[]\n"
+
+
+async def test_dashboard_and_alerts_name_what_is_exported(
+    settings: Settings, aiohttp_client: AiohttpClient
+) -> None:
+    port = free_port()
+    with exporting(dataclasses.replace(settings, metrics_port=port)) as exporter:
+        assert exporter is not None
+        client = await aiohttp_client(create_app(settings, exporter.registry))
+        await register(client)
+        samples = await asyncio.to_thread(metrics_at, port)
+    exported = {name for name, _ in samples}
+    assert "shinkei_process_open_fds" in exported
+    for file in ("grafana/dashboards/shinkei.json", "prometheus/alerts.yaml"):
+        named = set(re.findall(r"\bshinkei_\w+", (ROOT / "docker" / file).read_text()))
+        assert named
+        assert named <= exported

@@ -1,0 +1,294 @@
+"""Traces, as a collector of the tests' own receives them, and as the log refers to them."""
+
+import asyncio
+import json
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
+
+from service.settings import Database, SettingsError, load_settings
+from tests.conftest import Client, StartApp
+from tests.factories import PASSWORD, register
+from tests.logbook import logged
+from tests.mailbox import next_mail
+from tests.test_command_line import call, environment, serving, url_of
+
+TRACE = "0af7651916cd43dd8448eb211c80319c"
+PARENT = "b7ad6b7169203331"
+TRACEPARENT = {"traceparent": f"00-{TRACE}-{PARENT}-01"}
+
+
+class Collector:
+    """Takes OTLP over HTTP, and keeps the spans."""
+
+    def __init__(self) -> None:
+        self.spans: list[Span] = []
+        self.resources: list[dict[str, str]] = []
+        self.url = ""
+
+    async def take(self, request: web.Request) -> web.Response:
+        body = await request.read()
+        assert request.content_type == "application/x-protobuf"
+        for of_resource in ExportTraceServiceRequest.FromString(body).resource_spans:
+            self.resources.append(read_attributes(of_resource.resource))
+            for of_scope in of_resource.scope_spans:
+                self.spans += of_scope.spans
+        return web.Response(content_type="application/x-protobuf")
+
+    async def find(self, name: str, trace_id: str = TRACE) -> Span:
+        """The span of this name, as soon as it has arrived."""
+        async with asyncio.timeout(10):
+            while True:
+                for span in self.spans:
+                    if span.name == name and span.trace_id.hex() == trace_id:
+                        return span
+                await asyncio.sleep(0.02)
+
+
+def read_attributes(span: Any) -> dict[str, Any]:
+    return {
+        one.key: getattr(one.value, str(one.value.WhichOneof("value"))) for one in span.attributes
+    }
+
+
+@pytest.fixture
+async def collector(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Collector]:
+    found = Collector()
+    app = web.Application()
+    app.router.add_post("/v1/traces", found.take)
+    server = TestServer(app)
+    await server.start_server()
+    found.url = str(server.make_url("")).rstrip("/")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", found.url)
+    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "20")
+    yield found
+    await server.close()
+
+
+@pytest.fixture
+async def traced(collector: Collector, start_app: StartApp) -> Client:
+    return await start_app(traces=True, public_origin="https://app.example:8443")
+
+
+async def test_a_request_is_one_trace_with_its_caller_its_statements_and_its_log(
+    traced: Client, collector: Collector
+) -> None:
+    account = await register(traced)
+    with logged() as events:
+        response = await traced.patch(
+            "/api/v1/users/me?token=canary",
+            headers={**account.headers, **TRACEPARENT},
+            json={"name": "Ada canary"},
+        )
+    assert response.status == 200
+    request = await collector.find("PATCH /api/v1/users/me")
+    assert request.kind == Span.SPAN_KIND_SERVER
+    assert request.parent_span_id.hex() == PARENT
+    assert read_attributes(request) == {
+        "http.request.method": "PATCH",
+        "http.route": "/api/v1/users/me",
+        "http.response.status_code": 200,
+        "url.scheme": "https",
+        "server.address": "app.example",
+        "server.port": 8443,
+        "shinkei.request_id": response.headers["X-Request-ID"],
+    }
+    assert response.headers["traceresponse"] == f"00-{TRACE}-{request.span_id.hex()}-01"
+    (line,) = [event for event in events if event["event"] == "request"]
+    assert line["trace_id"] == TRACE
+    assert line["span_id"] == request.span_id.hex()
+    assert line["request_id"] == response.headers["X-Request-ID"]
+
+    update = await collector.find("UPDATE users.change_profile")
+    assert update.parent_span_id == request.span_id
+    assert update.kind == Span.SPAN_KIND_CLIENT
+    assert request.start_time_unix_nano <= update.start_time_unix_nano
+    assert update.end_time_unix_nano <= request.end_time_unix_nano
+    found = read_attributes(update)
+    assert found["db.system.name"] == "postgresql"
+    assert found["db.operation.name"] == "UPDATE"
+    assert found["db.query.text"].startswith("update users set name = $2")
+    ours = [span for span in collector.spans if span.trace_id.hex() == TRACE]
+    assert {span.name for span in ours} >= {
+        "BEGIN users.change_profile",
+        "SELECT users.change_profile",
+        "COMMIT users.change_profile",
+    }
+    for secret in ("canary", account.profile["email"], account.profile["id"], PASSWORD):
+        assert secret not in str(collector.spans)
+    assert collector.resources[0]["service.name"] == "shinkei"
+
+
+async def test_what_fails_says_why_in_no_words_but_its_code(
+    traced: Client, collector: Collector, conn: Any
+) -> None:
+    account = await register(traced)
+    await conn.execute("alter table users rename column settings to hidden")
+    response = await traced.get("/api/v1/users/me", headers={**account.headers, **TRACEPARENT})
+    assert response.status == 503
+    request = await collector.find("GET /api/v1/users/me")
+    assert request.status.code == request.status.STATUS_CODE_ERROR
+    assert read_attributes(request)["error.type"] == "database_unavailable"
+    statement = next(span for span in collector.spans if span.parent_span_id == request.span_id)
+    assert read_attributes(statement)["db.response.status_code"] == "42703"
+    assert not any(span.events for span in collector.spans)
+    # The client's own mistakes are no errors of the service.
+    response = await traced.get("/nothing/here", headers=TRACEPARENT)
+    missing = await collector.find("GET")
+    assert missing.status.code == missing.status.STATUS_CODE_UNSET
+    assert "http.route" not in read_attributes(missing)
+    assert "nothing" not in str(missing)
+
+
+async def test_a_mail_belongs_to_the_request_that_asked_for_it(
+    traced: Client, collector: Collector
+) -> None:
+    account = await register(traced)
+    with logged() as events:
+        response = await traced.post(
+            "/api/v1/auth/password/forgot",
+            headers=TRACEPARENT,
+            json={"email": account.profile["email"]},
+        )
+        sending = await collector.find("mail password_reset")
+    request = await collector.find("POST /api/v1/auth/password/forgot")
+    assert sending.parent_span_id == request.span_id
+    (line,) = [event for event in events if event.get("template") == "password_reset"]
+    assert line["event"] == "mail written"
+    assert line["request_id"] == response.headers["X-Request-ID"]
+    assert line["trace_id"] == TRACE
+
+
+async def test_probes_and_what_is_done_by_the_clock_begin_no_trace(
+    traced: Client, collector: Collector, tmp_path: Path
+) -> None:
+    assert (await traced.get("/health/live", headers=TRACEPARENT)).status == 200
+    assert (await traced.get("/health/ready/", headers=TRACEPARENT)).status == 200
+    with logged() as events:
+        account = await register(traced)
+    # Between the two, the outbox was looked into and the mail deleted from it.
+    await next_mail(tmp_path / "data", account.profile["email"])
+    trace_id = next(event for event in events if event["event"] == "request")["trace_id"]
+    await collector.find("mail verify_email", trace_id)
+    roots = {span.name for span in collector.spans if not span.parent_span_id}
+    assert roots == {"POST /api/v1/auth/register"}
+    assert not any(span.trace_id.hex() == TRACE for span in collector.spans)
+
+
+async def test_the_caller_may_say_not_to_trace(traced: Client, collector: Collector) -> None:
+    with logged() as events:
+        unsampled = {"traceparent": f"00-{TRACE}-{PARENT}-00"}
+        response = await traced.get("/api/v1/users/me", headers=unsampled)
+        await traced.get("/api/v1/users/me", headers={"traceparent": "00-nonsense-\u2028-01"})
+    assert response.headers["traceresponse"].startswith(f"00-{TRACE}-")
+    assert response.headers["traceresponse"].endswith("-00")
+    without, new = [event for event in events if event["event"] == "request"]
+    assert "trace_id" not in without
+    await collector.find("GET /api/v1/users/me", new["trace_id"])
+    assert not any(span.trace_id.hex() == TRACE for span in collector.spans)
+
+
+async def test_the_sdk_may_be_disabled_by_its_own_variable(
+    collector: Collector, start_app: StartApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
+    client = await start_app(traces=True)
+    response = await client.get("/api/v1/users/me")
+    assert response.status == 401
+    assert "traceresponse" not in response.headers
+    await client.close()
+    assert not collector.spans
+
+
+async def test_the_last_spans_are_sent_when_it_stops(
+    collector: Collector, start_app: StartApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "600000")
+    monkeypatch.setenv("OTEL_SERVICE_NAME", "accounts-eu")
+    client = await start_app(traces=True)
+    await client.get("/api/v1/users/me", headers=TRACEPARENT)
+    assert not collector.spans
+    await client.close()
+    assert [span.name for span in collector.spans] == ["GET /api/v1/users/me"]
+    assert collector.resources[0]["service.name"] == "accounts-eu"
+
+
+@pytest.mark.parametrize("answers", [False, True], ids=["no collector", "a silent one"])
+def test_a_collector_that_is_away_harms_nothing_and_is_one_line(
+    database: Database, tmp_path: Path, answers: bool
+) -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        if answers:
+            listener.listen()
+        variables = {
+            "TRACES": "true",
+            "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{listener.getsockname()[1]}",
+            "OTEL_EXPORTER_OTLP_TIMEOUT": "0.3",
+            "OTEL_BSP_SCHEDULE_DELAY": "10",
+        }
+        with serving(tmp_path, **url_of(database), **variables) as (process, url, _):
+            assert process.stderr is not None
+            lines: list[str] = []
+            while not any("traces not sent" in line for line in lines):
+                assert call(f"{url}/api/v1/users/me")[0] == 401
+                lines.append(process.stderr.readline())
+            for _ in range(20):
+                assert call(f"{url}/api/v1/users/me")[0] == 401
+            process.terminate()
+            lines += process.communicate(timeout=10)[1].splitlines()
+            assert process.returncode == 0
+    told = [json.loads(line) for line in lines]
+    assert [one["event"] for one in told if one["event"] != "request"] == ["traces not sent"]
+
+
+def test_without_the_setting_nothing_of_it_is_imported(tmp_path: Path) -> None:
+    code = (
+        "import sys; from service.app import create_app; from service.settings import Settings;"
+        "import service.server, service.__main__, service.mail.sender; create_app(Settings());"
+        "sys.exit([name for name in sys.modules if name.startswith('opentelemetry')] or 0)"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+def test_another_protocol_is_refused_at_start() -> None:
+    assert load_settings({"TRACES": "true"}).traces
+    assert not load_settings({}).traces
+    with pytest.raises(SettingsError, match="^OTEL_EXPORTER_OTLP_PROTOCOL: expected http/protobuf"):
+        load_settings({"TRACES": "true", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"})
+
+
+def test_an_extra_that_is_not_installed_is_one_line(tmp_path: Path) -> None:
+    code = (
+        "import sys; sys.modules['opentelemetry'] = None; sys.argv[1:] = ['serve'];"
+        "from service.__main__ import main; main()"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=environment(TRACES="true"),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 2
+    assert result.stderr == (
+        "shinkei: TRACES: expected the extra to be installed: pip install shinkei[otel]\n"
+    )

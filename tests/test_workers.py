@@ -1,0 +1,308 @@
+"""Several processes: started, replaced under load, killed and stopped, as an operator sees it."""
+
+import asyncio
+import contextlib
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections import Counter
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from service.settings import Database
+from tests.conftest import SECRET_KEY
+from tests.test_command_line import (
+    PASSWORD,
+    ROOT,
+    call,
+    connect,
+    environment,
+    free_port,
+    postmaster_of,
+    processes,
+    run,
+    serving,
+    url_of,
+    wait_for,
+    wait_for_end_of,
+)
+
+LIVE = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+
+def workers_of(parent: int) -> set[int]:
+    found = processes().items()
+    return {pid for pid, (name, up, _) in found if up == parent and name != "postgres"}
+
+
+def are_gone(pids: set[int]) -> bool:
+    return not pids & set(processes())
+
+
+def metrics_at(port: int) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+    """Every sample by its name and labels, read with Prometheus's own parser."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as response:
+        text = response.read().decode()
+    return {
+        (sample.name, frozenset(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def total(samples: dict[tuple[str, frozenset[tuple[str, str]]], float], name: str) -> float:
+    return sum(value for (found, _), value in samples.items() if found == name)
+
+
+class Load:
+    """Clients that keep their connections as long as they are told to, and try nothing again."""
+
+    def __init__(self, url: str) -> None:
+        self.host, self.port = "127.0.0.1", int(url.rpartition(":")[2])
+        self.outcomes: Counter[str] = Counter()
+        self.versions: Counter[str] = Counter()
+        self.told_to_close = 0
+
+    async def client(self, stop: asyncio.Event) -> None:
+        connection: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+        while not stop.is_set():
+            try:
+                connection = connection or await asyncio.open_connection(self.host, self.port)
+                connection[1].write(LIVE)
+                head = (await connection[0].readuntil(b"\r\n\r\n")).decode().lower()
+                length = re.search(r"content-length: (\d+)", head)
+                assert length
+                body = json.loads(await connection[0].readexactly(int(length[1])))
+            except (OSError, EOFError) as error:
+                self.outcomes[type(error).__name__] += 1
+                connection = None
+                continue
+            self.outcomes[head.split()[1]] += 1
+            self.versions[body["version"]] += 1
+            if "connection: close" in head:
+                self.told_to_close += 1
+                connection[1].close()
+                connection = None
+            await asyncio.sleep(0.001)
+        if connection:
+            connection[1].close()
+
+
+async def test_a_reload_runs_the_new_code_and_drops_no_request(
+    database: Database, tmp_path: Path
+) -> None:
+    code = tmp_path / "code"
+    for name in ("service", "migrations"):
+        shutil.copytree(ROOT / name, code / name)
+    variables = {
+        "WORKERS": "2",
+        "SHUTDOWN_DELAY_S": "0.3",
+        "PYTHONPATH": str(code),
+        # Nobody reads stderr meanwhile.
+        "LOG_LEVEL": "warning",
+    }
+    stop = asyncio.Event()
+    with serving(tmp_path, **variables, **url_of(database)) as (process, url, _):
+        load = Load(url)
+        clients = [asyncio.create_task(load.client(stop)) for _ in range(8)]
+        for version in ("0.1.1", "0.1.2"):
+            first = workers_of(process.pid)
+            assert len(first) == 2
+            (code / "service/__init__.py").write_text(f'__version__ = "{version}"\n')
+            process.send_signal(signal.SIGHUP)
+            await asyncio.to_thread(wait_for, partial(are_gone, first), 20)
+        stop.set()
+        await asyncio.gather(*clients)
+        assert call(f"{url}/health")[0] == 200
+        process.terminate()
+        assert process.wait(10) == 0
+    assert set(load.outcomes) == {"200"}, load.outcomes
+    assert set(load.versions) == {"0.1.0", "0.1.1", "0.1.2"}
+    assert load.told_to_close >= 2
+
+
+def test_each_worker_serves_and_one_that_is_killed_is_replaced(
+    database: Database, tmp_path: Path
+) -> None:
+    """What they have counted adds up to what was sent, a killed one's share included."""
+    port = free_port()
+    variables = {"WORKERS": "2", "METRICS_PORT": str(port)}
+    sent = 0
+    with serving(tmp_path, **variables, **url_of(database)) as (process, url, _):
+        assert call(f"{url}/metrics")[0] == 404, "not on the public port"
+        first = workers_of(process.pid)
+        for worker in first:
+            os.kill(worker, signal.SIGSTOP)
+            for _ in range(5):
+                assert call(f"{url}/health/live")[0] == 200
+                sent += 1
+            os.kill(worker, signal.SIGCONT)
+        killed = first.pop()
+        os.kill(killed, signal.SIGKILL)
+        wait_for(lambda: len(workers_of(process.pid) - {killed}) == 2)
+        # The new one has the killed one's slot, and counts on.
+        for worker in first:
+            os.kill(worker, signal.SIGSTOP)
+            assert call(f"{url}/health/live")[0] == 200
+            sent += 1
+            os.kill(worker, signal.SIGCONT)
+        account = {"email": "ada@example.com", "password": PASSWORD}
+        assert call(f"{url}/api/v1/auth/register", account)[0] == 201
+        assert call(f"{url}/api/v1/auth/login", account)[0] == 200
+        # Gauges are of the workers that live, and are a second old at the most.
+        wait_for(lambda: total(metrics_at(port), "shinkei_db_pool_connections_max") == 20)
+        samples = metrics_at(port)
+        process.terminate()
+        _, stderr = process.communicate()
+    live = frozenset({("method", "GET"), ("route", "/health/live"), ("status", "200")})
+    assert samples["shinkei_http_requests_total", live] == sent
+    assert total(samples, "shinkei_http_request_duration_seconds_count") == sent + 3
+    assert total(samples, "shinkei_registrations_total") == 1
+    assert samples["shinkei_sign_ins_total", frozenset({("outcome", "success")})] == 1
+    assert samples["shinkei_sign_ins_total", frozenset({("outcome", "wrong")})] == 0
+    assert {
+        dict(labels)["worker"]
+        for name, labels in samples
+        if name == "shinkei_process_resident_memory_bytes"
+    } == {"parent", "0", "1"}
+    (ended,) = [line for line in map(json.loads, stderr.splitlines()) if line.get("pid") == killed]
+    assert (ended["event"], ended["how"], ended["level"]) == ("worker ended", "signal 9", "error")
+
+
+@contextlib.contextmanager
+def limited(database: Database) -> Iterator[tuple[Any, dict[str, str]]]:
+    """A role that may have only so many connections: the statement that sets how many, and it."""
+    role = f"limited_{database.name[-12:]}"
+    host, port = database.hosts[0]
+    with connect(database) as conn:
+        conn.execute(f"create role {role} login password 'hush'")
+        conn.execute(f"grant all on all tables in schema public to {role}")
+        try:
+            url = f"postgresql://{role}:hush@{host}:{port}/{database.name}"
+            variables = {"DATABASE_URL": url, "SECRET_KEY": SECRET_KEY, "DB_POOL_SIZE": "2"}
+            yield (
+                lambda limit: conn.execute(f"alter role {role} connection limit {limit}"),
+                {**variables, "WORKERS": "2", "DB_CONNECT_TIMEOUT_S": "0.2"},
+            )
+        finally:
+            conn.execute(f"drop owned by {role}")
+            conn.execute(f"drop role {role}")
+
+
+def test_workers_that_do_not_start_are_one_line_at_first(
+    database: Database, tmp_path: Path
+) -> None:
+    with limited(database) as (limit, variables):
+        limit(1)
+        result = run("serve", cwd=tmp_path, PORT="0", **variables)
+    assert result.returncode == 1
+    assert result.stderr.startswith("shinkei: cannot connect to PostgreSQL at ")
+    assert "the server has no connection left" in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert result.stdout == ""
+
+
+def test_workers_that_do_not_start_at_a_reload_leave_the_old_ones(
+    database: Database, tmp_path: Path
+) -> None:
+    with limited(database) as (limit, variables), serving(tmp_path, **variables) as served:
+        process, url, _ = served
+        first = workers_of(process.pid)
+        limit(1)
+        process.send_signal(signal.SIGHUP)
+        assert process.stderr is not None
+        event: dict[str, Any] = {}
+        while not event.get("event", "").startswith("reload given up"):
+            event = json.loads(process.stderr.readline())
+        assert "the server has no connection left" in event["reason"]
+        wait_for(lambda: workers_of(process.pid) == first)
+        assert call(f"{url}/health/live")[0] == 200
+        limit(-1)
+        process.send_signal(signal.SIGHUP)
+        wait_for(lambda: not first & workers_of(process.pid))
+        assert call(f"{url}/health")[0] == 200
+        process.terminate()
+        assert process.wait(10) == 0
+
+
+def test_sigterm_drains_all_workers_first(database: Database, tmp_path: Path) -> None:
+    variables = {"WORKERS": "2", "SHUTDOWN_DELAY_S": "60", **url_of(database)}
+    with serving(tmp_path, **variables) as (process, url, _):
+        process.terminate()
+        wait_for(lambda: call(f"{url}/health")[0] == 503)
+        assert call(f"{url}/health/live")[0] == 200
+        # Asked at the terminal too, it does not wait any more.
+        process.send_signal(signal.SIGINT)
+        assert process.wait(10) == 0
+        assert "Traceback" not in process.communicate()[1]
+
+
+def test_workers_leave_where_their_parent_is_killed(database: Database, tmp_path: Path) -> None:
+    with serving(tmp_path, WORKERS="2", **url_of(database)) as (process, _, _):
+        workers = workers_of(process.pid)
+        process.kill()
+        for worker in workers:
+            wait_for_end_of(worker)
+
+
+def test_the_embedded_postgresql_outlives_workers_but_not_the_parent(tmp_path: Path) -> None:
+    with serving(tmp_path, WORKERS="2", SHUTDOWN_DELAY_S="60") as (process, url, _):
+        account = {"email": "ada@example.com", "password": PASSWORD}
+        _, registered = call(f"{url}/api/v1/auth/register", account)
+        bearer = {"Authorization": f"Bearer {registered['access_token']}"}
+        postmaster = postmaster_of(tmp_path / ".data")
+        first = workers_of(process.pid)
+        for worker in first:
+            os.kill(worker, signal.SIGKILL)
+        wait_for(lambda: len(workers_of(process.pid) - first) == 2)
+        assert call(f"{url}/api/v1/users/me", **bearer) == (200, registered["user"])
+        assert postmaster_of(tmp_path / ".data") == postmaster
+        process.send_signal(signal.SIGINT)
+        assert process.wait(10) == 0
+        wait_for_end_of(postmaster)
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_metrics_port_in_use_is_told_before_anything_is_started(
+    workers: str, tmp_path: Path
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        result = run("serve", "--workers", workers, cwd=tmp_path, PORT="0", METRICS_PORT=port)
+    assert (result.returncode, result.stderr) == (
+        1,
+        "shinkei: cannot listen on METRICS_HOST 127.0.0.1, METRICS_PORT"
+        f" {port}: Address already in use\n",
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("after_s", [0, 0.1])
+def test_it_can_be_stopped_while_workers_start(
+    after_s: float, database: Database, tmp_path: Path
+) -> None:
+    """What a worker is told before it hears signals is not lost."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "service", "serve", "--workers", "2"],
+        cwd=tmp_path,
+        env=environment(PORT="0", **url_of(database)),
+        stderr=subprocess.PIPE,
+    ) as process:
+        wait_for(partial(workers_of, process.pid))
+        time.sleep(after_s)
+        process.terminate()
+        assert process.wait(10) == 0
+        assert process.stderr is not None
+        assert process.stderr.read() == b""
