@@ -97,9 +97,10 @@ class Server(NamedTuple):
 def stage() -> Iterator[tuple[Path, embedded.Server]]:
     """A temporary directory and a PostgreSQL in it. This process and all it starts share cores.
 
-    SIGTERM ends it in order, as Ctrl-C does.
+    Ctrl-C and SIGTERM end all of it in order.
     """
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("bench: stopped"))
+    for wanted in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(wanted, _stop)
     os.sched_setaffinity(0, OTHER_CORES or {SERVER_CORE})
     directory = Path(tempfile.mkdtemp(prefix="shinkei-bench-"))
     try:
@@ -110,6 +111,12 @@ def stage() -> Iterator[tuple[Path, embedded.Server]]:
             postgres.stop()
     finally:
         shutil.rmtree(directory, ignore_errors=True)
+
+
+def _stop(*_: object) -> None:
+    for wanted in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(wanted, signal.SIG_IGN)
+    sys.exit("bench: stopped")
 
 
 def url_of(database: Database) -> str:
