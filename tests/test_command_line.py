@@ -210,9 +210,7 @@ def test_a_kill_during_the_first_start_harms_nothing(tmp_path: Path, after_s: fl
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-@pytest.mark.parametrize(
-    "begun", ["postgres.lock", "postgres.new.*/cluster", "postgres", "postgres/postmaster.pid"]
-)
+@pytest.mark.parametrize("begun", ["postgres.new.*/cluster", "postgres/postmaster.pid"])
 def test_sigterm_during_the_first_start_stops_what_there_is_of_it(
     tmp_path: Path, begun: str
 ) -> None:
