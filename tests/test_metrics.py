@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import os
 import re
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from prometheus_client import CollectorRegistry
 from pytest_aiohttp import AiohttpClient
 
 from service.app import create_app
-from service.exporter import exporting
+from service.exporter import DIRECTORY_VARIABLE, exporting
 from service.keys import HASHER, POOL
 from service.settings import Rate, Settings
 from tests import described
@@ -181,6 +182,26 @@ def test_off_by_default_and_nothing_of_it_is_imported() -> None:
     ran = [sys.executable, "-c", code]
     result = subprocess.run(ran, cwd=ROOT, capture_output=True, text=True, check=True)
     assert result.stdout == "[]\n"
+
+
+def test_another_programs_directory_is_not_used(tmp_path: Path) -> None:
+    code = (
+        "from service.exporter import exporting; from service.settings import Settings\n"
+        f"with exporting(Settings(metrics_port={free_port()})) as exporter:\n"
+        "    from prometheus_client import Counter\n"
+        "    Counter('some', 'Some', registry=exporter.registry).inc()\n"
+        "    print(exporter.registry.get_sample_value('some_total'))"
+    )
+    for variable in (DIRECTORY_VARIABLE, DIRECTORY_VARIABLE.lower()):
+        ran = subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=ROOT,
+            env={**os.environ, variable: str(tmp_path / "nothing")},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (ran.stdout, ran.stderr) == ("1.0\n", "")
 
 
 async def test_dashboard_and_alerts_name_what_is_exported(
