@@ -168,6 +168,17 @@ async def test_gauges_of_what_is_busy(client: Client, registry: CollectorRegistr
     assert value(registry, "shinkei_db_pool_waiting") == 0
 
 
+async def test_what_was_counted_last_is_kept_at_the_end(
+    client: Client, registry: CollectorRegistry
+) -> None:
+    account = await register(client)
+    for _ in range(3):
+        assert (await client.get("/api/v1/users/me", headers=account.headers)).status == 200
+    await client.close()
+    assert value(registry, "shinkei_token_cache_total", outcome="miss") == 1
+    assert value(registry, "shinkei_token_cache_total", outcome="hit") == 2
+
+
 async def test_not_on_the_public_port(client: Client) -> None:
     await assert_problem(await client.get("/metrics"), 404, "not_found")
 
