@@ -28,6 +28,7 @@ from tests.test_workers import metrics_at
 
 ROOT = Path(__file__).parents[1]
 LOGIN = "/api/v1/auth/login"
+ORIGIN = "https://app.example.com"
 
 
 @pytest.fixture
@@ -40,7 +41,9 @@ async def client(
     settings: Settings, registry: CollectorRegistry, aiohttp_client: AiohttpClient
 ) -> Client:
     """Of an application that keeps metrics."""
-    changed = dataclasses.replace(settings, throttle_sign_in_per_account=Rate(3, 3600))
+    changed = dataclasses.replace(
+        settings, throttle_sign_in_per_account=Rate(3, 3600), cors_origins=frozenset({ORIGIN})
+    )
     app = create_app(changed, registry)
     return await aiohttp_client(app, middlewares=[described.check_answers])
 
@@ -102,6 +105,34 @@ async def test_strangers_cannot_make_up_series(client: Client, registry: Collect
     unmatched = {"route": "unmatched", "status": "404"}
     assert value(registry, requests, method="GET", **unmatched) == 41
     assert value(registry, requests, method="other", **unmatched) == 5
+
+
+async def test_preflights_are_apart_from_what_has_no_route(
+    client: Client, registry: CollectorRegistry
+) -> None:
+    asks = {"Origin": ORIGIN, "Access-Control-Request-Method": "POST"}
+    statuses = [
+        (await client.options(path, headers=headers)).status
+        for path, headers in ((LOGIN, {}), (LOGIN, asks), ("/api/v1/users/me", asks))
+    ]
+    assert statuses == [405, 204, 204]
+    counted = {
+        (route, status): value(
+            registry,
+            "shinkei_http_requests_total",
+            method="OPTIONS",
+            route=route,
+            status=status,
+        )
+        for route, status in (("preflight", "204"), ("unmatched", "405"), ("unmatched", "204"))
+    }
+    assert counted == {
+        ("preflight", "204"): 2,
+        ("unmatched", "405"): 1,
+        ("unmatched", "204"): None,
+    }
+    count = "shinkei_http_request_duration_seconds_count"
+    assert value(registry, count, method="OPTIONS", route="preflight") == 2
 
 
 async def test_sign_ins_by_outcome(
