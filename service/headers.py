@@ -22,8 +22,13 @@ ON_EVERY_ANSWER = {
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
-_ALLOWED_HEADERS = "Authorization, Content-Type, Idempotency-Key, If-Match, X-Request-ID"
-_EXPOSED_HEADERS = "ETag, Link, Location, RateLimit, RateLimit-Policy, Retry-After, X-Request-ID"
+_ALLOWED_HEADERS = (
+    "Authorization, Content-Type, Idempotency-Key, If-Match, If-None-Match, traceparent,"
+    " tracestate, X-Request-ID"
+)
+_EXPOSED_HEADERS = (
+    "ETag, Link, Location, RateLimit, RateLimit-Policy, Retry-After, traceresponse, X-Request-ID"
+)
 
 PrepareHook = Callable[[web.Request, web.StreamResponse], Awaitable[None]]
 

@@ -78,15 +78,21 @@ class _Exporter(OTLPSpanExporter):
         if result is not SpanExportResult.SUCCESS:
             self._lost += len(spans)
             if time.monotonic() >= self._silent_until:
-                log.warning("traces not sent", spans=self._lost)
-                self._lost = 0
+                self.tell_lost()
                 self._silent_until = time.monotonic() + COMPLAIN_EVERY_S
         return result
+
+    def tell_lost(self) -> None:
+        """Say how many were lost since it was last said, if any were."""
+        if self._lost:
+            log.warning("traces not sent", spans=self._lost)
+            self._lost = 0
 
 
 async def _export_context(provider: TracerProvider, app: web.Application) -> AsyncIterator[None]:
     """Send spans from a thread of their own, which begins here: after a worker was forked."""
-    logging.getLogger("opentelemetry.exporter").setLevel(logging.CRITICAL)
+    for library in ("opentelemetry.exporter", "opentelemetry.sdk._shared_internal"):
+        logging.getLogger(library).setLevel(logging.CRITICAL)
     exporter = _Exporter()
     provider.add_span_processor(BatchSpanProcessor(exporter))
     yield
@@ -105,6 +111,7 @@ async def _export_context(provider: TracerProvider, app: web.Application) -> Asy
             await sent.wait()
     except TimeoutError:
         exporter.shutdown()  # type: ignore[no-untyped-call]
+    exporter.tell_lost()
 
 
 def _trace_requests(tracer: Tracer, settings: Settings) -> Middleware:

@@ -209,6 +209,31 @@ def test_a_kill_during_the_first_start_harms_nothing(tmp_path: Path, after_s: fl
     assert not list((tmp_path / ".data").glob("postgres.new.*"))
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize(
+    "begun", ["postgres.lock", "postgres.new.*/cluster", "postgres", "postgres/postmaster.pid"]
+)
+def test_sigterm_during_the_first_start_stops_what_there_is_of_it(
+    tmp_path: Path, begun: str
+) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "service", "serve"],
+        cwd=tmp_path,
+        env=environment(PORT="0"),
+        stderr=subprocess.PIPE,
+    ) as process:
+        wait_for(lambda: list((tmp_path / ".data").glob(begun)))
+        process.terminate()
+        sessions = set()
+        while process.poll() is None:
+            children = processes().values()
+            sessions |= {session for _, parent, session in children if parent == process.pid}
+        assert (process.communicate()[1], process.returncode) == (b"", 0)
+    # A child is of our session until it has begun one of its own.
+    sessions.discard(os.getsid(0))
+    wait_for(lambda: sessions.isdisjoint(session for _, _, session in processes().values()), 2)
+
+
 def test_a_postgresql_that_is_killed_is_started_again(tmp_path: Path) -> None:
     data_dir = tmp_path / ".data"
     account = {"email": "ada@example.com", "password": PASSWORD}

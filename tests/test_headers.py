@@ -123,8 +123,12 @@ async def test_preflights_of_every_route(start_app: StartApp) -> None:
             methods = response.headers["Access-Control-Allow-Methods"].split(", ")
             assert set(methods) == methods_of(path)
             assert_secure(response)
-    taken = {name.strip().lower() for name in response.headers["Access-Control-Allow-Headers"].split(",")}  # fmt: skip
-    assert taken == {"authorization", "content-type", "idempotency-key", "if-match", "x-request-id"}
+    taken = response.headers["Access-Control-Allow-Headers"].lower().split(", ")
+    assert taken == sorted(taken)
+    assert set(taken) == {
+        *("authorization", "content-type", "idempotency-key", "if-match", "if-none-match"),
+        *("traceparent", "tracestate", "x-request-id"),
+    }
 
 
 async def test_what_is_no_preflight_or_of_no_path_is_refused(start_app: StartApp) -> None:
@@ -181,6 +185,8 @@ async def test_answers_and_errors_are_readable_by_listed_origins(start_app: Star
         assert headers.getall("Vary") == ["Origin"]
         assert "Access-Control-Allow-Credentials" not in headers
         exposed = set(headers["Access-Control-Expose-Headers"].split(", "))
-        assert exposed >= {"ETag", "Link", "Location", "Retry-After", "X-Request-ID"}
+        assert exposed >= {
+            *("ETag", "Link", "Location", "Retry-After", "traceresponse", "X-Request-ID")
+        }
         assert {name for name in headers if name.startswith("RateLimit")} <= exposed
         assert_secure(response)

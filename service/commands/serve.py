@@ -18,6 +18,11 @@ def command(workers: int | None) -> None:
     """
     import dataclasses
     import os
+    import signal
+    import sys
+
+    # Until the loop, or gunicorn, hears it: what has been started is stopped on the way out.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
 
     from service.commands.connection import database_of
     from service.exporter import exporting
