@@ -79,7 +79,7 @@ async def _send_until(app: web.Application, stopping: asyncio.Event) -> None:
 
 async def _deliver(app: web.Application, row: asyncpg.Record) -> None:
     """One attempt. Whatever fails, the row stays, and is claimed again when its time has come."""
-    # Imported where a mail is there, as in the functions below: commands and workers start without it.
+    # Imported where a mail is there, as below: commands and workers start without it.
     import aiosmtplib
 
     mail_log = log.bind(mail_id=str(row["id"]), attempt=row["attempts"])
