@@ -171,11 +171,15 @@ def _create(registry: "CollectorRegistry") -> Metrics:
 def _measure_requests(metrics: Metrics) -> Middleware:
     """The outermost middleware. It sees answers only, as ``problems`` makes one of every error.
 
-    A path that has no route is "unmatched", and an invented method "other": strangers must not be
-    able to make up series.
+    What has no route is "unmatched", be it for its path or its method, a browser's question before
+    a request is "preflight", and an invented method "other": strangers must not be able to make up
+    series.
     """
     answered: dict[tuple[object, str, int], Callable[[], None]] = {}
     durations: dict[tuple[object, str], Callable[[float], None]] = {}
+
+    def without_route(method: str, status: int) -> str:
+        return "preflight" if (method, status) == ("OPTIONS", 204) else "unmatched"
 
     @web.middleware
     async def measured(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -186,13 +190,13 @@ def _measure_requests(metrics: Metrics) -> Middleware:
         finally:
             metrics.in_flight -= 1
         method = request.method if request.method in METHODS else "other"
-        resource = request.match_info.route.resource
+        resource = request.match_info.route.resource or without_route(method, response.status)
         try:
             answered[resource, method, response.status]()
             durations[resource, method](time.perf_counter() - started)
         except KeyError:
             # With and without a slash at the end, it is one route.
-            route = resource.canonical.rstrip("/") if resource else "unmatched"
+            route = resource if isinstance(resource, str) else resource.canonical.rstrip("/")
             requests = metrics.http_requests.labels(method, route, str(response.status))
             duration = metrics.http_request_duration.labels(method, route)
             answered[resource, method, response.status] = requests.inc
@@ -234,6 +238,8 @@ async def _metrics_context(app: web.Application) -> AsyncIterator[None]:
     for task in tasks:
         with contextlib.suppress(asyncio.CancelledError):
             await task
+    # What was counted since the last sample.
+    _count_tokens(app)
 
 
 async def _repeat(
@@ -261,8 +267,12 @@ async def _sample(app: web.Application, late_s: float) -> None:
     metrics.password_hash_threads.set(hasher.workers)
     metrics.password_hashes_queued.set(max(0, hasher.queued - hasher.workers))
     metrics.event_loop_lag.observe(max(0, late_s))
-    # Counted in plain numbers, as each request does it.
-    ring = app[KEY_RING]
+    _count_tokens(app)
+
+
+def _count_tokens(app: web.Application) -> None:
+    """Take over what each request counts, in plain numbers as it has to be quick."""
+    metrics, ring = app[METRICS], app[KEY_RING]
     metrics.token_cache.labels("hit").inc(ring.hits)
     metrics.token_cache.labels("miss").inc(ring.misses)
     ring.hits = ring.misses = 0

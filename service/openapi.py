@@ -244,7 +244,8 @@ def document(settings: Settings) -> dict[str, Any]:
     for answered in ANSWERED:
         shape = whole["components"]["schemas"][_name(answered)]
         shape["required"] = list(shape["properties"])
-    return whole
+    # Who reads the first lines sees what it is, in which version.
+    return {"openapi": whole.pop("openapi"), **whole}
 
 
 def _tags(routes: "tuple[Route, ...]") -> Iterator[dict[str, str]]:

@@ -349,7 +349,7 @@ class _EnvironmentSchema(Schema):
 
 
 VARIABLES: tuple[str, ...] = tuple(
-    str(field.data_key) for field in _EnvironmentSchema().fields.values()
+    str(field.data_key) for field in _EnvironmentSchema._declared_fields.values()
 )
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import os
 import re
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from prometheus_client import CollectorRegistry
 from pytest_aiohttp import AiohttpClient
 
 from service.app import create_app
-from service.exporter import exporting
+from service.exporter import DIRECTORY_VARIABLE, exporting
 from service.keys import HASHER, POOL
 from service.settings import Rate, Settings
 from tests import described
@@ -27,6 +28,7 @@ from tests.test_workers import metrics_at
 
 ROOT = Path(__file__).parents[1]
 LOGIN = "/api/v1/auth/login"
+ORIGIN = "https://app.example.com"
 
 
 @pytest.fixture
@@ -39,7 +41,9 @@ async def client(
     settings: Settings, registry: CollectorRegistry, aiohttp_client: AiohttpClient
 ) -> Client:
     """Of an application that keeps metrics."""
-    changed = dataclasses.replace(settings, throttle_sign_in_per_account=Rate(3, 3600))
+    changed = dataclasses.replace(
+        settings, throttle_sign_in_per_account=Rate(3, 3600), cors_origins=frozenset({ORIGIN})
+    )
     app = create_app(changed, registry)
     return await aiohttp_client(app, middlewares=[described.check_answers])
 
@@ -101,6 +105,34 @@ async def test_strangers_cannot_make_up_series(client: Client, registry: Collect
     unmatched = {"route": "unmatched", "status": "404"}
     assert value(registry, requests, method="GET", **unmatched) == 41
     assert value(registry, requests, method="other", **unmatched) == 5
+
+
+async def test_preflights_are_apart_from_what_has_no_route(
+    client: Client, registry: CollectorRegistry
+) -> None:
+    asks = {"Origin": ORIGIN, "Access-Control-Request-Method": "POST"}
+    statuses = [
+        (await client.options(path, headers=headers)).status
+        for path, headers in ((LOGIN, {}), (LOGIN, asks), ("/api/v1/users/me", asks))
+    ]
+    assert statuses == [405, 204, 204]
+    counted = {
+        (route, status): value(
+            registry,
+            "shinkei_http_requests_total",
+            method="OPTIONS",
+            route=route,
+            status=status,
+        )
+        for route, status in (("preflight", "204"), ("unmatched", "405"), ("unmatched", "204"))
+    }
+    assert counted == {
+        ("preflight", "204"): 2,
+        ("unmatched", "405"): 1,
+        ("unmatched", "204"): None,
+    }
+    count = "shinkei_http_request_duration_seconds_count"
+    assert value(registry, count, method="OPTIONS", route="preflight") == 2
 
 
 async def test_sign_ins_by_outcome(
@@ -167,6 +199,17 @@ async def test_gauges_of_what_is_busy(client: Client, registry: CollectorRegistr
     assert value(registry, "shinkei_db_pool_waiting") == 0
 
 
+async def test_what_was_counted_last_is_kept_at_the_end(
+    client: Client, registry: CollectorRegistry
+) -> None:
+    account = await register(client)
+    for _ in range(3):
+        assert (await client.get("/api/v1/users/me", headers=account.headers)).status == 200
+    await client.close()
+    assert value(registry, "shinkei_token_cache_total", outcome="miss") == 1
+    assert value(registry, "shinkei_token_cache_total", outcome="hit") == 2
+
+
 async def test_not_on_the_public_port(client: Client) -> None:
     await assert_problem(await client.get("/metrics"), 404, "not_found")
 
@@ -181,6 +224,26 @@ def test_off_by_default_and_nothing_of_it_is_imported() -> None:
     ran = [sys.executable, "-c", code]
     result = subprocess.run(ran, cwd=ROOT, capture_output=True, text=True, check=True)
     assert result.stdout == "[]\n"
+
+
+def test_another_programs_directory_is_not_used(tmp_path: Path) -> None:
+    code = (
+        "from service.exporter import exporting; from service.settings import Settings\n"
+        f"with exporting(Settings(metrics_port={free_port()})) as exporter:\n"
+        "    from prometheus_client import Counter\n"
+        "    Counter('some', 'Some', registry=exporter.registry).inc()\n"
+        "    print(exporter.registry.get_sample_value('some_total'))"
+    )
+    for variable in (DIRECTORY_VARIABLE, DIRECTORY_VARIABLE.lower()):
+        ran = subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=ROOT,
+            env={**os.environ, variable: str(tmp_path / "nothing")},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (ran.stdout, ran.stderr) == ("1.0\n", "")
 
 
 async def test_dashboard_and_alerts_name_what_is_exported(

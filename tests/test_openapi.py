@@ -36,6 +36,10 @@ def test_every_route_is_described_and_nothing_else() -> None:
     assert [name for name, _ in operations()] == list(OPERATIONS)
 
 
+def test_it_begins_with_what_it_is() -> None:
+    assert list(document_of_defaults())[:3] == ["openapi", "info", "servers"]
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_the_validator_finds_nothing() -> None:
     errors = list(OpenAPIV31SpecValidator(document_of_defaults()).iter_errors())

@@ -8,14 +8,16 @@ import unicodedata
 from collections.abc import AsyncIterator, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-import argon2
 from aiohttp import web
 
 from service.auth.blocklist import is_blocked
 from service.errors import FieldError, Problem, invalid_fields, unavailable
 from service.keys import HASHER, SETTINGS
+
+if TYPE_CHECKING:
+    import argon2
 
 T = TypeVar("T")
 
@@ -36,7 +38,7 @@ class Hasher:
     ``decoy`` is a hash of no account's password: verifying against it takes as long as a real one.
     """
 
-    argon2id: argon2.PasswordHasher
+    argon2id: "argon2.PasswordHasher"
     executor: ThreadPoolExecutor
     queue_limit: int
     decoy: str
@@ -58,7 +60,10 @@ async def hasher_context(app: web.Application) -> AsyncIterator[None]:
         yield
 
 
-def _argon2id(memory_kib: int, iterations: int) -> argon2.PasswordHasher:
+def _argon2id(memory_kib: int, iterations: int) -> "argon2.PasswordHasher":
+    # Imported by whoever hashes: no other command need wait for it.
+    import argon2
+
     return argon2.PasswordHasher(
         time_cost=iterations, memory_cost=memory_kib, parallelism=1, type=argon2.Type.ID
     )
@@ -100,6 +105,8 @@ async def hash_password(app: web.Application, password: str) -> str:
 
 async def verify_password(app: web.Application, password_hash: str | None, password: str) -> bool:
     """Whether the password is the hash's. Without a hash it takes as long, and is never so."""
+    import argon2
+
     hasher = app[HASHER]
 
     def verify() -> bool:

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import re
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -41,6 +42,10 @@ RELOAD_EVERY_S = 10
 RETRY_EVERY_S = 1
 # For tokens whose key is unknown, the ring is read anew no more often than this.
 LOOK_AGAIN_EVERY_S = 1
+# Requests that may wait for such a look at once.
+LOOKING_MAX = 16
+# Keys that are gone whose ids are remembered.
+GONE_MAX = 64
 # How long others may cache the published keys.
 PUBLIC_KEYS_MAX_AGE_S = 300
 # From a key's publication until it signs: longer than reload and caches together.
@@ -59,7 +64,8 @@ class KeyRing:
     ``schedule`` holds them in the order in which they sign, with times of ``time.monotonic``: the
     database's clock decides when a key signs, whatever this machine's clock says. ``verified`` are
     tokens that these keys were seen to verify, with the Unix time at which they expire; ``hits``
-    and ``misses`` are how often a token was among them since the metrics' last look.
+    and ``misses`` are how often a token was among them since the metrics' last look. ``gone`` are
+    the ids of keys that have left, and ``looking`` is how many wait in ``look_again``.
     """
 
     keys: "dict[str, ECKey]" = field(default_factory=dict)
@@ -69,6 +75,8 @@ class KeyRing:
     misses: int = 0
     loaded_at: float = float("-inf")
     loading: asyncio.Lock = field(default_factory=asyncio.Lock)
+    gone: deque[str] = field(default_factory=lambda: deque(maxlen=GONE_MAX))
+    looking: int = 0
 
 
 async def key_ring_context(app: web.Application) -> AsyncIterator[None]:
@@ -128,14 +136,21 @@ async def look_again(app: web.Application, key_id: str) -> "dict[str, ECKey]":
     """The keys that verify, read after this was asked: for a token whose key is not in the ring.
 
     All who ask meanwhile share one look, and the next begins a second after the last: made-up ids
-    are no load on the database, and no token of a key just made is refused.
+    are no load on the database, and no token of a key just made is refused. There is no look for a
+    key that is gone, whose tokens all clients still have, nor do more than ``LOOKING_MAX`` wait:
+    those who make ids up could hold any number of requests.
     """
     ring, asked_at = app[KEY_RING], time.monotonic()
-    if _KEY_ID.fullmatch(key_id):
+    if not _KEY_ID.fullmatch(key_id) or key_id in ring.gone or ring.looking >= LOOKING_MAX:
+        return ring.keys
+    ring.looking += 1
+    try:
         async with ring.loading:
             if ring.loaded_at < asked_at:
                 await asyncio.sleep(ring.loaded_at + LOOK_AGAIN_EVERY_S - asked_at)
                 await _load(app)
+    finally:
+        ring.looking -= 1
     return ring.keys
 
 
@@ -163,6 +178,7 @@ async def _load(app: web.Application) -> None:
     known = {row["id"]: ring.keys[row["id"]] for row in rows if row["id"] in ring.keys}
     if len(known) < len(ring.keys):
         ring.verified.clear()
+        ring.gone.extend(ring.keys.keys() - known.keys())
     ring.keys = known
     ring.schedule = [(at, key) for at, key in ring.schedule if str(key.kid) in known]
     ring.schedule = [

@@ -354,8 +354,8 @@ async def _check_pool(conn: Connection, settings: Settings, variables: Variables
     if needed > limit - row["others"]:
         detail = f"{each}; {what} leaves {limit}, of which others hold {row['others']}"
         return [warn("pool", detail, "Set DB_POOL_SIZE lower, or raise it.")]
-    processes = limit // needed
-    return [ok("pool", f"{each}; {what} leaves {limit}, enough for {processes} processes")]
+    enough_for = f"{limit // needed} {'such services' if processes > 1 else 'processes'}"
+    return [ok("pool", f"{each}; {what} leaves {limit}, enough for {enough_for}")]
 
 
 async def _check_clock(conn: Connection, settings: Settings, variables: Variables) -> list[Finding]:

@@ -15,7 +15,6 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-import aiosmtplib
 import asyncpg
 import orjson
 from aiohttp import web
@@ -80,6 +79,9 @@ async def _send_until(app: web.Application, stopping: asyncio.Event) -> None:
 
 async def _deliver(app: web.Application, row: asyncpg.Record) -> None:
     """One attempt. Whatever fails, the row stays, and is claimed again when its time has come."""
+    # Imported where a mail is there, as below: commands and workers start without it.
+    import aiosmtplib
+
     mail_log = log.bind(mail_id=str(row["id"]), attempt=row["attempts"])
     try:
         if row["expired"]:
@@ -101,6 +103,8 @@ async def _deliver(app: web.Application, row: asyncpg.Record) -> None:
 
 async def _attempt(app: web.Application, row: asyncpg.Record, mail_log: Logger) -> None:
     """Be rid of the mail: it is sent, written, or refused for good. Raises where it is not."""
+    import aiosmtplib
+
     settings = app[SETTINGS]
     payload = orjson.loads(unseal(settings.secret_key, PURPOSE, str(row["id"]), row["message"]))
     mail_log = mail_log.bind(template=payload["template"])
@@ -149,6 +153,8 @@ async def _delete(app: web.Application, mail_id: uuid.UUID) -> None:
 
 async def _send(server: MailServer, payload: dict[str, Any]) -> None:
     """Hand the mail to the server. Raises OSError or SMTPException where it was not taken."""
+    import aiosmtplib
+
     recipient: str = payload["to"]
     smtp = aiosmtplib.SMTP(
         hostname=server.host,

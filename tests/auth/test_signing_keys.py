@@ -16,7 +16,7 @@ from service.auth import signing_keys
 from service.auth.signing_keys import revoke_keys, rotate_keys
 from service.database import write
 from service.errors import StartError
-from service.keys import DATABASE_TIMERS
+from service.keys import DATABASE_TIMERS, KEY_RING
 from service.settings import Settings, SettingsError
 from tests.auth.test_tokens import ask, parts
 from tests.conftest import Client, StartApp
@@ -176,6 +176,59 @@ async def test_made_up_keys_are_no_load_on_the_database(client: Client) -> None:
     assert set(answers) == {401}
     looks = queries.count("auth.list_signing_keys")
     assert 1 <= looks <= 2 + (time.monotonic() - began_at) / signing_keys.LOOK_AGAIN_EVERY_S
+
+
+@pytest.mark.usefixtures("quick")
+async def test_tokens_of_a_revoked_key_wait_for_nothing(client: Client, settings: Settings) -> None:
+    account = await register(client)
+    assert client.app is not None
+    ring = client.app[KEY_RING]
+    await write(client.app, revoke_keys, settings)
+
+    async def forgotten() -> bool:
+        return key_of(account) not in ring.keys
+
+    await eventually(forgotten)
+    # Whoever looks waits for this lock.
+    async with ring.loading:
+        assert await ask(client, account.tokens["access_token"]) == 401
+
+
+async def test_what_no_key_could_make_good_waits_for_nothing(client: Client) -> None:
+    account = await register(client)
+    header, claims = parts(account)
+    stranger = ECKey.generate_key("P-256", auto_kid=True)
+    header = {**header, "kid": stranger.kid}
+    assert client.app is not None
+    async with client.app[KEY_RING].loading:
+        for change in ({"exp": int(time.time()) - 11}, {"exp": None}, {"iss": "x"}, {"sid": "x"}):
+            assert await ask(client, jwt.encode(header, {**claims, **change}, stranger)) == 401
+        assert await ask(client, jwt.encode({**header, "typ": "JWT"}, claims, stranger)) == 401
+        head, _, signature = jwt.encode(header, claims, stranger).split(".")
+        assert await ask(client, f"{head}.W10.{signature}") == 401
+
+
+@pytest.mark.usefixtures("quick")
+async def test_few_wait_for_a_look(client: Client) -> None:
+    account = await register(client)
+    header, claims = parts(account)
+    stranger = ECKey.generate_key("P-256", auto_kid=True)
+    unknown = jwt.encode({**header, "kid": stranger.kid}, claims, stranger)
+    assert client.app is not None
+    ring = client.app[KEY_RING]
+
+    async def as_many_look_as_may() -> bool:
+        return ring.looking == signing_keys.LOOKING_MAX
+
+    async with ring.loading:
+        waiting = [
+            asyncio.create_task(ask(client, unknown)) for _ in range(signing_keys.LOOKING_MAX)
+        ]
+        await eventually(as_many_look_as_may)
+        assert await ask(client, unknown) == 401
+        assert not any(task.done() for task in waiting)
+    assert set(await asyncio.gather(*waiting)) == {401}
+    assert ring.looking == 0
 
 
 async def test_two_rotations_at_once_make_one_key(

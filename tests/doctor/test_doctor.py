@@ -4,6 +4,7 @@ import asyncio
 import dataclasses
 import json
 import os
+import re
 import resource
 import shutil
 import socket
@@ -148,6 +149,16 @@ def test_a_pool_larger_than_the_server(database: Database) -> None:
     assert "max_connections" in fault.mend
     findings = look({**url_of(database), "DB_POOL_SIZE": "1000", "DB_PGBOUNCER": "true"})
     assert statuses(findings)["pool"] == "ok"
+
+
+def test_how_many_services_a_server_has_connections_for(database: Database) -> None:
+    for workers, what in (("1", "processes"), ("2", "such services")):
+        findings = look({**url_of(database), "DB_POOL_SIZE": "1", "WORKERS": workers})
+        (pool,) = [finding for finding in findings if finding.check == "pool"]
+        found = re.search(r"(\d+) connections.* leaves (\d+), enough for (\d+) (.*)", pool.detail)
+        assert found, pool.detail
+        needed, limit, enough = (int(number) for number in found.groups()[:3])
+        assert (enough, found[4]) == (limit // needed, what)
 
 
 def test_a_role_that_may_too_little(database: Database) -> None:
