@@ -29,6 +29,7 @@ PYTHON = HERE.parent / ".venv-bench/bin/python"
 ROUNDS = int(os.environ.get("ROUNDS", "5"))
 SECONDS = float(os.environ.get("SECONDS", "4"))
 ONLY = set(filter(None, os.environ.get("ONLY", "").split(",")))
+WARM_UP_S = 1
 USERS, SESSIONS = 100_000, 5_000
 # Refresh tokens that one run of wrk begins with; each of the sessions begins one chain.
 CHAINS = 48
@@ -191,11 +192,12 @@ def _measure_all(stand: Stand, peers: Iterable[str], name: str) -> dict[str, lis
     costs: dict[str, list[Cost]] = {peer: [] for peer in having}
     for peer in having:
         _check(stand, peer, name)
-        url, arguments = _target(stand, peer, name, ROUNDS)
-        run_wrk(url, workload.script, arguments, connections=workload.connections, seconds=2)
+        _warm_up(stand, peer, name, -1)
     for number in range(ROUNDS):
         for peer in having:
-            url, arguments = _target(stand, peer, name, number)
+            # Again each time, for caches and compilers that forgot it while it idled.
+            _warm_up(stand, peer, name, number)
+            url, arguments = _target(stand, peer, name, 2 * number + 1)
             cost = measure(
                 stand.server(peer, name).pid,
                 stand.postgres_pid,
@@ -208,6 +210,12 @@ def _measure_all(stand: Stand, peers: Iterable[str], name: str) -> dict[str, lis
             costs[peer].append(cost)
     _print_table(workload.title, costs)
     return costs
+
+
+def _warm_up(stand: Stand, peer: str, name: str, number: int) -> None:
+    workload = WORKLOADS[name]
+    url, arguments = _target(stand, peer, name, 2 * number + 2)
+    run_wrk(url, workload.script, arguments, connections=workload.connections, seconds=WARM_UP_S)
 
 
 def _target(stand: Stand, peer: str, name: str, number: int) -> tuple[str, list[object]]:
