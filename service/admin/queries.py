@@ -262,8 +262,8 @@ def _where(filters: Mapping[str, Any]) -> tuple[str, list[object]]:
         if name not in filters:
             continue
         if isinstance(filters[name], datetime):
-            # Written out, not passed: a plan for any time would walk all addresses in their order
-            # for a few accounts of one hour (500 ms instead of 8 with a million).
+            # Written out, not passed: a plan for any time may walk all addresses in their order
+            # for the few accounts of one hour.
             conditions.append(condition.format(f"timestamptz '{filters[name].isoformat()}'"))
         else:
             values = filters[name] if isinstance(filters[name], tuple) else (filters[name],)
