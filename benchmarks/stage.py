@@ -99,24 +99,20 @@ def stage() -> Iterator[tuple[Path, embedded.Server]]:
 
     Ctrl-C and SIGTERM end all of it in order.
     """
-    for wanted in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(wanted, _stop)
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     os.sched_setaffinity(0, OTHER_CORES or {SERVER_CORE})
     directory = Path(tempfile.mkdtemp(prefix="shinkei-bench-"))
     try:
         postgres = embedded.start(directory, options=POSTGRES)
         try:
             yield directory, postgres
+        except KeyboardInterrupt:
+            sys.exit("bench: stopped")
         finally:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
             postgres.stop()
     finally:
         shutil.rmtree(directory, ignore_errors=True)
-
-
-def _stop(*_: object) -> None:
-    for wanted in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(wanted, signal.SIG_IGN)
-    sys.exit("bench: stopped")
 
 
 def url_of(database: Database) -> str:

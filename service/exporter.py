@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 
 DIRECTORY_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 REQUEST_TIMEOUT_S = 10
-# In memory, and writable where the file system is read-only.
-SHARED_MEMORY = "/dev/shm"  # noqa: S108
 
 
 @dataclass(slots=True)
@@ -105,12 +103,17 @@ def _server(listener: socket.socket, registry: "CollectorRegistry") -> Threading
 
 @contextlib.contextmanager
 def _directory() -> Iterator[str]:
-    shared_memory = SHARED_MEMORY if os.access(SHARED_MEMORY, os.W_OK | os.X_OK) else None
-    directory = tempfile.mkdtemp(prefix="shinkei-metrics-", dir=shared_memory)
+    directory = tempfile.mkdtemp(prefix="shinkei-metrics-", dir=shared_memory())
     try:
         yield directory
     finally:
         shutil.rmtree(directory, ignore_errors=True)
+
+
+def shared_memory() -> str | None:
+    """A directory in memory, writable where the file system is read-only; None without one."""
+    directory = "/dev/shm"  # noqa: S108
+    return directory if os.access(directory, os.W_OK | os.X_OK) else None
 
 
 def worker_registry(settings: Settings, slot: int) -> "CollectorRegistry | None":

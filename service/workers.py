@@ -24,7 +24,7 @@ from gunicorn.arbiter import Arbiter
 from gunicorn.glogging import Logger
 
 from service.errors import StartError
-from service.exporter import SHARED_MEMORY, Exporter, worker_registry
+from service.exporter import Exporter, shared_memory, worker_registry
 from service.logs import configure_logging, log
 from service.server import (
     RETIRE,
@@ -174,7 +174,6 @@ class _Application(BaseApplication):  # type: ignore[misc]
 
     def load_config(self) -> None:
         settings = self.settings
-        shared_memory = SHARED_MEMORY if os.access(SHARED_MEMORY, os.W_OK | os.X_OK) else None
         graceful_s = (
             settings.shutdown_delay_s + SHUTDOWN_TIMEOUT_S + settings.db_close_timeout_s
         ) + STOP_MARGIN_S
@@ -184,7 +183,7 @@ class _Application(BaseApplication):  # type: ignore[misc]
             "logger_class": _Log,
             "timeout": BEAT_TIMEOUT_S,
             "graceful_timeout": round(graceful_s),
-            "worker_tmp_dir": shared_memory,
+            "worker_tmp_dir": shared_memory(),
             "control_socket_disable": True,
             "pre_fork": lambda arbiter, worker: arbiter.give_slot(worker),
             "proc_name": "shinkei",

@@ -259,13 +259,7 @@ def _where(filters: Mapping[str, Any]) -> tuple[str, list[object]]:
     """The condition of those filters that are given, and its arguments."""
     conditions, arguments = ["true"], list[object]()
     for name, condition in _CONDITIONS.items():
-        if name not in filters:
-            continue
-        if isinstance(filters[name], datetime):
-            # Written out, not passed: a plan for any time may walk all addresses in their order
-            # for the few accounts of one hour.
-            conditions.append(condition.format(f"timestamptz '{filters[name].isoformat()}'"))
-        else:
+        if name in filters:
             values = filters[name] if isinstance(filters[name], tuple) else (filters[name],)
             places = [f"${len(arguments) + n}" for n in range(1, len(values) + 1)]
             conditions.append(condition.format(*places))

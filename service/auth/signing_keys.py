@@ -120,7 +120,7 @@ async def public_keys(app: web.Application) -> list[dict[str, Any]]:
 
 
 async def signing_key(app: web.Application) -> "ECKey":
-    """The key that signs now. Raises as ``load_keys`` does where there is none yet."""
+    """The key that signs now. Raises as ``_load`` does where there is none yet."""
     await _load_first(app)
     schedule, now = app[KEY_RING].schedule, time.monotonic()
     return next((key for signs_at, key in reversed(schedule) if signs_at <= now), schedule[0][1])

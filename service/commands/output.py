@@ -77,7 +77,7 @@ def print_table(
 
 def to_json(document: object, indent: int | None = None) -> str:
     """JSON in ASCII: any encoding takes it, and no terminal is commanded by what users wrote."""
-    return json.dumps(document, indent=indent, default=str)
+    return json.dumps(document, indent=indent)
 
 
 def print_json(document: object) -> None:
