@@ -380,8 +380,8 @@ async def test_a_read_that_is_shared_is_told_of_one_that_asked_for_it(start_app:
 async def test_a_statement_that_ran_out_of_time_is_a_slow_query(
     start_app: StartApp, conn: Any
 ) -> None:
+    account = await register(await start_app())
     client = await start_app(slow_query_ms=50, db_command_timeout_s=0.2, db_lock_timeout_s=5)
-    account = await register(client)
     async with conn.transaction():
         await conn.execute("select 1 from users for update")
         with logged() as events:
