@@ -177,7 +177,7 @@ async def test_a_database_that_does_not_answer(
     database = dataclasses.replace(settings.database, hosts=(("127.0.0.1", port),))
     monkeypatch.setattr(health, "DEADLINE_S", 0.2)
     account = await register(await start_app())
-    client = await start_app(database=database, db_command_timeout_s=1)
+    client = await start_app(database=database, db_command_timeout_s=1, db_acquire_timeout_s=1)
     flowing.clear()
     body = await look_until(client, "/health", 503, 2)
     assert "no answer" in body["checks"]["database:responseTime"][0]["output"]
