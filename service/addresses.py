@@ -34,6 +34,14 @@ def client_address(request: web.Request) -> Address | None:
     return address
 
 
+def shown_client(request: web.Request) -> str | None:
+    """The client's address as text, as each request's line in the log has it."""
+    if not request.app[SETTINGS].trusted_proxies:
+        return _show(request.remote or "")
+    address = client_address(request)
+    return str(address) if address else None
+
+
 def client_network(address: Address) -> Network:
     """What counts as one client: an IPv4 address, or the /64 that an IPv6 client is given."""
     if isinstance(address, ipaddress.IPv6Address):
@@ -44,6 +52,12 @@ def client_network(address: Address) -> Network:
 def _parse(text: str) -> Address | None:
     """An address, with IPv4 inside of IPv6 taken out, or None."""
     return _parse_short(text) if len(text) <= ADDRESS_MAX_CHARS else None
+
+
+@functools.lru_cache(maxsize=4096)
+def _show(text: str) -> str | None:
+    address = _parse(text)
+    return str(address) if address else None
 
 
 @functools.lru_cache(maxsize=4096)

@@ -5,20 +5,19 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from service import metrics, purge, throttle
-from service.access_log import access_log
 from service.admin.rules import end_due_suspensions
 from service.audit.partitions import maintain_partitions
 from service.auth.passwords import hasher_context
 from service.auth.signing_keys import key_ring_context
 from service.coalescing import Coalesced
 from service.database import database_context
-from service.errors import answer_malformed, problems
-from service.headers import cors_headers, preflights, security_headers
+from service.errors import answer_malformed
+from service.headers import answer_headers, cors_headers, preflights
 from service.health import Health, health_context
 from service.keys import HEALTH, SETTINGS, SIGNED_IN
 from service.mail.sender import mail_context
+from service.middleware import answering
 from service.periodic import Job, periodic_context
-from service.requests import deadlines
 from service.routes import add_routes
 from service.sessions.queries import find_signed_in
 from service.settings import Settings
@@ -43,13 +42,11 @@ def create_app(settings: Settings, registry: "CollectorRegistry | None" = None) 
     entered in order and left in reverse, so that what needs the pool goes before it.
     """
     cors = [preflights(settings)] if settings.cors_origins else []
-    app = web.Application(
-        middlewares=[access_log, problems, *cors, deadlines],
-        client_max_size=settings.body_max_bytes,
-    )
+    app = web.Application(client_max_size=settings.body_max_bytes)
     app[SETTINGS] = settings
     app[HEALTH] = Health()
     app[SIGNED_IN] = Coalesced(app, find_signed_in)
+    app.middlewares.extend([answering(app), *cors])
     app.cleanup_ctx.extend(
         [
             database_context,
@@ -62,8 +59,7 @@ def create_app(settings: Settings, registry: "CollectorRegistry | None" = None) 
     )
     # The one place where aiohttp makes its own answers; it has no setting for them.
     web.RequestHandler.handle_error = answer_malformed  # type: ignore[method-assign, assignment]
-    app.on_response_prepare.append(throttle.add_headers)
-    app.on_response_prepare.append(security_headers(settings))
+    app.on_response_prepare.append(answer_headers(settings))
     if cors:
         app.on_response_prepare.append(cors_headers(settings))
     add_routes(app)

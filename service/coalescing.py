@@ -7,12 +7,13 @@ A query for 30 sessions costs a few times what one for a single session does: at
   is there, so each sees all that was committed before it was asked for.
 - A caller that is cancelled leaves the others' read alone.
 - An error reaches every caller that waits for the query, as the one Problem that it is.
-- A query has at most ``BATCH_MAX`` keys, and of a kind at most ``FLIGHTS_MAX`` are under way, so
-  that the rest of the pool is left to others, and a connection that hangs does not stop the reads.
+- A query has at most ``BATCH_MAX`` keys, and of a kind one is under way at a time: those who come
+  meanwhile share the next. Where one takes longer than ``PATIENCE_S`` another goes beside it, so
+  that a connection that hangs does not stop the reads; at most ``FLIGHTS_MAX``, so that the rest of
+  the pool is left to others.
 """
 
 import asyncio
-import functools
 import time
 from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from contextvars import copy_context
@@ -21,13 +22,15 @@ from typing import Generic, TypeVar
 
 from aiohttp import web
 
-from service.database import DATABASE_TIME, Connection, read
+from service.database import Connection, read
+from service.keys import EXCHANGE, Exchange
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
 BATCH_MAX = 100
 FLIGHTS_MAX = 2
+PATIENCE_S = 0.01
 
 
 class Coalesced(Generic[K, V]):
@@ -42,52 +45,74 @@ class Coalesced(Generic[K, V]):
         self._query = query
         self._waiting: dict[K, list[asyncio.Future[V | None]]] = {}
         self._flights: set[asyncio.Task[None]] = set()
-        # Whether one of them has no connection yet, and takes whoever comes meanwhile.
+        # The one whose end is waited for, unless it takes too long. It has no connection yet while
+        # it is boarding, and takes whoever comes; then it has taken off.
+        self._current: asyncio.Task[None] | None = None
         self._boarding = False
+        self._took_off_at = 0.0
+        self._watched = False
         self._context = copy_context()
 
     async def find(self, key: K) -> V | None:
         """What the query finds for the key. Raises Problem 503 as ``database.read`` does."""
-        future: asyncio.Future[V | None] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[V | None] = loop.create_future()
         self._waiting.setdefault(key, []).append(future)
         self._context = copy_context()
-        self._start()
+        if self._current is None:
+            self._start()
+        elif not self._watched:
+            self._watched = True
+            loop.call_later(PATIENCE_S, self._watch, loop)
         asked = time.perf_counter()
         try:
             return await future
         finally:
-            if of_request := DATABASE_TIME.get():
-                of_request.add(time.perf_counter() - asked)
+            if exchange := EXCHANGE.get(None):
+                exchange.add_database_time(time.perf_counter() - asked)
 
     def _start(self) -> None:
-        """Start a flight, if somebody waits for one that is not boarding already."""
-        if self._boarding or not self._waiting or len(self._flights) == FLIGHTS_MAX:
+        """Start a flight, if somebody waits and there may be one more."""
+        if not self._waiting or len(self._flights) == FLIGHTS_MAX:
             return
         self._boarding = True
         # In the context of whoever asked last, so that it is in that request's trace and log. One
         # that has landed would hand on the context of a request answered long ago.
-        flight = asyncio.create_task(self._fly(), context=self._context)
-        self._flights.add(flight)
-        flight.add_done_callback(self._landed)
+        self._current = asyncio.create_task(self._fly(), context=self._context)
+        self._flights.add(self._current)
+        self._current.add_done_callback(self._landed)
+
+    def _watch(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Let nobody wait for long behind a query that hangs."""
+        if not self._boarding and loop.time() - self._took_off_at >= PATIENCE_S:
+            self._current = None
+            self._start()
+        self._watched = bool(self._waiting)
+        if self._watched:
+            loop.call_later(PATIENCE_S, self._watch, loop)
 
     def _landed(self, flight: "asyncio.Task[None]") -> None:
         self._flights.discard(flight)
-        self._start()
+        if self._current is flight:
+            self._current = None
+        if self._current is None:
+            self._start()
 
     async def _fly(self) -> None:
-        # What it takes is counted where it is waited for.
-        DATABASE_TIME.set(None)
+        # What it spends is counted where it is waited for.
+        EXCHANGE.set(Exchange(""))
         taken: dict[K, list[asyncio.Future[V | None]]] = {}
 
-        @functools.wraps(self._query)
         async def query(conn: Connection) -> Mapping[K, V]:
             if not taken:
                 for key in list(islice(self._waiting, BATCH_MAX)):
                     taken[key] = self._waiting.pop(key)
                 self._boarding = False
-                self._start()
+                self._took_off_at = asyncio.get_running_loop().time()
             return await self._query(conn, list(taken))
 
+        # As metrics and logs call it.
+        query.__module__, query.__name__ = self._query.__module__, self._query.__name__
         try:
             found = await read(self._app, query)
         except Exception as error:

@@ -13,7 +13,6 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Concatenate, Literal, ParamSpec, TypeAlias, TypeVar
 
@@ -29,6 +28,7 @@ from service.errors import Problem, StartError, unavailable
 from service.keys import (
     CONNECTION_CLASS,
     DATABASE_TIMERS,
+    EXCHANGE,
     POOL,
     POOL_WAITING,
     SETTINGS,
@@ -72,21 +72,6 @@ RETRYABLE = (
 # A value or a constraint (SQLSTATE classes 22 and 23): the statement's own matter.
 OF_THE_STATEMENT = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError)
 
-
-@dataclass(slots=True)
-class DatabaseTime:
-    """How often a request used the database, and how long it waited for it in all."""
-
-    calls: int = 0
-    spent_s: float = 0.0
-
-    def add(self, seconds: float) -> None:
-        self.calls += 1
-        self.spent_s += seconds
-
-
-# That of the request which is being handled.
-DATABASE_TIME: ContextVar[DatabaseTime | None] = ContextVar("database_time", default=None)
 
 
 async def read(
@@ -179,8 +164,8 @@ async def _acquire(
     finally:
         ended = time.perf_counter()
         acquired = acquired or ended
-        if of_request := DATABASE_TIME.get():
-            of_request.add(ended - asked)
+        if exchange := EXCHANGE.get(None):
+            exchange.add_database_time(ended - asked)
         for timer in app[DATABASE_TIMERS]:
             timer(name, acquired - asked, ended - acquired)
 

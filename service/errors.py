@@ -1,4 +1,4 @@
-"""Problems: what a client is told when a request fails (RFC 9457), and the middleware for it."""
+"""Problems: what a client is told when a request fails (RFC 9457)."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -9,10 +9,9 @@ import orjson
 import uuid_utils
 from aiohttp import web
 from aiohttp.http_exceptions import LineTooLong
-from aiohttp.typedefs import Handler
 
 from service.headers import ON_EVERY_ANSWER
-from service.keys import PROBLEM_CODE, REQUEST_ID
+from service.keys import EXCHANGE
 from service.logs import log
 from service.settings import SettingsError
 
@@ -165,30 +164,38 @@ def _internal_error() -> Problem:
     return Problem(500, "internal_error", "Something went wrong here; it has been logged.")
 
 
-@web.middleware
-async def problems(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Render every failure, the framework's own included; an unknown one is logged, and a 500."""
-    try:
-        return await handler(request)
-    except Problem as error:
-        problem = error
-        if problem.status >= 500:
-            cause = problem.__cause__
-            log.warning("unavailable", code=problem.code, cause=type(cause).__name__)
-    except web.HTTPException as error:
-        problem = _from_framework(error)
-    except asyncpg.DataError as error:
-        # Schemas refuse what PostgreSQL would; what slips past them is still the client's value.
-        log.warning("value refused by the database", sqlstate=error.sqlstate)
-        problem = Problem(422, "invalid_value", "A value is outside of what can be stored.")
-    except SettingsError as error:
-        log.warning("cannot serve", reason=str(error))
-        problem = unavailable("misconfigured", "The service is not set up yet; try again.")
-    except Exception:
-        log.exception("unexpected error")
-        problem = _internal_error()
-    request[PROBLEM_CODE] = problem.code
-    response = render(problem, request[REQUEST_ID])
+def answer_error(error: Exception) -> web.Response:
+    """Render what a request failed with, the framework's own errors included.
+
+    An unknown one is logged, and a 500.
+    """
+    problem = _problem_of(error)
+    exchange = EXCHANGE.get()
+    exchange.problem_code = problem.code
+    response = render(problem, exchange.request_id)
     if problem.close:
         response.force_close()
     return response
+
+
+def _problem_of(error: Exception) -> Problem:
+    match error:
+        case Problem(status=status, code=code):
+            if status >= 500:
+                log.warning("unavailable", code=code, cause=type(error.__cause__).__name__)
+            return error
+        case web.HTTPException():
+            return _from_framework(error)
+        case TimeoutError():
+            log.warning("unavailable", code="timeout", cause="TimeoutError")
+            return unavailable("timeout", "This took too long; try again.")
+        case asyncpg.DataError():
+            # Schemas refuse what PostgreSQL would; what slips past is still the client's value.
+            log.warning("value refused by the database", sqlstate=error.sqlstate)
+            return Problem(422, "invalid_value", "A value is outside of what can be stored.")
+        case SettingsError():
+            log.warning("cannot serve", reason=str(error))
+            return unavailable("misconfigured", "The service is not set up yet; try again.")
+        case _:
+            log.error("unexpected error", exc_info=error)
+            return _internal_error()

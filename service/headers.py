@@ -6,6 +6,7 @@ from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler, Middleware
 from multidict import CIMultiDict
 
+from service.keys import EXCHANGE
 from service.settings import Settings
 
 # How long a browser may go by a preflight's answer; no browser takes more than Chromium's 2 hours,
@@ -33,8 +34,9 @@ _EXPOSED_HEADERS = (
 PrepareHook = Callable[[web.Request, web.StreamResponse], Awaitable[None]]
 
 
-def security_headers(settings: Settings) -> PrepareHook:
-    """What is to be called before each answer: it adds those headers that the answer has not.
+def answer_headers(settings: Settings) -> PrepareHook:
+    """What is to be called before each answer: it adds the request's id, and of the headers that
+    are on every answer those that this one has not.
 
     HSTS goes out where PUBLIC_ORIGIN says that clients come by https, through a proxy: a browser
     heeds it on https alone, and one that heeded it by mistake would be kept out for a year. Not for
@@ -45,7 +47,11 @@ def security_headers(settings: Settings) -> PrepareHook:
         constants["Strict-Transport-Security"] = f"max-age={HSTS_S}"
 
     async def add(request: web.Request, response: web.StreamResponse) -> None:
-        response.headers.merge(constants)
+        headers = response.headers
+        headers["X-Request-ID"] = EXCHANGE.get().request_id
+        # In place of aiohttp, Python and their versions.
+        headers["Server"] = "shinkei"
+        headers.merge(constants)
 
     return add
 

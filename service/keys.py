@@ -1,7 +1,8 @@
 """The typed keys under which the application and its requests carry their state."""
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -48,11 +49,29 @@ MAIL_TEMPLATES: web.AppKey["Templates"] = web.AppKey("mail_templates")
 # Only where metrics are kept.
 METRICS: web.AppKey["Metrics"] = web.AppKey("metrics")
 
-REQUEST_ID = web.RequestKey("request_id", str)
-# The code of the problem that the request is answered with, where it is one.
-PROBLEM_CODE = web.RequestKey("problem_code", str)
 # The signed-in user's row and its session's id: see sessions.queries.find_signed_in.
 USER: web.RequestKey["asyncpg.Record"] = web.RequestKey("user")
 # Set where the request has created an account, which it counts once that is committed.
 REGISTERED = web.RequestKey("registered", bool)
-THROTTLE_COUNTS: web.RequestKey["list[Count]"] = web.RequestKey("throttle_counts")
+
+
+@dataclass(slots=True)
+class Exchange:
+    """A request that is being handled, and its answer: what its headers and its log line say."""
+
+    request_id: str
+    # The code of the problem that is the answer, where it is one.
+    problem_code: str | None = None
+    throttle_counts: "Sequence[Count]" = ()
+    # How often it used the database, and how long it waited for it in all.
+    database_calls: int = 0
+    database_s: float = 0.0
+
+    def add_database_time(self, seconds: float) -> None:
+        self.database_calls += 1
+        self.database_s += seconds
+
+
+# Of the request that the current task handles. A variable of the task, so that what has no request
+# at hand can tell of it too, and at a fraction of what a request's own keys cost.
+EXCHANGE: ContextVar[Exchange] = ContextVar("exchange")

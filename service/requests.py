@@ -10,42 +10,31 @@ from typing import Any, NoReturn
 from urllib.parse import unquote_plus
 
 from aiohttp import HttpVersion11, web
-from aiohttp.typedefs import Handler
 from marshmallow import Schema, ValidationError
 
 from service.encoding import encode
-from service.errors import FieldError, Problem, invalid_fields, unavailable
+from service.errors import FieldError, Problem, invalid_fields
 from service.fields import read_float
-from service.keys import SETTINGS
 
 UNIFORM_ANSWER_S = 0.1
 _TAG = re.compile(r'(W/)?"([^"]*)"')
 _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 
 
-@web.middleware
-async def deadlines(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Read the whole body within its own deadline (408), then answer within another (503).
+async def read_in_time(request: web.Request, timeout_s: float) -> None:
+    """Read the whole body, which the request keeps; aiohttp sets no limit on how long that takes.
 
-    The body is read before anything else, so that no handler holds a connection or a lock while a
-    slow client sends; aiohttp itself sets no limit on how long a body may take.
+    Raises Problem 408 where it takes longer.
     """
-    settings = request.app[SETTINGS]
-    if request.can_read_body:
-        try:
-            async with asyncio.timeout(settings.body_timeout_s):
-                await request.read()
-        except TimeoutError:
-            detail = "The body took too long to arrive."
-            raise Problem(408, "body_timeout", detail, close=True) from None
-        except (web.RequestPayloadError, ConnectionError):
-            detail = "The body cannot be decoded."
-            raise Problem(400, "malformed_body", detail, close=True) from None
     try:
-        async with asyncio.timeout(settings.request_timeout_s):
-            return await handler(request)
-    except TimeoutError as error:
-        raise unavailable("timeout", "This took too long; try again.") from error
+        async with asyncio.timeout(timeout_s):
+            await request.read()
+    except TimeoutError:
+        detail = "The body took too long to arrive."
+        raise Problem(408, "body_timeout", detail, close=True) from None
+    except (web.RequestPayloadError, ConnectionError):
+        detail = "The body cannot be decoded."
+        raise Problem(400, "malformed_body", detail, close=True) from None
 
 
 async def meet_expectation(request: web.Request) -> None:

@@ -24,7 +24,7 @@ class Route(NamedTuple):
     method: str
     path: str
     handler: Handler
-    access: Callable[[Handler], Handler]
+    access: Callable[[web.Application, Handler], Handler]
 
 
 ROUTES = (
@@ -97,7 +97,7 @@ def add_routes(app: web.Application) -> None:
     What is named an id in a path has to be a UUID, so that ``/users/me`` is never read as one.
     """
     for route in served(app[SETTINGS]):
-        handler = route.access(route.handler)
+        handler = route.access(app, route.handler)
         pattern = route.path.replace("_id}", f"_id:{_UUID}}}")
         for path in (pattern, f"{pattern}/"):
             if route.method == "GET":

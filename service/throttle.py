@@ -17,7 +17,7 @@ those of their address. Whoever shares such a network can tell it from this, and
 import hmac
 import math
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from operator import attrgetter
 from typing import NamedTuple
@@ -28,7 +28,7 @@ from service import metrics
 from service.addresses import Network, client_address, client_network
 from service.database import Connection, write
 from service.errors import Problem
-from service.keys import SETTINGS, THROTTLE_COUNTS
+from service.keys import EXCHANGE, SETTINGS
 from service.periodic import Job
 from service.sealing import derive_key
 from service.settings import Rate, Settings
@@ -96,7 +96,7 @@ async def check(request: web.Request, action: Action, account: str | None = None
     if not request.app[SETTINGS].throttle:
         return
     counts = await write(request.app, _count, request, action, account)
-    request[THROTTLE_COUNTS] = counts
+    EXCHANGE.get().throttle_counts = counts
     if counts and not counts[-1].allowed:
         metrics.count(request.app, "throttled_requests", policy=counts[-1].limit.name)
         raise Problem(
@@ -112,9 +112,9 @@ async def forgive(conn: Connection, request: web.Request) -> None:
 
     Last in it, because others wait for these rows.
     """
-    request[THROTTLE_COUNTS] = [
-        count._replace(ahead=await _give_back(conn, count))
-        for count in request.get(THROTTLE_COUNTS, ())
+    exchange = EXCHANGE.get()
+    exchange.throttle_counts = [
+        count._replace(ahead=await _give_back(conn, count)) for count in exchange.throttle_counts
     ]
 
 
@@ -146,11 +146,8 @@ async def remember_network(conn: Connection, request: web.Request, user_id: uuid
     )
 
 
-async def add_headers(request: web.Request, response: web.StreamResponse) -> None:
-    """Say on the answer how the limit stands that is nearest to its end; a response signal."""
-    counts = request.get(THROTTLE_COUNTS)
-    if not counts:
-        return
+def add_headers(response: web.StreamResponse, counts: Sequence[Count]) -> None:
+    """Say on the answer how the limit stands that is nearest to its end."""
     nearest = min(reversed(counts), key=_remaining)
     name, rate, _ = nearest.limit
     response.headers["RateLimit-Policy"] = f'"{name}";q={rate.requests};w={rate.window_s}'

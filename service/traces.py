@@ -33,7 +33,7 @@ from opentelemetry.util.types import AttributeValue
 from service import __version__
 from service.access_log import PROBES, route_template
 from service.database import PURPOSE, STATEMENT_MAX_CHARS
-from service.keys import CONNECTION_CLASS, PROBLEM_CODE, REQUEST_ID, SETTINGS, TRACER
+from service.keys import CONNECTION_CLASS, EXCHANGE, SETTINGS, TRACER
 from service.logs import LOG_CONTEXT, log
 from service.settings import Database, Settings
 
@@ -48,14 +48,14 @@ _W3C = TraceContextTextMapPropagator()
 def install(app: web.Application) -> None:
     """Have the application's requests, statements and mails traced.
 
-    The middleware goes behind that of the access log, which gives the request its id.
+    The middleware goes before all others: it sees answers only, and the log has its ids.
     """
     settings = app[SETTINGS]
     provider = TracerProvider(resource=_resource(), shutdown_on_exit=False)
     tracer = provider.get_tracer("shinkei", __version__)
     app[TRACER] = tracer
     app[CONNECTION_CLASS] = _traced_connection(tracer, settings.database)
-    app.middlewares.insert(1, _trace_requests(tracer, settings))
+    app.middlewares.insert(0, _trace_requests(tracer, settings))
     # Entered first and left last: the spans of everything else are sent.
     app.cleanup_ctx.insert(0, functools.partial(_export_context, provider))
 
@@ -133,7 +133,6 @@ def _trace_requests(tracer: Tracer, settings: Settings) -> Middleware:
         attributes = {
             **constant,
             "http.request.method": method,
-            "shinkei.request_id": request[REQUEST_ID],
         }
         name = method.replace("_OTHER", "HTTP")
         if route is not None:
@@ -147,9 +146,11 @@ def _trace_requests(tracer: Tracer, settings: Settings) -> Middleware:
                 ids = {"trace_id": trace_id, "span_id": span_id}
                 LOG_CONTEXT.set({**LOG_CONTEXT.get(), **ids})
             response = await handler(request)
+            exchange = EXCHANGE.get()
+            span.set_attribute("shinkei.request_id", exchange.request_id)
             span.set_attribute("http.response.status_code", response.status)
             if response.status >= 500:
-                span.set_attribute("error.type", request.get(PROBLEM_CODE, str(response.status)))
+                span.set_attribute("error.type", exchange.problem_code or str(response.status))
                 span.set_status(trace.StatusCode.ERROR)
         if context.is_valid:
             # So that a client finds the trace (W3C's draft of Trace Response Headers).

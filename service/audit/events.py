@@ -9,7 +9,7 @@ from aiohttp import web
 from service.addresses import client_address
 from service.audit import queries
 from service.database import Connection
-from service.keys import REQUEST_ID, USER
+from service.keys import EXCHANGE, USER
 
 USER_AGENT_MAX_LENGTH = 400
 
@@ -39,7 +39,7 @@ async def record(
         subject_id=subject_id,
         address=client_address(request),
         user_agent=user_agent(request),
-        request_id=request[REQUEST_ID],
+        request_id=EXCHANGE.get().request_id,
         before=before,
         after=after,
     )

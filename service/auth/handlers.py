@@ -21,7 +21,7 @@ from service.auth.passwords import (
     verify_password,
 )
 from service.auth.signing_keys import PUBLIC_KEYS_MAX_AGE_S, public_keys
-from service.auth.tokens import token_response, verify_access_token
+from service.auth.tokens import find_verified, token_response, verify_access_token
 from service.database import Connection, read, write
 from service.errors import Problem, not_signed_in, refused
 from service.fields import fold_email
@@ -37,24 +37,26 @@ from service.users import queries as user_queries
 from service.users.schemas import OWN_PROFILE
 
 
-def anyone(handler: Handler) -> Handler:
+def anyone(app: web.Application, handler: Handler) -> Handler:
     """Access for all: the route asks for no token."""
     return handler
 
 
-def signed_in(handler: Handler) -> Handler:
+def signed_in(app: web.Application, handler: Handler) -> Handler:
     """Access for the bearer of a token whose session is alive.
 
     One read gives user and session.
     """
+    sessions = app[SIGNED_IN]
 
     @functools.wraps(handler)
     async def guarded(request: web.Request) -> web.StreamResponse:
         scheme, _, token = request.headers.get("Authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not token:
             raise not_signed_in()
-        bearer = await verify_access_token(request.app, token.strip())
-        user = await request.app[SIGNED_IN].find(bearer.session_id)
+        token = token.strip()
+        bearer = find_verified(app, token) or await verify_access_token(app, token)
+        user = await sessions.find(bearer.session_id)
         if user is None or user["id"] != bearer.user_id:
             raise not_signed_in("The session has ended; sign in again.", "invalid_token")
         request[USER] = user
@@ -63,14 +65,14 @@ def signed_in(handler: Handler) -> Handler:
     return guarded
 
 
-def support(handler: Handler) -> Handler:
+def support(app: web.Application, handler: Handler) -> Handler:
     """Access for those who help users: support may read, and so may administrators."""
-    return signed_in(_only_for(handler, "support", "admin"))
+    return signed_in(app, _only_for(handler, "support", "admin"))
 
 
-def admin(handler: Handler) -> Handler:
+def admin(app: web.Application, handler: Handler) -> Handler:
     """Access for administrators."""
-    return signed_in(_only_for(handler, "admin"))
+    return signed_in(app, _only_for(handler, "admin"))
 
 
 def _only_for(handler: Handler, *roles: str) -> Handler:
