@@ -1,9 +1,9 @@
 """How rows become JSON: a schema says which columns are shown, orjson writes their values."""
 
-import uuid
 from typing import Any
 
 import orjson
+from asyncpg.pgproto.pgproto import UUID
 from marshmallow import Schema
 
 
@@ -15,25 +15,25 @@ class RowSchema(Schema):
     """
 
     def dump(self, obj: Any, *, many: bool | None = None) -> Any:
-        """The row as a dict, or each of the rows where they are ``many``."""
-        names = self.dump_fields
-        if many:
-            return [{name: row[name] for name in names} for row in obj]
-        return {name: obj[name] for name in names}
+        """The row as a dict, or each of the rows of one query where they are ``many``."""
+        if not many:
+            return {name: obj[name] for name in self.dump_fields}
+        names = [*self.dump_fields]
+        if obj and names == [*obj[0].keys()][: len(names)]:
+            # A query with the schema's columns first, in its order: a third less for a page.
+            return [dict(zip(names, row.values(), strict=False)) for row in obj]
+        return [{name: row[name] for name in names} for row in obj]
 
 
 def encode(document: object) -> bytes:
-    """JSON in UTF-8: UUIDs as text, times by RFC 3339 in UTC with Z."""
-    return orjson.dumps(document, default=_default, option=orjson.OPT_UTC_Z)
+    """JSON in UTF-8: UUIDs as text, times by RFC 3339 in UTC with Z.
+
+    Raises TypeError for what JSON does not know, but for asyncpg's UUIDs: their class is a subclass
+    of the one that orjson writes itself.
+    """
+    return orjson.dumps(document, default=UUID.__str__, option=orjson.OPT_UTC_Z)
 
 
 def plain(document: object) -> Any:
     """The document as whoever reads its JSON has it."""
     return orjson.loads(encode(document))
-
-
-def _default(value: object) -> str:
-    # asyncpg's UUIDs are a subclass, which orjson does not know.
-    if isinstance(value, uuid.UUID):
-        return str(value)
-    raise TypeError

@@ -1,6 +1,7 @@
 """Reading a request: its body in time and through a schema, its preconditions; and the answer."""
 
 import asyncio
+import functools
 import json
 import re
 import unicodedata
@@ -10,7 +11,7 @@ from typing import Any, NoReturn
 from urllib.parse import unquote_plus
 
 from aiohttp import HttpVersion11, web
-from marshmallow import Schema, ValidationError
+from marshmallow import Schema, ValidationError, missing
 
 from service.encoding import encode
 from service.errors import FieldError, Problem, invalid_fields
@@ -86,10 +87,22 @@ def read_query(request: web.Request, schema: Schema) -> dict[str, Any]:
             raise Problem(400, "duplicate_parameter", detail, errors=[shown])
         given[name] = value
     try:
-        loaded: dict[str, Any] = schema.load(given)
+        known = frozenset(given.keys() & schema.fields.keys())
+        loaded: dict[str, Any] = _narrow(schema, known).load(given)
     except ValidationError as error:
         raise field_errors(error, "?") from None
     return loaded
+
+
+@functools.lru_cache(maxsize=256)
+def _narrow(schema: Schema, given: frozenset[str]) -> Schema:
+    """The schema without those optional fields that are not given: it spends 5 µs on each."""
+    wanted = (
+        name
+        for name, field in schema.fields.items()
+        if name in given or field.required or field.load_default is not missing
+    )
+    return type(schema)(only=tuple(wanted))
 
 
 def field_errors(error: ValidationError, pointer: str) -> Problem:

@@ -12,8 +12,9 @@ from service.database import Connection
 from service.pages import Columns, Keyset
 
 _ACCOUNT = """
-    id, email, email_folded, email_verified_at is not null as email_verified, name, role, status,
-    suspended_until, suspension_reason, purge_at, settings, version, created_at, updated_at
+    id, email, email_verified_at is not null as email_verified, name, role, status,
+    suspended_until, suspension_reason, purge_at, settings, version, created_at, updated_at,
+    email_folded
 """
 
 _BY_TIME: Columns = {"created_at": datetime.fromisoformat, "id": uuid.UUID}
