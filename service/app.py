@@ -12,9 +12,9 @@ from service.auth.signing_keys import key_ring_context
 from service.coalescing import Coalesced
 from service.database import database_context
 from service.errors import answer_malformed
-from service.headers import answer_headers, cors_headers, preflights
+from service.headers import AnswerHeaders, preflights
 from service.health import Health, health_context
-from service.keys import HEALTH, SETTINGS, SIGNED_IN
+from service.keys import ANSWER_HEADERS, HEALTH, SETTINGS, SIGNED_IN
 from service.mail.sender import mail_context
 from service.middleware import answering
 from service.periodic import Job, periodic_context
@@ -59,9 +59,8 @@ def create_app(settings: Settings, registry: "CollectorRegistry | None" = None) 
     )
     # The one place where aiohttp makes its own answers; it has no setting for them.
     web.RequestHandler.handle_error = answer_malformed  # type: ignore[method-assign, assignment]
-    app.on_response_prepare.append(answer_headers(settings))
-    if cors:
-        app.on_response_prepare.append(cors_headers(settings))
+    app[ANSWER_HEADERS] = AnswerHeaders(settings)
+    app.on_response_prepare.append(app[ANSWER_HEADERS].add)
     add_routes(app)
     if settings.traces:
         from service import traces

@@ -73,7 +73,6 @@ RETRYABLE = (
 OF_THE_STATEMENT = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError)
 
 
-
 async def read(
     app: web.Application,
     query: Callable[Concatenate[Connection, P], Awaitable[T]],

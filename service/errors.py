@@ -10,7 +10,8 @@ import uuid_utils
 from aiohttp import web
 from aiohttp.http_exceptions import LineTooLong
 
-from service.headers import ON_EVERY_ANSWER
+from service.answers import JsonAnswer
+from service.headers import ON_EVERY_ANSWER, SERVER
 from service.keys import EXCHANGE
 from service.logs import log
 from service.settings import SettingsError
@@ -117,10 +118,11 @@ def render(problem: Problem, request_id: str) -> web.Response:
     }
     if problem.errors:
         body["errors"] = problem.errors
-    return web.Response(
+    return JsonAnswer(
+        orjson.dumps(body),
         status=problem.status,
-        body=orjson.dumps(body),
-        headers={"Content-Type": "application/problem+json", **problem.headers},
+        content_type="application/problem+json",
+        headers=problem.headers,
     )
 
 
@@ -154,7 +156,7 @@ def answer_malformed(
         problem = Problem(status, "malformed_request", detail)
     response = render(problem, request_id)
     response.headers["X-Request-ID"] = request_id
-    response.headers["Server"] = "shinkei"
+    response.headers["Server"] = SERVER
     response.headers.update(ON_EVERY_ANSWER)
     response.force_close()
     return response

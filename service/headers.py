@@ -1,6 +1,6 @@
 """The headers that every answer has, and those that let pages of other origins read it (CORS)."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler, Middleware
@@ -13,6 +13,7 @@ from service.settings import Settings
 # and an origin that is taken off the list is refused at once all the same, by the answers proper.
 PREFLIGHT_TTL_S = 7200
 HSTS_S = 365 * 24 * 3600
+SERVER = "shinkei"
 
 ON_EVERY_ANSWER = {
     # What is not private says so itself.
@@ -31,46 +32,47 @@ _EXPOSED_HEADERS = (
     "ETag, Link, Location, RateLimit, RateLimit-Policy, Retry-After, traceresponse, X-Request-ID"
 )
 
-PrepareHook = Callable[[web.Request, web.StreamResponse], Awaitable[None]]
 
-
-def answer_headers(settings: Settings) -> PrepareHook:
-    """What is to be called before each answer: it adds the request's id, and of the headers that
-    are on every answer those that this one has not.
+class AnswerHeaders:
+    """Adds to an answer the headers that it has not, of those that every answer has.
 
     HSTS goes out where PUBLIC_ORIGIN says that clients come by https, through a proxy: a browser
     heeds it on https alone, and one that heeded it by mistake would be kept out for a year. Not for
     subdomains, which may be somebody else's.
-    """
-    constants = CIMultiDict(ON_EVERY_ANSWER)
-    if settings.public_origin.startswith("https:"):
-        constants["Strict-Transport-Security"] = f"max-age={HSTS_S}"
 
-    async def add(request: web.Request, response: web.StreamResponse) -> None:
+    Listed origins may read every answer, errors too, without ``Access-Control-Allow-Credentials``:
+    there are no cookies, and a page sends its token itself.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._constant = CIMultiDict(ON_EVERY_ANSWER)
+        if settings.public_origin.startswith("https:"):
+            self._constant["Strict-Transport-Security"] = f"max-age={HSTS_S}"
+        self._origins = {origin: _allow(origin) for origin in settings.cors_origins}
+        # The constant ones as they are sent.
+        lines = {**self._constant, "Server": SERVER}
+        self.text = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
+
+    async def add(self, request: web.Request, response: web.StreamResponse) -> None:
+        """What aiohttp calls before each answer that it writes itself."""
         headers = response.headers
         headers["X-Request-ID"] = EXCHANGE.get().request_id
         # In place of aiohttp, Python and their versions.
-        headers["Server"] = "shinkei"
-        headers.merge(constants)
+        headers["Server"] = SERVER
+        headers.merge(self._constant)
+        self.allow_origin(request, response)
 
-    return add
+    def differ(self, response: web.StreamResponse) -> bool:
+        """Whether the answer has headers of its own in place of those in ``text``."""
+        return any(map(response.headers.__contains__, self._constant))
 
-
-def cors_headers(settings: Settings) -> PrepareHook:
-    """What is to be called before each answer, errors too: it lets the listed origins read it.
-
-    Without ``Access-Control-Allow-Credentials``: there are no cookies, and a page sends its token
-    itself.
-    """
-    answers = {origin: _allow(origin) for origin in settings.cors_origins}
-
-    async def add(request: web.Request, response: web.StreamResponse) -> None:
-        response.headers.add(hdrs.VARY, hdrs.ORIGIN)
-        allowed = answers.get(request.headers.get(hdrs.ORIGIN, ""))
-        if allowed is not None:
-            response.headers.update(allowed)
-
-    return add
+    def allow_origin(self, request: web.Request, response: web.StreamResponse) -> None:
+        """Let a page of a listed origin read the answer (CORS, Fetch Standard §3.2)."""
+        if self._origins:
+            response.headers.add(hdrs.VARY, hdrs.ORIGIN)
+            allowed = self._origins.get(request.headers.get(hdrs.ORIGIN, ""))
+            if allowed is not None:
+                response.headers.update(allowed)
 
 
 def _allow(origin: str) -> Mapping[str, str]:

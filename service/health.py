@@ -11,6 +11,7 @@ import orjson
 from aiohttp import web
 
 from service import __version__, migrate
+from service.answers import JsonAnswer
 from service.database import LOST
 from service.keys import HEALTH, POOL, SETTINGS
 
@@ -65,10 +66,9 @@ async def startup(request: web.Request) -> web.Response:
 
 
 def _render(status: int, body: dict[str, object]) -> web.Response:
-    headers = {"Content-Type": "application/health+json"}
-    if status == 503:
-        headers["Retry-After"] = "1"
-    return web.Response(status=status, body=orjson.dumps(body), headers=headers)
+    headers = {"Retry-After": "1"} if status == 503 else {}
+    content_type = "application/health+json"
+    return JsonAnswer(orjson.dumps(body), status=status, content_type=content_type, headers=headers)
 
 
 async def _check(app: web.Application) -> dict[str, object]:

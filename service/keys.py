@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from service.auth.passwords import Hasher
     from service.auth.signing_keys import KeyRing
     from service.coalescing import Coalesced
+    from service.headers import AnswerHeaders
     from service.health import Health
     from service.mail.rendering import Templates
     from service.metrics import Metrics
@@ -44,6 +45,7 @@ TRACER: web.AppKey["Tracer"] = web.AppKey("tracer")
 POOL_WAITING = web.AppKey("pool_waiting", Waiting)
 HASHER: web.AppKey["Hasher"] = web.AppKey("hasher")
 KEY_RING: web.AppKey["KeyRing"] = web.AppKey("key_ring")
+ANSWER_HEADERS: web.AppKey["AnswerHeaders"] = web.AppKey("answer_headers")
 HEALTH: web.AppKey["Health"] = web.AppKey("health")
 MAIL_TEMPLATES: web.AppKey["Templates"] = web.AppKey("mail_templates")
 # Only where metrics are kept.

@@ -13,6 +13,7 @@ from urllib.parse import unquote_plus
 from aiohttp import HttpVersion11, web
 from marshmallow import Schema, ValidationError, missing
 
+from service.answers import JsonAnswer
 from service.encoding import encode
 from service.errors import FieldError, Problem, invalid_fields
 from service.fields import read_float
@@ -213,14 +214,10 @@ def require_if_match(request: web.Request) -> None:
 
 
 def json_response(
-    data: Mapping[str, Any], *, status: int = 200, headers: dict[str, str] | None = None
+    data: Mapping[str, Any], *, status: int = 200, headers: Mapping[str, str] | None = None
 ) -> web.Response:
     """``data`` as JSON."""
-    return web.Response(
-        status=status,
-        body=encode(data),
-        headers={"Content-Type": "application/json", **(headers or {})},
-    )
+    return JsonAnswer(encode(data), status=status, headers=headers)
 
 
 @asynccontextmanager
