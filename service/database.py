@@ -23,9 +23,11 @@ from asyncpg.connection import LoggedQuery
 from asyncpg.pool import PoolConnectionProxy
 
 from service import migrate
+from service.deadlines import Deadlines
 from service.encoding import encode
 from service.errors import Problem, StartError, unavailable
 from service.keys import (
+    ACQUIRING,
     CONNECTION_CLASS,
     DATABASE_TIMERS,
     EXCHANGE,
@@ -147,7 +149,7 @@ async def _acquire(
     try:
         waiting.count += 1
         try:
-            conn = await app[POOL].acquire(timeout=settings.db_acquire_timeout_s)
+            conn = await app[ACQUIRING].wait(app[POOL].acquire())
         finally:
             waiting.count -= 1
         acquired = time.perf_counter()
@@ -181,6 +183,7 @@ async def database_context(app: web.Application) -> AsyncIterator[None]:
     settings = app[SETTINGS]
     app[DATABASE_TIMERS] = []
     app[POOL_WAITING] = Waiting()
+    app[ACQUIRING] = Deadlines(settings.db_acquire_timeout_s)
     await prepare(settings)
     with _start_errors(settings) as database:
         connection_class = app.get(CONNECTION_CLASS, asyncpg.Connection)

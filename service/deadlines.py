@@ -1,35 +1,55 @@
-"""One timer for all requests, in place of one for each.
+"""One timer for all that may take equally long, in place of one for each.
 
 ``asyncio.timeout`` sets a timer at the start of each request and takes it back at its end: 7 % of
-what ``GET /users/me`` costs. All requests have the same time, so they run out of it in the order in
-which they began, and it is enough to look when the oldest one may have.
+what ``GET /users/me`` cost, and as much again for a connection of the pool. Where all have the same
+time, they run out of it in the order in which they began, and it is enough to look when the oldest
+one may have.
 """
 
 import asyncio
-from typing import Any, TypeAlias
+from collections.abc import Awaitable
+from typing import Any, TypeVar
 
-Task: TypeAlias = asyncio.Task[Any]
+T = TypeVar("T")
 
 
 class Deadlines:
-    """Cancels each task that it was told of once it has taken ``limit_s`` seconds."""
+    """Lets nothing take longer than ``limit_s`` seconds, by cancelling the task that waits for it.
+
+    A task may wait for one thing at a time here.
+    """
 
     def __init__(self, limit_s: float) -> None:
         self._limit_s = limit_s
         # When each began, in that order.
-        self._began: dict[Task, float] = {}
-        self._cancelled: set[Task] = set()
+        self._began: dict[asyncio.Task[Any], float] = {}
+        self._cancelled: set[asyncio.Task[Any]] = set()
         self._looks = False
 
-    def begin(self, task: Task) -> None:
-        """From now on the task's time is running; ``end`` has to be called for it."""
+    async def wait(self, awaitable: Awaitable[T]) -> T:
+        """Its result. Raises TimeoutError where it takes too long."""
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101
+        self._begin(task)
+        late = False
+        try:
+            try:
+                return await awaitable
+            finally:
+                late = self._end(task)
+        except asyncio.CancelledError:
+            if late:
+                raise TimeoutError from None
+            raise
+
+    def _begin(self, task: asyncio.Task[Any]) -> None:
         loop = asyncio.get_running_loop()
         self._began[task] = loop.time()
         if not self._looks:
             self._looks = True
             loop.call_later(self._limit_s, self._look, loop)
 
-    def end(self, task: Task) -> bool:
+    def _end(self, task: asyncio.Task[Any]) -> bool:
         """Whether the task was cancelled because its time was up, and for no other reason."""
         del self._began[task]
         if task not in self._cancelled:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from service.auth.passwords import Hasher
     from service.auth.signing_keys import KeyRing
     from service.coalescing import Coalesced
+    from service.deadlines import Deadlines
     from service.headers import AnswerHeaders
     from service.health import Health
     from service.mail.rendering import Templates
@@ -42,6 +43,8 @@ SIGNED_IN: web.AppKey["Coalesced[uuid.UUID, asyncpg.Record]"] = web.AppKey("sign
 CONNECTION_CLASS: web.AppKey[type[Any]] = web.AppKey("connection_class")
 # Only where requests are traced.
 TRACER: web.AppKey["Tracer"] = web.AppKey("tracer")
+# How long a connection of the pool may be waited for.
+ACQUIRING: web.AppKey["Deadlines"] = web.AppKey("acquiring")
 POOL_WAITING = web.AppKey("pool_waiting", Waiting)
 HASHER: web.AppKey["Hasher"] = web.AppKey("hasher")
 KEY_RING: web.AppKey["KeyRing"] = web.AppKey("key_ring")

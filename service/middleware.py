@@ -1,6 +1,5 @@
 """The middleware that every request goes through, from its id to its line in the log."""
 
-import asyncio
 import re
 import time
 
@@ -36,25 +35,16 @@ def answering(app: web.Application) -> Middleware:
         # Each request is handled in a task of its own: nothing to take back.
         EXCHANGE.set(exchange)
         LOG_CONTEXT.set({"request_id": exchange.request_id, **LOG_CONTEXT.get()})
-        task = asyncio.current_task()
-        assert task is not None  # noqa: S101
-        late = False
         try:
             if request.can_read_body:
                 await read_in_time(request, settings.body_timeout_s)
-            deadlines.begin(task)
-            try:
-                response = await handler(request)
-            finally:
-                late = deadlines.end(task)
+            response = await deadlines.wait(handler(request))
         except Exception as error:
             response = answer_error(error)
         except BaseException:
-            if not late:
-                # Cancelled by a stop that took too long.
-                log_request(request, exchange, None, started)
-                raise
-            response = answer_error(TimeoutError())
+            # Cancelled by a stop that took too long.
+            log_request(request, exchange, None, started)
+            raise
         if exchange.throttle_counts:
             throttle.add_headers(response, exchange.throttle_counts)
         if health.draining:

@@ -1,0 +1,120 @@
+"""Answers that are written at once are what aiohttp would have written."""
+
+import asyncio
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestClient, TestServer
+
+from service.answers import JsonAnswer
+from service.headers import AnswerHeaders
+from service.keys import ANSWER_HEADERS, EXCHANGE, Exchange
+from service.settings import Settings
+from tests.conftest import Client, StartApp
+from tests.factories import register_as
+
+ORIGIN = "https://app.example.com"
+# What differs between two requests, or between HTTP/1.0 and 1.1, where a connection stays by itself.
+OF_ONE_REQUEST = {"date", "connection"}
+PATHS = {
+    "/health/live": 200,
+    "/health/nothing": 404,
+    "/.well-known/jwks.json": 200,
+    "/api/v1/users/me": 200,
+    "/api/v1/users?limit=1": 200,
+    "/api/v1/users?limit=0": 422,
+}
+
+
+async def _ask(
+    client: Client, method: str, path: str, version: str, headers: dict[str, str]
+) -> tuple[int, dict[str, list[str]], bytes]:
+    """The answer as it is on the wire: its status, its headers, its body."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", client.port)
+    lines = [f"{method} {path} {version}", "Host: localhost", "Connection: close"]
+    lines += [f"{name}: {value}" for name, value in headers.items()]
+    writer.write("\r\n".join([*lines, "", ""]).encode())
+    answer = await reader.read()
+    writer.close()
+    await writer.wait_closed()
+    head, _, body = answer.partition(b"\r\n\r\n")
+    status, *fields = head.decode().split("\r\n")
+    found: dict[str, list[str]] = {}
+    for name, value in (field.split(": ", 1) for field in fields):
+        if name.lower() not in OF_ONE_REQUEST:
+            found.setdefault(name.lower(), []).append(value)
+    return int(status.split(" ")[1]), found, body
+
+
+@pytest.mark.parametrize("cors", [(), (ORIGIN,)])
+@pytest.mark.parametrize("public_origin", ["http://localhost:8080", "https://example.com"])
+async def test_the_same_answer_either_way(
+    start_app: StartApp, cors: tuple[str, ...], public_origin: str
+) -> None:
+    client = await start_app(cors_origins=cors, public_origin=public_origin)
+    admin = await register_as(client, "admin")
+    await register_as(client, "user")
+    headers = {**admin.headers, "X-Request-ID": "the-same", "Origin": ORIGIN}
+    for path, status in PATHS.items():
+        at_once = await _ask(client, "GET", path, "HTTP/1.1", headers)
+        by_aiohttp = await _ask(client, "GET", path, "HTTP/1.0", headers)
+        assert at_once == by_aiohttp
+        assert at_once[0] == status
+        assert int(at_once[1]["content-length"][0]) == len(at_once[2])
+        head = await _ask(client, "HEAD", path, "HTTP/1.1", headers)
+        assert head == (*at_once[:2], b"")
+
+
+async def test_a_connection_stays_until_the_client_wants_it_closed(client: Client) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", client.port)
+    request = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n"
+    writer.write((request + b"\r\n") * 3 + request + b"Connection: close\r\n\r\n")
+    answers = await reader.read()
+    writer.close()
+    await writer.wait_closed()
+    assert answers.count(b"HTTP/1.1 200 OK\r\n") == 4
+    assert answers.count(b"Connection: close\r\n") == 1
+
+
+@pytest.mark.parametrize("value", ["a\r\nX-Forged: b", "a\nX-Forged: b", "a\rb"])
+async def test_no_value_makes_another_header(settings: Settings, value: str) -> None:
+    async def forge(request: web.Request) -> web.Response:
+        EXCHANGE.set(Exchange("id"))
+        return JsonAnswer(b"{}", headers={"ETag": value})
+
+    app = web.Application()
+    app[ANSWER_HEADERS] = AnswerHeaders(settings)
+    app.router.add_get("/", forge)
+    client = TestClient(TestServer(app))
+    await client.start_server()
+    reader, writer = await asyncio.open_connection("127.0.0.1", client.port)
+    writer.write(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    writer.write_eof()
+    answer = await reader.read()
+    writer.close()
+    await client.close()
+    assert b"\r\n\r\n{}" not in answer
+    assert b"X-Forged: b" not in answer
+
+
+async def test_a_large_answer_arrives_whole(client: Client) -> None:
+    """Larger than the socket takes at once, read slowly."""
+    admin = await register_as(client, "admin")
+    note = "x" * 15_000
+    for _ in range(60):
+        body = {"email": f"a{_}@example.com", "settings": {"note": note}}
+        response = await client.post("/api/v1/users", headers=admin.headers, json=body)
+        assert response.status == 201
+    reader, writer = await asyncio.open_connection("127.0.0.1", client.port, limit=1024)
+    token = admin.headers["Authorization"]
+    writer.write(
+        f"GET /api/v1/users?limit=200 HTTP/1.1\r\nHost: localhost\r\nAuthorization: {token}\r\n"
+        "Connection: close\r\n\r\n".encode()
+    )
+    answer = b""
+    while piece := await reader.read(1024):
+        answer += piece
+        await asyncio.sleep(0)
+    writer.close()
+    assert answer.count(note.encode()) == 60
+    assert answer.endswith(b"}")
