@@ -148,6 +148,14 @@ FILTERS: list[tuple[dict[str, str], set[int]]] = [
         },
         {2, 3},
     ),
+    (
+        {
+            "created_after": "2026-01-01T00:00:02Z",
+            "created_before": "2026-01-01T01:00:02+01:00",
+            "sort": "email",
+        },
+        set(),
+    ),
 ]
 
 

@@ -114,3 +114,8 @@ async def test_every_combination_has_an_index_and_every_page_costs_the_same(conn
         await conn.execute(f"prepare {name} as {sql}")
         plan = await explain(conn, (f"execute {name}({values})",), "analyze, buffers,")
         assert plan["Shared Hit Blocks"] + plan["Shared Read Blocks"] < 200, plan
+        # A time that is over before it begins.
+        over = {"created_after": START + timedelta(hours=1), "created_before": START}
+        statement = queries.select_accounts(over, queries.SORTS[sort], None, 51)
+        plan = await explain(conn, statement, "analyze, buffers,")
+        assert plan["Shared Hit Blocks"] + plan["Shared Read Blocks"] == 0, plan
