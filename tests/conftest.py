@@ -12,6 +12,7 @@ import os
 import re
 import secrets
 import shutil
+import signal
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
@@ -67,6 +68,9 @@ def pytest_configure(config: pytest.Config) -> None:
     """In the process that starts the workers: start the server and make the template database."""
     if config.option.collectonly:
         return
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # As in the background of a shell; the processes that tests send Ctrl-C would inherit it.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if not hasattr(config, "workerinput"):
         _log_dir.append(Path(tempfile.mkdtemp(prefix="shinkei-tests-log-")))
         os.environ[LOG_VARIABLE] = str(_log_dir[0] / "log")
