@@ -103,12 +103,16 @@ def write_events(
     _sink.level = level
 
 
+_MAY_WAIT = frozenset({"debug", "info"})
+
+
 class _Stderr:
     """Writes lines to stderr, those of one turn of the event loop together.
 
     Each write is a system call that wakes up whoever reads a pipe; under load ten requests are
     answered in a turn. Lines are written whole and in pieces that pipes take at once, so that those
     of several processes do not mix. A disk that is full or a reader that is gone fails no request.
+    Warnings and errors do not wait: they may be the last that is heard of the process.
     """
 
     def __init__(self) -> None:
@@ -155,6 +159,8 @@ def _write(level: str, event: str, bound: Event, values: Event) -> None:
     now = datetime.now(UTC)
     head = {"timestamp": now, "level": level, "event": event}
     _sink.write(_sink.render({**head, **LOG_CONTEXT.get(), **bound, **values}))
+    if level not in _MAY_WAIT:
+        _write_to_stderr.flush()
 
 
 _ORJSON_OPTIONS = orjson.OPT_APPEND_NEWLINE | orjson.OPT_UTC_Z

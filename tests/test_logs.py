@@ -88,6 +88,54 @@ def test_whatever_it_is_about_an_event_is_one_readable_line(text: str) -> None:
         assert line.startswith("    ")
 
 
+def _pieces_written(script: str) -> list[list[dict[str, Any]]]:
+    """The events of each write to stderr that a process makes: a packet each."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    head = """
+import asyncio, os
+from service.logs import configure_logging, log
+from service.settings import Settings
+configure_logging(Settings(log_format="json", log_level="info"))
+"""
+    with ours, subprocess.Popen([sys.executable, "-c", head + script], stderr=theirs, cwd=ROOT):
+        theirs.close()
+        pieces = iter(functools.partial(ours.recv, 65536), b"")
+        return [[json.loads(line) for line in piece.splitlines()] for piece in pieces]
+
+
+def test_lines_of_a_turn_are_written_together_and_warnings_at_once() -> None:
+    pieces = _pieces_written("""
+async def main():
+    log.info("one")
+    log.info("two")
+    log.warning("three")
+    log.info("four")
+    await asyncio.sleep(0)
+    log.info("lost")
+    os.kill(os.getpid(), 9)
+asyncio.run(main())
+""")
+    assert [[event["event"] for event in piece] for piece in pieces] == [
+        ["one", "two", "three"],
+        ["four"],
+    ]
+
+
+def test_lines_are_whole_in_every_piece_and_none_is_lost_at_the_end() -> None:
+    pieces = _pieces_written("""
+log.info("before")
+async def main():
+    for number in range(100):
+        log.info("line", number=number, filling="x" * 3 * number)
+asyncio.run(main())
+log.info("after")
+""")
+    events = [event for piece in pieces for event in piece]
+    assert [event.get("number") for event in events] == [None, *range(100), None]
+    assert len(pieces) < 20
+    assert all(len(json.dumps(piece)) < 5000 for piece in pieces)
+
+
 def test_what_json_cannot_say_is_logged_all_the_same() -> None:
     with written(as_json=True) as pieces:
         log.info("half", value="\ud800", path=Path("/x"))
