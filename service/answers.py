@@ -6,6 +6,7 @@ same is kept as text, and one coroutine writes all of it: 25 µs.
 """
 
 import functools
+import re
 import time
 from collections.abc import Mapping
 from email.utils import formatdate
@@ -18,6 +19,7 @@ from service.keys import ANSWER_HEADERS, EXCHANGE
 
 _STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}" for status in HTTPStatus}
 
+_CONTROLS = re.compile("[\x00-\x08\x0a-\x1f\x7f]")
 _CLOSE = "Connection: close\r\n"
 
 
@@ -27,8 +29,11 @@ def _date(now: int) -> str:
 
 
 class JsonAnswer(web.Response):
-    """An answer with a body. HTTP/1.0, HEAD, and headers that differ from those that all answers
-    have are left to aiohttp; ``tests/test_answers.py`` compares the two.
+    """An answer with a body, sent with the headers of ``AnswerHeaders``; other hooks of
+    ``on_response_prepare`` do not see it.
+
+    HTTP/1.0, HEAD, and headers that differ from those that all answers have are left to aiohttp;
+    ``tests/test_answers.py`` compares the two.
     """
 
     def __init__(
@@ -44,7 +49,8 @@ class JsonAnswer(web.Response):
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
         if (
-            not isinstance(request, web.Request)  # but what is not HTTP
+            self.prepared
+            or not isinstance(request, web.Request)
             or request.method == hdrs.METH_HEAD
             or request.version != HttpVersion11
             or (common := request.app[ANSWER_HEADERS]).differ(self)
@@ -52,8 +58,8 @@ class JsonAnswer(web.Response):
             return await super().prepare(request)
         common.allow_origin(request, self)
         own = "".join([f"{name}: {value}\r\n" for name, value in self.headers.items()])
-        if not own.count("\r") == own.count("\n") == len(self.headers):
-            raise ValueError("a header of several lines")
+        if _CONTROLS.search("".join(self.headers.values())):
+            raise ValueError("a control character in a header")
         if self.keep_alive is None:
             self._keep_alive = request.keep_alive
         body = self.body

@@ -16,7 +16,7 @@ A query for 30 sessions costs a few times what one for a single session does: at
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
-from contextvars import copy_context
+from contextvars import Context, copy_context
 from itertools import islice
 from typing import Generic, TypeVar
 
@@ -61,9 +61,8 @@ class Coalesced(Generic[K, V]):
         self._context = copy_context()
         if self._current is None:
             self._start()
-        elif not self._watched:
-            self._watched = True
-            loop.call_later(PATIENCE_S, self._watch, loop)
+        else:
+            self._have_watched(loop)
         asked = time.perf_counter()
         try:
             return await future
@@ -82,14 +81,19 @@ class Coalesced(Generic[K, V]):
         self._flights.add(self._current)
         self._current.add_done_callback(self._landed)
 
+    def _have_watched(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Let nobody who waits now wait for long behind a query that hangs."""
+        if self._waiting and not self._watched:
+            self._watched = True
+            # In no request's context, which it would keep.
+            loop.call_later(PATIENCE_S, self._watch, loop, context=Context())
+
     def _watch(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Let nobody wait for long behind a query that hangs."""
+        self._watched = False
         if not self._boarding and loop.time() - self._took_off_at >= PATIENCE_S:
             self._current = None
             self._start()
-        self._watched = bool(self._waiting)
-        if self._watched:
-            loop.call_later(PATIENCE_S, self._watch, loop)
+        self._have_watched(loop)
 
     def _landed(self, flight: "asyncio.Task[None]") -> None:
         self._flights.discard(flight)
@@ -108,7 +112,9 @@ class Coalesced(Generic[K, V]):
                 for key in list(islice(self._waiting, BATCH_MAX)):
                     taken[key] = self._waiting.pop(key)
                 self._boarding = False
-                self._took_off_at = asyncio.get_running_loop().time()
+                loop = asyncio.get_running_loop()
+                self._took_off_at = loop.time()
+                self._have_watched(loop)
             return await self._query(conn, list(taken))
 
         # As metrics and logs call it.

@@ -46,6 +46,7 @@ Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record] | PoolConnectionProx
 WRITE_ATTEMPTS = 3
 _EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
+_FIRST, _LAST = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
 # Statements are shown so far in logs.
 STATEMENT_MAX_CHARS = 2_000
 
@@ -286,9 +287,21 @@ async def _set_codecs(conn: Connection) -> None:
         "timestamptz",
         schema="pg_catalog",
         format="tuple",
-        encoder=lambda time: ((time - _EPOCH) // _MICROSECOND,),
-        decoder=lambda microseconds: _EPOCH + _MICROSECOND * microseconds[0],
+        encoder=_encode_timestamp,
+        decoder=_decode_timestamp,
     )
+
+
+def _encode_timestamp(time: datetime) -> tuple[int]:
+    return ((time - _EPOCH) // _MICROSECOND,)
+
+
+def _decode_timestamp(microseconds: tuple[int]) -> datetime:
+    try:
+        return _EPOCH + _MICROSECOND * microseconds[0]
+    except OverflowError:
+        # infinity, -infinity, and what only PostgreSQL can tell.
+        return _LAST if microseconds[0] > 0 else _FIRST
 
 
 async def _keep_session(conn: Connection) -> None:

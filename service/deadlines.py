@@ -8,6 +8,7 @@ one may have.
 
 import asyncio
 from collections.abc import Awaitable
+from contextvars import Context
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -21,8 +22,8 @@ class Deadlines:
 
     def __init__(self, limit_s: float) -> None:
         self._limit_s = limit_s
-        # When each began, in that order.
-        self._began: dict[asyncio.Task[Any], float] = {}
+        # When each began, in that order, and how often it had been cancelled by then.
+        self._began: dict[asyncio.Task[Any], tuple[float, int]] = {}
         self._cancelled: set[asyncio.Task[Any]] = set()
         self._looks = False
 
@@ -44,23 +45,24 @@ class Deadlines:
 
     def _begin(self, task: asyncio.Task[Any]) -> None:
         loop = asyncio.get_running_loop()
-        self._began[task] = loop.time()
+        self._began[task] = loop.time(), task.cancelling()
         if not self._looks:
             self._looks = True
-            loop.call_later(self._limit_s, self._look, loop)
+            # In no request's context, which it would keep.
+            loop.call_later(self._limit_s, self._look, loop, context=Context())
 
     def _end(self, task: asyncio.Task[Any]) -> bool:
         """Whether the task was cancelled because its time was up, and for no other reason."""
-        del self._began[task]
+        _, cancelled_before = self._began.pop(task)
         if task not in self._cancelled:
             return False
         self._cancelled.discard(task)
-        return task.uncancel() == 0
+        return task.uncancel() <= cancelled_before
 
     def _look(self, loop: asyncio.AbstractEventLoop) -> None:
         """Cancel those whose time is up, and look again when that of the next one will be."""
         now = loop.time()
-        for task, began in self._began.items():
+        for task, (began, _) in self._began.items():
             if now < began + self._limit_s:
                 loop.call_at(began + self._limit_s, self._look, loop)
                 return

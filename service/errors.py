@@ -139,7 +139,8 @@ def answer_malformed(
     """
     if request.writer.output_size > 0:
         raise ConnectionError("an answer has begun")
-    request_id = uuid_utils.uuid7().hex
+    exchange = EXCHANGE.get(None)
+    request_id = exchange.request_id if exchange else uuid_utils.uuid7().hex
     if status >= 500:
         log.error("unexpected error", request_id=request_id, exc_info=exc)
         problem = _internal_error()

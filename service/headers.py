@@ -56,7 +56,8 @@ class AnswerHeaders:
     async def add(self, request: web.Request, response: web.StreamResponse) -> None:
         """What aiohttp calls before each answer that it writes itself."""
         headers = response.headers
-        headers["X-Request-ID"] = EXCHANGE.get().request_id
+        if exchange := EXCHANGE.get(None):
+            headers["X-Request-ID"] = exchange.request_id
         # In place of aiohttp, Python and their versions.
         headers["Server"] = SERVER
         headers.merge(self._constant)

@@ -159,7 +159,7 @@ def _write(level: str, event: str, bound: Event, values: Event) -> None:
     now = datetime.now(UTC)
     head = {"timestamp": now, "level": level, "event": event}
     _sink.write(_sink.render({**head, **LOG_CONTEXT.get(), **bound, **values}))
-    if level not in _MAY_WAIT:
+    if level not in _MAY_WAIT and asyncio._get_running_loop() is not None:
         _write_to_stderr.flush()
 
 

@@ -169,7 +169,7 @@ def _create(registry: "CollectorRegistry") -> Metrics:
 
 
 def _measure_requests(metrics: Metrics) -> Middleware:
-    """The outermost middleware. It sees answers only, as ``problems`` makes one of every error.
+    """The outermost middleware. It sees answers only, as ``answering`` makes one of every error.
 
     What has no route is "unmatched", be it for its path or its method, a browser's question before
     a request is "preflight", and an invented method "other": strangers must not be able to make up

@@ -34,7 +34,7 @@ def answering(app: web.Application) -> Middleware:
         exchange = Exchange(_request_id(request))
         # Each request is handled in a task of its own: nothing to take back.
         EXCHANGE.set(exchange)
-        LOG_CONTEXT.set({"request_id": exchange.request_id, **LOG_CONTEXT.get()})
+        LOG_CONTEXT.set({**LOG_CONTEXT.get(), "request_id": exchange.request_id})
         try:
             if request.can_read_body:
                 await read_in_time(request, settings.body_timeout_s)

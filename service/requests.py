@@ -87,8 +87,8 @@ def read_query(request: web.Request, schema: Schema) -> dict[str, Any]:
             detail = "A parameter is given more than once."
             raise Problem(400, "duplicate_parameter", detail, errors=[shown])
         given[name] = value
+    known = frozenset(given.keys() & schema.fields.keys())
     try:
-        known = frozenset(given.keys() & schema.fields.keys())
         loaded: dict[str, Any] = _narrow(schema, known).load(given)
     except ValidationError as error:
         raise field_errors(error, "?") from None

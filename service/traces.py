@@ -130,10 +130,7 @@ def _trace_requests(tracer: Tracer, settings: Settings) -> Middleware:
         if route in PROBES:
             return await handler(request)
         method = request.method if request.method in hdrs.METH_ALL else "_OTHER"
-        attributes = {
-            **constant,
-            "http.request.method": method,
-        }
+        attributes = {**constant, "http.request.method": method}
         name = method.replace("_OTHER", "HTTP")
         if route is not None:
             attributes["http.route"] = route
@@ -145,9 +142,11 @@ def _trace_requests(tracer: Tracer, settings: Settings) -> Middleware:
             if span.is_recording():
                 ids = {"trace_id": trace_id, "span_id": span_id}
                 LOG_CONTEXT.set({**LOG_CONTEXT.get(), **ids})
-            response = await handler(request)
-            exchange = EXCHANGE.get()
-            span.set_attribute("shinkei.request_id", exchange.request_id)
+            try:
+                response = await handler(request)
+            finally:
+                exchange = EXCHANGE.get()
+                span.set_attribute("shinkei.request_id", exchange.request_id)
             span.set_attribute("http.response.status_code", response.status)
             if response.status >= 500:
                 span.set_attribute("error.type", exchange.problem_code or str(response.status))

@@ -76,7 +76,9 @@ async def test_a_connection_stays_until_the_client_wants_it_closed(client: Clien
     assert answers.count(b"Connection: close\r\n") == 1
 
 
-@pytest.mark.parametrize("value", ["a\r\nX-Forged: b", "a\nX-Forged: b", "a\rb"])
+@pytest.mark.parametrize(
+    "value", ["a\r\nX-Forged: b", "a\nX-Forged: b", "a\rb", "a\0b", "a\x1b[2J", "a\x7f"]
+)
 async def test_no_value_makes_another_header(settings: Settings, value: str) -> None:
     async def forge(request: web.Request) -> web.Response:
         EXCHANGE.set(Exchange("id"))

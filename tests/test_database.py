@@ -4,14 +4,17 @@ import asyncio
 import dataclasses
 import os
 import sys
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import asyncpg
 import pytest
 from aiohttp import web
+from hypothesis import given
+from hypothesis import strategies as st
 
 from service.app import create_app
-from service.database import Connection, read, write
+from service.database import Connection, _decode_timestamp, _encode_timestamp, read, write
 from service.errors import Problem, StartError
 from service.keys import POOL
 from service.settings import Settings
@@ -273,3 +276,39 @@ async def test_a_database_that_cannot_be_reached_is_one_line(
     assert reason in message
     assert "\n" not in message
     assert database.password not in message
+
+
+@pytest.mark.parametrize(
+    ("stored", "read"),
+    [
+        ("infinity", datetime.max.replace(tzinfo=UTC)),
+        ("-infinity", datetime.min.replace(tzinfo=UTC)),
+        ("20000-01-01 00:00:00+00", datetime.max.replace(tzinfo=UTC)),
+        ("1999-12-31 23:59:59.999999+00", datetime(1999, 12, 31, 23, 59, 59, 999999, UTC)),
+        ("9999-12-31 23:59:59.999999+00", datetime.max.replace(tzinfo=UTC)),
+    ],
+)
+async def test_times_that_python_has_not(client: Client, stored: str, read: datetime) -> None:
+    assert client.app is not None
+    pool = client.app[POOL]
+    assert await pool.fetchval(f"select timestamptz '{stored}'") == read
+
+
+@given(st.datetimes(timezones=st.just(UTC)))
+def test_times_are_kept_to_the_microsecond(time: datetime) -> None:
+    (microseconds,) = _encode_timestamp(time)
+    assert _decode_timestamp((microseconds,)) == time
+
+
+async def test_a_time_goes_to_postgresql_and_comes_back(client: Client) -> None:
+    assert client.app is not None
+    times = [
+        datetime(2026, 3, 1, 12, 0, 0, 123456, timezone(timedelta(hours=5, minutes=30))),
+        datetime(1, 1, 1, tzinfo=UTC),
+    ]
+    for time in times:
+        text = await client.app[POOL].fetchval(
+            "select ($1::timestamptz at time zone 'UTC')::text", time
+        )
+        assert text == time.astimezone(UTC).replace(tzinfo=None).isoformat(" ")
+        assert await client.app[POOL].fetchval("select $1::timestamptz", time) == time

@@ -97,7 +97,8 @@ from service.logs import configure_logging, log
 from service.settings import Settings
 configure_logging(Settings(log_format="json", log_level="info"))
 """
-    with ours, subprocess.Popen([sys.executable, "-c", head + script], stderr=theirs, cwd=ROOT):
+    command = [sys.executable, "-c", head + script]
+    with ours, subprocess.Popen(command, stderr=theirs.fileno(), cwd=ROOT):
         theirs.close()
         pieces = iter(functools.partial(ours.recv, 65536), b"")
         return [[json.loads(line) for line in piece.splitlines()] for piece in pieces]
