@@ -5,13 +5,17 @@ import asyncio
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
+from aiohttp.typedefs import Handler
+from pytest_aiohttp import AiohttpClient
 
 from service.answers import JsonAnswer
+from service.app import create_app
 from service.headers import AnswerHeaders
 from service.keys import ANSWER_HEADERS, EXCHANGE, Exchange
 from service.settings import Settings
 from tests.conftest import Client, StartApp
-from tests.factories import register_as
+from tests.factories import assert_problem, register_as
+from tests.logbook import logged
 
 ORIGIN = "https://app.example.com"
 # What differs between two requests, or between HTTP/1.0 and 1.1, where a connection stays by itself.
@@ -120,3 +124,24 @@ async def test_a_large_answer_arrives_whole(client: Client) -> None:
     writer.close()
     assert answer.count(note.encode()) == 60
     assert answer.endswith(b"}")
+
+
+@pytest.mark.parametrize("calls_first", [True, False])
+async def test_an_error_outside_of_the_middleware_is_a_problem_with_one_id(
+    settings: Settings, aiohttp_client: AiohttpClient, calls_first: bool
+) -> None:
+    @web.middleware
+    async def fail(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if calls_first:
+            await handler(request)
+        raise ZeroDivisionError
+
+    app = create_app(settings)
+    app.middlewares.insert(0, fail)
+    client = await aiohttp_client(app)
+    with logged() as events:
+        response = await client.get("/health/live", headers={"X-Request-ID": "given"})
+    await assert_problem(response, 500, "internal_error")
+    (error,) = [event for event in events if event["event"] == "unexpected error"]
+    assert error["request_id"] == response.headers["X-Request-ID"]
+    assert (error["request_id"] == "given") == calls_first
