@@ -29,7 +29,8 @@ PYTHON = HERE.parent / ".venv-bench/bin/python"
 ROUNDS = int(os.environ.get("ROUNDS", "5"))
 SECONDS = float(os.environ.get("SECONDS", "4"))
 ONLY = set(filter(None, os.environ.get("ONLY", "").split(",")))
-WARM_UP_S = 1
+# The first is long enough for each of 5,000 tokens to have been seen.
+FIRST_WARM_UP_S, WARM_UP_S = 5, 1
 USERS, SESSIONS = 100_000, 5_000
 # Refresh tokens that one run of wrk begins with; each of the sessions begins one chain.
 CHAINS = 48
@@ -192,11 +193,11 @@ def _measure_all(stand: Stand, peers: Iterable[str], name: str) -> dict[str, lis
     costs: dict[str, list[Cost]] = {peer: [] for peer in having}
     for peer in having:
         _check(stand, peer, name)
-        _warm_up(stand, peer, name, -1)
+        _warm_up(stand, peer, name, -1, FIRST_WARM_UP_S)
     for number in range(ROUNDS):
         for peer in having:
             # Again each time, for caches and compilers that forgot it while it idled.
-            _warm_up(stand, peer, name, number)
+            _warm_up(stand, peer, name, number, WARM_UP_S)
             url, arguments = _target(stand, peer, name, 2 * number + 1)
             cost = measure(
                 stand.server(peer, name).pid,
@@ -212,10 +213,10 @@ def _measure_all(stand: Stand, peers: Iterable[str], name: str) -> dict[str, lis
     return costs
 
 
-def _warm_up(stand: Stand, peer: str, name: str, number: int) -> None:
+def _warm_up(stand: Stand, peer: str, name: str, number: int, seconds: float) -> None:
     workload = WORKLOADS[name]
     url, arguments = _target(stand, peer, name, 2 * number + 2)
-    run_wrk(url, workload.script, arguments, connections=workload.connections, seconds=WARM_UP_S)
+    run_wrk(url, workload.script, arguments, connections=workload.connections, seconds=seconds)
 
 
 def _target(stand: Stand, peer: str, name: str, number: int) -> tuple[str, list[object]]:
