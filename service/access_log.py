@@ -55,7 +55,7 @@ def log_request(
 
 
 def _ms(seconds: float) -> float:
-    """Milliseconds with two decimals. ``round`` would take four times as long."""
+    """Milliseconds with two decimals; quicker than ``round``."""
     return int(seconds * 100_000) / 100
 
 
