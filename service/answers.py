@@ -1,8 +1,8 @@
 """JSON answers, written at once.
 
 aiohttp writes an answer through nine coroutines, with a dictionary of headers that is the same each
-time but for a few, and a look at each of their characters. Here what is the same is kept as text, and
-one coroutine writes all of it: a tenth of ``GET /users/me``, 350,000 instructions to 313,000.
+time but for a few, and a look at each of their characters. Here what is the same is kept as text,
+and one coroutine writes all of it: a tenth of ``GET /users/me``, 350,000 instructions to 313,000.
 """
 
 import functools
