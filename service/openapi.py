@@ -17,7 +17,7 @@ from aiohttp import web
 from marshmallow import Schema, fields
 
 from service import __version__
-from service.admin.schemas import ContainedSettings, SearchPatterns
+from service.admin.schemas import ContainedSettings, SearchText
 from service.errors import phrase
 from service.fields import (
     EMAIL_MAX_LENGTH,
@@ -463,7 +463,7 @@ def _describe_field(field: fields.Field[Any], settings: Settings) -> dict[str, A
             if isinstance(field, DisplayName):
                 described["format"] = "display-name"
                 described["description"] = "On one line, without invisible characters."
-            if isinstance(field, SearchPatterns):
+            if isinstance(field, SearchText):
                 described["format"] = "search"
         case Digits():
             described = {"type": "integer", "minimum": field.low, "maximum": field.high}

@@ -1,13 +1,12 @@
 """What administrators see of accounts, and may make and change."""
 
-import re
-import unicodedata
 from datetime import UTC, datetime
 from typing import Any
 
 from marshmallow import Schema, ValidationError, fields, validate
 
 from service.admin.queries import SORTS
+from service.admin.search import has_trigram, split_words
 from service.encoding import RowSchema
 from service.fields import DisplayName, EmailAddress, Flag, Text, Timestamp, fold_email
 from service.pages import BEFORE_TIME, FROM_TIME, PageSchema
@@ -16,7 +15,6 @@ from service.users.schemas import IS_EMAIL, NAME_MAX_LENGTH, ROLES, SettingsFiel
 
 STATUSES = ("active", "suspended", "deleting")
 REASON_MAX_LENGTH = 500
-_TRIGRAM = re.compile("xxx|xx | x")
 
 
 def _is_to_come(value: datetime) -> None:
@@ -31,8 +29,8 @@ class FoldedEmail(EmailAddress):
         return fold_email(super()._deserialize(value, attr, data, **kwargs))
 
 
-class SearchPatterns(Text):
-    """What addresses and names are to contain, as the two LIKE patterns for it.
+class SearchText(Text):
+    """What addresses and names are to contain, as addresses are folded and as it was given.
 
     Refused where it holds no trigram that an index could be asked for: three letters or digits in
     a row, or fewer at the edge of a word (PostgreSQL's pg_trgm, "index support").
@@ -40,12 +38,9 @@ class SearchPatterns(Text):
 
     def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> Any:
         text = super()._deserialize(value, attr, data, **kwargs)
-        words = "".join("x" if unicodedata.category(char)[0] in "LNM" else " " for char in text)
-        if not _TRIGRAM.search(words):
+        if not has_trigram(split_words(text)):
             raise ValidationError("Must contain three letters or digits in a row.")
-        for special in "\\%_":
-            text = text.replace(special, f"\\{special}")
-        return f"%{fold_email(text)}%", f"%{text}%"
+        return fold_email(text), text
 
 
 class ContainedSettings(fields.Field[dict[str, Any]]):
@@ -95,7 +90,7 @@ class ListUsersSchema(PageSchema):
     """``GET /users``."""
 
     email = FoldedEmail(metadata={"description": "The address, however it is cased."})
-    q = SearchPatterns(
+    q = SearchText(
         3,
         200,
         metadata={"description": "Within address or name: three letters or digits in a row."},

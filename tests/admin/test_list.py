@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 from typing import Any
 from urllib.parse import quote
 
@@ -165,6 +166,27 @@ async def test_filters(client: Client) -> None:
     for params, expected in FILTERS:
         found = await emails(client, reader, **params)
         assert sorted(found) == sorted(f"Seed{n}@example.com" for n in expected)
+
+
+async def test_a_search_finds_what_contains_it_whatever_most_have(
+    client: Client, conn: Any
+) -> None:
+    """Only the rare part of a text is asked of the index, once ANALYZE has shown what is common."""
+    admin = await register_as(client, "admin")
+    await seed(client, 200)
+    await conn.execute("analyze users")
+    rows = await conn.fetch("select email, email_folded, lower(name) as name from users")
+    texts = {row["email"]: (row["email_folded"], row["name"]) for row in rows}
+    assert len(texts) == 201
+    for whole in ("seed77@example.com", "seed150@example.com", "name 42 50%_off\\"):
+        for length in (3, 4, 7, len(whole)):
+            for q in {whole[at : at + length] for at in range(len(whole) - length + 1)}:
+                if len(re.sub("[^a-z0-9]", "", q)) < 3:
+                    continue
+                found = await emails(client, admin, q=q, limit=200)
+                assert set(found) == {
+                    email for email, those in texts.items() if any(q in one for one in those)
+                }, q
 
 
 async def test_counts(client: Client, conn: Any) -> None:
