@@ -51,8 +51,7 @@ POSTGRES = {
     "random_page_cost": "1.1",
 }
 
-# Account n was made n minutes after START; its id is the UUIDv7 of that moment. Of 10,000 accounts
-# there is more than a page of support's, of suspended ones, of both, and of each plan.
+# Account n was made n minutes after START; its id is the UUIDv7 of that moment.
 START = datetime(2020, 1, 1, tzinfo=UTC)
 USERS = """
 insert into users (id, email, email_folded, email_verified_at, name, password_hash, role, settings,
@@ -61,11 +60,11 @@ select (lpad(to_hex((extract(epoch from t) * 1000)::bigint), 12, '0') || '7' || 
         || '8' || substr(h, 4, 15))::uuid,
        'user' || n || '@example.com', 'user' || n || '@example.com', t, 'Name ' || h, $2,
        case when n = 1 or n % 20000 = 0 then 'admin'
-            when n % 50 = 0 then 'support' else 'user' end,
-       jsonb_build_object('language', (array['en', 'fr', 'de'])[n % 3 + 1], 'plan', n % 100),
-       case when n % 75 = 0 then 'suspended' when n % 300 = 2 then 'deleting' else 'active' end,
-       case when n % 75 = 0 then 'by the benchmark' end,
-       case when n % 75 <> 0 and n % 300 = 2 then now() + interval '30 days' end,
+            when n % 500 = 0 then 'support' else 'user' end,
+       jsonb_build_object('language', (array['en', 'fr', 'de'])[n % 3 + 1], 'plan', n % 1000),
+       case when n % 200 = 0 then 'suspended' when n % 300 = 2 then 'deleting' else 'active' end,
+       case when n % 200 = 0 then 'by the benchmark' end,
+       case when n % 200 <> 0 and n % 300 = 2 then now() + interval '30 days' end,
        t, t
 from generate_series(1, $1) n, md5(n::text) h,
      lateral (select $3::timestamptz + n * interval '1 minute' as t) times

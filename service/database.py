@@ -119,7 +119,7 @@ async def write(
     """
     for attempt in range(1, WRITE_ATTEMPTS + 1):
         try:
-            async with _acquire(app, work) as conn, conn.transaction():
+            async with _acquire(app, work) as conn, _transaction(conn):
                 return await work(conn, *args, **kwargs)
         except OF_THE_STATEMENT:
             raise
@@ -130,6 +130,25 @@ async def write(
         except (*LOST, asyncpg.PostgresError) as error:
             raise _database_unavailable() from error
     raise AssertionError("unreachable")
+
+
+@asynccontextmanager
+async def _transaction(conn: Connection) -> AsyncIterator[None]:
+    """One that commits at the end, and rolls back where it ends with an error.
+
+    Where time ran out, or the task is cancelled, nothing is rolled back here: the connection may be
+    silent, and a ROLLBACK wait for it as long again. ``_acquire`` evicts it, and so ends it.
+    """
+    transaction = conn.transaction()
+    await transaction.start()
+    try:
+        yield
+    except (TimeoutError, asyncio.CancelledError):
+        raise
+    except BaseException:
+        await transaction.rollback()
+        raise
+    await transaction.commit()
 
 
 def _database_unavailable() -> Problem:

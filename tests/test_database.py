@@ -20,6 +20,7 @@ from service.keys import POOL
 from service.settings import Settings
 from tests.conftest import Client, StartApp
 from tests.factories import assert_problem, register, register_as
+from tests.proxy import proxy_to
 from tests.test_command_line import ROOT
 
 ME = "/api/v1/users/me"
@@ -93,6 +94,31 @@ async def test_a_slow_request_is_a_503(start_app: StartApp, conn: Any) -> None:
         response = await client.get(ME, headers=account.headers)
         await assert_problem(response, 503, "timeout")
     assert (await client.get(ME, headers=account.headers)).status == 200
+
+
+async def test_a_write_whose_connection_falls_silent_is_told_in_time(
+    start_app: StartApp, settings: Settings, conn: Any
+) -> None:
+    """Its time is over, and no ROLLBACK is sent that nobody would answer."""
+    assert settings.database is not None
+    async with proxy_to(settings.database) as (database, flowing):
+        client = await start_app(
+            database=database, request_timeout_s=1.5, db_command_timeout_s=15, db_lock_timeout_s=15
+        )
+        account = await register(await start_app())
+        async with conn.transaction():
+            await conn.execute("select from users for update")
+            change = client.patch(ME, headers=account.headers, json={"name": "silent"})
+            answer = asyncio.create_task(change)
+            waiting = "select count(*) from pg_locks where not granted"
+            while not await conn.fetchval(waiting):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+            flowing.clear()
+            await assert_problem(await asyncio.wait_for(answer, 10), 503, "timeout")
+        flowing.set()
+        me = await client.get(ME, headers=account.headers)
+        assert (await me.json())["name"] == account.profile["name"]
+        await client.close()
 
 
 @pytest.mark.parametrize(

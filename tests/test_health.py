@@ -1,7 +1,6 @@
 """Probes: what they say when all is well, and what when it is not."""
 
 import asyncio
-import dataclasses
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ from service.keys import HEALTH, POOL
 from service.settings import Settings
 from tests.conftest import FAST, Client, StartApp
 from tests.factories import PASSWORD, assert_problem, register
+from tests.proxy import proxy_to
 
 READY = ("/health", "/health/ready")
 
@@ -156,38 +156,17 @@ async def test_a_database_that_does_not_answer(
 ) -> None:
     """Behind a proxy that falls silent: not ready in time, and ready when it speaks again."""
     assert settings.database is not None
-    flowing = asyncio.Event()
-    flowing.set()
-    streams: list[asyncio.StreamWriter] = []
-
-    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while data := await reader.read(65536):
-            await flowing.wait()
-            writer.write(data)
-        writer.close()
-
-    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        assert settings.database is not None
-        to_reader, to_writer = await asyncio.open_connection(*settings.database.hosts[0])
-        streams.extend((writer, to_writer))
-        await asyncio.gather(pump(reader, to_writer), pump(to_reader, writer))
-
-    proxy = await asyncio.start_server(connected, "127.0.0.1", 0)
-    port = proxy.sockets[0].getsockname()[1]
-    database = dataclasses.replace(settings.database, hosts=(("127.0.0.1", port),))
-    monkeypatch.setattr(health, "DEADLINE_S", 0.2)
-    account = await register(await start_app())
-    client = await start_app(database=database, db_command_timeout_s=1, db_acquire_timeout_s=1)
-    flowing.clear()
-    body = await look_until(client, "/health", 503, 2)
-    assert "no answer" in body["checks"]["database:responseTime"][0]["output"]
-    me = await client.get("/api/v1/users/me", headers=account.headers)
-    await assert_problem(me, 503, "database_unavailable")
-    flowing.set()
-    await look_until(client, "/health", 200, 5)
-    me = await client.get("/api/v1/users/me", headers=account.headers)
-    assert me.status == 200
-    await client.close()
-    proxy.close()
-    for stream in streams:
-        stream.close()
+    async with proxy_to(settings.database) as (database, flowing):
+        monkeypatch.setattr(health, "DEADLINE_S", 0.2)
+        account = await register(await start_app())
+        client = await start_app(database=database, db_command_timeout_s=1, db_acquire_timeout_s=1)
+        flowing.clear()
+        body = await look_until(client, "/health", 503, 2)
+        assert "no answer" in body["checks"]["database:responseTime"][0]["output"]
+        me = await client.get("/api/v1/users/me", headers=account.headers)
+        await assert_problem(me, 503, "database_unavailable")
+        flowing.set()
+        await look_until(client, "/health", 200, 5)
+        me = await client.get("/api/v1/users/me", headers=account.headers)
+        assert me.status == 200
+        await client.close()

@@ -1,0 +1,36 @@
+"""A way to PostgreSQL that can fall silent, as a network does that loses packets."""
+
+import asyncio
+import contextlib
+import dataclasses
+from collections.abc import AsyncIterator
+
+from service.settings import Database
+
+
+@contextlib.asynccontextmanager
+async def proxy_to(database: Database) -> AsyncIterator[tuple[Database, asyncio.Event]]:
+    """The database as it is reached through here, and an event: while it is clear, nothing flows."""
+    flowing = asyncio.Event()
+    flowing.set()
+    streams: list[asyncio.StreamWriter] = []
+
+    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65536):
+            await flowing.wait()
+            writer.write(data)
+        writer.close()
+
+    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        to_reader, to_writer = await asyncio.open_connection(*database.hosts[0])
+        streams.extend((writer, to_writer))
+        await asyncio.gather(pump(reader, to_writer), pump(to_reader, writer))
+
+    proxy = await asyncio.start_server(connected, "127.0.0.1", 0)
+    port = proxy.sockets[0].getsockname()[1]
+    try:
+        yield dataclasses.replace(database, hosts=(("127.0.0.1", port),)), flowing
+    finally:
+        proxy.close()
+        for stream in streams:
+            stream.close()
