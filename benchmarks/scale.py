@@ -42,14 +42,14 @@ MIB = 2**20
 LAST_MADE = "last made"
 
 # A common value of each filter and a rare one. Where a value's share of the accounts is the same
-# at every size, it is found in 100 times as many of them at the largest; but a page is as long.
+# at every size, it is found in 100 times as many of them at the largest.
 FILTERS = {
     "email": ("user500@example.com", "user500@example.com"),
     "q": ("example", "user5000@"),
     "status": ("active", "suspended"),
     "role": ("user", "support"),
-    "created_after": (stage.created_at(100), LAST_MADE),
-    "created_before": ("2035-01-01T00:00:00Z", stage.created_at(100)),
+    "created_after": (stage.created_at(10), LAST_MADE),
+    "created_before": ("2035-01-01T00:00:00Z", stage.created_at(10)),
     "settings": ('{"language": "fr"}', '{"plan": 7}'),
 }
 
