@@ -44,7 +44,7 @@ class Deadlines:
             raise
 
     def _begin(self, task: asyncio.Task[Any]) -> None:
-        loop = asyncio.get_running_loop()
+        loop = task.get_loop()
         self._began[task] = loop.time(), task.cancelling()
         if not self._looks:
             self._looks = True

@@ -7,6 +7,7 @@ concurrency is real.
 
 import dataclasses
 import functools
+import gc
 import json
 import os
 import re
@@ -44,7 +45,10 @@ FAST = {
     "full_page_writes": "off",
     "autovacuum": "off",
     "max_connections": "300",
+    "max_wal_size": "256MB",
 }
+# A database of the tests has 8 MB, one of them 100.
+MEMORY_ENOUGH_BYTES = 2 * 2**30
 
 LOG_VARIABLE = "SHINKEI_TEST_LOG"
 # Passwords of the tests, hashes, links, JWTs, addresses of mails, and what has the form of 256 random
@@ -80,7 +84,7 @@ def pytest_configure(config: pytest.Config) -> None:
     settings = load_settings({"SECRET_KEY": SECRET_KEY, **_given_database()})
     database = settings.database
     if database is None:
-        data_dir = Path(tempfile.mkdtemp(prefix="shinkei-tests-"))
+        data_dir = Path(tempfile.mkdtemp(prefix="shinkei-tests-", dir=_find_memory()))
         server = embedded.start(data_dir, options=FAST)
         _owned.append((server, data_dir))
         database = server.database
@@ -101,6 +105,19 @@ def pytest_configure(config: pytest.Config) -> None:
             "template": template.name,
         }
     )
+
+
+def pytest_collection_finish() -> None:
+    """Spare what was imported and collected from every search for garbage: 5 % of a run."""
+    gc.collect()
+    gc.freeze()
+
+
+def _find_memory() -> Path | None:
+    """Where files are no disk's: making and unlinking those of databases is 7 % of a run on one."""
+    memory = Path("/dev/shm")
+    enough = memory.is_dir() and shutil.disk_usage(memory).free > MEMORY_ENOUGH_BYTES
+    return memory if enough and os.access(memory, os.W_OK) else None
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
