@@ -136,8 +136,9 @@ async def write(
 async def _transaction(conn: Connection) -> AsyncIterator[None]:
     """One that commits at the end, and rolls back where it ends with an error.
 
-    Where time ran out, or the task is cancelled, nothing is rolled back here: the connection may be
-    silent, and a ROLLBACK wait for it as long again. ``_acquire`` evicts it, and so ends it.
+    Where time ran out, or the task is cancelled, no ROLLBACK is sent: the connection may be silent,
+    and it would wait as long again. ``_acquire`` evicts the connection, and the server ends the
+    transaction when it sees it closed, or else by its own timeouts.
     """
     transaction = conn.transaction()
     await transaction.start()

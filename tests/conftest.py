@@ -47,7 +47,7 @@ FAST = {
     "max_connections": "300",
     "max_wal_size": "256MB",
 }
-# A database of the tests has 8 MB, one of them 100.
+# Several times what a run needs: a database has 8 MB, the largest 100, and the WAL at most 256.
 MEMORY_ENOUGH_BYTES = 2 * 2**30
 
 LOG_VARIABLE = "SHINKEI_TEST_LOG"
@@ -114,7 +114,7 @@ def pytest_collection_finish() -> None:
 
 
 def _find_memory() -> Path | None:
-    """Where files are no disk's: making and unlinking those of databases is 7 % of a run on one."""
+    """A directory in memory, if there is room: on a disk, making databases takes 7 % of a run."""
     memory = Path("/dev/shm")
     enough = memory.is_dir() and shutil.disk_usage(memory).free > MEMORY_ENOUGH_BYTES
     return memory if enough and os.access(memory, os.W_OK) else None

@@ -22,6 +22,7 @@ from tests.conftest import Client, StartApp
 from tests.factories import assert_problem, register, register_as
 from tests.proxy import proxy_to
 from tests.test_command_line import ROOT
+from tests.test_throttle import WAITING
 
 ME = "/api/v1/users/me"
 
@@ -110,8 +111,8 @@ async def test_a_write_whose_connection_falls_silent_is_told_in_time(
             await conn.execute("select from users for update")
             change = client.patch(ME, headers=account.headers, json={"name": "silent"})
             answer = asyncio.create_task(change)
-            waiting = "select count(*) from pg_locks where not granted"
-            while not await conn.fetchval(waiting):  # noqa: ASYNC110
+            while not await conn.fetchval(WAITING):
+                assert not answer.done()
                 await asyncio.sleep(0.01)
             flowing.clear()
             await assert_problem(await asyncio.wait_for(answer, 10), 503, "timeout")

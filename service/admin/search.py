@@ -10,12 +10,14 @@ import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 
-# What more of the addresses have is left out.
-COMMON_SHARE = 0.05
+# A trigram that a larger share of the addresses has is not asked for.
+COMMON_SHARE = 0.1
+# So many addresses tell which those are.
+SAMPLE_MAX = 101
 _TRIGRAM = re.compile("[^ ]{3}|[^ ]{2} | [^ ]")
 
 
-@functools.lru_cache(maxsize=512)  # as the sample is the same from search to search
+@functools.lru_cache(maxsize=4 * SAMPLE_MAX)  # as the sample is the same from search to search
 def split_words(text: str) -> str:
     """The text, each character in its place, but for a space where pg_trgm sees no word."""
     return "".join(char if unicodedata.category(char)[0] in "LNM" else " " for char in text)
@@ -26,23 +28,33 @@ def has_trigram(words: str) -> bool:
     return bool(_TRIGRAM.search(words))
 
 
-def find_rare_part(text: str, sample: Sequence[str]) -> str:
-    """The longest part without a trigram that is common in the sample; the whole without such."""
+def find_rare_part(text: str, addresses: Sequence[str]) -> str:
+    """The longest part that has no common trigram and is in none of these addresses, or the whole.
+
+    They are those by which PostgreSQL guesses how many match. Of a part that some contain it would
+    expect thousands, and walk through all accounts in their order to meet the first fifty.
+    """
     words = split_words(text)
-    others = [f" {split_words(other)} " for other in sample]
+    sample = addresses[:: -(-len(addresses) // SAMPLE_MAX) or 1]
+    others = [f" {split_words(address)} " for address in sample]
     most = COMMON_SHARE * len(others)
     best, start = "", 0
     for end in range(2, len(words) + 1):
         for trigram in _trigrams_until(words, end):
             if sum(trigram in other for other in others) > most:
                 start = max(start, end - len(trigram) + 1)
-        if end - start > len(best) and has_trigram(words[start:end]):
-            best = text[start:end]
+        part = text[start:end]
+        if (
+            len(part) > len(best)
+            and has_trigram(words[start:end])
+            and not any(part in address for address in addresses)
+        ):
+            best = part
     return best or text
 
 
 def _trigrams_until(words: str, end: int) -> Iterator[str]:
-    """Those that end there; that of a word's beginning is a space and its first letter."""
+    """The trigrams that end there; a word's first one is a space and its first letter here."""
     if end > 2 and " " not in words[end - 3 : end - 1]:
         yield words[end - 3 : end]
     if words[end - 2] == " " != words[end - 1]:
