@@ -31,7 +31,8 @@ async def test_a_read_survives_its_connection(client: Client, conn: Any) -> None
     account = await register(client)
     for _ in range(5):
         await conn.execute(
-            "select pg_terminate_backend(pid) from pg_stat_activity"
+            # Gone, and not only told to go.
+            "select pg_terminate_backend(pid, 10000) from pg_stat_activity"
             " where datname = current_database() and pid <> pg_backend_pid()"
         )
         response = await client.get(ME, headers=account.headers)

@@ -6,10 +6,10 @@ from datetime import datetime
 from typing import Any
 
 import asyncpg
-import orjson
 
 from service.admin.search import find_rare_part
 from service.database import Connection
+from service.encoding import plain
 from service.pages import Columns, Keyset
 
 _ACCOUNT = """
@@ -17,6 +17,9 @@ _ACCOUNT = """
     suspended_until, suspension_reason, purge_at, settings, version, created_at, updated_at,
     email_folded
 """
+
+# Settings that are shown and not looked into: see ``database._set_codecs``.
+_SHOWN_ACCOUNT = _ACCOUNT.replace(" settings,", " settings::json as settings,")
 
 _BY_TIME: Columns = {"created_at": datetime.fromisoformat, "id": uuid.UUID}
 _BY_EMAIL: Columns = {"email_folded": str}
@@ -237,7 +240,7 @@ def select_accounts(
         arguments += after
     arguments.append(limit)
     statement = f"""
-        select {_ACCOUNT} from users
+        select {_SHOWN_ACCOUNT} from users
         where {condition}
         order by {keyset.order_by()}
         limit ${len(arguments)}
@@ -258,8 +261,8 @@ async def estimate_accounts(conn: Connection, filters: Mapping[str, Any]) -> int
     # Without a sample: the whole text is what it can guess by.
     condition, arguments = _where(filters)
     statement = f"explain (format json) select 1 from users where {condition}"  # noqa: S608
-    plan = orjson.loads(await conn.fetchval(statement, *arguments))
-    rows: int = plan[0]["Plan"]["Plan Rows"]
+    plans = plain(await conn.fetchval(statement, *arguments))
+    rows: int = plans[0]["Plan"]["Plan Rows"]
     return rows
 
 
