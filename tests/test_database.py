@@ -105,7 +105,7 @@ async def test_a_write_whose_connection_falls_silent_is_told_in_time(
     assert settings.database is not None
     async with proxy_to(settings.database) as (database, flowing):
         client = await start_app(
-            database=database, request_timeout_s=1.5, db_command_timeout_s=15, db_lock_timeout_s=15
+            database=database, request_timeout_s=3, db_command_timeout_s=20, db_lock_timeout_s=20
         )
         account = await register(await start_app())
         async with conn.transaction():
