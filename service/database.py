@@ -301,13 +301,13 @@ async def _set_codecs(conn: Connection) -> None:
     await conn.set_type_codec(
         "json",
         schema="pg_catalog",
-        encoder=lambda value: encode(value).decode(),
+        encoder=_encode_json,
         decoder=orjson.Fragment,
     )
     await conn.set_type_codec(
         "jsonb",
         schema="pg_catalog",
-        encoder=lambda value: encode(value).decode(),
+        encoder=_encode_json,
         decoder=orjson.loads,
     )
     await conn.set_type_codec(
@@ -317,6 +317,10 @@ async def _set_codecs(conn: Connection) -> None:
         encoder=_encode_timestamp,
         decoder=_decode_timestamp,
     )
+
+
+def _encode_json(value: object) -> str:
+    return encode(value).decode()
 
 
 def _encode_timestamp(time: datetime) -> tuple[int]:
