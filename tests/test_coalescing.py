@@ -88,6 +88,40 @@ async def test_a_query_that_hangs_holds_nobody_up(client: Client) -> None:
     assert await asyncio.gather(*stuck, waiting) == ["row 13", "row 13", "row 6"]
 
 
+async def test_what_a_full_batch_left_is_not_held_up_by_it(client: Client) -> None:
+    """All asked while no query could go, so that nobody came after them and had them watched."""
+    assert client.app is not None
+    first, second, full, well = (Gate() for _ in range(4))
+    well.opened.set()
+    keys = range(1, BATCH_MAX + 2)
+
+    async def find(conn: Connection, keys: Sequence[int]) -> Mapping[int, str]:
+        gate = {1001: first, 1002: second, 1: full}.get(keys[0], well)
+        return await gate.find(conn, keys)
+
+    coalesced = Coalesced(client.app, find)
+    stuck = []
+    for key, gate in ((1001, first), (1002, second)):
+        stuck.append(asyncio.create_task(coalesced.find(key)))
+        await gate.until_asked(1)
+    await asyncio.sleep(5 * PATIENCE_S)
+    *taken, left = [asyncio.create_task(coalesced.find(key)) for key in keys]
+    await asyncio.sleep(0)
+    first.opened.set()
+    await full.until_asked(1)
+    await asyncio.sleep(5 * PATIENCE_S)
+    second.opened.set()
+    async with asyncio.timeout(5):
+        assert await left == f"row {keys[-1]}"
+    assert not any(task.done() for task in taken)
+    full.opened.set()
+    assert await asyncio.gather(*taken, *stuck) == [
+        *(f"row {key}" for key in keys[:-1]),
+        "row 1001",
+        "row 1002",
+    ]
+
+
 async def test_batches_are_bounded_and_the_oldest_go_first(client: Client) -> None:
     assert client.app is not None
     gate = Gate()
