@@ -20,7 +20,7 @@ from service.database import Connection, read, write
 from service.errors import Problem
 from service.keys import SETTINGS, USER
 from service.metrics import count
-from service.sealing import seal, unseal
+from service.sealing import SealError, seal, unseal
 
 P = ParamSpec("P")
 
@@ -39,8 +39,9 @@ async def write_once(
     """Run ``work`` in one transaction as ``database.write`` does, at most once for a key.
 
     Without an Idempotency-Key it just runs. With one: the first answer again for the same request;
-    Problem 422 for another one under the same key, 409 while the first is under way, 400 for a key
-    that is none. A problem that ``work`` raises is not kept: nothing was written.
+    Problem 422 for another one under the same key, or where SECRET_KEY has changed since, 409 while
+    the first is under way, 400 for a key that is none. A problem that ``work`` raises is not kept:
+    nothing was written.
     """
     key = request.headers.get("Idempotency-Key")
     if key is None:
@@ -58,13 +59,11 @@ async def write_once(
             detail = "A request with this Idempotency-Key is under way."
             raise Problem(409, "idempotency_key_in_use", detail, headers={"Retry-After": "1"})
         found = await _find(conn, caller, key)
-        secret_key = request.app[SETTINGS].secret_key
         if found:
             if found["fingerprint"] != fingerprint:
                 detail = "This Idempotency-Key was used for another request."
                 raise Problem(422, "idempotency_key_reused", detail)
-            count(request.app, "idempotent_replays")
-            return _read_answer(unseal(secret_key, _PURPOSE, key, found["answer"]))
+            return _replay(request, key, found["answer"])
         response = await work(conn, *args, **kwargs)
         await conn.execute(
             """
@@ -76,7 +75,7 @@ async def write_once(
             caller,
             key,
             fingerprint,
-            seal(secret_key, _PURPOSE, key, _write_answer(response)),
+            seal(request.app[SETTINGS].secret_key, _PURPOSE, key, _write_answer(response)),
         )
         return response
 
@@ -91,8 +90,17 @@ async def find_answer(request: web.Request) -> web.Response | None:
     found = await read(request.app, _find, _caller(request), key)
     if found is None or found["fingerprint"] != await _fingerprint(request):
         return None
+    return _replay(request, key, found["answer"])
+
+
+def _replay(request: web.Request, key: str, sealed: bytes) -> web.Response:
+    try:
+        stored = unseal(request.app[SETTINGS].secret_key, _PURPOSE, key, sealed)
+    except SealError:
+        detail = "What was answered under this Idempotency-Key can no longer be read: use another."
+        raise Problem(422, "idempotency_key_reused", detail) from None
     count(request.app, "idempotent_replays")
-    return _read_answer(unseal(request.app[SETTINGS].secret_key, _PURPOSE, key, found["answer"]))
+    return _read_answer(stored)
 
 
 async def _find(conn: Connection, caller: bytes, key: str) -> asyncpg.Record | None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import Client
+from tests.conftest import Client, StartApp
 from tests.factories import PASSWORD, assert_problem, bearer, register
 
 REGISTER = "/api/v1/auth/register"
@@ -81,6 +81,17 @@ async def test_answers_are_stored_sealed(client: Client, conn: Any) -> None:
     tokens = await response.json()
     stored = await conn.fetchval("select answer from idempotency_keys")
     assert tokens["refresh_token"].encode() not in stored
+
+
+async def test_an_answer_of_before_another_secret_key(start_app: StartApp, conn: Any) -> None:
+    """It cannot be read, and what it tells of is not done again."""
+    before = await start_app()
+    assert (await before.post(REGISTER, json=BODY, headers=KEY)).status == 201
+    await conn.execute("delete from signing_keys")  # or the other key would not start
+    after = await start_app(secret_key="another secret key, as long as one has to be")
+    response = await after.post(REGISTER, json=BODY, headers=KEY)
+    await assert_problem(response, 422, "idempotency_key_reused")
+    assert await conn.fetchval("select count(*) from users") == 1
 
 
 @pytest.mark.parametrize("key", ["", " ", "a b", "x" * 256, "é"])
