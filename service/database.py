@@ -371,7 +371,7 @@ async def _wait_for_database(
             return await asyncpg.connect(
                 **database.asyncpg_arguments(), timeout=max(1, min(5, deadline - loop.time()))
             )
-        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        except (*LOST, asyncpg.PostgresError) as error:
             reason, hopeless = explain(error)
         if hopeless or loop.time() >= deadline:
             tried = "" if hopeless else f" (tried for {timeout_s:g} s, DB_CONNECT_TIMEOUT_S)"
@@ -398,6 +398,11 @@ def explain(error: Exception) -> tuple[str, bool]:
         (socket.gaierror, False, "the host name cannot be resolved"),
         (ConnectionRefusedError, False, "connection refused"),
         (TimeoutError, False, "no answer"),
+        (
+            asyncpg.TargetServerAttributeNotMatched,
+            False,
+            "no server is as target_session_attrs asks",
+        ),
         (asyncpg.ClientConfigurationError, True, "the connection options contradict each other"),
     )
     for kind, hopeless, reason in known:

@@ -284,6 +284,10 @@ async def test_behind_pgbouncer_no_statement_is_named(start_app: StartApp) -> No
         ({"password": "wrong secret"}, "user or password refused"),
         ({"name": "nonexistent"}, "there is no such database"),
         ({"options": (("sslmode", "verify-full"),)}, ""),
+        (
+            {"options": (("target_session_attrs", "standby"),)},
+            "no server is as target_session_attrs asks (tried for 0.3 s",
+        ),
     ],
 )
 async def test_a_database_that_cannot_be_reached_is_one_line(
