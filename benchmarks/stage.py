@@ -51,7 +51,9 @@ POSTGRES = {
     "random_page_cost": "1.1",
 }
 
-# Account n was made n minutes after START; its id is the UUIDv7 of that moment.
+# Account n was made n minutes after START; its id is the UUIDv7 of that moment. Some values are had
+# by the same share of the accounts at every size, some by as many: 100 are to be deleted, and they
+# and 100 more are administrators and testers.
 START = datetime(2020, 1, 1, tzinfo=UTC)
 USERS = """
 insert into users (id, email, email_folded, email_verified_at, name, password_hash, role, settings,
@@ -59,14 +61,15 @@ insert into users (id, email, email_folded, email_verified_at, name, password_ha
 select (lpad(to_hex((extract(epoch from t) * 1000)::bigint), 12, '0') || '7' || substr(h, 1, 3)
         || '8' || substr(h, 4, 15))::uuid,
        'user' || n || '@example.com', 'user' || n || '@example.com', t, 'Name ' || h, $2,
-       case when n = 1 or n % 20000 = 0 then 'admin'
-            when n % 500 = 0 then 'support' else 'user' end,
-       jsonb_build_object('language', (array['en', 'fr', 'de'])[n % 3 + 1], 'plan', n % 1000),
-       case when n % 200 = 0 then 'suspended' when n % 300 = 2 then 'deleting' else 'active' end,
+       case when n = 1 or few then 'admin' when n % 500 = 0 then 'support' else 'user' end,
+       jsonb_build_object('language', (array['en', 'fr', 'de'])[n % 3 + 1], 'plan', n % 1000)
+           || case when few then '{"tester": true}'::jsonb else '{}' end,
+       case when n % 200 = 0 then 'suspended' when fewer then 'deleting' else 'active' end,
        case when n % 200 = 0 then 'by the benchmark' end,
-       case when n % 200 <> 0 and n % 300 = 2 then now() + interval '30 days' end,
+       case when fewer then now() + interval '30 days' end,
        t, t
 from generate_series(1, $1) n, md5(n::text) h,
+     lateral (select n % ($1 / 200) = 2 as few, n % ($1 / 100) = 2 as fewer) as shares,
      lateral (select $3::timestamptz + n * interval '1 minute' as t) times
 """
 
