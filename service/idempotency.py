@@ -38,10 +38,10 @@ async def write_once(
 ) -> web.Response:
     """Run ``work`` in one transaction as ``database.write`` does, at most once for a key.
 
-    Without an Idempotency-Key it just runs. With one: the first answer again for the same request;
-    Problem 422 for another one under the same key, or where SECRET_KEY has changed since, 409 while
-    the first is under way, 400 for a key that is none. A problem that ``work`` raises is not kept:
-    nothing was written.
+    Without an Idempotency-Key it just runs. With one: the first answer again for the same request,
+    or Problem 422 where SECRET_KEY has changed since; 422 for another request under the same key,
+    409 while the first is under way, 400 for a key that is none. A problem that ``work`` raises is
+    not kept: nothing was written.
     """
     key = request.headers.get("Idempotency-Key")
     if key is None:
@@ -97,8 +97,8 @@ def _replay(request: web.Request, key: str, sealed: bytes) -> web.Response:
     try:
         stored = unseal(request.app[SETTINGS].secret_key, _PURPOSE, key, sealed)
     except SealError:
-        detail = "What was answered under this Idempotency-Key can no longer be read: use another."
-        raise Problem(422, "idempotency_key_reused", detail) from None
+        detail = "This was done, and its answer can no longer be read: look before asking again."
+        raise Problem(422, "idempotent_answer_lost", detail) from None
     count(request.app, "idempotent_replays")
     return _read_answer(stored)
 

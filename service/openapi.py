@@ -422,7 +422,7 @@ def _problems(route: "Route", operation: "Operation") -> dict[int, tuple[str, ..
         {
             400: ("invalid_idempotency_key",),
             409: ("idempotency_key_in_use",),
-            422: ("idempotency_key_reused",),
+            422: ("idempotency_key_reused", "idempotent_answer_lost"),
         },
     )
     add(operation.if_match, {412: ("precondition_failed",)})

@@ -89,6 +89,9 @@ CODES: dict[int, dict[str, str]] = {
     },
     422: {
         "idempotency_key_reused": "This Idempotency-Key was used for another request.",
+        "idempotent_answer_lost": (
+            "This was done, and its answer can no longer be read: look before asking again."
+        ),
         "invalid_fields": "Some fields are missing or wrong.",
         "invalid_value": "A value is outside of what can be stored.",
     },

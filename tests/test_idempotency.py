@@ -9,6 +9,7 @@ from tests.conftest import Client, StartApp
 from tests.factories import PASSWORD, assert_problem, bearer, register
 
 REGISTER = "/api/v1/auth/register"
+PASSWORDS = "/api/v1/users/me/password"
 BODY = {"email": "ada@example.com", "password": PASSWORD}
 KEY = {"Idempotency-Key": "a-key-of-the-client"}
 
@@ -87,11 +88,24 @@ async def test_an_answer_of_before_another_secret_key(start_app: StartApp, conn:
     """It cannot be read, and what it tells of is not done again."""
     before = await start_app()
     assert (await before.post(REGISTER, json=BODY, headers=KEY)).status == 201
+    owner = await register(before)
+    # Its success undoes what it checks, so that it looks for an answer before the rest.
+    change = {"current_password": PASSWORD, "password": "a new phrase, for the road"}
+    changed = await before.post(PASSWORDS, json=change, headers={**owner.headers, **KEY})
+    assert changed.status == 204
     await conn.execute("delete from signing_keys")  # or the other key would not start
     after = await start_app(secret_key="another secret key, as long as one has to be")
     response = await after.post(REGISTER, json=BODY, headers=KEY)
-    await assert_problem(response, 422, "idempotency_key_reused")
-    assert await conn.fetchval("select count(*) from users") == 1
+    await assert_problem(response, 422, "idempotent_answer_lost")
+    assert await conn.fetchval("select count(*) from users") == 2
+
+    sign_in = {"email": owner.profile["email"], "password": change["password"]}
+    tokens = await (await after.post("/api/v1/auth/login", json=sign_in)).json()
+    headers = {**bearer(tokens["access_token"]), **KEY}
+    await assert_problem(
+        await after.post(PASSWORDS, json=change, headers=headers), 422, "idempotent_answer_lost"
+    )
+    assert (await after.post("/api/v1/auth/login", json=sign_in)).status == 200
 
 
 @pytest.mark.parametrize("key", ["", " ", "a b", "x" * 256, "é"])

@@ -149,6 +149,27 @@ def test_no_migrations_at_all_is_told(
         migrate.apply_pending(empty_database)
 
 
+def test_what_the_planner_has_to_know_is_known_at_once(database: Database) -> None:
+    """Statistics that are created on accounts that were analyzed before are filled."""
+    assert migrate.roll_back(database, 2)[-1] == "0014.index-users-by-address"
+    with connect(database) as conn:
+        conn.execute(
+            """
+            insert into users (id, email, email_folded, name, role, status, suspension_reason)
+            select gen_random_uuid(), n || '@example.com', n || '@example.com', '',
+                   case when n % 10 = 0 then 'support' else 'user' end,
+                   case when n % 10 = 0 then 'suspended' else 'active' end,
+                   case when n % 10 = 0 then 'x' end
+            from generate_series(1, 1000) n
+            """
+        )
+        conn.execute("analyze users")
+        migrate.apply_pending(database)
+        known = conn.execute("select most_common_vals from pg_stats_ext").fetchone()
+    assert known is not None
+    assert sorted(known[0]) == [["support", "suspended"], ["user", "active"]]
+
+
 def test_without_the_right_to_create_tables(empty_database: Database) -> None:
     with connect(empty_database) as conn:
         conn.execute("alter schema public rename to elsewhere")

@@ -21,11 +21,11 @@ insert into users (id, email, email_folded, name, role, settings, status, suspen
                    purge_at, created_at, updated_at)
 select gen_random_uuid(), 'user' || n || '@example.com', 'user' || n || '@example.com',
        'Name ' || md5(n::text),
-       case when n % 20000 = 0 then 'admin' when n % 500 = 0 then 'support' else 'user' end,
+       case when n % 20000 = 0 then 'admin' when n % 100 = 0 then 'support' else 'user' end,
        jsonb_build_object('language', (array['en', 'fr', 'de'])[n % 3 + 1], 'plan', n % 1000),
-       case when n % 200 = 0 then 'suspended' when n % 300 = 1 then 'deleting' else 'active' end,
-       case when n % 200 = 0 then 'x' end,
-       case when n % 200 <> 0 and n % 300 = 1 then now() end,
+       case when n % 50 = 0 then 'suspended' when n % 300 = 1 then 'deleting' else 'active' end,
+       case when n % 50 = 0 then 'x' end,
+       case when n % 300 = 1 then now() end,
        t, t
 from generate_series(1, $1) n, lateral (select $2::timestamptz + n * interval '1 minute' as t) as times
 """
@@ -106,7 +106,8 @@ async def test_every_combination_has_an_index_and_every_page_costs_the_same(conn
             after = [last[name] for name in keyset.columns]
         assert max(pages) <= 1.2 * min(pages) + 5, (sort, pages)
 
-    # Those of a role or a status are there in the order that is asked for; not all of them are read.
+    # Those of a role or a status are there in the order that is asked for; not all of them are read,
+    # nor all 1,000 that have both, of which the planner knows by its statistics alone.
     for filters in (
         {"role": "support"},
         {"status": "suspended"},
