@@ -52,25 +52,33 @@ POSTGRES = {
 }
 
 # Account n was made n minutes after START; its id is the UUIDv7 of that moment. Some values are had
-# by the same share of the accounts at every size, some by as many: 100 are to be deleted, and they
-# and 100 more are administrators and testers.
+# by the same share of the accounts at every size, one to five in a thousand, and those by the same
+# accounts; some by as many: 200 are administrators and testers, most of them to be deleted. Half of
+# the 200 are anywhere, the others among the hundred first, the hundred last, and a hundred between,
+# so that whatever is looked for together, and of whatever time, is found.
 START = datetime(2020, 1, 1, tzinfo=UTC)
 USERS = """
 insert into users (id, email, email_folded, email_verified_at, name, password_hash, role, settings,
                    status, suspension_reason, purge_at, created_at, updated_at)
 select (lpad(to_hex((extract(epoch from t) * 1000)::bigint), 12, '0') || '7' || substr(h, 1, 3)
         || '8' || substr(h, 4, 15))::uuid,
-       'user' || n || '@example.com', 'user' || n || '@example.com', t, 'Name ' || h, $2,
-       case when n = 1 or few then 'admin' when n % 500 = 0 then 'support' else 'user' end,
-       jsonb_build_object('language', (array['en', 'fr', 'de'])[n % 3 + 1], 'plan', n % 1000)
+       email, email, t, 'Name ' || h, $2,
+       case when few then 'admin' when n % 1000 < 2 then 'support' else 'user' end,
+       jsonb_build_object('language', (array['en', 'fr', 'de'])[n % 3 + 1], 'plan', n % 2000 / 2)
            || case when few then '{"tester": true}'::jsonb else '{}' end,
-       case when n % 200 = 0 then 'suspended' when fewer then 'deleting' else 'active' end,
-       case when n % 200 = 0 then 'by the benchmark' end,
+       case when fewer then 'deleting' when n % 400 < 2 then 'suspended' else 'active' end,
+       case when not fewer and n % 400 < 2 then 'by the benchmark' end,
        case when fewer then now() + interval '30 days' end,
        t, t
 from generate_series(1, $1) n, md5(n::text) h,
-     lateral (select n % ($1 / 200) = 2 as few, n % ($1 / 100) = 2 as fewer) as shares,
-     lateral (select $3::timestamptz + n * interval '1 minute' as t) times
+     lateral (
+         select n - case when n <= 100 then 1 when n > $1 - 100 then $1 - 99 else $1 / 5 * 2 end
+     ) as places (o),
+     lateral (select n % ($1 / 100) = 50 or (o between 0 and 99 and o % 3 = 2)) as admins (few),
+     lateral (select few and o % 2 = 0) as leaving (fewer),
+     lateral (select case when n % 2000 < 2 then 'acme' else 'mail' end) as hosts (host),
+     lateral (select 'user' || n || '@' || host || '.example') as addresses (email),
+     lateral (select $3::timestamptz + n * interval '1 minute') as times (t)
 """
 
 
@@ -133,7 +141,7 @@ async def create_database(server: Database, name: str) -> Database:
 async def seed(database: Database, users: int, sessions: int) -> list[Identity]:
     """Migrate, and fill in ``users`` accounts with one password; sign in ``sessions`` of them.
 
-    The first one is an administrator, the others are spread over all that are active users.
+    The first of those is an administrator, the others are spread over all that are active users.
     """
     migrate.apply_pending(database)
     settings = Settings(database=database, secret_key=SECRET, access_token_ttl_s=TOKEN_TTL_S)
@@ -146,8 +154,10 @@ async def seed(database: Database, users: int, sessions: int) -> list[Identity]:
         rows = await conn.fetch(
             """
             select id, email from users
-            where (role = 'user' or email = 'user1@example.com') and status = 'active'
-            order by email <> 'user1@example.com', md5(email) limit $1
+            where status = 'active' and role = 'user' or id = (
+                select id from users where status = 'active' and role = 'admin' limit 1
+            )
+            order by role <> 'admin', md5(email) limit $1
             """,
             sessions,
         )
