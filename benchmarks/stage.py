@@ -110,7 +110,7 @@ def stage() -> Iterator[tuple[Path, embedded.Server]]:
 
     Ctrl-C and SIGTERM end all of it in order.
     """
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     os.sched_setaffinity(0, OTHER_CORES or {SERVER_CORE})
     directory = Path(tempfile.mkdtemp(prefix="shinkei-bench-"))
     try:
