@@ -306,8 +306,10 @@ def test_migrate_up_status_and_down(empty_database: Database, tmp_path: Path) ->
     assert output() == [f"applied  {id_}" for id_ in ids]
     assert output() == ["applied  nothing: at head"]
     assert output("--status") == [f"applied\t{id_}" for id_ in ids]
-    assert output("--rollback", "2") == [f"rolled back  {id_}" for id_ in reversed(ids[-2:])]
-    assert output("--status")[-1] == f"pending\t{ids[-1]}"
+    assert output("--rollback", "1") == [f"rolled back  {ids[-1]}"]
+    assert output("--status")[-2:] == [f"applied\t{ids[-2]}", f"pending\t{ids[-1]}"]
+    assert output("--rollback", "99") == [f"rolled back  {id_}" for id_ in reversed(ids[:-1])]
+    assert output("--status") == [f"pending\t{id_}" for id_ in ids]
 
 
 @pytest.mark.parametrize(
