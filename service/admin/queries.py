@@ -1,13 +1,13 @@
 """SQL of administration: accounts as administrators see and change them."""
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
 import asyncpg
 
-from service.admin.search import find_rare_part
+from service.admin.search import Sample, find_rare_part, may_be_common
 from service.database import Connection
 from service.encoding import plain
 from service.pages import Columns, Keyset
@@ -29,6 +29,9 @@ SORTS = {
     "-email": Keyset(_BY_EMAIL, descending=True),
 }
 SESSIONS_NEWEST_FIRST = Keyset({"id": uuid.UUID}, descending=True)
+
+# So many accounts are looked through before an index is asked for those that contain a text.
+WALK_MAX = 5_000
 
 # Each has its index: see 0011.index-users and 0014.index-users-by-address.
 _CONDITIONS = {
@@ -221,42 +224,58 @@ async def list_accounts(
     after: list[object] | None,
     limit: int,
 ) -> list[asyncpg.Record]:
-    sample = await sample_addresses(conn) if "q" in filters else ()
-    return await conn.fetch(*select_accounts(filters, sample, keyset, after, limit))
+    rows: list[asyncpg.Record] = []
+    sample = await sample_texts(conn, filters)
+    for statement in select_accounts(filters, sample, keyset, after, limit):
+        rows = await conn.fetch(*statement)
+        if len(rows) == limit:
+            break
+    return rows
 
 
 def select_accounts(
     filters: Mapping[str, Any],
-    sample: Sequence[str],
+    sample: Sample,
     keyset: Keyset,
     after: list[object] | None,
     limit: int,
-) -> tuple[Any, ...]:
-    """The statement of a page and its arguments; ``after`` is a place in ``keyset``."""
-    condition, arguments = _where(filters, sample)
+) -> list[tuple[Any, ...]]:
+    """The statements of a page and their arguments: the first that fills it has it, or the last.
+
+    ``after`` is a place in ``keyset``.
+    """
+    order = keyset.order_by()
+    narrowed, contains, arguments = _where(filters, sample)
     if after:
-        condition = f"{condition} and {keyset.beyond(len(arguments) + 1)}"
+        narrowed = f"{narrowed} and {keyset.beyond(len(arguments) + 1)}"
         arguments += after
     arguments.append(limit)
+    some = f"select {_STORED} from users where {narrowed}"  # noqa: S608
+    found = [some]
+    if "q" in filters:
+        # With an offset, though of none, PostgreSQL does not find them by a walk in their order.
+        found = [f"select * from ({some} and {contains} offset 0) as matching"]  # noqa: S608
+        if may_be_common(sample, *filters["q"]):
+            first = f"{some} order by {order} limit {WALK_MAX}"
+            found.insert(0, f"select * from ({first}) as first where {contains}")  # noqa: S608
     # Found first, shown then: what is shown would be computed for all that are found and sorted, a
     # quarter of the time where those are a thousand. The second order costs nothing.
-    order = keyset.order_by()
-    statement = f"""
-        select {_SHOWN_ACCOUNT} from (
-            select {_STORED} from users
-            where {condition}
+    return [
+        (
+            f"""
+            select {_SHOWN_ACCOUNT}
+            from ({one} order by {order} limit ${len(arguments)}) as page
             order by {order}
-            limit ${len(arguments)}
-        ) as page
-        order by {order}
-    """  # noqa: S608
-    return statement, *arguments
+            """,  # noqa: S608
+            *arguments,
+        )
+        for one in found
+    ]
 
 
 async def count_accounts(conn: Connection, filters: Mapping[str, Any]) -> int:
-    sample = await sample_addresses(conn) if "q" in filters else ()
-    condition, arguments = _where(filters, sample)
-    statement = f"select count(*) from users where {condition}"  # noqa: S608
+    narrowed, contains, arguments = _where(filters, await sample_texts(conn, filters))
+    statement = f"select count(*) from users where {narrowed} and {contains}"  # noqa: S608
     count: int = await conn.fetchval(statement, *arguments)
     return count
 
@@ -264,56 +283,59 @@ async def count_accounts(conn: Connection, filters: Mapping[str, Any]) -> int:
 async def estimate_accounts(conn: Connection, filters: Mapping[str, Any]) -> int:
     """How many the planner expects, from its statistics, without reading them."""
     # Without a sample: the whole text is what it can guess by.
-    condition, arguments = _where(filters)
-    statement = f"explain (format json) select 1 from users where {condition}"  # noqa: S608
+    narrowed, contains, arguments = _where(filters, Sample())
+    statement = f"explain (format json) select 1 from users where {narrowed} and {contains}"  # noqa: S608
     plans = plain(await conn.fetchval(statement, *arguments))
     rows: int = plans[0]["Plan"]["Plan Rows"]
     return rows
 
 
-async def sample_addresses(conn: Connection) -> Sequence[str]:
-    """A hundred addresses, evenly spread in their order, as ANALYZE keeps them, by default.
-
-    There are none before its first run (PostgreSQL manual, pg_stats).
-    """
-    sample: list[str] | None = await conn.fetchval(
+async def sample_texts(conn: Connection, filters: Mapping[str, Any]) -> Sample:
+    """What a search has to know; nothing where there is none."""
+    if "q" not in filters:
+        return Sample()
+    rows = await conn.fetch(
         """
-        select histogram_bounds::text::text[] from pg_stats
-        where schemaname = current_schema and tablename = 'users' and attname = 'email_folded'
+        select tablename, most_common_vals::text::text[] || histogram_bounds::text::text[] as texts
+        from pg_stats
+        where schemaname = current_schema
+        and (tablename, attname) in (('users', 'email_folded'), ('users_search_idx', 'lower'))
         """
     )
-    return sample or ()
+    texts = {row["tablename"]: row["texts"] or () for row in rows}
+    return Sample(texts.get("users", ()), texts.get("users_search_idx", ()))
 
 
-def _where(filters: Mapping[str, Any], sample: Sequence[str] = ()) -> tuple[str, list[object]]:
-    """The condition of those filters that are given, and its arguments."""
+def _where(filters: Mapping[str, Any], sample: Sample) -> tuple[str, str, list[object]]:
+    """The condition of the filters but for ``q``, that of ``q``, and the arguments of both."""
     after, before = filters.get("created_after"), filters.get("created_before")
     if after is not None and before is not None and after >= before:
         # PostgreSQL would not see that: by address it would walk through all accounts.
-        return "false", []
-    conditions, arguments = ["true"], list[object]()
-    for name, condition in _CONDITIONS.items():
-        if name in filters:
-            arguments.append(filters[name])
-            conditions.append(condition.format(f"${len(arguments)}"))
+        return "false", "true", []
+    given = [name for name in _CONDITIONS if name in filters]
+    conditions = [_CONDITIONS[name].format(f"${n}") for n, name in enumerate(given, 1)]
+    arguments = [filters[name] for name in given]
+    contains = "true"
     if "q" in filters:
-        address, name = filters["q"]
-        condition, patterns = _contains(address, name, sample)
-        places = [f"${len(arguments) + n}" for n in range(1, len(patterns) + 1)]
-        conditions.append(condition.format(*places))
+        contains, patterns = _contains(filters["q"], sample, len(arguments) + 1)
         arguments += patterns
-    return " and ".join(conditions), arguments
+    return " and ".join(["true", *conditions]), contains, arguments
 
 
-def _contains(address: str, name: str, sample: Sequence[str]) -> tuple[str, list[str]]:
-    """What an address or a name contains: see 0011.index-users and ``find_rare_part``."""
-    part = find_rare_part(address, sample)
-    in_address, arguments = "email_folded like {}", [_pattern(part)]
+def _contains(q: tuple[str, str], sample: Sample, place: int) -> tuple[str, list[object]]:
+    """What an address or a name contains, with arguments from ``$place`` on.
+
+    See 0011.index-users and ``find_rare_part``.
+    """
+    address, name = q
+    part = find_rare_part(address, sample.addresses)
+    in_address, arguments = f"email_folded like ${place}", [_pattern(part)]
     if part != address:
         # No index is asked for this one.
-        in_address += " and strpos(email_folded, {}) > 0"
+        in_address += f" and strpos(email_folded, ${place + 1}) > 0"
         arguments.append(address)
-    return f"({in_address} or lower(name) like lower({{}}))", [*arguments, _pattern(name)]
+    in_name = f"lower(name) like lower(${place + len(arguments)})"
+    return f"({in_address} or {in_name})", [*arguments, _pattern(name)]
 
 
 def _pattern(text: str) -> str:
