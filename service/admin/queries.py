@@ -245,37 +245,57 @@ def select_accounts(
     ``after`` is a place in ``keyset``.
     """
     order = keyset.order_by()
-    narrowed, contains, arguments = _where(filters, sample)
+    conditions, arguments = _where(filters, sample)
     if after:
-        narrowed = f"{narrowed} and {keyset.beyond(len(arguments) + 1)}"
+        conditions["after"] = keyset.beyond(len(arguments) + 1)
         arguments += after
     arguments.append(limit)
-    some = f"select {_STORED} from users where {narrowed}"  # noqa: S608
-    found = [some]
-    if "q" in filters:
-        # With an offset, though of none, PostgreSQL does not find them by a walk in their order.
-        found = [f"select * from ({some} and {contains} offset 0) as matching"]  # noqa: S608
+    searches = [f"select {_STORED} from users where {_all(conditions)}"]  # noqa: S608
+    if "q" in conditions:
+        # `offset 0` keeps the two queries apart: PostgreSQL cannot walk in the outer one's order.
+        searches = [f"select * from ({searches[0]} offset 0) as matching"]  # noqa: S608
         if may_be_common(sample, *filters["q"]):
-            first = f"{some} order by {order} limit {WALK_MAX}"
-            found.insert(0, f"select * from ({first}) as first where {contains}")  # noqa: S608
+            searches.insert(0, _walk(conditions, keyset))
     # Found first, shown then: what is shown would be computed for all that are found and sorted, a
     # quarter of the time where those are a thousand. The second order costs nothing.
     return [
         (
             f"""
             select {_SHOWN_ACCOUNT}
-            from ({one} order by {order} limit ${len(arguments)}) as page
+            from ({search} order by {order} limit ${len(arguments)}) as page
             order by {order}
             """,  # noqa: S608
             *arguments,
         )
-        for one in found
+        for search in searches
     ]
 
 
+def _walk(conditions: Mapping[str, str], keyset: Keyset) -> str:
+    """Those that are found among the first ``WALK_MAX`` accounts, by an index in their order."""
+    inside = {"after", "role", "status"}
+    if "created_at" in keyset.columns:
+        inside |= {"created_after", "created_before"}
+    walked = {name: condition for name, condition in conditions.items() if name in inside}
+    others = {name: condition for name, condition in conditions.items() if name not in inside}
+    return f"""
+        select * from (
+            select {_STORED} from users
+            where {_all(walked)}
+            order by {keyset.order_by()}
+            limit {WALK_MAX}
+        ) as walked
+        where {_all(others)}
+    """  # noqa: S608
+
+
+def _all(conditions: Mapping[str, str]) -> str:
+    return " and ".join(conditions.values()) or "true"
+
+
 async def count_accounts(conn: Connection, filters: Mapping[str, Any]) -> int:
-    narrowed, contains, arguments = _where(filters, await sample_texts(conn, filters))
-    statement = f"select count(*) from users where {narrowed} and {contains}"  # noqa: S608
+    conditions, arguments = _where(filters, await sample_texts(conn, filters))
+    statement = f"select count(*) from users where {_all(conditions)}"  # noqa: S608
     count: int = await conn.fetchval(statement, *arguments)
     return count
 
@@ -283,15 +303,15 @@ async def count_accounts(conn: Connection, filters: Mapping[str, Any]) -> int:
 async def estimate_accounts(conn: Connection, filters: Mapping[str, Any]) -> int:
     """How many the planner expects, from its statistics, without reading them."""
     # Without a sample: the whole text is what it can guess by.
-    narrowed, contains, arguments = _where(filters, Sample())
-    statement = f"explain (format json) select 1 from users where {narrowed} and {contains}"  # noqa: S608
+    conditions, arguments = _where(filters, Sample())
+    statement = f"explain (format json) select 1 from users where {_all(conditions)}"  # noqa: S608
     plans = plain(await conn.fetchval(statement, *arguments))
     rows: int = plans[0]["Plan"]["Plan Rows"]
     return rows
 
 
 async def sample_texts(conn: Connection, filters: Mapping[str, Any]) -> Sample:
-    """What a search has to know; nothing where there is none."""
+    """What a search has to know; without ``q`` there is none."""
     if "q" not in filters:
         return Sample()
     rows = await conn.fetch(
@@ -306,20 +326,19 @@ async def sample_texts(conn: Connection, filters: Mapping[str, Any]) -> Sample:
     return Sample(texts.get("users", ()), texts.get("users_search_idx", ()))
 
 
-def _where(filters: Mapping[str, Any], sample: Sample) -> tuple[str, str, list[object]]:
-    """The condition of the filters but for ``q``, that of ``q``, and the arguments of both."""
+def _where(filters: Mapping[str, Any], sample: Sample) -> tuple[dict[str, str], list[object]]:
+    """The condition of each filter that is given, and their arguments."""
     after, before = filters.get("created_after"), filters.get("created_before")
     if after is not None and before is not None and after >= before:
         # PostgreSQL would not see that: by address it would walk through all accounts.
-        return "false", "true", []
+        return {"created_before": "false"}, []
     given = [name for name in _CONDITIONS if name in filters]
-    conditions = [_CONDITIONS[name].format(f"${n}") for n, name in enumerate(given, 1)]
+    conditions = {name: _CONDITIONS[name].format(f"${n}") for n, name in enumerate(given, 1)}
     arguments = [filters[name] for name in given]
-    contains = "true"
     if "q" in filters:
-        contains, patterns = _contains(filters["q"], sample, len(arguments) + 1)
+        conditions["q"], patterns = _contains(filters["q"], sample, len(arguments) + 1)
         arguments += patterns
-    return " and ".join(["true", *conditions]), contains, arguments
+    return conditions, arguments
 
 
 def _contains(q: tuple[str, str], sample: Sample, place: int) -> tuple[str, list[object]]:

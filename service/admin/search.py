@@ -34,10 +34,13 @@ class Sample(NamedTuple):
 
 
 def may_be_common(sample: Sample, address: str, name: str) -> bool:
-    """Whether one account in a hundred may have this in its address, or that in its name."""
+    """Whether some of the sample have this in the address, or that in the name; or it is not known.
+
+    The names are not where the service does not own the table (PostgreSQL manual, pg_stats).
+    """
     name = name.lower()
     return (
-        not sample.addresses
+        not (sample.addresses and sample.names)
         or any(address in one for one in sample.addresses)
         or any(name in one for one in sample.names)
     )
@@ -55,7 +58,10 @@ def has_trigram(words: str) -> bool:
 
 
 def find_rare_part(text: str, addresses: Sequence[str]) -> str:
-    """The longest part that has no common trigram, and is only where the whole is; or the whole."""
+    """The longest part without a common trigram, which none of these has but within the whole.
+
+    The whole, where there is no such part.
+    """
     words = split_words(text)
     sample = addresses[:: -(-len(addresses) // SAMPLE_MAX) or 1]
     without = [address for address in addresses if text not in address]
