@@ -7,7 +7,7 @@ from typing import Any
 
 import asyncpg
 
-from service.admin.search import Sample, find_rare_part, may_be_common
+from service.admin.search import WALK_MAX, Sample, Texts, find_rare_part, is_met_soon
 from service.database import Connection
 from service.encoding import plain
 from service.pages import Columns, Keyset
@@ -29,9 +29,6 @@ SORTS = {
     "-email": Keyset(_BY_EMAIL, descending=True),
 }
 SESSIONS_NEWEST_FIRST = Keyset({"id": uuid.UUID}, descending=True)
-
-# So many accounts are looked through before an index is asked for those that contain a text.
-WALK_MAX = 5_000
 
 # Each has its index: see 0011.index-users and 0014.index-users-by-address.
 _CONDITIONS = {
@@ -254,7 +251,7 @@ def select_accounts(
     if "q" in conditions:
         # `offset 0` keeps the two queries apart: PostgreSQL cannot walk in the outer one's order.
         searches = [f"select * from ({searches[0]} offset 0) as matching"]  # noqa: S608
-        if may_be_common(sample, *filters["q"]):
+        if is_met_soon(sample, *filters["q"], limit=limit):
             searches.insert(0, _walk(conditions, keyset))
     # Found first, shown then: what is shown would be computed for all that are found and sorted, a
     # quarter of the time where those are a thousand. The second order costs nothing.
@@ -316,14 +313,25 @@ async def sample_texts(conn: Connection, filters: Mapping[str, Any]) -> Sample:
         return Sample()
     rows = await conn.fetch(
         """
-        select tablename, most_common_vals::text::text[] || histogram_bounds::text::text[] as texts
+        select tablename, most_common_vals::text::text[] as common, most_common_freqs as shares,
+               histogram_bounds::text::text[] as others,
+               (select reltuples::bigint from pg_class where oid = 'users'::regclass) as accounts
         from pg_stats
         where schemaname = current_schema
         and (tablename, attname) in (('users', 'email_folded'), ('users_search_idx', 'lower'))
         """
     )
-    texts = {row["tablename"]: row["texts"] or () for row in rows}
-    return Sample(texts.get("users", ()), texts.get("users_search_idx", ()))
+    texts = {row["tablename"]: _texts(row) for row in rows}
+    accounts = rows[0]["accounts"] if rows else 0
+    return Sample(texts.get("users", ()), texts.get("users_search_idx", ()), accounts)
+
+
+def _texts(row: asyncpg.Record) -> Texts:
+    """Those of a column; the others stand for what the common ones leave, each for as many."""
+    common = list(zip(row["common"] or (), row["shares"] or (), strict=True))
+    others = row["others"] or ()
+    left = 1 - sum(share for _, share in common)
+    return [*common, *((text, left / len(others)) for text in others)]
 
 
 def _where(filters: Mapping[str, Any], sample: Sample) -> tuple[dict[str, str], list[object]]:
@@ -347,7 +355,7 @@ def _contains(q: tuple[str, str], sample: Sample, place: int) -> tuple[str, list
     See 0011.index-users and ``find_rare_part``.
     """
     address, name = q
-    part = find_rare_part(address, sample.addresses)
+    part = find_rare_part(address, sample)
     in_address, arguments = f"email_folded like ${place}", [_pattern(part)]
     if part != address:
         # No index is asked for this one.

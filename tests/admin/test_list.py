@@ -1,6 +1,7 @@
 """``GET /users``: pages, filters, counts, and parameters that are not what they should be."""
 
 import base64
+import itertools
 import json
 import re
 from typing import Any
@@ -9,6 +10,7 @@ from urllib.parse import quote
 import pytest
 from yarl import URL
 
+from service.admin.search import WALK_MAX
 from service.keys import POOL
 from tests.conftest import Client
 from tests.factories import Account, assert_problem, pointers, register, register_as
@@ -190,6 +192,33 @@ async def test_a_search_finds_what_contains_it_whatever_most_have(
                 assert set(found) == {
                     email for email, those in texts.items() if any(q in one for one in those)
                 }, q
+
+
+async def test_a_search_finds_those_that_its_walk_does_not_reach(client: Client, conn: Any) -> None:
+    """Page by page, some filled by the walk and some not, and what both find is in one order."""
+    support = await register_as(client, "support")
+    await seed(client, 2 * WALK_MAX + 2_000)
+    conditions: list[tuple[dict[str, str], str]] = [
+        ({}, "true"),
+        ({"role": "support"}, "role = 'support'"),
+        ({"status": "suspended"}, "status = 'suspended'"),
+        ({"settings": '{"language": "fr"}'}, "settings ->> 'language' = 'fr'"),
+        ({"created_before": "2026-01-01T01:00:00Z"}, "created_at < '2026-01-01T01:00:00Z'"),
+    ]
+    for q, (filters, condition) in itertools.product(("Name 11", "seed7"), conditions):
+        for sort in ("created_at", "-created_at", "email", "-email"):
+            column, direction = sort.removeprefix("-"), "desc" if sort.startswith("-") else "asc"
+            rows = await conn.fetch(
+                f"""
+                select email from users
+                where {condition} and (strpos(email_folded, lower($1)) > 0 or strpos(name, $1) > 0)
+                order by {column.replace("email", "email_folded")} {direction}, id {direction}
+                """,
+                q,
+            )
+            found = await emails(client, support, q=q, sort=sort, limit=200, **filters)
+            assert found == [row["email"] for row in rows], (q, filters, sort)
+            assert found
 
 
 async def test_counts(client: Client, conn: Any) -> None:
