@@ -7,7 +7,7 @@ from typing import Any
 
 import asyncpg
 
-from service.admin.search import WALK_MAX, Sample, Texts, find_rare_part, is_met_soon
+from service.admin.search import SAMPLE_MAX, WALK_PER_ROW, Sample, Shares, find_rare_part, is_common
 from service.database import Connection
 from service.encoding import plain
 from service.pages import Columns, Keyset
@@ -221,12 +221,12 @@ async def list_accounts(
     after: list[object] | None,
     limit: int,
 ) -> list[asyncpg.Record]:
-    rows: list[asyncpg.Record] = []
-    sample = await sample_texts(conn, filters)
-    for statement in select_accounts(filters, sample, keyset, after, limit):
-        rows = await conn.fetch(*statement)
-        if len(rows) == limit:
-            break
+    sample = await sample_texts(conn) if "q" in filters else Sample()
+    first, *others = select_accounts(filters, sample, keyset, after, limit)
+    rows = await conn.fetch(*first)
+    for statement in others:
+        if len(rows) < limit:
+            rows = await conn.fetch(*statement)
     return rows
 
 
@@ -251,8 +251,8 @@ def select_accounts(
     if "q" in conditions:
         # `offset 0` keeps the two queries apart: PostgreSQL cannot walk in the outer one's order.
         searches = [f"select * from ({searches[0]} offset 0) as matching"]  # noqa: S608
-        if is_met_soon(sample, *filters["q"], limit=limit):
-            searches.insert(0, _walk(conditions, keyset))
+        if "email" not in conditions and is_common(sample, *filters["q"]):
+            searches.insert(0, _walk(conditions, keyset, f"{WALK_PER_ROW} * ${len(arguments)}"))
     # Found first, shown then: what is shown would be computed for all that are found and sorted, a
     # quarter of the time where those are a thousand. The second order costs nothing.
     return [
@@ -268,21 +268,22 @@ def select_accounts(
     ]
 
 
-def _walk(conditions: Mapping[str, str], keyset: Keyset) -> str:
-    """Those that are found among the first ``WALK_MAX`` accounts, by an index in their order."""
+def _walk(conditions: Mapping[str, str], keyset: Keyset, length: str) -> str:
+    """Those that are found among the first accounts of a role and a status, in their order."""
     inside = {"after", "role", "status"}
     if "created_at" in keyset.columns:
         inside |= {"created_after", "created_before"}
-    walked = {name: condition for name, condition in conditions.items() if name in inside}
-    others = {name: condition for name, condition in conditions.items() if name not in inside}
+    walked, compared = dict[str, str](), dict[str, str]()
+    for name, condition in conditions.items():
+        (walked if name in inside else compared)[name] = condition
     return f"""
         select * from (
             select {_STORED} from users
             where {_all(walked)}
             order by {keyset.order_by()}
-            limit {WALK_MAX}
+            limit {length}
         ) as walked
-        where {_all(others)}
+        where {_all(compared)}
     """  # noqa: S608
 
 
@@ -291,7 +292,8 @@ def _all(conditions: Mapping[str, str]) -> str:
 
 
 async def count_accounts(conn: Connection, filters: Mapping[str, Any]) -> int:
-    conditions, arguments = _where(filters, await sample_texts(conn, filters))
+    sample = await sample_texts(conn) if "q" in filters else Sample()
+    conditions, arguments = _where(filters, sample)
     statement = f"select count(*) from users where {_all(conditions)}"  # noqa: S608
     count: int = await conn.fetchval(statement, *arguments)
     return count
@@ -307,29 +309,26 @@ async def estimate_accounts(conn: Connection, filters: Mapping[str, Any]) -> int
     return rows
 
 
-async def sample_texts(conn: Connection, filters: Mapping[str, Any]) -> Sample:
-    """What a search has to know; without ``q`` there is none."""
-    if "q" not in filters:
-        return Sample()
+async def sample_texts(conn: Connection) -> Sample:
+    """What a search has to know."""
     rows = await conn.fetch(
         """
         select tablename, most_common_vals::text::text[] as common, most_common_freqs as shares,
-               histogram_bounds::text::text[] as others,
-               (select reltuples::bigint from pg_class where oid = 'users'::regclass) as accounts
+               histogram_bounds::text::text[] as others
         from pg_stats
         where schemaname = current_schema
         and (tablename, attname) in (('users', 'email_folded'), ('users_search_idx', 'lower'))
         """
     )
-    texts = {row["tablename"]: _texts(row) for row in rows}
-    accounts = rows[0]["accounts"] if rows else 0
-    return Sample(texts.get("users", ()), texts.get("users_search_idx", ()), accounts)
+    shares = {row["tablename"]: _shares(row) for row in rows}
+    return Sample(shares.get("users", ()), shares.get("users_search_idx", ()))
 
 
-def _texts(row: asyncpg.Record) -> Texts:
-    """Those of a column; the others stand for what the common ones leave, each for as many."""
+def _shares(row: asyncpg.Record) -> Shares:
+    """Common texts have a share of their own; the others divide what is left evenly."""
     common = list(zip(row["common"] or (), row["shares"] or (), strict=True))
     others = row["others"] or ()
+    others = others[:: -(-len(others) // SAMPLE_MAX) or 1]
     left = 1 - sum(share for _, share in common)
     return [*common, *((text, left / len(others)) for text in others)]
 

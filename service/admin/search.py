@@ -1,4 +1,4 @@
-"""How a text is looked for: by a walk through accounts or by an index, and what that is asked for.
+"""Whether a text is looked for by a walk or an index, and which part of it the index is asked for.
 
 Where many have it, a page is soon full on a walk through the accounts in their order; where few
 do, an index finds them. PostgreSQL chooses by the same sample, but its walk has no end: ``user9``,
@@ -15,42 +15,37 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple, TypeAlias
 
-# So many accounts are walked through at most, before an index is asked.
-WALK_MAX = 5_000
+# So many accounts are walked through at most for each that a page has room for.
+WALK_PER_ROW = 100
 # A trigram that a larger share of the addresses has is not asked for.
 COMMON_SHARE = 0.1
-# So many addresses tell which those are.
+# So many addresses tell which those are, which takes a millisecond.
 SAMPLE_MAX = 101
 _TRIGRAM = re.compile("[^ ]{3}|[^ ]{2} | [^ ]")
-# Each with the share of the accounts that it stands for, from 0 to 1.
-Texts: TypeAlias = Sequence[tuple[str, float]]
+# Texts, each with the share of the accounts that it stands for, from 0 to 1.
+Shares: TypeAlias = Sequence[tuple[str, float]]
 
 
 class Sample(NamedTuple):
-    """Texts that ANALYZE has kept, each with the share of the accounts that it stands for.
+    """What ANALYZE has kept: the most common texts, and others evenly spread in their order.
 
-    The most common, and others evenly spread in their order, a hundred of each by default; none
-    before its first run, and no names where the service does not own the table (PostgreSQL manual,
-    pg_stats). ``accounts`` are how many there were in all.
+    A hundred of each by default; none before its first run, and no names where the service does not
+    own the table (PostgreSQL manual, pg_stats).
     """
 
-    addresses: Texts = ()
-    names: Texts = ()
-    accounts: int = 0
+    addresses: Shares = ()
+    names: Shares = ()
 
 
-def is_met_soon(sample: Sample, address: str, name: str, *, limit: int) -> bool:
-    """Whether ``limit`` accounts with this in the address, or that in the name, may be met soon.
-
-    On a walk that ends, and is shorter than what an index would find; or it is not known.
-    """
+def is_common(sample: Sample, address: str, name: str) -> bool:
+    """Whether a walk may be expected to fill its page; True where that is not known."""
     if not (sample.addresses and sample.names):
         return True
     share = max(_share(address, sample.addresses), _share(name.lower(), sample.names))
-    return limit < share * min(WALK_MAX, share * sample.accounts)
+    return share * WALK_PER_ROW > 1
 
 
-def _share(text: str, texts: Texts) -> float:
+def _share(text: str, texts: Shares) -> float:
     return sum(share for one, share in texts if text in one)
 
 
@@ -68,13 +63,12 @@ def has_trigram(words: str) -> bool:
 def find_rare_part(text: str, sample: Sample) -> str:
     """The longest part of an address that has no common trigram, or the whole where there is none.
 
-    None of the sample has it, but within the whole.
+    No address of the sample has that part, except those that have all of the text.
     """
     words = split_words(text)
     addresses = [address for address, _ in sample.addresses]
     without = [address for address in addresses if text not in address]
-    some = addresses[:: -(-len(addresses) // SAMPLE_MAX) or 1]
-    padded = [f" {split_words(address)} " for address in some]
+    padded = [f" {split_words(address)} " for address in addresses]
     most = COMMON_SHARE * len(padded)
     best, start = "", 0
     for end in range(2, len(words) + 1):

@@ -1,7 +1,6 @@
 """``GET /users``: pages, filters, counts, and parameters that are not what they should be."""
 
 import base64
-import itertools
 import json
 import re
 from typing import Any
@@ -10,7 +9,7 @@ from urllib.parse import quote
 import pytest
 from yarl import URL
 
-from service.admin.search import WALK_MAX
+from service.admin.search import WALK_PER_ROW
 from service.keys import POOL
 from tests.conftest import Client
 from tests.factories import Account, assert_problem, pointers, register, register_as
@@ -194,31 +193,34 @@ async def test_a_search_finds_what_contains_it_whatever_most_have(
                 }, q
 
 
-async def test_a_search_finds_those_that_its_walk_does_not_reach(client: Client, conn: Any) -> None:
+@pytest.mark.parametrize("analyzed", [False, True])
+async def test_a_search_finds_those_that_its_walk_does_not_reach(
+    client: Client, conn: Any, analyzed: bool
+) -> None:
     """Page by page, some filled by the walk and some not, and what both find is in one order."""
     support = await register_as(client, "support")
-    await seed(client, 2 * WALK_MAX + 2_000)
+    await seed(client, 2 * WALK_PER_ROW * 60)
+    if analyzed:
+        await conn.execute("analyze users")
     conditions: list[tuple[dict[str, str], str]] = [
         ({}, "true"),
-        ({"role": "support"}, "role = 'support'"),
+        ({"role": "user"}, "role = 'user'"),
         ({"status": "suspended"}, "status = 'suspended'"),
         ({"settings": '{"language": "fr"}'}, "settings ->> 'language' = 'fr'"),
         ({"created_before": "2026-01-01T01:00:00Z"}, "created_at < '2026-01-01T01:00:00Z'"),
     ]
-    for q, (filters, condition) in itertools.product(("Name 11", "seed7"), conditions):
+    for filters, condition in conditions:
         for sort in ("created_at", "-created_at", "email", "-email"):
             column, direction = sort.removeprefix("-"), "desc" if sort.startswith("-") else "asc"
             rows = await conn.fetch(
                 f"""
-                select email from users
-                where {condition} and (strpos(email_folded, lower($1)) > 0 or strpos(name, $1) > 0)
+                select email from users where {condition} and strpos(name, 'Name 11') > 0
                 order by {column.replace("email", "email_folded")} {direction}, id {direction}
-                """,
-                q,
+                """
             )
-            found = await emails(client, support, q=q, sort=sort, limit=200, **filters)
-            assert found == [row["email"] for row in rows], (q, filters, sort)
-            assert found
+            found = await emails(client, support, q="name 11", sort=sort, **filters)
+            assert found == [row["email"] for row in rows], (filters, sort)
+            assert len(found) > 50
 
 
 async def test_counts(client: Client, conn: Any) -> None:

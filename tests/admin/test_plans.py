@@ -1,5 +1,6 @@
 """What the list of users costs on 100,000 accounts: an index for every combination of filters."""
 
+import asyncio
 import itertools
 import json
 import uuid
@@ -11,7 +12,7 @@ import pytest
 
 from service.admin import queries
 from service.admin.schemas import LIST_USERS
-from service.admin.search import WALK_MAX, Sample
+from service.admin.search import WALK_PER_ROW, Sample
 from service.database import _set_codecs
 from service.encoding import plain
 
@@ -105,20 +106,20 @@ async def test_every_combination_has_an_index_and_every_page_costs_the_same(conn
     await _set_codecs(conn)
     await conn.execute(SEED, ACCOUNTS, START)
     await conn.execute("vacuum analyze users")
-    sample = await queries.sample_texts(conn, {"q": ()})
+    sample = await queries.sample_texts(conn)
     assert len(sample.addresses) > 90
     assert len(sample.names) > 90
 
+    place = {
+        "created_at": START + timedelta(minutes=ACCOUNTS // 2),
+        "id": uuid.UUID(int=0),
+        "email_folded": "user5@example.com",
+    }
     tried = 0
     for filters in combinations():
         keyset = queries.SORTS[filters["sort"]]
-        place = {
-            "created_at": START + timedelta(minutes=ACCOUNTS // 2),
-            "id": uuid.UUID(int=0),
-            "email_folded": "user5@example.com",
-        }
         for page in (None, [place[name] for name in keyset.columns]):
-            # A second one is for texts that fill no page soon: see the test of those.
+            # A second one is for where a walk has not filled the page: see below.
             statement, *_ = queries.select_accounts(filters, sample, keyset, page, 51)
             plan = await explain(conn, statement)
             assert "Seq Scan" not in set(nodes(plan)), (filters, page, plan)
@@ -151,41 +152,65 @@ async def test_every_combination_has_an_index_and_every_page_costs_the_same(conn
             plan = await explain(conn, statement, "analyze, buffers,")
             assert blocks_of(plan) < 150, (filters, sort, plan)
 
-    # An address by which PostgreSQL guesses, of which it would expect a thousand, is not one of many.
-    for text, count in (
-        (sample.addresses[50][0], 1),
-        ("user5000", 1),
-        ("example", 2),
-        ("Name ", 2),
-    ):
-        query = LIST_USERS.load({"q": text})
-        keyset = queries.SORTS[query["sort"]]
-        assert len(queries.select_accounts(query, sample, keyset, None, 51)) == count, text
-
-    # What is walked through has a bound: for that address; for what all have, with filters whose
-    # order is another one; for addresses that are all at one end of the order; and for none.
-    last_tenth = (START + timedelta(minutes=ACCOUNTS * 9 // 10)).isoformat()
-    for given in (
-        {"q": sample.addresses[50][0]},
-        {"q": "example", "created_after": last_tenth},
-        {"q": "example", "settings": '{"plan": 7}'},
-        {"q": "example", "role": "support"},
-        {"q": "Name "},
-        {"q": "user9"},
-        {"q": "user1"},
-        {"q": "user200", "status": "active"},
+    # An address by which PostgreSQL guesses, of which it would expect a thousand, is not one of many;
+    # nor is there more than one account of an address.
+    for given, count in (
+        ({"q": sample.addresses[50][0]}, 1),
+        ({"q": "user5000"}, 1),
+        ({"q": "example"}, 2),
+        ({"q": "Name "}, 2),
+        ({"q": "example", "email": "user500@example.com"}, 1),
     ):
         query = LIST_USERS.load(given)
-        for keyset in queries.SORTS.values():
-            walk, search = queries.select_accounts(query, Sample(), keyset, None, 51)
+        keyset = queries.SORTS[query["sort"]]
+        assert len(queries.select_accounts(query, sample, keyset, None, 51)) == count, given
+
+    # A walk has a bound, for whatever it is: what all have, which fills the page; with filters whose
+    # order is another one; addresses that are all at one end of the order; what one has, or none.
+    last_tenth = (START + timedelta(minutes=ACCOUNTS * 9 // 10)).isoformat()
+    for given, fills in (
+        ({"q": "example"}, True),
+        ({"q": "Name "}, True),
+        ({"q": "example", "role": "support"}, True),
+        ({"q": "example", "role": "user", "status": "suspended"}, True),
+        ({"q": "example", "created_after": last_tenth}, None),
+        ({"q": "user9"}, None),
+        ({"q": "user9", "status": "active"}, None),
+        ({"q": "example", "settings": '{"plan": 7}'}, False),
+        ({"q": sample.addresses[50][0]}, False),
+        ({"q": "nobody"}, False),
+    ):
+        query = LIST_USERS.load(given)
+        for keyset, later in itertools.product(queries.SORTS.values(), (False, True)):
+            after = [place[name] for name in keyset.columns] if later else None
+            walk, search = queries.select_accounts(query, Sample(), keyset, after, 51)
             for plan in await explain(conn, walk, "analyze,"), await explain_generic(conn, walk):
-                assert max(rows_read(plan)) < 2 * WALK_MAX, (given, plan)
+                assert max(rows_read(plan)) <= 2 * WALK_PER_ROW * 51, (given, plan)
             assert "Seq Scan" not in set(nodes(await explain_generic(conn, search)))
             found = [row["id"] for row in await conn.fetch(*walk)]
-            if len(found) < 51:
-                found = [row["id"] for row in await conn.fetch(*search)]
-            other = queries.select_accounts(query, sample, keyset, None, 51)[-1]
-            assert found == [row["id"] for row in await conn.fetch(*other)]
+            if fills is not None:
+                assert (len(found) == 51) == fills, (given, keyset, later)
+            every = [row["id"] for row in await conn.fetch(*search)]
+            assert found == every[: len(found)]
+            [*_, narrow] = queries.select_accounts(query, sample, keyset, after, 51)
+            assert every == [row["id"] for row in await conn.fetch(*narrow)]
+
+    # Nor is more asked for than fills the page.
+    asked: list[str] = []
+    conn.add_query_logger(lambda record: asked.append(record.query))
+    for sort, expected in (
+        ("-created_at", ["sample", "walk"]),
+        ("email", ["sample", "walk", "index"]),
+    ):
+        query = LIST_USERS.load({"q": "user9"})
+        asked.clear()
+        rows = await queries.list_accounts(conn, query, queries.SORTS[sort], None, 51)
+        await asyncio.sleep(0)  # asyncpg tells in the loop's next turn
+        assert len(rows) == 51
+        assert [
+            "sample" if "pg_stats" in sql else "walk" if "walked" in sql else "index"
+            for sql in asked
+        ] == expected
 
     hour = {"created_after": START, "created_before": START + timedelta(hours=1)}
     # A time that is over before it begins.
@@ -199,16 +224,15 @@ async def test_every_combination_has_an_index_and_every_page_costs_the_same(conn
 
 PEOPLE = """
 insert into users (id, email, email_folded, name, created_at)
-select gen_random_uuid(), address, address, title, $2::timestamptz + n * interval '1 minute'
+select gen_random_uuid(), address, address,
+       (array['', '', 'Captain', 'Doctor', md5(n::text)])[n % 5 + 1], $2::timestamptz + n * interval '1 minute'
 from (
     select string_to_array('ada grace ivan ivana maria marie mario john johanna sam lena elena', ' '),
            string_to_array('novak ivanova smith smirnova jones hopper lovelace lopez brown', ' '),
-           string_to_array('gmail.com gmail.com gmail.com outlook.com example.org', ' '),
-           string_to_array('Captain Doctor Engineer', ' ')
-) as words (first, last, domain, titles), generate_series(0, $1 - 1) n, lateral (
-    select format('%s.%s.%s@%s', first[n % 12 + 1], last[n / 7 % 9 + 1], to_hex(n), domain[n % 5 + 1]),
-           titles[n % 3 + 1]
-) as accounts (address, title)
+           string_to_array('gmail.com gmail.com gmail.com outlook.com example.org', ' ')
+) as words (first, last, domain), generate_series(0, $1 - 1) n, lateral (
+    select format('%s.%s.%s@%s', first[n % 12 + 1], last[n / 7 % 9 + 1], to_hex(n), domain[n % 5 + 1])
+) as addresses (address)
 """
 
 
@@ -217,7 +241,7 @@ async def test_a_search_asks_for_what_is_rare_and_for_nothing_that_is_not(conn: 
     await _set_codecs(conn)
     await conn.execute(PEOPLE, 30_000, START)
     await conn.execute("vacuum analyze users")
-    sample = await queries.sample_texts(conn, {"q": ()})
+    sample = await queries.sample_texts(conn)
     addresses = [
         row["email"]
         for row in await conn.fetch("select email from users where email ~ '[05]1[0-9]@'")
@@ -236,6 +260,12 @@ async def test_a_search_asks_for_what_is_rare_and_for_nothing_that_is_not(conn: 
                 assert plan["Actual Rows"] == 1
                 blocks[asked] += blocks_of(plan)
     assert blocks["rare"] < 0.6 * blocks["whole"], blocks
-    # What most have is common, however few values of the sample tell.
+    # What many have is common, however few values of the sample tell: what they stand for counts.
     query = LIST_USERS.load({"q": "captain"})
     assert len(queries.select_accounts(query, sample, queries.SORTS["email"], None, 51)) == 2
+    shares = {"": 0.0, "captain": 0.0, "doctor": 0.0, "others": 0.0}
+    for name, share in sample.names:
+        shares[name if name in shares else "others"] += share
+    assert shares == pytest.approx(
+        {"": 0.4, "captain": 0.2, "doctor": 0.2, "others": 0.2}, abs=0.02
+    )
