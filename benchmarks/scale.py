@@ -172,7 +172,8 @@ async def _lists(services: dict[int, tuple[str, str]]) -> dict[str, Any]:
         for one in again:
             runs[one].append(await _sample(clients, one))
         again = [one for one in combinations if _spread(runs[one]) > GROWTH_BAR]
-        print(f"{len(again)} of {len(combinations)} combinations differ by more than {GROWTH_BAR}×")
+        differ = f"{len(again)} of {len(combinations)} combinations"
+        print(f"{differ} differ by more than {GROWTH_BAR}×", flush=True)
     grown = [one for one in combinations if _growth(runs[one]) > GROWTH_BAR]
     _table(
         "Lists, p99 in ms by how many accounts have a filter's value",
