@@ -251,6 +251,7 @@ def select_accounts(
     if "q" in conditions:
         # `offset 0` keeps the two queries apart: PostgreSQL cannot walk in the outer one's order.
         searches = [f"select * from ({searches[0]} offset 0) as matching"]  # noqa: S608
+        # An address is one account's: no walk fills a page with it.
         if "email" not in conditions and is_common(sample, *filters["q"]):
             searches.insert(0, _walk(conditions, keyset, f"{WALK_PER_ROW} * ${len(arguments)}"))
     # Found first, shown then: what is shown would be computed for all that are found and sorted, a
@@ -269,7 +270,7 @@ def select_accounts(
 
 
 def _walk(conditions: Mapping[str, str], keyset: Keyset, length: str) -> str:
-    """Those that are found among the first accounts of a role and a status, in their order."""
+    """Those that are found among the first ``length`` accounts of the role and the status."""
     inside = {"after", "role", "status"}
     if "created_at" in keyset.columns:
         inside |= {"created_after", "created_before"}
@@ -310,7 +311,7 @@ async def estimate_accounts(conn: Connection, filters: Mapping[str, Any]) -> int
 
 
 async def sample_texts(conn: Connection) -> Sample:
-    """What a search has to know."""
+    """What a search has to know of all addresses and names, in 0.5 ms."""
     rows = await conn.fetch(
         """
         select tablename, most_common_vals::text::text[] as common, most_common_freqs as shares,

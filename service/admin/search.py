@@ -18,7 +18,7 @@ from typing import NamedTuple, TypeAlias
 # So many accounts are walked through at most for each that a page has room for.
 WALK_PER_ROW = 100
 # A trigram that a larger share of the addresses has is not asked for.
-COMMON_SHARE = 0.1
+COMMON_TRIGRAM_SHARE = 0.1
 # So many addresses tell which those are, which takes a millisecond.
 SAMPLE_MAX = 101
 _TRIGRAM = re.compile("[^ ]{3}|[^ ]{2} | [^ ]")
@@ -69,7 +69,7 @@ def find_rare_part(text: str, sample: Sample) -> str:
     addresses = [address for address, _ in sample.addresses]
     without = [address for address in addresses if text not in address]
     padded = [f" {split_words(address)} " for address in addresses]
-    most = COMMON_SHARE * len(padded)
+    most = COMMON_TRIGRAM_SHARE * len(padded)
     best, start = "", 0
     for end in range(2, len(words) + 1):
         for trigram in _trigrams_until(words, end):

@@ -1,4 +1,4 @@
-"""Whether a text is common, and which part of its text an index is asked for."""
+"""Whether a text is common, and which part of it an index is asked for."""
 
 import pytest
 
