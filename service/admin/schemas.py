@@ -5,7 +5,7 @@ from typing import Any
 
 from marshmallow import Schema, ValidationError, fields, validate
 
-from service.admin.queries import SORTS
+from service.admin.queries import SORTS, STATUSES
 from service.admin.search import has_trigram, split_words
 from service.encoding import RowSchema
 from service.fields import DisplayName, EmailAddress, Flag, Text, Timestamp, fold_email
@@ -13,7 +13,6 @@ from service.pages import BEFORE_TIME, FROM_TIME, PageSchema
 from service.requests import load_json
 from service.users.schemas import IS_EMAIL, NAME_MAX_LENGTH, ROLES, SettingsField, check_json
 
-STATUSES = ("active", "suspended", "deleting")
 REASON_MAX_LENGTH = 500
 
 

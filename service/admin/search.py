@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 
 # A trigram that a larger share of the addresses has is not asked for.
 COMMON_TRIGRAM_SHARE = 0.1
-# So many addresses tell which those are, which takes a millisecond.
+# So many addresses tell which those are: to go through them takes a millisecond.
 SAMPLE_MAX = 101
 _TRIGRAM = re.compile("[^ ]{3}|[^ ]{2} | [^ ]")
 

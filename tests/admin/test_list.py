@@ -9,7 +9,7 @@ from urllib.parse import quote
 import pytest
 from yarl import URL
 
-from service.admin.queries import WALKS
+from service.admin.queries import WALK_PER_ROW
 from service.keys import POOL
 from tests.conftest import Client
 from tests.factories import Account, assert_problem, pointers, register, register_as
@@ -199,7 +199,7 @@ async def test_a_list_has_those_that_its_walks_do_not_reach(
 ) -> None:
     """Page by page, some filled by a walk and some not, and what both find is in one order."""
     support = await register_as(client, "support")
-    await seed(client, 2 * WALKS[-1])
+    await seed(client, 2 * WALK_PER_ROW * 51)
     if analyzed:
         await conn.execute("analyze users")
     named = "strpos(name, 'Name 11') > 0"
