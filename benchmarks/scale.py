@@ -22,7 +22,7 @@ from urllib.parse import urlencode, urlsplit
 import asyncpg
 
 from benchmarks import measure, stage
-from service.admin.queries import SORTS
+from service.admin.lists import SORTS
 from service.settings import Database, Settings
 
 PARTS = ("lists", "start", "idle", "flood", "soak")

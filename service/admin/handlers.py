@@ -8,7 +8,7 @@ import asyncpg
 from aiohttp import web
 from marshmallow import ValidationError
 
-from service.admin import changes, queries, schemas
+from service.admin import changes, lists, queries, schemas
 from service.admin.changes import lock_account, no_such_account, record_change
 from service.admin.rules import keep_an_administrator
 from service.audit.events import record
@@ -32,13 +32,13 @@ from service.users.schemas import check_settings, merge_patch
 async def list_users(request: web.Request) -> web.Response:
     """Accounts, filtered and sorted, a page at a time; how many they are where count asks."""
     query = read_query(request, schemas.LIST_USERS)
-    keyset = queries.SORTS[query["sort"]]
+    keyset = lists.SORTS[query["sort"]]
     after = read_cursor(request, query, keyset)
-    rows = await read(request.app, queries.list_accounts, query, keyset, after, query["limit"] + 1)
+    rows = await read(request.app, lists.list_accounts, query, keyset, after, query["limit"] + 1)
     count = {}
     if "count" in query:
         exact = query["count"] == "exact"
-        counted = queries.count_accounts if exact else queries.estimate_accounts
+        counted = lists.count_accounts if exact else lists.estimate_accounts
         count = {"count": await read(request.app, counted, query)}
     return render_page(request, query, keyset, rows, schemas.ADMIN_USER, **count)
 

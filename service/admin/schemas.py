@@ -5,7 +5,8 @@ from typing import Any
 
 from marshmallow import Schema, ValidationError, fields, validate
 
-from service.admin.queries import SORTS, STATUSES
+from service.admin.lists import SORTS
+from service.admin.queries import STATUSES
 from service.admin.search import has_trigram, split_words
 from service.encoding import RowSchema
 from service.fields import DisplayName, EmailAddress, Flag, Text, Timestamp, fold_email

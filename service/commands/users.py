@@ -55,16 +55,16 @@ async def _pages(
     app: "web.Application", query: dict[str, Any], whole: bool
 ) -> AsyncIterator[dict[str, Any]]:
     """The bodies that GET /users answers: one, or one after the other until the list ends."""
-    from service.admin import queries, schemas
+    from service.admin import lists, schemas
     from service.database import read
     from service.encoding import plain
     from service.keys import SETTINGS
     from service.pages import make_page, open_cursor
 
-    secret_key, keyset = app[SETTINGS].secret_key, queries.SORTS[query["sort"]]
+    secret_key, keyset = app[SETTINGS].secret_key, lists.SORTS[query["sort"]]
     while True:
         after = open_cursor(secret_key, _PATH, query, keyset)
-        rows = await read(app, queries.list_accounts, query, keyset, after, query["limit"] + 1)
+        rows = await read(app, lists.list_accounts, query, keyset, after, query["limit"] + 1)
         page = make_page(secret_key, _PATH, query, keyset, rows, schemas.ADMIN_USER)
         yield plain(page)
         if not (whole and page["has_more"]):

@@ -9,7 +9,7 @@ from urllib.parse import quote
 import pytest
 from yarl import URL
 
-from service.admin.queries import WALK_PER_ROW
+from service.admin.lists import WALK_PER_ROW
 from service.keys import POOL
 from tests.conftest import Client
 from tests.factories import Account, assert_problem, pointers, register, register_as
