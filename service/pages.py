@@ -40,7 +40,12 @@ class Keyset(NamedTuple):
         return ", ".join(f"{name}{' desc' if self.descending else ''}" for name in self.columns)
 
     def beyond(self, first: int) -> str:
-        """``(created_at, id) < ($3, $4)``, with parameters from the number ``first``."""
+        """``(created_at, id) < ($1, $2)``, with parameters from the number ``first``.
+
+        A query has this condition first: of several on a column PostgreSQL begins its scan at the
+        first, and where that was a filter's ``created_at < $3`` it skipped what is between $3 and
+        $1 one by one: half a million entries of an index, 20 ms.
+        """
         places = ", ".join(f"${first + n}" for n in range(len(self.columns)))
         return f"({', '.join(self.columns)}) {'<' if self.descending else '>'} ({places})"
 

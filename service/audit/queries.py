@@ -83,11 +83,13 @@ def select_events(
     filters: Mapping[str, Any], after: list[object] | None, limit: int
 ) -> tuple[Any, ...]:
     """The statement of a page and its arguments; ``after`` is a place in NEWEST_FIRST."""
-    given = {name: filters[name] for name in _CONDITIONS if name in filters}
-    conditions = [_CONDITIONS[name].format(f"${n}") for n, name in enumerate(given, 1)]
-    if after:
-        conditions.append(NEWEST_FIRST.beyond(len(given) + 1))
-    arguments = [*given.values(), *(after or ()), limit]
+    conditions = [NEWEST_FIRST.beyond(1)] if after else []
+    arguments = list(after or ())
+    for name, condition in _CONDITIONS.items():
+        if name in filters:
+            arguments.append(filters[name])
+            conditions.append(condition.format(f"${len(arguments)}"))
+    arguments.append(limit)
     statement = f"""
         select id, occurred_at, action, actor_id, actor_role, subject_id,
                host(address) as address, user_agent, request_id, before, after

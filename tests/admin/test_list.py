@@ -216,6 +216,10 @@ async def test_a_list_has_those_that_its_walks_do_not_reach(
             f"{named} and created_at < '2026-01-01T01:35:00Z'",
         ),
         ({"created_before": "2026-01-01T00:02:00Z"}, "created_at < '2026-01-01T00:02:00Z'"),
+        (
+            {"role": "user", "status": "suspended", "created_before": "2026-01-01T00:35:00Z"},
+            "role = 'user' and status = 'suspended' and created_at < '2026-01-01T00:35:00Z'",
+        ),
         ({"settings": '{"nested": {"n": 7}}'}, "settings #>> '{nested,n}' = '7'"),
     ]
     for filters, condition in conditions:

@@ -1,12 +1,15 @@
 """The audit: what is recorded, that it is recorded with what it records, and that it stays."""
 
 import asyncio
+import json
 import uuid
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import asyncpg
 import pytest
 
+from service.audit.queries import select_events
 from tests.conftest import Client
 from tests.factories import Account, assert_problem, pointers, register, register_as
 
@@ -228,3 +231,27 @@ async def test_not_even_the_owner_changes_it(
     with pytest.raises(asyncpg.InsufficientPrivilegeError, match="append-only"):
         await conn.execute(statement.format(table))
     assert await conn.fetch("select id, action, before from audit_events") == before
+
+
+async def test_a_page_is_read_from_its_place_on(conn: Any) -> None:
+    """And not from where the asked-for time ends: page by page that would be more and more."""
+    start = datetime(2020, 1, 1, tzinfo=UTC)
+    await conn.execute(
+        """
+        insert into audit_events (id, occurred_at, action)
+        select gen_random_uuid(), $1::timestamptz + n * interval '1 minute', 'user.update'
+        from generate_series(1, 30000) n
+        """,
+        start,
+    )
+    await conn.execute("vacuum analyze audit_events")
+    times = {"occurred_after": start, "occurred_before": start + timedelta(minutes=29_000)}
+    place = [start + timedelta(minutes=2_000), uuid.UUID(int=0)]
+    for filters in (times, times | {"action": "user.update"}):
+        statement, *arguments = select_events(filters, place, 51)
+        explained = await conn.fetchval(
+            f"explain (analyze, buffers, format json) {statement}", *arguments
+        )
+        plan = json.loads(explained)[0]["Plan"]
+        assert plan["Actual Rows"] == 51
+        assert plan["Shared Hit Blocks"] + plan["Shared Read Blocks"] < 50, plan
