@@ -151,7 +151,7 @@ def test_no_migrations_at_all_is_told(
 
 def test_what_the_planner_has_to_know_is_known_at_once(database: Database) -> None:
     """Statistics that are created on accounts that were analyzed before are filled."""
-    assert migrate.roll_back(database, 3)[-1] == "0014.index-users-by-address"
+    assert migrate.roll_back(database, 4)[-1] == "0014.index-users-by-address"
     with connect(database) as conn:
         conn.execute(
             """

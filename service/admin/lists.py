@@ -11,7 +11,7 @@ from service.admin.queries import ACCOUNT, STATUSES, STORED_ACCOUNT
 from service.admin.search import SAMPLE_MAX, find_rare_part
 from service.database import Connection
 from service.encoding import plain
-from service.pages import Columns, Keyset
+from service.pages import Columns, Keyset, page_conditions, planned_anew
 from service.users.schemas import ROLES
 
 _BY_TIME: Columns = {"created_at": datetime.fromisoformat, "id": uuid.UUID}
@@ -26,9 +26,10 @@ SORTS = {
 # Settings that are shown and not looked into: see ``database._set_codecs``.
 _SHOWN = ACCOUNT.replace("settings", "settings::json as settings")
 
-# To fill a page so many accounts are walked through, and at last so many for each that it has room
-# for. Each walk begins at the page's place again and goes further. It is made where one in
-# WALK_PER_ROW of those that the last one added was for the page, which so many would fill it with.
+# To fill a page so many accounts are walked through; at last so many for each that it has room for.
+# Each walk begins at the page's place and goes further than the one before. It is made where one in
+# WALK_PER_ROW of the accounts that the one before added was for the page: at that rate the last one
+# fills it.
 FIRST_WALKS = (200, 1_000)
 WALK_PER_ROW = 200
 
@@ -59,9 +60,9 @@ async def list_accounts(
 
     Where no index has the order and all of the filters, either accounts are walked through in that
     order until the page is full, or all that have the filters are found and sorted. Which is less,
-    the first accounts tell, but for what many have and none of those: all of it is read. PostgreSQL
-    would guess, by a sample and as if what has the filters were evenly spread; and walk through a
-    million accounts for settings that the oldest alone have.
+    the first accounts tell; unless none of them has what many others have: those are all found.
+    PostgreSQL would guess, by a sample and as if what has the filters were evenly spread; and walk
+    through a million accounts for settings that the oldest alone have.
     """
     page = (filters, keyset, after, limit)
     if not _unordered(filters, keyset):
@@ -95,9 +96,12 @@ def walk_accounts(
     length: int,
 ) -> Statement:
     """Of the page, what is among the first ``length`` accounts that an index has in that order."""
-    # The length is no argument: a plan for any length would be one for a tenth of all accounts.
     conditions, arguments = _where(filters, keyset, after)
     unordered = {name: conditions.pop(name) for name in _unordered(filters, keyset)}
+    if {"created_after", "created_before"} <= conditions.keys():
+        # A plan for any two times expects one account in 200 between them, and might sort them all.
+        conditions["planned"] = planned_anew(arguments)
+    # The length is no argument: a plan for any length would be one for a tenth of all accounts.
     walk = f"""
         select * from (
             select {STORED_ACCOUNT} from users
@@ -119,7 +123,7 @@ def find_accounts(
 ) -> Statement:
     """The page from all that have the filters: see ``find_rare_part`` for ``addresses``."""
     conditions, arguments = _where(filters, keyset, after, addresses)
-    conditions["planned"] = _plan_for(arguments)
+    conditions["planned"] = planned_anew(arguments)
     # `offset 0` keeps the two queries apart: PostgreSQL cannot walk in the outer one's order.
     found = f"""
         select * from (
@@ -132,7 +136,7 @@ def find_accounts(
 async def count_accounts(conn: Connection, filters: Mapping[str, Any]) -> int:
     addresses = await sample_addresses(conn) if "q" in filters else ()
     conditions, arguments = _where(filters, addresses=addresses)
-    conditions["planned"] = _plan_for(arguments)
+    conditions["planned"] = planned_anew(arguments)
     statement = f"select count(*) from users where {_all(conditions)}"  # noqa: S608
     count: int = await conn.fetchval(statement, *arguments)
     return count
@@ -186,17 +190,6 @@ def _page(query: str, keyset: Keyset, arguments: list[object], limit: int) -> St
     return statement, *arguments, limit
 
 
-def _plan_for(arguments: list[object]) -> str:
-    """A condition that is true, and has PostgreSQL plan for these arguments whenever it is asked.
-
-    It keeps a plan for any arguments where that seems as cheap (the manual, PREPARE): which read a
-    year for the one address of it that was searched for, 80 ms instead of 3. With this such a plan
-    seems dear. One for the arguments knows that the condition is true, and nothing counts anything.
-    """
-    arguments.append(True)
-    return f"(${len(arguments)} or (select count(*) from generate_series(1, 1000000000)) = 0)"  # noqa: S608
-
-
 def _all(conditions: Mapping[str, str]) -> str:
     return " and ".join(conditions.values()) or "true"
 
@@ -207,15 +200,8 @@ def _where(
     after: list[object] | None = None,
     addresses: Sequence[str] = (),
 ) -> tuple[dict[str, str], list[object]]:
-    """The conditions of the page's place and of each filter that is given, and their arguments."""
-    conditions, arguments = {}, []
-    if keyset and after:
-        conditions["after"] = keyset.beyond(1)
-        arguments += after
-    for name, condition in _CONDITIONS.items():
-        if name in filters:
-            arguments.append(filters[name])
-            conditions[name] = condition.format(f"${len(arguments)}")
+    """The conditions of the page's place and of the filters that are given, and their arguments."""
+    conditions, arguments = page_conditions(_CONDITIONS, filters, keyset, after)
     if "role" in filters:
         conditions["role"] = _ROLE_IS[filters["role"]]
     if "status" in filters:

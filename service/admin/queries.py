@@ -177,18 +177,21 @@ async def lock_due_suspensions(conn: Connection) -> list[uuid.UUID]:
 async def list_sessions(
     conn: Connection, user_id: uuid.UUID, after: list[object] | None, limit: int
 ) -> list[asyncpg.Record]:
-    """The account's live sessions; ``after`` is a place in SESSIONS_NEWEST_FIRST."""
+    return await conn.fetch(*select_sessions(user_id, after, limit))
+
+
+def select_sessions(user_id: uuid.UUID, after: list[object] | None, limit: int) -> tuple[Any, ...]:
+    """The statement of a page of the account's live sessions and its arguments.
+
+    ``after`` is a place in SESSIONS_NEWEST_FIRST.
+    """
     beyond = SESSIONS_NEWEST_FIRST.beyond(3) if after else "true"
-    return await conn.fetch(
-        f"""
+    statement = f"""
         select id, created_at, last_seen_at, least(expires_at, idle_expires_at) as expires_at,
                user_agent, host(address) as address
         from sessions
         where user_id = $1 and least(expires_at, idle_expires_at) > now() and {beyond}
         order by {SESSIONS_NEWEST_FIRST.order_by()}
         limit $2
-        """,  # noqa: S608
-        user_id,
-        limit,
-        *(after or ()),
-    )
+    """  # noqa: S608
+    return statement, user_id, limit, *(after or ())

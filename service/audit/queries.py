@@ -9,7 +9,7 @@ import asyncpg
 
 from service.addresses import Address
 from service.database import Connection
-from service.pages import Keyset
+from service.pages import Keyset, page_conditions, planned_anew
 
 NEWEST_FIRST = Keyset({"occurred_at": datetime.fromisoformat, "id": uuid.UUID}, descending=True)
 
@@ -83,18 +83,16 @@ def select_events(
     filters: Mapping[str, Any], after: list[object] | None, limit: int
 ) -> tuple[Any, ...]:
     """The statement of a page and its arguments; ``after`` is a place in NEWEST_FIRST."""
-    conditions = [NEWEST_FIRST.beyond(1)] if after else []
-    arguments = list(after or ())
-    for name, condition in _CONDITIONS.items():
-        if name in filters:
-            arguments.append(filters[name])
-            conditions.append(condition.format(f"${len(arguments)}"))
+    conditions, arguments = page_conditions(_CONDITIONS, filters, NEWEST_FIRST, after)
+    if len({"actor_id", "subject_id", "action"} & filters.keys()) > 1:
+        # Which of their indexes has fewer, the values tell.
+        conditions["planned"] = planned_anew(arguments)
     arguments.append(limit)
     statement = f"""
         select id, occurred_at, action, actor_id, actor_role, subject_id,
                host(address) as address, user_agent, request_id, before, after
         from audit_events
-        where {" and ".join(conditions) or "true"}
+        where {" and ".join(conditions.values()) or "true"}
         order by {NEWEST_FIRST.order_by()}
         limit ${len(arguments)}
     """  # noqa: S608

@@ -1,0 +1,67 @@
+"""What PostgreSQL plans for a statement, and what that reads."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from service.encoding import plain
+
+
+async def explain(conn: Any, statement: tuple[Any, ...], options: str = "") -> dict[str, Any]:
+    sql, *arguments = statement
+    document = await conn.fetchval(f"explain ({options} format json) {sql}", *arguments)
+    plan: dict[str, Any] = plain(document)[0]["Plan"]
+    return plan
+
+
+async def explain_generic(conn: Any, statement: tuple[Any, ...]) -> dict[str, Any]:
+    """The plan that is for any arguments, as asyncpg's statements may have from their sixth time."""
+    sql, *arguments = statement
+    quoted = "select string_agg(quote_literal(one), ', ') from unnest($1::text[]) as one"
+    texts = [json.dumps(one) if isinstance(one, dict) else str(one) for one in arguments]
+    values = await conn.fetchval(quoted, texts)
+    await conn.execute("set plan_cache_mode = force_generic_plan")
+    await conn.execute(f"prepare for_any as {sql}")
+    plan = await explain(conn, (f"execute for_any({values})",), "analyze, buffers,")
+    await conn.execute("deallocate for_any")
+    await conn.execute("reset plan_cache_mode")
+    return plan
+
+
+async def explain_both(conn: Any, statement: tuple[Any, ...]) -> list[dict[str, Any]]:
+    """As executed: the plan for these arguments, and the one for any."""
+    return [
+        await explain(conn, statement, "analyze, buffers,"),
+        await explain_generic(conn, statement),
+    ]
+
+
+async def assert_is_planned_anew(conn: Any, statement: tuple[Any, ...]) -> None:
+    """A plan for any arguments seems too dear to be kept, for all that it would cost no more."""
+    dear, known = await explain_generic(conn, statement), await explain(conn, statement)
+    assert dear["Total Cost"] > 100 * known["Total Cost"]
+    counting = [node for node in nodes(dear) if node.get("Function Name") == "generate_series"]
+    assert [node["Actual Loops"] for node in counting] == [0]
+    assert not any("Function Name" in node for node in nodes(known))
+
+
+def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield plan
+    for inner in plan.get("Plans", ()):
+        yield from nodes(inner)
+
+
+def blocks_of(plan: dict[str, Any]) -> int:
+    read: int = plan["Shared Hit Blocks"] + plan["Shared Read Blocks"]
+    return read
+
+
+def rows_read(plan: dict[str, Any]) -> Iterator[int]:
+    """How many rows each of the plan's scans went through."""
+    for node in nodes(plan):
+        if node["Node Type"].endswith("Scan") and "Relation Name" in node:
+            yield node["Actual Rows"] + node.get("Rows Removed by Filter", 0)
+
+
+def node_types(plan: dict[str, Any]) -> set[str]:
+    return {node["Node Type"] for node in nodes(plan)}
