@@ -72,7 +72,7 @@ def planned_anew(arguments: list[object]) -> str:
 
     PostgreSQL keeps a plan for any arguments, from a statement's sixth time on, where that seems no
     dearer (the manual, PREPARE); such a one read a year's accounts to find one address, 80 ms
-    instead of 4. With this condition it seems dear. A plan for the arguments knows that the
+    instead of 3. With this condition it seems dear. A plan for the arguments knows that the
     condition is true, and another would count nothing either. ``plan_cache_mode`` says the same,
     but to a whole session, where it has users/me planned for each read, or to a transaction.
     """
