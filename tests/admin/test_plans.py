@@ -101,7 +101,7 @@ async def test_every_combination_has_an_index_and_every_page_costs_the_same(conn
             if is_ordered(filters):
                 statements = [lists.select_accounts(*page)]
             else:
-                statements = [lists.walk_accounts(*page, length) for length in WALKS]
+                statements = [lists.walk_accounts(*page, WALKS[-1])]
                 # What is common has filled the page.
                 statements += [lists.find_accounts(*page, addresses)] if rare else []
             for statement in statements:
@@ -177,7 +177,7 @@ async def test_every_combination_has_an_index_and_every_page_costs_the_same(conn
             if fills is not True:
                 assert "Seq Scan" not in node_types(await explain(conn, search))
             found = []
-            for length in WALKS:
+            for length in WALKS[::2]:
                 walk = lists.walk_accounts(*page, length)
                 for plan in await explain_both(conn, walk):
                     assert max(rows_read(plan)) <= 2 * length, (given, plan)
@@ -217,9 +217,9 @@ async def test_every_combination_has_an_index_and_every_page_costs_the_same(conn
 async def test_a_walk_has_a_bound_among_accounts_that_were_imported_in_any_order(conn: Any) -> None:
     """Two times seem to leave few, and one by one those seem dearer than all at once, sorted."""
     await _set_codecs(conn)
-    await conn.execute(f"{SEED} order by md5(n::text)", 30_000, START)
+    await conn.execute(f"{SEED} order by md5(n::text)", 10_000, START)
     await conn.execute("vacuum analyze users")
-    wide = {"created_after": START, "created_before": START + timedelta(minutes=30_000)}
+    wide = {"created_after": START, "created_before": START + timedelta(minutes=10_000)}
     for length in WALKS[:2]:
         walk = lists.walk_accounts(
             wide | {"q": ("nobody", "nobody")}, lists.SORTS["-created_at"], None, 51, length
@@ -236,8 +236,8 @@ async def test_few_have_both_a_role_and_a_status_that_many_have(conn: Any) -> No
         select gen_random_uuid(), address, address, '', case when n % 5 = 0 then 'support' else 'user' end,
                case when suspended then 'suspended' else 'active' end,
                case when suspended then 'x' end, $1::timestamptz + n * interval '1 minute'
-        from generate_series(1, 30000) n,
-             lateral (select n || '@example.com', n % 5 = 1 or n % 6000 = 0) as those (address, suspended)
+        from generate_series(1, 10000) n,
+             lateral (select n || '@example.com', n % 5 = 1 or n % 2000 = 0) as those (address, suspended)
         """,
         START,
     )
@@ -349,7 +349,7 @@ async def test_a_page_of_sessions_is_read_without_all_the_others(conn: Any) -> N
             """
             insert into sessions (id, user_id, expires_at, idle_expires_at)
             select gen_random_uuid(), $1, now() + interval '1 day', now() + interval '1 day'
-            from generate_series(1, 20000)
+            from generate_series(1, 10000)
             """,
             one,
         )

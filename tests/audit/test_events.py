@@ -247,9 +247,9 @@ async def test_a_page_is_read_from_its_place_on(conn: Any) -> None:
     await conn.execute(
         """
         insert into audit_events (id, occurred_at, action, actor_id, subject_id)
-        select gen_random_uuid(), $1::timestamptz + n * interval '1 minute', 'action ' || n % 10,
+        select gen_random_uuid(), $1::timestamptz + n * interval '2 minutes', 'action ' || n % 10,
                case when n % 3 = 0 then $2::uuid else $3 end, $2
-        from generate_series(1, 60000) n
+        from generate_series(1, 30000) n
         """,
         start,
         busy,
