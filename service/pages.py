@@ -24,6 +24,8 @@ LIMIT_MAX = 200
 FROM_TIME = {"description": "From this time on, itself included."}
 BEFORE_TIME = {"description": "Before this time."}
 _MAC_BYTES = 16
+# SQL and its arguments.
+Statement: TypeAlias = tuple[Any, ...]
 Columns: TypeAlias = Mapping[str, Callable[[Any], object]]
 # What may differ from one page of a list to its next.
 _FREE = {"cursor", "limit", "count"}
@@ -65,6 +67,11 @@ def page_conditions(
             arguments.append(filters[name])
             conditions[name] = template.format(f"${len(arguments)}")
     return conditions, arguments
+
+
+def all_of(conditions: Mapping[str, str]) -> str:
+    """What follows ``where``."""
+    return " and ".join(conditions.values()) or "true"
 
 
 def planned_anew(arguments: list[object]) -> str:

@@ -3,7 +3,7 @@
 import uuid
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any, TypeAlias
+from typing import Any
 
 import asyncpg
 
@@ -11,7 +11,7 @@ from service.admin.queries import ACCOUNT, STATUSES, STORED_ACCOUNT
 from service.admin.search import SAMPLE_MAX, find_rare_part
 from service.database import Connection
 from service.encoding import plain
-from service.pages import Columns, Keyset, page_conditions, planned_anew
+from service.pages import Columns, Keyset, Statement, all_of, page_conditions, planned_anew
 from service.users.schemas import ROLES
 
 _BY_TIME: Columns = {"created_at": datetime.fromisoformat, "id": uuid.UUID}
@@ -32,9 +32,6 @@ _SHOWN = ACCOUNT.replace("settings", "settings::json as settings")
 # fills it.
 FIRST_WALKS = (200, 1_000)
 WALK_PER_ROW = 200
-
-# SQL and its arguments.
-Statement: TypeAlias = tuple[Any, ...]
 
 # Each has its index, as roles and statuses have: see 0011, 0014 and 0016 of the migrations.
 _CONDITIONS = {
@@ -84,7 +81,7 @@ def select_accounts(
 ) -> Statement:
     """The page by one statement, which PostgreSQL has an index for."""
     conditions, arguments = _where(filters, keyset, after)
-    selected = f"select {STORED_ACCOUNT} from users where {_all(conditions)}"  # noqa: S608
+    selected = f"select {STORED_ACCOUNT} from users where {all_of(conditions)}"  # noqa: S608
     return _page(selected, keyset, arguments, limit)
 
 
@@ -105,11 +102,11 @@ def walk_accounts(
     walk = f"""
         select * from (
             select {STORED_ACCOUNT} from users
-            where {_all(conditions)}
+            where {all_of(conditions)}
             order by {keyset.order_by()}
             limit {length}
         ) as walked
-        where {_all(unordered)}
+        where {all_of(unordered)}
     """  # noqa: S608
     return _page(walk, keyset, arguments, limit)
 
@@ -127,7 +124,7 @@ def find_accounts(
     # `offset 0` keeps the two queries apart: PostgreSQL cannot walk in the outer one's order.
     found = f"""
         select * from (
-            select {STORED_ACCOUNT} from users where {_all(conditions)} offset 0
+            select {STORED_ACCOUNT} from users where {all_of(conditions)} offset 0
         ) as found
     """  # noqa: S608
     return _page(found, keyset, arguments, limit)
@@ -137,7 +134,7 @@ async def count_accounts(conn: Connection, filters: Mapping[str, Any]) -> int:
     addresses = await sample_addresses(conn) if "q" in filters else ()
     conditions, arguments = _where(filters, addresses=addresses)
     conditions["planned"] = planned_anew(arguments)
-    statement = f"select count(*) from users where {_all(conditions)}"  # noqa: S608
+    statement = f"select count(*) from users where {all_of(conditions)}"  # noqa: S608
     count: int = await conn.fetchval(statement, *arguments)
     return count
 
@@ -145,7 +142,7 @@ async def count_accounts(conn: Connection, filters: Mapping[str, Any]) -> int:
 async def estimate_accounts(conn: Connection, filters: Mapping[str, Any]) -> int:
     """How many the planner expects, from its statistics, without reading them."""
     conditions, arguments = _where(filters)
-    statement = f"explain (format json) select 1 from users where {_all(conditions)}"  # noqa: S608
+    statement = f"explain (format json) select 1 from users where {all_of(conditions)}"  # noqa: S608
     plans = plain(await conn.fetchval(statement, *arguments))
     rows: int = plans[0]["Plan"]["Plan Rows"]
     return rows
@@ -188,10 +185,6 @@ def _page(query: str, keyset: Keyset, arguments: list[object], limit: int) -> St
         order by {order}
     """  # noqa: S608
     return statement, *arguments, limit
-
-
-def _all(conditions: Mapping[str, str]) -> str:
-    return " and ".join(conditions.values()) or "true"
 
 
 def _where(

@@ -7,7 +7,7 @@ from typing import Any
 import asyncpg
 
 from service.database import Connection
-from service.pages import Keyset
+from service.pages import Keyset, Statement
 
 STATUSES = ("active", "suspended", "deleting")
 
@@ -180,11 +180,8 @@ async def list_sessions(
     return await conn.fetch(*select_sessions(user_id, after, limit))
 
 
-def select_sessions(user_id: uuid.UUID, after: list[object] | None, limit: int) -> tuple[Any, ...]:
-    """The statement of a page of the account's live sessions and its arguments.
-
-    ``after`` is a place in SESSIONS_NEWEST_FIRST.
-    """
+def select_sessions(user_id: uuid.UUID, after: list[object] | None, limit: int) -> Statement:
+    """A page of the account's live sessions; ``after`` is a place in SESSIONS_NEWEST_FIRST."""
     beyond = SESSIONS_NEWEST_FIRST.beyond(3) if after else "true"
     statement = f"""
         select id, created_at, last_seen_at, least(expires_at, idle_expires_at) as expires_at,

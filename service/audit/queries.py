@@ -9,7 +9,7 @@ import asyncpg
 
 from service.addresses import Address
 from service.database import Connection
-from service.pages import Keyset, page_conditions, planned_anew
+from service.pages import Keyset, Statement, all_of, page_conditions, planned_anew
 
 NEWEST_FIRST = Keyset({"occurred_at": datetime.fromisoformat, "id": uuid.UUID}, descending=True)
 
@@ -79,10 +79,8 @@ async def list_events(
     return await conn.fetch(*select_events(filters, after, limit))
 
 
-def select_events(
-    filters: Mapping[str, Any], after: list[object] | None, limit: int
-) -> tuple[Any, ...]:
-    """The statement of a page and its arguments; ``after`` is a place in NEWEST_FIRST."""
+def select_events(filters: Mapping[str, Any], after: list[object] | None, limit: int) -> Statement:
+    """A page; ``after`` is a place in NEWEST_FIRST."""
     conditions, arguments = page_conditions(_CONDITIONS, filters, NEWEST_FIRST, after)
     if len({"actor_id", "subject_id", "action"} & filters.keys()) > 1:
         # Which of their indexes has fewer, the values tell.
@@ -92,7 +90,7 @@ def select_events(
         select id, occurred_at, action, actor_id, actor_role, subject_id,
                host(address) as address, user_agent, request_id, before, after
         from audit_events
-        where {" and ".join(conditions.values()) or "true"}
+        where {all_of(conditions)}
         order by {NEWEST_FIRST.order_by()}
         limit ${len(arguments)}
     """  # noqa: S608
