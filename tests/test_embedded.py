@@ -233,6 +233,20 @@ def test_a_server_in_private_directories_and_in_public_ones(public: Path) -> Non
         server.stop()
 
 
+def test_text_is_ordered_by_rules_that_no_upgrade_of_the_system_changes(tmp_path: Path) -> None:
+    """A changed C library would leave indexes out of order; PostgreSQL's own locale never does."""
+    server = embedded.start(tmp_path, options=FAST)
+    provider = ask(server, "select datlocprovider from pg_database where datname = 'postgres'")
+    newer = int(str(ask(server, "show server_version_num"))) >= 170_000
+    assert provider == ("b" if newer else "c")
+    ordered = (
+        "select string_agg(word, ' ' order by word) from unnest(array['a', 'B', 'é', '-b']) word"
+    )
+    assert ask(server, ordered) == "-b B a é"
+    assert ask(server, "select lower('ÄÇ')") == "äç"
+    server.stop()
+
+
 def test_the_port_is_kept_while_it_is_free(tmp_path: Path) -> None:
     def port_of_a_start() -> int:
         server = embedded.start(tmp_path, options=FAST)

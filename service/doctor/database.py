@@ -220,6 +220,39 @@ def judge_tls(how: str, mode: str, variables: Variables) -> Finding:
     return warn("tls", detail, mend)
 
 
+async def _check_collation(
+    conn: Connection, settings: Settings, variables: Variables
+) -> list[Finding]:
+    """Whether the rules that text is ordered by are those that its indexes were made by."""
+    if conn.get_server_version().major < OLDEST_VERSION:
+        return []
+    row = await conn.fetchrow(
+        """
+        select datname as name, datcollate as locale, datcollversion as made_by,
+               pg_database_collation_actual_version(oid) as now
+        from pg_database where datname = current_database()
+        """
+    )
+    assert row is not None  # noqa: S101
+    return [judge_collation(**row)]
+
+
+def judge_collation(name: str, locale: str, made_by: str | None, now: str | None) -> Finding:
+    """See the PostgreSQL manual, ALTER DATABASE, REFRESH COLLATION VERSION."""
+    if made_by == now:
+        return ok("collation", f"{locale}, as when the database was made")
+    detail = (
+        f"{locale} of version {made_by} when the database was made, {now} now: indexes of text may"
+        " be out of order, so that an address is not found, or had twice"
+    )
+    quoted = _quote(name)
+    mend = (
+        f"In psql, as its owner: reindex database {quoted}; alter database {quoted} refresh"
+        " collation version"
+    )
+    return warn("collation", detail, mend)
+
+
 async def _check_migrations(
     conn: Connection, settings: Settings, variables: Variables
 ) -> list[Finding]:
@@ -404,6 +437,7 @@ async def _check_keys(conn: Connection, settings: Settings, variables: Variables
 
 _CHECKS: tuple[Check, ...] = (
     _check_database,
+    _check_collation,
     _check_tls,
     _check_migrations,
     _check_privileges,

@@ -51,8 +51,8 @@ async def test_a_set_up_that_is_well(client: Client, database: Database, tmp_pat
     findings = await asyncio.to_thread(look, environ)
     assert faults(findings) == []
     assert [found.check for found in findings] == [
-        *("settings", "files", "data", "database", "tls", "migrations", "privileges", "pool"),
-        *("clock", "keys", "passwords", "origin", "mail"),
+        *("settings", "files", "data", "database", "collation", "tls", "migrations", "privileges"),
+        *("pool", "clock", "keys", "passwords", "origin", "mail"),
     ]
     details = {found.check: found.detail for found in findings}
     assert details["settings"].startswith("given: DATA_DIR, SECRET_KEY, DATABASE_URL")
@@ -303,6 +303,14 @@ def test_what_a_connection_to_another_machine_is_worth() -> None:
         assert finding.status == status
         assert told in finding.detail
         assert status == "ok" or "DB_SSLMODE to verify-full" in finding.mend
+
+
+def test_a_collation_that_an_upgrade_of_the_system_has_changed() -> None:
+    assert doctor_database.judge_collation("shinkei", "C.UTF-8", None, None).status == "ok"
+    changed = doctor_database.judge_collation("shin-kei", "en_US.utf8", "2.28", "2.41")
+    assert changed.status == "warn"
+    assert "en_US.utf8 of version 2.28 when the database was made, 2.41 now" in changed.detail
+    assert 'alter database "shin-kei" refresh collation version' in changed.mend
 
 
 def test_clocks_that_are_apart() -> None:
