@@ -50,6 +50,16 @@ def encode(document: object) -> bytes:
     return orjson.dumps(document, default=UUID.__str__, option=orjson.OPT_UTC_Z)
 
 
+def same(one: object, other: object) -> bool:
+    """Whether they are alike in JSON, whatever order their keys are in.
+
+    Python finds 1 and true alike, and 1 and 1.0, which are not.
+    """
+    ways = orjson.OPT_UTC_Z | orjson.OPT_SORT_KEYS
+    first, second = (orjson.dumps(it, default=UUID.__str__, option=ways) for it in (one, other))
+    return first == second
+
+
 def plain(document: object) -> Any:
     """The document as whoever reads its JSON has it."""
     return orjson.loads(encode(document))

@@ -16,6 +16,7 @@ from service.admin import queries, schemas
 from service.admin.rules import keep_an_administrator
 from service.audit.events import record, record_unattended
 from service.database import Connection
+from service.encoding import same
 from service.errors import Problem
 from service.fields import fold_email
 from service.requests import check_if_match
@@ -143,7 +144,7 @@ async def record_change(
 ) -> None:
     """Record what became another of that which administrators see of the account."""
     old, new = schemas.ADMIN_USER.dump(before), schemas.ADMIN_USER.dump(after)
-    names = [name for name in new if new[name] != old[name] and name not in _NOT_CHANGES]
+    names = [name for name in new if name not in _NOT_CHANGES and not same(new[name], old[name])]
     earlier = {name: old[name] for name in names}
     later = {name: new[name] for name in names}
     if request is None:

@@ -13,6 +13,7 @@ from service.admin.changes import lock_account, no_such_account, record_change
 from service.admin.rules import keep_an_administrator
 from service.audit.events import record
 from service.database import Connection, read, write
+from service.encoding import same
 from service.errors import Problem
 from service.idempotency import write_once
 from service.keys import SETTINGS
@@ -88,7 +89,7 @@ async def _change(conn: Connection, request: web.Request, change: dict[str, Any]
         "email_verified": change.get("email_verified", user["email_verified"]),
         "settings": settings,
     }
-    if all(user[name] == value for name, value in wanted.items()):
+    if all(same(user[name], value) for name, value in wanted.items()):
         return user
     changed = await queries.update_account(conn, user["id"], **wanted)
     await record_change(conn, request, "user.update", user, changed)

@@ -14,6 +14,7 @@ from service.audit.events import record
 from service.auth import queries as auth_queries
 from service.auth.passwords import hash_password, require_acceptable, require_own
 from service.database import Connection, read, write
+from service.encoding import same
 from service.errors import Problem, not_signed_in
 from service.fields import fold_email
 from service.idempotency import find_answer, write_once
@@ -65,7 +66,7 @@ async def _change_profile(
         except ValidationError as error:
             raise field_errors(error, "#/settings") from None
     name = change.get("name", user["name"])
-    if name == user["name"] and settings == user["settings"]:
+    if name == user["name"] and same(settings, user["settings"]):
         return user
     updated = await queries.update_profile(conn, user["id"], name, settings)
     assert updated is not None  # noqa: S101

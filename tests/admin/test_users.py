@@ -176,6 +176,24 @@ async def test_read_user(client: Client) -> None:
     assert response.headers["ETag"] == '"1"'
 
 
+async def test_change_1_to_true(client: Client, conn: Any) -> None:
+    admin = await register_as(client, "admin")
+    account = await register(client)
+    for version, value in enumerate((1, True), 1):
+        headers = {**admin.headers, "If-Match": f'"{version}"'}
+        body = {"settings": {"beta": value}}
+        response = await client.patch(url_of(account), headers=headers, json=body)
+        assert response.status == 200
+    assert '"settings":{"beta":true}' in await response.text()
+    recorded = await conn.fetch(
+        "select after::text from audit_events where action = 'user.update' order by id"
+    )
+    assert [row["after"] for row in recorded] == [
+        '{"settings": {"beta": 1}}',
+        '{"settings": {"beta": true}}',
+    ]
+
+
 async def test_change_user(client: Client) -> None:
     admin = await register_as(client, "admin")
     account = await register(client, name="Grace")

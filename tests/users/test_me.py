@@ -87,6 +87,22 @@ async def test_patch_merges_settings_and_put_replaces_them(client: Client) -> No
     assert await change("PUT", {}) == {}
 
 
+@pytest.mark.parametrize("method", ["PATCH", "PUT"])
+async def test_true_is_another_value_than_1(client: Client, method: str) -> None:
+    """To Python they are equal; so are 1 and 1.0, but keys may come in any order."""
+    account = await register(client)
+    texts = ['{"n":1,"of":{"a":[0]}}', '{"n":true,"of":{"a":[0]}}', '{"n":true,"of":{"a":[false]}}']
+    for version, settings in enumerate(texts, 2):
+        body = f'{{"settings": {settings}}}'
+        headers = {**account.headers, "Content-Type": "application/json"}
+        response = await client.request(method, ME, headers=headers, data=body)
+        assert response.headers["ETag"] == f'"{version}"'
+        assert f'"settings":{settings}' in await response.text()
+    reordered = {"settings": {"of": {"a": [False]}, "n": True}}
+    response = await client.request(method, ME, headers=account.headers, json=reordered)
+    assert response.headers["ETag"] == '"4"'
+
+
 async def test_what_is_absent_stays(client: Client) -> None:
     account = await register(client, name="Grace")
     for method in ("PATCH", "PUT"):
