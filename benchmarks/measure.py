@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,6 +33,12 @@ class Cost(NamedTuple):
     load: Load
     cpu_us: float
     postgres_cpu_us: float
+
+
+def require_answers(loads: Iterable[Load]) -> None:
+    """Figures of requests that failed count for nothing, and are not kept."""
+    if any(load.non_2xx or load.socket_errors for load in loads):
+        sys.exit("bench: not every request was answered 2xx: the figures do not count")
 
 
 def require_wrk() -> None:

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import asyncpg
+import psycopg
 import uuid_utils.compat as uuid_utils
 from aiohttp import web
 from joserfc import jwt
@@ -279,13 +280,22 @@ def write_files(directory: Path, identities: list[Identity]) -> dict[str, Path]:
     return {field: directory / field for field in Identity._fields}
 
 
-def machine() -> dict[str, Any]:
-    """Where and when it is measured."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
+def machine(postgres: Database) -> dict[str, Any]:
+    """Where, when and of what it is measured."""
+    lines, here = Path("/proc/cpuinfo").read_text().splitlines(), str(Path(__file__).parent)
+    with psycopg.connect(**postgres.libpq_arguments()) as conn:  # type: ignore[arg-type]
+        major, minor = divmod(conn.info.server_version, 10_000)
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": output("git", "-C", here, "describe", "--always", "--dirty"),
         "cpu": next(line for line in lines if line.startswith("model name")).split(": ", 1)[1],
         "cores": os.cpu_count(),
         "kernel": platform.release(),
         "python": platform.python_version(),
+        "postgresql": {"version": f"{major}.{minor}", **POSTGRES},
+        "wrk": output("wrk", "-v").split()[1],
     }
+
+
+def output(*command: str) -> str:
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
