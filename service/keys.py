@@ -1,5 +1,6 @@
 """The typed keys under which the application and its requests carry their state."""
 
+import asyncio
 import uuid
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
@@ -46,6 +47,8 @@ TRACER: web.AppKey["Tracer"] = web.AppKey("tracer")
 # How long a connection of the pool may be waited for.
 ACQUIRING: web.AppKey["Deadlines"] = web.AppKey("acquiring")
 POOL_WAITING = web.AppKey("pool_waiting", Waiting)
+# How many transactions may be under way.
+WRITES = web.AppKey("writes", asyncio.Semaphore)
 HASHER: web.AppKey["Hasher"] = web.AppKey("hasher")
 KEY_RING: web.AppKey["KeyRing"] = web.AppKey("key_ring")
 ANSWER_HEADERS: web.AppKey["AnswerHeaders"] = web.AppKey("answer_headers")

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from service.app import create_app
 from service.database import Connection, _decode_timestamp, _encode_timestamp, read, write
 from service.errors import Problem, StartError
-from service.keys import POOL
+from service.keys import POOL, POOL_WAITING
 from service.settings import Settings
 from tests.conftest import Client, StartApp
 from tests.factories import assert_problem, register, register_as
@@ -72,6 +72,32 @@ async def test_requests_that_find_no_connection_are_told_within_a_second(
     for conn in held:
         await pool.release(conn)
     assert (await client.get(ME, headers=account.headers)).status == 200
+
+
+async def test_transactions_that_wait_for_a_row_hold_up_no_read(
+    start_app: StartApp, conn: Any
+) -> None:
+    """Those of one user who does much at once, or of one address whose sign-ins are counted."""
+    client = await start_app(db_acquire_timeout_s=5, db_lock_timeout_s=5)
+    assert client.app is not None
+    account = await register(client)
+    async with conn.transaction():
+        await conn.execute("select from users for update")
+        changes = [
+            asyncio.create_task(client.patch(ME, headers=account.headers, json={"name": str(n)}))
+            for n in range(2 * client.app[POOL].get_max_size())
+        ]
+        async with asyncio.timeout(4):
+            while client.app[POOL_WAITING].count < client.app[POOL].get_max_size():
+                await asyncio.sleep(0.01)
+            response = await client.get(ME, headers=account.headers)
+        assert await response.json() == account.profile
+        # Whoever gives up leaves the turn to the next.
+        for change in changes[-3:]:
+            change.cancel()
+    assert [(await change).status for change in changes[:-3]] == [200] * len(changes[:-3])
+    at_once = [client.patch(ME, headers=account.headers, json={"name": str(n)}) for n in range(9)]
+    assert {response.status for response in await asyncio.gather(*at_once)} == {200}
 
 
 async def test_a_locked_table_is_a_503_and_other_routes_are_fine(

@@ -1,5 +1,5 @@
 -- POST an address and a password, of each user in turn: FILE PASSWORD FORM, addresses a line each;
--- FORM is "json", or "form" for RFC 6749's fields.
+-- FORM is "json", or "form" for RFC 6749's fields. Behind a proxy each comes from an address of its own.
 
 require "report"
 
@@ -16,7 +16,9 @@ function init(arguments)
       body = "username=" .. email:gsub("@", "%%40") .. "&password=" .. password:gsub(" ", "+")
       content_type = "application/x-www-form-urlencoded"
     end
-    requests[#requests + 1] = wrk.format("POST", nil, {["Content-Type"] = content_type}, body)
+    local address = "10.0." .. math.floor(#requests / 256) .. "." .. #requests % 256
+    local headers = {["Content-Type"] = content_type, ["X-Forwarded-For"] = address}
+    requests[#requests + 1] = wrk.format("POST", nil, headers, body)
   end
 end
 
