@@ -89,7 +89,7 @@ async def test_transactions_that_wait_for_a_row_hold_up_no_read(
         ]
         async with asyncio.timeout(4):
             while client.app[POOL_WAITING].count < client.app[POOL].get_max_size():
-                await asyncio.sleep(0.01)
+                await conn.fetchval(WAITING)
             response = await client.get(ME, headers=account.headers)
         assert await response.json() == account.profile
         # Whoever gives up leaves the turn to the next.
