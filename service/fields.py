@@ -2,8 +2,9 @@
 
 import re
 import unicodedata
+import uuid
 from datetime import UTC, datetime
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from marshmallow import ValidationError, fields
@@ -13,6 +14,8 @@ EMAIL_MAX_LENGTH = 254
 PASSWORD_MAX_LENGTH = 256
 # The same as ``check_text``, but for surrogates, as a regular expression.
 NO_NUL = "^[^\\u0000]*$"
+UUID_PATTERN = "[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"
+_UUID = re.compile(UUID_PATTERN)
 _JOINED = r"[^\x00-\x7f\u200c\u200d]"
 _DIGITS = re.compile("[0-9]{1,9}")
 RFC3339 = re.compile(
@@ -28,7 +31,11 @@ class InexactFloat(float):
 def read_float(text: str) -> float:
     """The number, marked where it would not come back as it was written."""
     value = float(text)
-    return value if Decimal(text) == Decimal(repr(value)) else InexactFloat(value)
+    try:
+        exact = Decimal(text) == Decimal(repr(value))
+    except InvalidOperation:  # an exponent of twenty digits
+        exact = False
+    return value if exact else InexactFloat(value)
 
 
 def check_text(value: str) -> str:
@@ -87,6 +94,15 @@ class DisplayName(Text):
         if any(unicodedata.category(char) in {"Cc", "Cf", "Zl", "Zp"} for char in shown):
             raise ValidationError("Must not contain control or invisible characters.")
         return text
+
+
+class UuidText(fields.UUID):
+    """A UUID as it is written (RFC 9562 §4); Python's also takes braces, underscores and 0x."""
+
+    def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> uuid.UUID:
+        if not isinstance(value, str) or not _UUID.fullmatch(value):
+            raise self.make_error("invalid_uuid")
+        return super()._deserialize(value, attr, data, **kwargs)
 
 
 class EmailAddress(fields.String):

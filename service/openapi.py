@@ -36,6 +36,7 @@ from service.keys import SETTINGS
 from service.pages import PageSchema
 from service.settings import Settings
 from service.users.schemas import (
+    NUMBER_LIMITS,
     SETTINGS_MAX_BYTES,
     SETTINGS_MAX_DEPTH,
     WELL_KNOWN_SETTINGS,
@@ -489,6 +490,7 @@ def _settings_schemas() -> dict[str, dict[str, Any]]:
         "propertyNames": {"pattern": NO_NUL},
         "additionalProperties": _ref("Json"),
     }
+    least, most = NUMBER_LIMITS
     size = f"At most {SETTINGS_MAX_BYTES} bytes of JSON, {SETTINGS_MAX_DEPTH} levels deep."
     return {
         "Settings": {
@@ -503,11 +505,13 @@ def _settings_schemas() -> dict[str, dict[str, Any]]:
         },
         "Json": {
             "description": (
-                "Any JSON without NUL. Integers are within 2^53 of zero, and other numbers have no"
-                " more digits than a 64-bit float keeps."
+                "Any JSON without NUL. Numbers have no more digits than a 64-bit float keeps."
             ),
             "anyOf": [
-                {"type": ["boolean", "null", "number"]},
+                {"type": ["boolean", "null"]},
+                {"const": 0},
+                {"type": "number", "minimum": least, "maximum": most},
+                {"type": "number", "minimum": -most, "maximum": -least},
                 {"type": "string", "pattern": NO_NUL},
                 {"type": "array", "items": _ref("Json")},
                 own,

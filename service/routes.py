@@ -12,6 +12,7 @@ from service.audit import handlers as audit
 from service.auth import handlers as auth
 from service.auth.handlers import admin, anyone, signed_in, support
 from service.docs import handlers as docs
+from service.fields import UUID_PATTERN
 from service.keys import SETTINGS
 from service.recovery import handlers as recovery
 from service.requests import meet_expectation
@@ -81,8 +82,6 @@ ROUTES = (
     Route("GET", "/api/v1/audit-events", audit.list_events, admin),
 )
 
-_UUID = "[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"
-
 
 def served(settings: Settings) -> tuple[Route, ...]:
     """The routes that there are with these settings: all, but for the docs page where it is off."""
@@ -98,7 +97,7 @@ def add_routes(app: web.Application) -> None:
     """
     for route in served(app[SETTINGS]):
         handler = route.access(app, route.handler)
-        pattern = route.path.replace("_id}", f"_id:{_UUID}}}")
+        pattern = route.path.replace("_id}", f"_id:{UUID_PATTERN}}}")
         for path in (pattern, f"{pattern}/"):
             if route.method == "GET":
                 app.router.add_get(path, handler, expect_handler=meet_expectation)

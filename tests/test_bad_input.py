@@ -56,6 +56,16 @@ async def test_what_is_json_but_no_object(client: Client) -> None:
             assert pointers(problem) == {"#"}
 
 
+async def test_numbers_that_are_further_out_than_any_other(client: Client) -> None:
+    account = await register_as(client, "admin")
+    headers = {**account.headers, "Content-Type": "application/json"}
+    for method, path in WITH_BODY:
+        for number in (b"1e9999999999999999999", b"-0e-9999999999999999999"):
+            body = b'{"surprise": ' + number + b"}"
+            response = await client.request(method, path, headers=headers, data=body)
+            await assert_problem(response, 422, "invalid_fields")
+
+
 async def test_unknown_fields_and_nul(client: Client) -> None:
     account = await register_as(client, "admin")
     for method, path in WITH_BODY:

@@ -3,7 +3,7 @@
 from marshmallow import fields
 
 from service.encoding import RowSchema
-from service.fields import Text, Timestamp
+from service.fields import Text, Timestamp, UuidText
 from service.pages import BEFORE_TIME, FROM_TIME, PageSchema
 
 
@@ -26,8 +26,8 @@ class AuditEventSchema(RowSchema):
 class ListEventsSchema(PageSchema):
     """``GET /audit-events``."""
 
-    actor_id = fields.UUID()
-    subject_id = fields.UUID()
+    actor_id = UuidText()
+    subject_id = UuidText()
     action = Text(1, 100)
     occurred_after = Timestamp(metadata=FROM_TIME)
     occurred_before = Timestamp(metadata=BEFORE_TIME)

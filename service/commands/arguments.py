@@ -12,9 +12,9 @@ from service.admin import queries
 from service.admin.changes import no_such_account
 from service.database import Connection
 from service.errors import ArgumentError
-from service.fields import EmailAddress, fold_email
+from service.fields import UUID_PATTERN, EmailAddress, fold_email
 
-_UUID = re.compile("[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+_UUID = re.compile(UUID_PATTERN)
 
 
 def load(schema: Schema, given: Mapping[str, str | None]) -> dict[str, Any]:
@@ -25,6 +25,8 @@ def load(schema: Schema, given: Mapping[str, str | None]) -> dict[str, Any]:
         )
     except ValidationError as error:
         name, messages = next(iter(error.messages_dict.items()))
+        while isinstance(messages, dict):  # of a member of the option's JSON
+            messages = next(iter(messages.values()))
         raise ArgumentError(f"--{name.replace('_', '-')}: {messages[0]}") from None
     return loaded
 

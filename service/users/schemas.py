@@ -28,6 +28,8 @@ SETTINGS_MAX_DEPTH = 32
 _LANGUAGE_TAG = re.compile(r"[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8}){0,4}")
 # JSON numbers beyond these lose digits in JavaScript (RFC 8259 §6), or do not fit 64 bits.
 _INTEGER_LIMIT = 2**53
+# Of other numbers PostgreSQL writes all digits out: 1e308 takes 309 bytes, and 1e-300 as many.
+NUMBER_LIMITS = (1e-15, float(_INTEGER_LIMIT))
 
 
 class SettingsField(fields.Field[dict[str, Any]]):
@@ -197,7 +199,9 @@ def check_json(value: Any, depth: int = 1) -> None:
     elif isinstance(value, InexactFloat):
         raise ValidationError("Numbers must have no more digits than a 64-bit float keeps.")
     elif isinstance(value, float):
-        return
+        least, most = NUMBER_LIMITS
+        if value and not least <= abs(value) <= most:
+            raise ValidationError("Numbers must be 0, or from 1e-15 to 2^53, or as far below 0.")
     else:
         members = value.items() if isinstance(value, dict) else enumerate(value)
         errors: dict[Any, Any] = {}

@@ -148,6 +148,8 @@ async def test_filters(client: Client) -> None:
 
 WRONG_PARAMETERS: list[tuple[dict[str, str], str]] = [
     ({"actor_id": "me"}, "?/actor_id"),
+    ({"actor_id": "0x000000000000000000000000000001"}, "?/actor_id"),
+    ({"subject_id": "{01234567-89ab-cdef-0123-456789abcdef}"}, "?/subject_id"),
     ({"subject_id": ""}, "?/subject_id"),
     ({"action": "nul\0"}, "?/action"),
     ({"action": ""}, "?/action"),

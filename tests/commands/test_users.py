@@ -125,6 +125,7 @@ async def test_arguments_that_are_wrong(client: Client, admin: Account, shell: S
         "--status gone": "--status: Must be one of: active, suspended, deleting.",
         "--created-after yesterday": "--created-after: Expected a time with its offset",
         "--settings [1]": "--settings: Expected an object.",
+        '--settings {"a":[1e99]}': "--settings: Numbers must be 0, or from 1e-15 to 2^53",
         "--q ab": "--q: Must be at least 3 characters long.",
         "--cursor x": "Expected a cursor as an earlier page gave it.",
         f"--cursor {cursor} --sort email": "This cursor is another list's",

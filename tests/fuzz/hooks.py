@@ -132,23 +132,12 @@ def before_call(context: HookContext, case: Case, kwargs: dict[str, Any]) -> Non
         complete_from_answers(case, caller)
     if case.meta is None or not case.meta.generation.mode.is_positive:
         return
-    case.body, case.query = exact(case.body), exact(case.query)
     if isinstance(case.body, dict):
         complete_body(case.body, operation["operationId"])
     if "Idempotency-Key" in case.headers:
         # A new one for each request, as clients are to make them.
         key = case.headers["Idempotency-Key"]
         case.headers["Idempotency-Key"] = f"{secrets.token_hex(8)}{key}"[:255]
-
-
-def exact(value: Any) -> Any:
-    """Integers beyond 2^53 as floats: JSON Schema knows no difference, but JSON's readers do."""
-    if isinstance(value, dict):
-        return {name: exact(inner) for name, inner in value.items()}
-    if isinstance(value, list):
-        return [exact(inner) for inner in value]
-    is_large = isinstance(value, int) and abs(value) > 2**53
-    return float(value) if is_large else value
 
 
 def complete_body(body: dict[str, Any], operation_id: str) -> None:
