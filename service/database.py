@@ -198,7 +198,7 @@ async def _acquire(
             timer(name, acquired - asked, ended - acquired)
 
 
-async def _acquire_to_write(app: web.Application) -> Connection:
+async def _acquire_to_write(app: web.Application) -> "PoolConnectionProxy[asyncpg.Record]":
     """A connection, of which transactions leave a fifth to reads.
 
     They may wait for each other's rows: with 64 clients of one address signing in, which its limit

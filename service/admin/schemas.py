@@ -38,9 +38,10 @@ class SearchText(Text):
 
     def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> Any:
         text = super()._deserialize(value, attr, data, **kwargs)
-        if not has_trigram(split_words(text)):
+        both = fold_email(text), text
+        if not all(has_trigram(split_words(one)) for one in both):
             raise ValidationError("Must contain three letters or digits in a row.")
-        return fold_email(text), text
+        return both
 
 
 class ContainedSettings(fields.Field[dict[str, Any]]):

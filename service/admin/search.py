@@ -19,8 +19,13 @@ _TRIGRAM = re.compile("[^ ]{3}|[^ ]{2} | [^ ]")
 
 @functools.lru_cache(maxsize=4 * SAMPLE_MAX)  # as the sample is the same from search to search
 def split_words(text: str) -> str:
-    """The text, each character in its place, but for a space where pg_trgm sees no word."""
-    return "".join(char if unicodedata.category(char)[0] in "LNM" else " " for char in text)
+    """The text, each character in its place, but for a space where pg_trgm sees no word.
+
+    That has letters and digits, with their marks, and no other numbers, such as ½.
+    """
+    kinds = map(unicodedata.category, text)
+    words = (kind[0] in "LM" or kind in ("Nd", "Nl") for kind in kinds)
+    return "".join(char if is_word else " " for char, is_word in zip(text, words, strict=True))
 
 
 def has_trigram(words: str) -> bool:

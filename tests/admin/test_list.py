@@ -297,6 +297,11 @@ WRONG_VALUES: list[tuple[str, str]] = [
     ('settings={"a":"%5Cu0000"}', "?/settings/a"),
     ('settings={"a":"%5Cud800"}', "?/settings/a"),
     ('settings={"a":1e999}', "?/settings/a"),
+    ('settings={"a":1e9999999999999999999}', "?/settings/a"),
+    ('settings={"a":1e22}', "?/settings/a"),
+    ("q=%C2%BD%C2%BD%C2%BD", "?/q"),
+    # One letter, once it is composed.
+    ("q=e%CC%82%CC%81", "?/q"),
     ('settings={"a":99999999999999999999}', "?/settings/a"),
     ("cursor=", "?/cursor"),
 ]
