@@ -17,6 +17,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from contextvars import Context, copy_context
+from functools import wraps
 from itertools import islice
 from typing import Generic, TypeVar
 
@@ -45,11 +46,10 @@ class Coalesced(Generic[K, V]):
         self._query = query
         self._waiting: dict[K, list[asyncio.Future[V | None]]] = {}
         self._flights: set[asyncio.Task[None]] = set()
-        # The one whose end is waited for, unless it takes too long. It has no connection yet while
-        # it is boarding, and takes whoever comes; then it has taken off.
+        # The one whose end is waited for, unless it takes too long. As long as it has no connection
+        # it takes whoever comes; then it takes off.
         self._current: asyncio.Task[None] | None = None
-        self._boarding = False
-        self._took_off_at = 0.0
+        self._took_off_at: float | None = None
         self._watched = False
         self._context = copy_context()
 
@@ -74,7 +74,7 @@ class Coalesced(Generic[K, V]):
         """Start a flight, if somebody waits and there may be one more."""
         if not self._waiting or len(self._flights) == FLIGHTS_MAX:
             return
-        self._boarding = True
+        self._took_off_at = None
         # In the context of whoever asked last, so that it is in that request's trace and log. One
         # that has landed would hand on the context of a request answered long ago.
         self._current = asyncio.create_task(self._fly(), context=self._context)
@@ -90,7 +90,7 @@ class Coalesced(Generic[K, V]):
 
     def _watch(self, loop: asyncio.AbstractEventLoop) -> None:
         self._watched = False
-        if not self._boarding and loop.time() - self._took_off_at >= PATIENCE_S:
+        if self._took_off_at is not None and loop.time() - self._took_off_at >= PATIENCE_S:
             self._current = None
             self._start()
         self._have_watched(loop)
@@ -107,18 +107,16 @@ class Coalesced(Generic[K, V]):
         EXCHANGE.set(Exchange(""))
         taken: dict[K, list[asyncio.Future[V | None]]] = {}
 
+        @wraps(self._query)  # as metrics and logs call it
         async def query(conn: Connection) -> Mapping[K, V]:
             if not taken:
                 for key in list(islice(self._waiting, BATCH_MAX)):
                     taken[key] = self._waiting.pop(key)
-                self._boarding = False
                 loop = asyncio.get_running_loop()
                 self._took_off_at = loop.time()
                 self._have_watched(loop)
             return await self._query(conn, list(taken))
 
-        # As metrics and logs call it.
-        query.__module__, query.__name__ = self._query.__module__, self._query.__name__
         try:
             found = await read(self._app, query)
         except Exception as error:
@@ -126,7 +124,6 @@ class Coalesced(Generic[K, V]):
                 # There was no connection for as long as one may be waited for: all who wait are
                 # refused.
                 taken, self._waiting = self._waiting, {}
-                self._boarding = False
             for futures in taken.values():
                 for future in futures:
                     if not future.done():

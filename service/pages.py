@@ -1,11 +1,11 @@
-"""Keyset pages: a cursor holds the last row's place in the order, and belongs to its filters."""
+"""Pages of lists: a cursor holds the place of a page's last row, and belongs to its filters."""
 
 import base64
 import binascii
 import hashlib
 import hmac
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import asyncpg
 import orjson
@@ -18,76 +18,15 @@ from service.fields import Digits, Text
 from service.keys import SETTINGS
 from service.requests import json_response
 from service.sealing import derive_key
+from service.statements import Keyset
 
 LIMIT_DEFAULT = 50
 LIMIT_MAX = 200
 FROM_TIME = {"description": "From this time on, itself included."}
 BEFORE_TIME = {"description": "Before this time."}
 _MAC_BYTES = 16
-# SQL and its arguments.
-Statement: TypeAlias = tuple[Any, ...]
-Columns: TypeAlias = Mapping[str, Callable[[Any], object]]
 # What may differ from one page of a list to its next.
 _FREE = {"cursor", "limit", "count"}
-
-
-class Keyset(NamedTuple):
-    """The columns that order a list, together unique, and what makes their values of JSON's."""
-
-    columns: Columns
-    descending: bool
-
-    def order_by(self) -> str:
-        """``created_at desc, id desc``."""
-        return ", ".join(f"{name}{' desc' if self.descending else ''}" for name in self.columns)
-
-    def beyond(self, first: int) -> str:
-        """``(created_at, id) < ($3, $4)``, with parameters from the number ``first``."""
-        places = ", ".join(f"${first + n}" for n in range(len(self.columns)))
-        return f"({', '.join(self.columns)}) {'<' if self.descending else '>'} ({places})"
-
-
-def page_conditions(
-    templates: Mapping[str, str],
-    filters: Mapping[str, Any],
-    keyset: Keyset | None = None,
-    after: list[object] | None = None,
-) -> tuple[dict[str, str], list[object]]:
-    """The conditions of a page's place and of the filters that are given, and their arguments.
-
-    The place is the first: of several conditions on a column PostgreSQL (18) began its scan at the
-    first, and where that was ``created_at < $1`` it skipped what is between that and the place one
-    by one: half a million entries of an index, 20 ms.
-    """
-    conditions, arguments = {}, list(after or ())
-    if keyset and after:
-        conditions["after"] = keyset.beyond(1)
-    for name, template in templates.items():
-        if name in filters:
-            arguments.append(filters[name])
-            conditions[name] = template.format(f"${len(arguments)}")
-    return conditions, arguments
-
-
-def all_of(conditions: Mapping[str, str]) -> str:
-    """What follows ``where``."""
-    return " and ".join(conditions.values()) or "true"
-
-
-def planned_anew(arguments: list[object]) -> str:
-    """A condition that is true, whose argument it adds, for a query that needs a plan of its own.
-
-    PostgreSQL keeps a plan for any arguments, from a statement's sixth time on, where that seems no
-    dearer (the manual, PREPARE); such a one read a year's accounts to find one address, 80 ms
-    instead of 3. With this condition it seems dear. A plan for the arguments knows that the
-    condition is true, and another would count nothing either. ``plan_cache_mode`` says the same,
-    but to a whole session, where it has users/me planned for each read, or to a transaction.
-    """
-    arguments.append(True)
-    known = f"${len(arguments)}"
-    return (
-        f"({known} or (select count(*) from generate_series(1, 1000000000) where not {known}) = 1)"  # noqa: S608
-    )
 
 
 class PageSchema(Schema):

@@ -11,7 +11,7 @@ from service.admin.queries import ACCOUNT, STATUSES, STORED_ACCOUNT
 from service.admin.search import SAMPLE_MAX, find_rare_part
 from service.database import Connection
 from service.encoding import plain
-from service.pages import Columns, Keyset, Statement, all_of, page_conditions, planned_anew
+from service.statements import Columns, Keyset, Statement, all_of, page_conditions, planned_anew
 from service.users.schemas import ROLES
 
 _BY_TIME: Columns = {"created_at": datetime.fromisoformat, "id": uuid.UUID}

@@ -7,7 +7,7 @@ from typing import Any
 import asyncpg
 
 from service.database import Connection
-from service.pages import Keyset, Statement
+from service.statements import Keyset, Statement
 
 STATUSES = ("active", "suspended", "deleting")
 

@@ -9,7 +9,7 @@ import asyncpg
 
 from service.addresses import Address
 from service.database import Connection
-from service.pages import Keyset, Statement, all_of, page_conditions, planned_anew
+from service.statements import Keyset, Statement, all_of, page_conditions, planned_anew
 
 NEWEST_FIRST = Keyset({"occurred_at": datetime.fromisoformat, "id": uuid.UUID}, descending=True)
 
