@@ -94,7 +94,9 @@ class ListUsersSchema(PageSchema):
     q = SearchText(
         3,
         200,
-        metadata={"description": "Within address or name: three letters or digits in a row."},
+        metadata={
+            "description": "Within address or name, whatever the case: three letters or digits in a row."
+        },
     )
     status = fields.String(validate=validate.OneOf(STATUSES))
     role = fields.String(validate=validate.OneOf(ROLES))
