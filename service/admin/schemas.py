@@ -95,7 +95,7 @@ class ListUsersSchema(PageSchema):
         3,
         200,
         metadata={
-            "description": "Within address or name, whatever the case: three letters or digits in a row."
+            "description": "Within address or name, in any case: three letters or digits in a row."
         },
     )
     status = fields.String(validate=validate.OneOf(STATUSES))
