@@ -154,8 +154,8 @@ def main() -> None:
         print("bench: no Fastify, as node and npm are not there")
     with contextlib.ExitStack() as stack:
         stand = asyncio.run(_set_up(stack, peers))
-        costs = {name: _measure_all(stand, peers, name) for name in workloads}
         machine = _machine(stand)
+        costs = {name: _measure_all(stand, peers, name) for name in workloads}
     every = [cost for peer in costs.values() for rounds in peer.values() for cost in rounds]
     require_answers(cost.load for cost in every)
     results = {"machine": machine, "workloads": {name: _summary(costs[name]) for name in costs}}

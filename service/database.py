@@ -115,8 +115,9 @@ async def write(
     """Run ``work`` in one transaction, which commits when it returns and rolls back when it raises.
 
     A serialization failure or a deadlock runs the whole of it again, at most three times, with
-    jitter: ``work`` must do nothing but SQL. Raises Problem 503 where the database cannot answer;
-    where the connection was lost at commit, the write may or may not be there.
+    jitter: ``work`` must do nothing but SQL, and that on its own connection. Raises Problem 503
+    where the database cannot answer; where the connection was lost at commit, the write may or may
+    not be there.
     """
     for attempt in range(1, WRITE_ATTEMPTS + 1):
         try:

@@ -13,7 +13,7 @@ from aiohttp import web
 from service import __version__, migrate
 from service.answers import JsonAnswer
 from service.database import LOST
-from service.keys import HEALTH, POOL, SETTINGS
+from service.keys import HEALTH, POOL, SETTINGS, WRITES
 
 DEADLINE_S = 0.5
 CACHE_S = 1.0
@@ -118,7 +118,7 @@ async def _look(app: web.Application) -> dict[str, object]:
     utilization: dict[str, object] = {
         "componentType": "component",
         # A saturated pool still serves, more slowly: taking the replica away would make it worse.
-        "status": "warn" if in_use >= pool.get_max_size() else "pass",
+        "status": "warn" if in_use >= pool.get_max_size() or app[WRITES].locked() else "pass",
         "observedValue": in_use,
         "observedUnit": f"of {pool.get_max_size()} connections",
     }

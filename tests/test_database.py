@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from service.app import create_app
 from service.database import Connection, _decode_timestamp, _encode_timestamp, read, write
 from service.errors import Problem, StartError
-from service.keys import POOL, POOL_WAITING
+from service.keys import HEALTH, POOL, POOL_WAITING, WRITES
 from service.settings import Settings
 from tests.conftest import Client, StartApp
 from tests.factories import assert_problem, register, register_as
@@ -65,13 +65,16 @@ async def test_requests_that_find_no_connection_are_told_within_a_second(
     held = [await pool.acquire() for _ in range(pool.get_max_size())]
     loop = asyncio.get_running_loop()
     started = loop.time()
-    answers = await asyncio.gather(*(client.get(ME, headers=account.headers) for _ in range(50)))
+    reads = [client.get(ME, headers=account.headers) for _ in range(25)]
+    changes = [client.patch(ME, headers=account.headers, json={"name": "x"}) for _ in range(25)]
+    answers = await asyncio.gather(*reads, *changes)
     assert loop.time() - started < 2
     for answer in answers:
         await assert_problem(answer, 503, "database_unavailable")
     for conn in held:
         await pool.release(conn)
     assert (await client.get(ME, headers=account.headers)).status == 200
+    await assert_turns_are_free(client)
 
 
 async def test_transactions_that_wait_for_a_row_hold_up_no_read(
@@ -92,12 +95,26 @@ async def test_transactions_that_wait_for_a_row_hold_up_no_read(
                 await conn.fetchval(WAITING)
             response = await client.get(ME, headers=account.headers)
         assert await response.json() == account.profile
+        client.app[HEALTH].checked_at = float("-inf")
+        health = await (await client.get("/health")).json()
+        assert health["checks"]["pool:utilization"][0]["status"] == "warn"
         # Whoever gives up leaves the turn to the next.
         for change in changes[-3:]:
             change.cancel()
     assert [(await change).status for change in changes[:-3]] == [200] * len(changes[:-3])
-    at_once = [client.patch(ME, headers=account.headers, json={"name": str(n)}) for n in range(9)]
-    assert {response.status for response in await asyncio.gather(*at_once)} == {200}
+    await assert_turns_are_free(client)
+
+
+async def assert_turns_are_free(client: Client) -> None:
+    """As many transactions may be under way as with a pool of 4 before any was."""
+    assert client.app is not None
+    turns = client.app[WRITES]
+    async with asyncio.timeout(5):
+        for _ in range(3):
+            await turns.acquire()
+    assert turns.locked()
+    for _ in range(3):
+        turns.release()
 
 
 async def test_a_locked_table_is_a_503_and_other_routes_are_fine(

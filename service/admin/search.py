@@ -21,7 +21,8 @@ _TRIGRAM = re.compile("[^ ]{3}|[^ ]{2} | [^ ]")
 def split_words(text: str) -> str:
     """The text, each character in its place, but for a space where pg_trgm sees no word.
 
-    That has letters and digits, with their marks, and no other numbers, such as ½.
+    That has letters and digits, and no other numbers, such as ½. Marks are taken for part of their
+    word; to pg_trgm some are and some are not, which Python cannot tell.
     """
     kinds = map(unicodedata.category, text)
     words = (kind[0] in "LM" or kind in ("Nd", "Nl") for kind in kinds)

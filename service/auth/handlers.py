@@ -20,7 +20,7 @@ from service.auth.passwords import (
     require_acceptable,
     verify_password,
 )
-from service.auth.signing_keys import PUBLIC_KEYS_MAX_AGE_S, public_keys
+from service.auth.signing_keys import PUBLIC_KEYS_MAX_AGE_S, public_keys, signing_key
 from service.auth.tokens import find_verified, token_response, verify_access_token
 from service.database import Connection, read, write
 from service.errors import Problem, not_signed_in, refused
@@ -96,6 +96,7 @@ async def register(request: web.Request) -> web.Response:
     await throttle.check(request, throttle.REGISTRATION)
     password_hash = await hash_password(request.app, body["password"])
     if not request.app[SETTINGS].require_email_verification:
+        await signing_key(request.app)  # as at a sign-in
         response = await write_once(request, _register, request, body, password_hash)
     else:
         async with uniform_time():
@@ -177,6 +178,8 @@ async def _try_to_sign_in(
         if not _may_sign_in(request, account):
             break
         rehashed = await rehash_password(request.app, account["password_hash"], password)
+        # No transaction waits for keys that are read in another.
+        await signing_key(request.app)
         tokens = await write(request.app, _sign_in, request, account, rehashed)
         if tokens is not None:
             return "success", tokens

@@ -228,8 +228,13 @@ async def _check_collation(
         return []
     row = await conn.fetchrow(
         """
-        select datname as name, datcollate as locale, datcollversion as made_by,
-               pg_database_collation_actual_version(oid) as now
+        select datname as name, datcollversion as made_by,
+               pg_database_collation_actual_version(oid) as now,
+               coalesce(
+                   to_jsonb(pg_database) ->> 'datlocale',
+                   to_jsonb(pg_database) ->> 'daticulocale',
+                   datcollate
+               ) as locale
         from pg_database where datname = current_database()
         """
     )
@@ -239,8 +244,10 @@ async def _check_collation(
 
 def judge_collation(name: str, locale: str, made_by: str | None, now: str | None) -> Finding:
     """See the PostgreSQL manual, ALTER DATABASE, REFRESH COLLATION VERSION."""
+    if made_by is None:
+        return ok("collation", f"{locale}, which has no version")
     if made_by == now:
-        return ok("collation", f"{locale}, as when the database was made")
+        return ok("collation", f"{locale} of version {now}, as when the database was made")
     detail = (
         f"{locale} of version {made_by} when the database was made, {now} now: indexes of text may"
         " be out of order, so that an address is not found, or had twice"
