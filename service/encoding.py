@@ -41,13 +41,13 @@ def _maker(names: tuple[str, ...]) -> Callable[..., dict[str, object]]:
     return made
 
 
-def encode(document: object) -> bytes:
+def encode(document: object, options: int = orjson.OPT_UTC_Z) -> bytes:
     """JSON in UTF-8: UUIDs as text, times by RFC 3339 in UTC with Z.
 
     Raises TypeError for what JSON does not know, but for asyncpg's UUIDs: their class is a subclass
     of the one that orjson writes itself.
     """
-    return orjson.dumps(document, default=UUID.__str__, option=orjson.OPT_UTC_Z)
+    return orjson.dumps(document, default=UUID.__str__, option=options)
 
 
 def same(one: object, other: object) -> bool:
@@ -55,9 +55,8 @@ def same(one: object, other: object) -> bool:
 
     Python finds 1 and true alike, and 1 and 1.0, which are not.
     """
-    ways = orjson.OPT_UTC_Z | orjson.OPT_SORT_KEYS
-    first, second = (orjson.dumps(it, default=UUID.__str__, option=ways) for it in (one, other))
-    return first == second
+    ordered = orjson.OPT_UTC_Z | orjson.OPT_SORT_KEYS
+    return encode(one, ordered) == encode(other, ordered)
 
 
 def plain(document: object) -> Any:

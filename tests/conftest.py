@@ -88,9 +88,8 @@ def pytest_configure(config: pytest.Config) -> None:
         server = embedded.start(data_dir, options=FAST)
         _owned.append((server, data_dir))
         database = server.database
-        # A tenth of a test's time would go into the key derivation of its connections. Before
-        # PostgreSQL 16 it does: `set` would fail where `set_config` of a row that is not there does
-        # not.
+        # A tenth of a test's time would go into the key derivation of its connections, as it does
+        # before PostgreSQL 16, which has no such setting.
         cheaper = (
             "select set_config(name, '1', false) from pg_settings where name = 'scram_iterations'"
         )

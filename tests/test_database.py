@@ -93,7 +93,7 @@ async def test_transactions_that_find_no_connection_leave_their_turn(start_app: 
     await assert_turns_are_free(client)
 
 
-async def test_transactions_that_wait_wait_for_a_row_hold_up_no_read(
+async def test_transactions_that_wait_for_a_row_hold_up_no_read(
     start_app: StartApp, conn: Any
 ) -> None:
     """Those of one user who does much at once, or of one address whose sign-ins are counted."""
