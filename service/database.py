@@ -306,9 +306,6 @@ def _session_arguments(settings: Settings) -> dict[str, Any]:
 async def _prepare_connection(conn: Connection, *, slow_query_ms: float) -> None:
     """Set a new connection up, for as long as it lives: a release resets nothing of this."""
     await _set_codecs(conn)
-    # The one type of our queries that asyncpg does not know by itself: it asks the catalogue at a
-    # connection's first use of it, some 10 ms, which would be inside of a request.
-    await conn.fetchval("select null::uuid[]")
     if slow_query_ms:
         conn.add_query_logger(functools.partial(_log_if_slow, slow_query_ms / 1000))
 
