@@ -15,40 +15,28 @@ import secrets
 import shutil
 import signal
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import asyncpg
 import pytest
 import uvloop
-from aiohttp import web
-from aiohttp.test_utils import TestClient
 from pytest_aiohttp import AiohttpClient
 
 from service import embedded, migrate
 from service.app import create_app
-from service.settings import Database, Rate, Settings, load_settings
-from tests import described
-from tests.logbook import log_into
-
-Client = TestClient[web.Request, web.Application]
+from service.settings import Database, Settings, load_settings
+from tests.support import described
+from tests.support.clients import FAST, PLENTY, SECRET_KEY, Client, StartApp
+from tests.support.logbook import log_into
+from tests.support.processes import adopt_orphans, end_with_parent, orphans
 
 SERVER_VARIABLE = "SHINKEI_TEST_SERVER"
-SECRET_KEY = "a secret key of the tests, long enough to be taken"
-# More than any test asks for from one address.
-PLENTY = Rate(10_000, 60)
-# Nothing here has to survive a crash.
-FAST = {
-    "fsync": "off",
-    "synchronous_commit": "off",
-    "full_page_writes": "off",
-    "autovacuum": "off",
-    "max_connections": "300",
-    "max_wal_size": "256MB",
-}
 # Several times what a run needs: a database has 8 MB, the largest 100, and the WAL at most 256.
 MEMORY_ENOUGH_BYTES = 2 * 2**30
+# Of the run's directories; the id of its process follows.
+PREFIX = "shinkei-tests-"
 
 LOG_VARIABLE = "SHINKEI_TEST_LOG"
 # Passwords of the tests, hashes, links, JWTs, addresses of mails, and what has the form of 256 random
@@ -75,8 +63,12 @@ def pytest_configure(config: pytest.Config) -> None:
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         # As in the background of a shell; the processes that tests send Ctrl-C would inherit it.
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    if not hasattr(config, "workerinput"):
-        _log_dir.append(Path(tempfile.mkdtemp(prefix="shinkei-tests-log-")))
+    if hasattr(config, "workerinput"):
+        end_with_parent()
+    else:
+        adopt_orphans()
+        _remove_leftovers()
+        _log_dir.append(Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-")))
         os.environ[LOG_VARIABLE] = str(_log_dir[0] / "log")
     log_into(Path(os.environ[LOG_VARIABLE]))
     if hasattr(config, "workerinput"):
@@ -84,7 +76,7 @@ def pytest_configure(config: pytest.Config) -> None:
     settings = load_settings({"SECRET_KEY": SECRET_KEY, **_given_database()})
     database = settings.database
     if database is None:
-        data_dir = Path(tempfile.mkdtemp(prefix="shinkei-tests-", dir=_find_memory()))
+        data_dir = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-", dir=_find_memory()))
         server = embedded.start(data_dir, options=FAST)
         _owned.append((server, data_dir))
         database = server.database
@@ -123,13 +115,30 @@ def _find_memory() -> Path | None:
     return memory if enough and os.access(memory, os.W_OK) else None
 
 
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Search the log of the whole run for secrets; one that is found fails the run.
+def _remove_leftovers() -> None:
+    """Remove the directories of runs that were killed."""
+    for parent in filter(None, (_find_memory(), Path(tempfile.gettempdir()))):
+        for path in parent.glob(f"{PREFIX}*"):
+            pid = path.name.removeprefix(PREFIX).partition("-")[0]
+            if not pid.isdecimal() or not Path("/proc", pid).exists():
+                shutil.rmtree(path, ignore_errors=True)
 
-    Links may be there where the development mailer says which it has written.
-    """
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Fail the run if it leaves a process behind, or a secret in its log."""
     if not _log_dir:
         return
+    kept = {owned.process.pid for owned, _ in _owned if isinstance(owned, embedded.Server)}
+    for pid, line in orphans(kept).items():
+        print(f"\na process that was left behind: {pid} {line[:300]}")
+        os.kill(pid, signal.SIGKILL)
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+    _look_for_secrets(session)
+
+
+def _look_for_secrets(session: pytest.Session) -> None:
+    """Links are allowed where the development mailer says which it has written."""
     lines = (_log_dir[0] / "log").read_text().splitlines()
     shutil.rmtree(_log_dir.pop())
     found = [line for line in lines if "mail written" not in line and CANARY.search(line)]
@@ -224,10 +233,11 @@ def settings(database: Database, tmp_path: Path) -> Settings:
         secret_key=SECRET_KEY,
         db_pool_size=4,
         # A busy machine is no fault: what is about deadlines sets its own.
-        db_acquire_timeout_s=10,
-        db_command_timeout_s=10,
-        request_timeout_s=20,
-        slow_query_ms=20_000,
+        db_acquire_timeout_s=60,
+        db_command_timeout_s=60,
+        db_lock_timeout_s=60,
+        request_timeout_s=120,
+        slow_query_ms=60_000,
         password_hash_memory_kib=8,
         password_hash_iterations=1,
         throttle_sign_in_per_account=PLENTY,
@@ -244,9 +254,6 @@ async def conn(database: Database) -> AsyncIterator["asyncpg.Connection[asyncpg.
     connection = await asyncpg.connect(**database.asyncpg_arguments())
     yield connection
     await connection.close()
-
-
-StartApp = Callable[..., Awaitable[Client]]
 
 
 @pytest.fixture

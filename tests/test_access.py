@@ -5,8 +5,8 @@ from typing import Any
 
 from service.auth.handlers import anyone, signed_in, support
 from service.routes import ROUTES, Route
-from tests.conftest import Client
-from tests.factories import Account, register, register_as
+from tests.support.clients import Client
+from tests.support.factories import Account, register, register_as
 
 CALLERS = ("anonymous", "user", "other user", "support", "admin")
 OWNERS_SESSION = "/api/v1/users/me/sessions/{session_id}"

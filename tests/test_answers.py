@@ -13,9 +13,9 @@ from service.app import create_app
 from service.headers import AnswerHeaders
 from service.keys import ANSWER_HEADERS, EXCHANGE, Exchange
 from service.settings import Settings
-from tests.conftest import Client, StartApp
-from tests.factories import assert_problem, register_as
-from tests.logbook import logged
+from tests.support.clients import Client, StartApp
+from tests.support.factories import assert_problem, register_as
+from tests.support.logbook import logged
 
 ORIGIN = "https://app.example.com"
 # What differs between two requests, or between HTTP/1.0 and 1.1, where a connection stays by itself.

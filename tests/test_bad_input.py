@@ -8,8 +8,8 @@ import json
 import pytest
 
 from service.routes import ROUTES
-from tests.conftest import Client, StartApp
-from tests.factories import assert_problem, pointers, register, register_as
+from tests.support.clients import Client, StartApp
+from tests.support.factories import assert_problem, pointers, register, register_as
 
 WITHOUT_BODY = {
     "/api/v1/auth/logout",

@@ -13,8 +13,8 @@ from service.database import Connection
 from service.errors import Problem
 from service.keys import POOL
 from service.settings import Settings
-from tests.conftest import Client, StartApp
-from tests.factories import assert_problem, register
+from tests.support.clients import Client, StartApp
+from tests.support.factories import assert_problem, register
 
 ME = "/api/v1/users/me"
 

@@ -8,117 +8,26 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 import zipfile
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
 
-import psycopg
 import pytest
 
-from service.settings import VARIABLES, Database, load_settings
-from tests.conftest import SECRET_KEY
-
-ROOT = Path(__file__).parents[1]
-PASSWORD = "a passphrase nobody else has"
-
-T = TypeVar("T")
-
-
-def environment(**variables: str) -> dict[str, str]:
-    """The shell's, but for our own variables: those are as given, and hashes are cheap."""
-    inherited = {name: value for name, value in os.environ.items() if name not in VARIABLES}
-    return {
-        **inherited,
-        "PYTHONPATH": str(ROOT),
-        "PASSWORD_HASH_MEMORY_KIB": "8",
-        "PASSWORD_HASH_ITERATIONS": "1",
-        "SHUTDOWN_DELAY_S": "0.1",
-        "SLOW_QUERY_MS": "0",
-        **variables,
-    }
-
-
-def url_of(database: Database) -> dict[str, str]:
-    host, port = database.hosts[0]
-    url = f"postgresql://{database.user}:{database.password}@{host}:{port}/{database.name}"
-    return {"DATABASE_URL": url, "SECRET_KEY": SECRET_KEY}
-
-
-def run(*arguments: str, cwd: Path, **variables: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [sys.executable, "-m", "service", *arguments],
-        cwd=cwd,
-        env=environment(**variables),
-        capture_output=True,
-        text=True,
-        timeout=50,
-        check=False,
-    )
-
-
-@contextlib.contextmanager
-def serving(cwd: Path, **variables: str) -> Iterator[tuple["subprocess.Popen[str]", str, str]]:
-    """A serving process, its URL, and the line it printed; killed at the end if it still runs."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "service", "serve"],
-        cwd=cwd,
-        env=environment(PORT="0", **variables),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        if "listens on " not in line:
-            process.kill()
-            raise AssertionError(line + process.communicate()[1])
-        yield process, line.split("listens on ")[1].split(" ")[0], line
-    finally:
-        process.kill()
-        process.communicate()
-
-
-def call(url: str, body: object = None, **headers: str) -> tuple[int, Any]:
-    request = urllib.request.Request(
-        url,
-        data=None if body is None else json.dumps(body).encode(),
-        headers={"Content-Type": "application/json", **headers},
-    )
-    try:
-        with urllib.request.urlopen(request, timeout=10) as response:
-            return response.status, json.loads(response.read())
-    except urllib.error.HTTPError as error:
-        with error:
-            return error.code, json.loads(error.read())
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def connect(database: Database) -> Any:
-    arguments: dict[str, Any] = {**database.libpq_arguments()}
-    return psycopg.connect(**arguments, autocommit=True)
-
-
-def postmaster_of(data_dir: Path) -> int:
-    """Its process id, or 0 while there is none."""
-    with contextlib.suppress(FileNotFoundError, ValueError):
-        return int((data_dir / "postgres" / "postmaster.pid").read_text().split("\n")[0])
-    return 0
-
-
-def wait_for_end_of(pid: int, within_s: float = 10) -> None:
-    deadline = time.monotonic() + within_s
-    while pid in processes():
-        assert time.monotonic() < deadline, f"process {pid} still runs"
-        time.sleep(0.02)
+from service.settings import Database, load_settings
+from tests.support.clients import ROOT, SECRET_KEY
+from tests.support.factories import PASSWORD
+from tests.support.processes import (
+    call,
+    connect,
+    environment,
+    postmaster_of,
+    processes,
+    run,
+    serving,
+    url_of,
+    wait_for_end_of,
+)
+from tests.support.waiting import DEADLINE_S, eventually_blocking
 
 
 def test_serve_from_nothing_and_again(tmp_path: Path) -> None:
@@ -133,7 +42,7 @@ def test_serve_from_nothing_and_again(tmp_path: Path) -> None:
         assert status == 201
         postmaster = postmaster_of(data_dir)
         process.send_signal(signal.SIGINT)
-        assert process.wait(10) == 0
+        assert process.wait(DEADLINE_S) == 0
         wait_for_end_of(postmaster)
     assert sorted(path.name for path in data_dir.iterdir()) == [
         "postgres",
@@ -150,7 +59,7 @@ def test_serve_from_nothing_and_again(tmp_path: Path) -> None:
         bearer = {"Authorization": f"Bearer {registered['access_token']}"}
         assert call(f"{url}/api/v1/users/me", **bearer) == (200, registered["user"])
         process.send_signal(signal.SIGTERM)
-        assert process.wait(10) == 0
+        assert process.wait(DEADLINE_S) == 0
 
 
 def test_a_killed_service_leaves_no_postgresql_behind(tmp_path: Path) -> None:
@@ -161,27 +70,6 @@ def test_a_killed_service_leaves_no_postgresql_behind(tmp_path: Path) -> None:
         wait_for_end_of(postmaster)
     with serving(tmp_path) as (_, url, _):
         assert call(f"{url}/health")[0] == 200, "and what it leaves behind starts again"
-
-
-def processes() -> dict[int, tuple[str, int, int]]:
-    """Of each process that runs: its name, its parent and its session."""
-    found = {}
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            name, _, rest = path.read_text().partition("(")[2].rpartition(")")
-            state, parent, _, session = rest.split()[:4]
-            if state != "Z":
-                found[int(path.parent.name)] = (name, int(parent), int(session))
-    return found
-
-
-def wait_for(what: Callable[[], T], within_s: float = 10) -> T:
-    """The first true value of ``what``."""
-    deadline = time.monotonic() + within_s
-    while not (value := what()):
-        assert time.monotonic() < deadline, what
-        time.sleep(0.005)
-    return value
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -195,12 +83,12 @@ def test_a_kill_during_the_first_start_harms_nothing(tmp_path: Path, after_s: fl
         running = processes().items()
         return [pid for pid, (name, up, _) in running if (name, up) == ("initdb", process.pid)]
 
-    (session,) = wait_for(initdb)
+    (session,) = eventually_blocking(initdb)
     time.sleep(after_s)
     process.kill()
     process.wait()
-    wait_for(lambda: session not in processes(), 0.3)
-    wait_for(lambda: session not in {of for _, _, of in processes().values()}, 2)
+    eventually_blocking(lambda: session not in processes())
+    eventually_blocking(lambda: session not in {of for _, _, of in processes().values()})
     assert not (tmp_path / ".data" / "postgres").exists(), "killed too late to test anything"
     with serving(tmp_path) as (_, url, _):
         account = {"email": "ada@example.com", "password": PASSWORD}
@@ -220,7 +108,7 @@ def test_sigterm_during_the_first_start_stops_what_there_is_of_it(
         env=environment(PORT="0"),
         stderr=subprocess.PIPE,
     ) as process:
-        wait_for(lambda: list((tmp_path / ".data").glob(begun)))
+        eventually_blocking(lambda: list((tmp_path / ".data").glob(begun)))
         process.terminate()
         sessions = set()
         while process.poll() is None:
@@ -229,7 +117,9 @@ def test_sigterm_during_the_first_start_stops_what_there_is_of_it(
         assert (process.communicate()[1], process.returncode) == (b"", 0)
     # A child is of our session until it has begun one of its own.
     sessions.discard(os.getsid(0))
-    wait_for(lambda: sessions.isdisjoint(session for _, _, session in processes().values()), 2)
+    eventually_blocking(
+        lambda: sessions.isdisjoint(session for _, _, session in processes().values())
+    )
 
 
 def test_a_postgresql_that_is_killed_is_started_again(tmp_path: Path) -> None:
@@ -239,18 +129,15 @@ def test_a_postgresql_that_is_killed_is_started_again(tmp_path: Path) -> None:
         _, registered = call(f"{url}/api/v1/auth/register", account)
         killed = postmaster_of(data_dir)
         os.kill(killed, signal.SIGKILL)
-        deadline = time.monotonic() + 5
-        wait_for(lambda: postmaster_of(data_dir) not in (killed, 0), 5)
+        eventually_blocking(lambda: postmaster_of(data_dir) not in (killed, 0))
         # Health may answer for another second what it found before.
         bearer = {"Authorization": f"Bearer {registered['access_token']}"}
         me = (200, registered["user"])
-        wait_for(
-            lambda: call(f"{url}/api/v1/users/me", **bearer) == me, deadline - time.monotonic()
-        )
-        wait_for(lambda: call(f"{url}/health")[0] == 200, deadline - time.monotonic())
+        eventually_blocking(lambda: call(f"{url}/api/v1/users/me", **bearer) == me)
+        eventually_blocking(lambda: call(f"{url}/health")[0] == 200)
         again = postmaster_of(data_dir)
         process.kill()
-        wait_for_end_of(again, 1)
+        wait_for_end_of(again)
         stderr = process.communicate()[1]
     events = [json.loads(line) for line in stderr.splitlines()]
     (event,) = [event for event in events if "PostgreSQL" in event["event"]]
@@ -261,10 +148,10 @@ def test_a_second_process_finds_the_server_again(tmp_path: Path) -> None:
     with serving(tmp_path) as (first, _, _), serving(tmp_path) as (_, url, _):
         assert call(f"{url}/health")[0] == 200
         first.terminate()
-        assert first.wait(10) == 0
-        wait_for(lambda: call(f"{url}/health")[0] == 503)
+        assert first.wait(DEADLINE_S) == 0
+        eventually_blocking(lambda: call(f"{url}/health")[0] == 503)
         with serving(tmp_path):
-            wait_for(lambda: call(f"{url}/health")[0] == 200, 5)
+            eventually_blocking(lambda: call(f"{url}/health")[0] == 200)
 
 
 def test_the_embedded_default_whatever_the_shell_says(tmp_path: Path) -> None:
@@ -416,7 +303,7 @@ def test_it_can_be_stopped_while_it_waits_for_the_database(
             assert process.poll() is None
         time.sleep(0.3)
         process.send_signal(wanted)
-        assert process.wait(5) == 0
+        assert process.wait(DEADLINE_S) == 0
 
 
 def listening_sockets_of(pid: int) -> bytes:
@@ -448,7 +335,7 @@ def test_a_full_log_disk_fails_no_request(database: Database, tmp_path: Path) ->
         account = {"email": "ada@example.com", "password": PASSWORD}
         assert call(f"{url}/api/v1/auth/register", account)[0] == 201
         process.terminate()
-        process.wait(10)
+        process.wait(DEADLINE_S)
 
 
 def test_what_the_server_refuses_at_start_is_one_line(database: Database, tmp_path: Path) -> None:
@@ -522,7 +409,7 @@ def test_sigterm_answers_what_is_under_way_and_is_not_ready_first(
             assert call(f"{url}/health/live")[0] == 200
             under_way.sendall(body[10:])
             assert under_way.recv(65536).startswith(b"HTTP/1.1 201 ")
-        assert process.wait(10) == 0
+        assert process.wait(DEADLINE_S) == 0
 
 
 def test_password_hashes_are_calibrated_and_never_below_the_minimum(tmp_path: Path) -> None:

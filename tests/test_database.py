@@ -18,11 +18,10 @@ from service.database import Connection, _decode_timestamp, _encode_timestamp, r
 from service.errors import Problem, StartError
 from service.keys import HEALTH, POOL, POOL_WAITING, WRITES
 from service.settings import Settings
-from tests.conftest import Client, StartApp
-from tests.factories import assert_problem, register, register_as
-from tests.proxy import proxy_to
-from tests.test_command_line import ROOT
-from tests.test_throttle import WAITING
+from tests.support.clients import ROOT, Client, StartApp
+from tests.support.factories import assert_problem, register, register_as
+from tests.support.locks import WAITING
+from tests.support.proxy import proxy_to
 
 ME = "/api/v1/users/me"
 

@@ -11,8 +11,8 @@ import pytest
 from service.docs.handlers import PAGE_POLICY
 from service.keys import POOL
 from service.routes import ROUTES
-from tests.conftest import Client, StartApp
-from tests.factories import PASSWORD, assert_problem, register
+from tests.support.clients import Client, StartApp
+from tests.support.factories import PASSWORD, assert_problem, register
 
 if TYPE_CHECKING:
     from playwright.async_api import Locator, Page

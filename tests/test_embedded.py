@@ -19,8 +19,8 @@ import pytest
 
 from service import embedded
 from service.errors import StartError
-from tests.conftest import FAST
-from tests.logbook import logged
+from tests.support.clients import FAST
+from tests.support.logbook import logged
 
 
 @pytest.fixture

@@ -4,7 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.test_command_line import ROOT, environment, serving
+from tests.support.clients import ROOT
+from tests.support.processes import environment, serving
 
 PASSWORD = "who looks after the engines"
 

@@ -10,8 +10,8 @@ from aiohttp import ClientResponse
 from service.keys import HEALTH
 from service.routes import ROUTES
 from service.settings import Rate
-from tests.conftest import Client, StartApp
-from tests.factories import PASSWORD, assert_problem, register, register_as
+from tests.support.clients import Client, StartApp
+from tests.support.factories import PASSWORD, assert_problem, register, register_as
 
 APP = "https://app.example"
 OTHER = "http://localhost:3000"

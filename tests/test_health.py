@@ -11,9 +11,9 @@ import pytest
 from service import embedded, health, migrate
 from service.keys import HEALTH, POOL
 from service.settings import Settings
-from tests.conftest import FAST, Client, StartApp
-from tests.factories import PASSWORD, assert_problem, register
-from tests.proxy import proxy_to
+from tests.support.clients import FAST, Client, StartApp
+from tests.support.factories import PASSWORD, assert_problem, register
+from tests.support.proxy import proxy_to
 
 READY = ("/health", "/health/ready")
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import Client, StartApp
-from tests.factories import PASSWORD, assert_problem, bearer, register
+from tests.support.clients import Client, StartApp
+from tests.support.factories import PASSWORD, assert_problem, bearer, register
 
 REGISTER = "/api/v1/auth/register"
 PASSWORDS = "/api/v1/users/me/password"

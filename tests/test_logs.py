@@ -23,11 +23,11 @@ from service.coalescing import FLIGHTS_MAX
 from service.keys import POOL
 from service.logs import log, write_events
 from service.settings import Database, Rate
-from tests.conftest import Client, StartApp
-from tests.factories import PASSWORD, bearer, register, register_as
-from tests.logbook import logged
-from tests.mail.conftest import until
-from tests.test_command_line import ROOT, call, connect, environment, serving, url_of
+from tests.support.clients import ROOT, Client, StartApp
+from tests.support.factories import PASSWORD, bearer, register, register_as
+from tests.support.logbook import logged
+from tests.support.processes import call, connect, environment, serving, url_of
+from tests.support.waiting import eventually
 
 LEVELS = {"debug", "info", "warning", "error"}
 # Ends of lines for someone, commands to a terminal, text that reads backwards, half a character.
@@ -291,7 +291,7 @@ async def test_waiting_for_a_connection_is_time_on_the_database(start_app: Start
     with logged() as events:
         async with pool.acquire():
             waiting = asyncio.ensure_future(client.get("/api/v1/users/me", headers=account.headers))
-            await until(somebody_waits)
+            await eventually(somebody_waits)
             held_since = time.monotonic()
             assert (await client.get("/health/live")).status == 200
             held_ms = (time.monotonic() - held_since) * 1000
@@ -373,9 +373,9 @@ async def test_a_request_that_is_cut_off_is_logged(client: Client, conn: Any) ->
         with logged() as events:
             patch = client.patch("/api/v1/users/me", headers=account.headers, json={"name": "Eve"})
             request = asyncio.ensure_future(patch)
-            await until(somebody_waits)
+            await eventually(somebody_waits)
             request.cancel()
-            await until(events_in(events))
+            await eventually(events_in(events))
     (line,) = events
     assert (line["event"], line["level"], line["status"]) == ("request", "warning", None)
 

@@ -2,13 +2,9 @@
 
 import asyncio
 import dataclasses
-import os
 import re
-import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import asyncpg
@@ -20,11 +16,12 @@ from service.app import create_app
 from service.exporter import DIRECTORY_VARIABLE, exporting
 from service.keys import HASHER, POOL
 from service.settings import Rate, Settings
-from tests import described
-from tests.conftest import Client
-from tests.factories import PASSWORD, assert_problem, register
-from tests.test_command_line import free_port
-from tests.test_workers import metrics_at
+from tests.support import described
+from tests.support.clients import Client
+from tests.support.factories import PASSWORD, assert_problem, register
+from tests.support.processes import environment, reserved_port, run_command
+from tests.support.scrape import metrics_at
+from tests.support.waiting import eventually
 
 ROOT = Path(__file__).parents[1]
 LOGIN = "/api/v1/auth/login"
@@ -46,13 +43,6 @@ async def client(
     )
     app = create_app(changed, registry)
     return await aiohttp_client(app, middlewares=[described.check_answers])
-
-
-async def wait_until(condition: Callable[[], bool], within_s: float = 5) -> None:
-    deadline = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.01)
 
 
 def value(registry: CollectorRegistry, name: str, **labels: str) -> float | None:
@@ -88,7 +78,7 @@ async def test_requests_by_route_method_and_status(
     assert registry.get_sample_value(count, labels) == 4
     query = {"query": "sessions.find_signed_in"}
     assert registry.get_sample_value("shinkei_db_query_duration_seconds_count", query) == 3
-    await wait_until(lambda: value(registry, "shinkei_http_requests_in_flight") == 0)
+    await eventually(lambda: value(registry, "shinkei_http_requests_in_flight") == 0)
 
 
 async def test_strangers_cannot_make_up_series(client: Client, registry: CollectorRegistry) -> None:
@@ -181,9 +171,9 @@ async def test_gauges_of_what_is_busy(client: Client, registry: CollectorRegistr
     held = [await pool.acquire() for _ in range(pool.get_max_size())]
     waiting = asyncio.create_task(client.get("/api/v1/users/me", headers=account.headers))
     assert value(registry, "shinkei_db_pool_connections_max") == 4
-    await wait_until(lambda: value(registry, "shinkei_db_pool_connections_in_use") == 4)
-    await wait_until(lambda: (value(registry, "shinkei_db_pool_waiting") or 0) >= 1)
-    await wait_until(lambda: (value(registry, "shinkei_http_requests_in_flight") or 0) >= 1)
+    await eventually(lambda: value(registry, "shinkei_db_pool_connections_in_use") == 4)
+    await eventually(lambda: (value(registry, "shinkei_db_pool_waiting") or 0) >= 1)
+    await eventually(lambda: (value(registry, "shinkei_http_requests_in_flight") or 0) >= 1)
     for conn in held:
         await pool.release(conn)
     assert (await waiting).status == 200
@@ -192,10 +182,10 @@ async def test_gauges_of_what_is_busy(client: Client, registry: CollectorRegistr
     for _ in range(hasher.workers):
         hasher.executor.submit(go_on.wait)
     signing_up = [asyncio.create_task(register(client)) for _ in range(hasher.workers + 2)]
-    await wait_until(lambda: value(registry, "shinkei_password_hashes_queued") == 2)
+    await eventually(lambda: value(registry, "shinkei_password_hashes_queued") == 2)
     go_on.set()
     await asyncio.gather(*signing_up)
-    await wait_until(lambda: value(registry, "shinkei_password_hashes_queued") == 0)
+    await eventually(lambda: value(registry, "shinkei_password_hashes_queued") == 0)
     assert value(registry, "shinkei_db_pool_waiting") == 0
 
 
@@ -221,36 +211,33 @@ def test_off_by_default_and_nothing_of_it_is_imported() -> None:
         "exporting(service.settings.Settings()).__enter__();"
         "print([name for name in sys.modules if name in ('prometheus_client', 'gunicorn')])"
     )
-    ran = [sys.executable, "-c", code]
-    result = subprocess.run(ran, cwd=ROOT, capture_output=True, text=True, check=True)
+    result = run_command(sys.executable, "-c", code)
     assert result.stdout == "[]\n"
 
 
 def test_another_programs_directory_is_not_used(tmp_path: Path) -> None:
     code = (
         "from service.exporter import exporting; from service.settings import Settings\n"
-        f"with exporting(Settings(metrics_port={free_port()})) as exporter:\n"
+        "import sys\n"
+        "with exporting(Settings(metrics_port=int(sys.argv[1]))) as exporter:\n"
         "    from prometheus_client import Counter\n"
         "    Counter('some', 'Some', registry=exporter.registry).inc()\n"
         "    print(exporter.registry.get_sample_value('some_total'))"
     )
     for variable in (DIRECTORY_VARIABLE, DIRECTORY_VARIABLE.lower()):
-        ran = subprocess.run(
-            [sys.executable, "-c", code],
-            cwd=ROOT,
-            env={**os.environ, variable: str(tmp_path / "nothing")},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        env = environment(**{variable: str(tmp_path / "nothing")})
+        with reserved_port() as port:
+            ran = run_command(sys.executable, "-c", code, str(port), env=env)
         assert (ran.stdout, ran.stderr) == ("1.0\n", "")
 
 
 async def test_dashboard_and_alerts_name_what_is_exported(
     settings: Settings, aiohttp_client: AiohttpClient
 ) -> None:
-    port = free_port()
-    with exporting(dataclasses.replace(settings, metrics_port=port)) as exporter:
+    with (
+        reserved_port() as port,
+        exporting(dataclasses.replace(settings, metrics_port=port)) as exporter,
+    ):
         assert exporter is not None
         app = create_app(settings, exporter.registry)
         client = await aiohttp_client(app, middlewares=[described.check_answers])

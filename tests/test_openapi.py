@@ -16,9 +16,15 @@ from service.openapi import document
 from service.operations import ANSWERED, CODES, OPERATIONS
 from service.routes import ROUTES
 from service.settings import Settings
-from tests.conftest import Client
-from tests.described import Answer, compile_schema, document_of_defaults, find_faults, find_invalid
-from tests.factories import register
+from tests.support.clients import Client
+from tests.support.described import (
+    Answer,
+    compile_schema,
+    document_of_defaults,
+    find_faults,
+    find_invalid,
+)
+from tests.support.factories import register
 
 SERVICE = Path(__file__).parent.parent / "service"
 

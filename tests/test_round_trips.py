@@ -7,8 +7,8 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from service.fields import fold_email
-from tests.conftest import Client
-from tests.factories import PASSWORD, assert_problem, register
+from tests.support.clients import Client
+from tests.support.factories import PASSWORD, assert_problem, register
 
 REGISTER = "/api/v1/auth/register"
 MANY = hypothesis_settings(

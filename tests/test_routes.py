@@ -5,8 +5,8 @@ import re
 
 from service.auth.handlers import admin, anyone, signed_in, support
 from service.routes import ROUTES
-from tests.conftest import Client
-from tests.factories import assert_problem, register
+from tests.support.clients import Client
+from tests.support.factories import assert_problem, register
 
 PUBLIC = {
     ("GET", "/health"),

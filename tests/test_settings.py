@@ -15,7 +15,7 @@ from service.settings import (
     SettingsError,
     load_settings,
 )
-from tests.conftest import SECRET_KEY
+from tests.support.clients import SECRET_KEY
 
 PASSWORD = "p@ss#w%rd:/?"
 ESCAPED = "p%40ss%23w%25rd%3A%2F%3F"

@@ -16,17 +16,14 @@ from service import throttle
 from service.app import create_app
 from service.keys import HASHER
 from service.settings import Rate, Settings
-from tests.conftest import Client, StartApp
-from tests.factories import PASSWORD, assert_problem
+from tests.support.clients import Client, StartApp
+from tests.support.factories import PASSWORD, assert_problem
+from tests.support.locks import WAITING
 
 LOGIN = "/api/v1/auth/login"
 REGISTER = "/api/v1/auth/register"
 HOME = "192.0.2.1"
 FEW = Rate(3, 60)
-WAITING = """
-    select count(*) from pg_locks join pg_stat_activity using (pid)
-    where not granted and datname = current_database()
-"""
 
 
 @pytest.fixture

@@ -16,11 +16,11 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from service.settings import Database, SettingsError, load_settings
-from tests.conftest import Client, StartApp
-from tests.factories import PASSWORD, register
-from tests.logbook import logged
-from tests.mailbox import next_mail
-from tests.test_command_line import call, environment, serving, url_of
+from tests.support.clients import Client, StartApp
+from tests.support.factories import PASSWORD, register
+from tests.support.logbook import logged
+from tests.support.mailbox import next_mail
+from tests.support.processes import call, environment, serving, url_of
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 PARENT = "b7ad6b7169203331"

@@ -11,7 +11,6 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from collections import Counter
 from collections.abc import Iterator
 from functools import partial
@@ -19,51 +18,31 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 
 from service.settings import Database
-from tests.conftest import SECRET_KEY
-from tests.test_command_line import (
-    PASSWORD,
-    ROOT,
+from tests.support.clients import ROOT, SECRET_KEY
+from tests.support.factories import PASSWORD
+from tests.support.processes import (
     call,
     connect,
     environment,
-    free_port,
     postmaster_of,
     processes,
+    reserved_port,
     run,
     serving,
     url_of,
-    wait_for,
     wait_for_end_of,
+    workers_of,
 )
+from tests.support.scrape import metrics_at, total
+from tests.support.waiting import DEADLINE_S, eventually, eventually_blocking
 
 LIVE = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
-def workers_of(parent: int) -> set[int]:
-    found = processes().items()
-    return {pid for pid, (name, up, _) in found if up == parent and name != "postgres"}
-
-
 def are_gone(pids: set[int]) -> bool:
     return not pids & set(processes())
-
-
-def metrics_at(port: int) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
-    """Every sample by its name and labels, read with Prometheus's own parser."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as response:
-        text = response.read().decode()
-    return {
-        (sample.name, frozenset(sample.labels.items())): sample.value
-        for family in text_string_to_metric_families(text)
-        for sample in family.samples
-    }
-
-
-def total(samples: dict[tuple[str, frozenset[tuple[str, str]]], float], name: str) -> float:
-    return sum(value for (found, _), value in samples.items() if found == name)
 
 
 class Load:
@@ -122,12 +101,12 @@ async def test_a_reload_runs_the_new_code_and_drops_no_request(
             assert len(first) == 2
             (code / "service/__init__.py").write_text(f'__version__ = "{version}"\n')
             process.send_signal(signal.SIGHUP)
-            await asyncio.to_thread(wait_for, partial(are_gone, first), 20)
+            await eventually(partial(are_gone, first))
         stop.set()
         await asyncio.gather(*clients)
         assert call(f"{url}/health")[0] == 200
         process.terminate()
-        assert process.wait(10) == 0
+        assert process.wait(DEADLINE_S) == 0
     assert set(load.outcomes) == {"200"}, load.outcomes
     assert set(load.versions) == {"0.1.0", "0.1.1", "0.1.2"}
     assert load.told_to_close >= 2
@@ -137,10 +116,12 @@ def test_each_worker_serves_and_one_that_is_killed_is_replaced(
     database: Database, tmp_path: Path
 ) -> None:
     """What they have counted adds up to what was sent, a killed one's share included."""
-    port = free_port()
-    variables = {"WORKERS": "2", "METRICS_PORT": str(port)}
     sent = 0
-    with serving(tmp_path, **variables, **url_of(database)) as (process, url, _):
+    with (
+        reserved_port() as port,
+        serving(tmp_path, WORKERS="2", METRICS_PORT=str(port), **url_of(database)) as served,
+    ):
+        process, url, _ = served
         assert call(f"{url}/metrics")[0] == 404, "not on the public port"
         first = workers_of(process.pid)
         for worker in first:
@@ -151,7 +132,7 @@ def test_each_worker_serves_and_one_that_is_killed_is_replaced(
             os.kill(worker, signal.SIGCONT)
         killed = first.pop()
         os.kill(killed, signal.SIGKILL)
-        wait_for(lambda: len(workers_of(process.pid) - {killed}) == 2)
+        eventually_blocking(lambda: len(workers_of(process.pid) - {killed}) == 2)
         # The new one has the killed one's slot, and counts on.
         for worker in first:
             os.kill(worker, signal.SIGSTOP)
@@ -162,7 +143,9 @@ def test_each_worker_serves_and_one_that_is_killed_is_replaced(
         assert call(f"{url}/api/v1/auth/register", account)[0] == 201
         assert call(f"{url}/api/v1/auth/login", account)[0] == 200
         # Gauges are of the workers that live, and are a second old at the most.
-        wait_for(lambda: total(metrics_at(port), "shinkei_db_pool_connections_max") == 20)
+        eventually_blocking(
+            lambda: total(metrics_at(port), "shinkei_db_pool_connections_max") == 20
+        )
         samples = metrics_at(port)
         process.terminate()
         _, stderr = process.communicate()
@@ -227,25 +210,25 @@ def test_workers_that_do_not_start_at_a_reload_leave_the_old_ones(
         while not event.get("event", "").startswith("reload given up"):
             event = json.loads(process.stderr.readline())
         assert "the server has no connection left" in event["reason"]
-        wait_for(lambda: workers_of(process.pid) == first)
+        eventually_blocking(lambda: workers_of(process.pid) == first)
         assert call(f"{url}/health/live")[0] == 200
         limit(-1)
         process.send_signal(signal.SIGHUP)
-        wait_for(lambda: not first & workers_of(process.pid))
+        eventually_blocking(lambda: not first & workers_of(process.pid))
         assert call(f"{url}/health")[0] == 200
         process.terminate()
-        assert process.wait(10) == 0
+        assert process.wait(DEADLINE_S) == 0
 
 
 def test_sigterm_drains_all_workers_first(database: Database, tmp_path: Path) -> None:
     variables = {"WORKERS": "2", "SHUTDOWN_DELAY_S": "60", **url_of(database)}
     with serving(tmp_path, **variables) as (process, url, _):
         process.terminate()
-        wait_for(lambda: call(f"{url}/health")[0] == 503)
+        eventually_blocking(lambda: call(f"{url}/health")[0] == 503)
         assert call(f"{url}/health/live")[0] == 200
         # Asked at the terminal too, it does not wait any more.
         process.send_signal(signal.SIGINT)
-        assert process.wait(10) == 0
+        assert process.wait(DEADLINE_S) == 0
         assert "Traceback" not in process.communicate()[1]
 
 
@@ -266,11 +249,11 @@ def test_the_embedded_postgresql_outlives_workers_but_not_the_parent(tmp_path: P
         first = workers_of(process.pid)
         for worker in first:
             os.kill(worker, signal.SIGKILL)
-        wait_for(lambda: len(workers_of(process.pid) - first) == 2)
+        eventually_blocking(lambda: len(workers_of(process.pid) - first) == 2)
         assert call(f"{url}/api/v1/users/me", **bearer) == (200, registered["user"])
         assert postmaster_of(tmp_path / ".data") == postmaster
         process.send_signal(signal.SIGINT)
-        assert process.wait(10) == 0
+        assert process.wait(DEADLINE_S) == 0
         wait_for_end_of(postmaster)
 
 
@@ -300,9 +283,9 @@ def test_it_can_be_stopped_while_workers_start(
         env=environment(PORT="0", **url_of(database)),
         stderr=subprocess.PIPE,
     ) as process:
-        wait_for(partial(workers_of, process.pid))
+        eventually_blocking(partial(workers_of, process.pid))
         time.sleep(after_s)
         process.terminate()
-        assert process.wait(10) == 0
+        assert process.wait(DEADLINE_S) == 0
         assert process.stderr is not None
         assert process.stderr.read() == b""

@@ -11,8 +11,8 @@ from yarl import URL
 
 from service.admin.lists import WALK_PER_ROW
 from service.keys import POOL
-from tests.conftest import Client
-from tests.factories import Account, assert_problem, pointers, register, register_as
+from tests.support.clients import Client
+from tests.support.factories import Account, assert_problem, pointers, register, register_as
 
 USERS = "/api/v1/users"
 AUDIT = "/api/v1/audit-events"

@@ -13,7 +13,7 @@ from service.admin import lists
 from service.admin.queries import select_sessions
 from service.admin.schemas import LIST_USERS
 from service.database import _set_codecs
-from tests.plans import (
+from tests.support.plans import (
     assert_is_planned_anew,
     blocks_of,
     explain,

@@ -12,8 +12,8 @@ import pytest
 from service.recovery.links import hash_token
 from service.routes import ROUTES
 from service.settings import Settings
-from tests.conftest import Client, StartApp
-from tests.factories import (
+from tests.support.clients import Client, StartApp
+from tests.support.factories import (
     PASSWORD,
     Account,
     assert_problem,
@@ -22,7 +22,7 @@ from tests.factories import (
     register,
     register_as,
 )
-from tests.mailbox import next_mail, text_of, token_of
+from tests.support.mailbox import next_mail, text_of, token_of
 
 USERS = "/api/v1/users"
 ME = "/api/v1/users/me"

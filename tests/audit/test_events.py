@@ -10,9 +10,9 @@ import pytest
 
 from service.audit.queries import select_events
 from service.database import _set_codecs
-from tests.conftest import Client
-from tests.factories import Account, assert_problem, pointers, register, register_as
-from tests.plans import assert_is_planned_anew, blocks_of, explain_both
+from tests.support.clients import Client
+from tests.support.factories import Account, assert_problem, pointers, register, register_as
+from tests.support.plans import assert_is_planned_anew, blocks_of, explain_both
 
 USERS = "/api/v1/users"
 AUDIT = "/api/v1/audit-events"

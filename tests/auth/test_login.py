@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from service.keys import HASHER
-from tests.conftest import Client, StartApp
-from tests.factories import PASSWORD, assert_problem, bearer, pointers, register
+from tests.support.clients import Client, StartApp
+from tests.support.factories import PASSWORD, assert_problem, bearer, pointers, register
 
 LOGIN = "/api/v1/auth/login"
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import Client, StartApp
-from tests.factories import PASSWORD, assert_problem, pointers, register
+from tests.support.clients import Client, StartApp
+from tests.support.factories import PASSWORD, assert_problem, pointers, register
 
 REGISTER = "/api/v1/auth/register"
 

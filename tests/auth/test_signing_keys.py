@@ -4,7 +4,6 @@ import asyncio
 import dataclasses
 import secrets
 import time
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -18,21 +17,10 @@ from service.database import write
 from service.errors import StartError
 from service.keys import DATABASE_TIMERS, KEY_RING
 from service.settings import Settings, SettingsError
-from tests.auth.test_tokens import ask, parts
-from tests.conftest import Client, StartApp
-from tests.factories import Account, register
-
-
-async def eventually(what: Callable[[], Awaitable[bool]], within_s: float = 5) -> None:
-    deadline = time.monotonic() + within_s
-    while not await what():
-        assert time.monotonic() < deadline, "not within the deadline"
-        await asyncio.sleep(0.01)
-
-
-async def published(client: Client) -> list[str]:
-    response = await client.get("/.well-known/jwks.json")
-    return [key["kid"] for key in (await response.json())["keys"]]
+from tests.support.clients import Client, StartApp
+from tests.support.factories import Account, register
+from tests.support.tokens import ask, parts, published
+from tests.support.waiting import eventually
 
 
 async def sign_in(client: Client, account: Account) -> Account:

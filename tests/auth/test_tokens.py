@@ -18,33 +18,9 @@ from service.app import create_app
 from service.auth.signing_keys import LEEWAY_S, signing_key
 from service.keys import KEY_RING
 from service.settings import Settings, SettingsError
-from tests.conftest import Client, StartApp
-from tests.factories import Account, assert_problem, bearer, register
-
-ME = "/api/v1/users/me"
-
-
-async def ask(client: Client, token: str) -> int:
-    response = await client.get(ME, headers=bearer(token))
-    if response.status != 200:
-        await assert_problem(response, 401, "invalid_token")
-        assert response.headers["WWW-Authenticate"] == 'Bearer error="invalid_token"'
-    return response.status
-
-
-def parts(account: Account) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Header and claims of the account's access token."""
-    head, body, _ = account.tokens["access_token"].split(".")
-    return decode(head), decode(body)
-
-
-def decode(part: str) -> dict[str, Any]:
-    decoded: dict[str, Any] = json.loads(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4)))
-    return decoded
-
-
-def encode(part: Any) -> str:
-    return base64.urlsafe_b64encode(json.dumps(part).encode()).rstrip(b"=").decode()
+from tests.support.clients import Client, StartApp
+from tests.support.factories import assert_problem, register
+from tests.support.tokens import ME, ask, encode, parts
 
 
 async def test_what_a_token_says(client: Client) -> None:

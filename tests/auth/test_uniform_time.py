@@ -4,8 +4,8 @@ import statistics
 import time
 from typing import Any
 
-from tests.conftest import Client, StartApp
-from tests.factories import PASSWORD, register
+from tests.support.clients import Client, StartApp
+from tests.support.factories import PASSWORD, register
 
 SAMPLES = 25
 

@@ -12,10 +12,10 @@ import pytest
 
 from service import migrate
 from service.settings import Database
-from tests.conftest import Client
-from tests.factories import PASSWORD, bearer, register, register_as
-from tests.test_command_line import call as call_url
-from tests.test_command_line import environment, serving, url_of
+from tests.support.clients import Client
+from tests.support.factories import PASSWORD, bearer, register, register_as
+from tests.support.processes import call as call_url
+from tests.support.processes import environment, serving, url_of
 
 EMAIL = "admin@example.com"
 

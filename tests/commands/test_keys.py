@@ -8,12 +8,12 @@ import pytest
 
 from service.auth import signing_keys
 from service.settings import Database
-from tests.auth.test_signing_keys import eventually, published
-from tests.auth.test_tokens import ask
-from tests.commands.shell import run_all
-from tests.conftest import StartApp
-from tests.factories import register
-from tests.test_command_line import url_of
+from tests.support.clients import StartApp
+from tests.support.factories import register
+from tests.support.processes import url_of
+from tests.support.shell import run_all
+from tests.support.tokens import ask, published
+from tests.support.waiting import eventually
 
 
 async def test_rotate_list_and_revoke(

@@ -15,9 +15,9 @@ import pytest
 from service.__main__ import _explain
 from service.commands import COMMANDS, EXIT_CODES, shinkei
 from service.commands.output import visible
-from tests.commands.shell import run_all
-from tests.conftest import SECRET_KEY
-from tests.test_command_line import environment, run
+from tests.support.clients import SECRET_KEY
+from tests.support.processes import environment, run
+from tests.support.shell import run_all
 
 UNREACHABLE = {"DATABASE_URL": "postgresql://u:hush@127.0.0.1:1/n", "SECRET_KEY": SECRET_KEY}
 

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from service.settings import Database
-from tests.commands.shell import Result, run_all
-from tests.conftest import Client
-from tests.factories import Account, register, register_as
-from tests.test_command_line import environment, url_of
+from tests.support.clients import Client
+from tests.support.factories import Account, register, register_as
+from tests.support.processes import environment, url_of
+from tests.support.shell import Result, run_all
 
 USERS = "/api/v1/users"
 # What a terminal would do: turn red, clear itself, write backwards, break the line, take for markup.

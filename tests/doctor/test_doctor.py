@@ -21,8 +21,8 @@ from service.doctor.checkup import examine
 from service.doctor.findings import Finding, within
 from service.doctor.machine import check_files
 from service.settings import VARIABLES, Database, Settings
-from tests.conftest import SECRET_KEY, Client
-from tests.test_command_line import connect, url_of
+from tests.support.clients import SECRET_KEY, Client
+from tests.support.processes import connect, url_of
 
 CHEAP = {"PASSWORD_HASH_MEMORY_KIB": "8", "PASSWORD_HASH_ITERATIONS": "1"}
 

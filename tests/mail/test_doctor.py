@@ -13,7 +13,7 @@ import pytest
 from service.doctor.findings import Finding
 from service.doctor.mail import check_mail
 from service.settings import MailServer, Settings
-from tests.mail.conftest import PASSWORD, USER, Listen, Mailbox, sign_in
+from tests.support.smtp import PASSWORD, USER, Listen, Mailbox, sign_in
 
 FROM = "Shinkei <no-reply@app.example>"
 

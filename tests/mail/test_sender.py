@@ -18,10 +18,10 @@ from service.keys import POOL
 from service.mail import queries, sender
 from service.mail.outbox import enqueue
 from service.settings import Database, MailServer, Settings
-from tests.conftest import StartApp
-from tests.factories import register
-from tests.logbook import logged
-from tests.mail.conftest import (
+from tests.support.clients import StartApp
+from tests.support.factories import register
+from tests.support.logbook import logged
+from tests.support.smtp import (
     LINK,
     PASSWORD,
     TO,
@@ -32,9 +32,9 @@ from tests.mail.conftest import (
     is_empty,
     send,
     sign_in,
-    until,
     was_tried,
 )
+from tests.support.waiting import eventually
 
 MAKE_DUE = "update mail_outbox set next_attempt_at = now()"
 
@@ -50,7 +50,7 @@ async def test_a_mail_arrives_whole(start_app: StartApp, listen: Listen, conn: A
     async with listen(mailbox) as server:
         client = await start_app(mail_server=server, mail_from="Acme <no-reply@acme.example>")
         await send(client, name="Zoë <b>")
-        await until(lambda: is_empty(conn))
+        await eventually(lambda: is_empty(conn))
     (taken,) = mailbox.taken
     message = taken.message
     assert taken.recipients == [TO]
@@ -79,7 +79,7 @@ async def test_it_signs_in_on_any_kind_of_connection(
         account = dataclasses.replace(server, user=USER, password=PASSWORD)
         client = await start_app(mail_server=account)
         await send(client)
-        await until(lambda: is_empty(conn))
+        await eventually(lambda: is_empty(conn))
     (taken,) = mailbox.taken
     assert taken.signed_in
     if security == "starttls":
@@ -94,7 +94,7 @@ async def test_a_server_without_starttls_gets_nothing_where_it_is_asked_for(
         account = dataclasses.replace(server, security="starttls", user=USER, password=PASSWORD)
         client = await start_app(mail_server=account)
         await send(client)
-        await until(lambda: was_tried(conn))
+        await eventually(lambda: was_tried(conn))
         await client.close()
     assert not mailbox.taken
     assert not await is_empty(conn)
@@ -112,7 +112,7 @@ async def test_a_certificate_that_is_not_trusted_gets_nothing(
     async with listen(mailbox, security="tls", tls_context=tls_context) as server:
         client = await start_app(mail_server=server)
         await send(client)
-        await until(lambda: was_tried(conn))
+        await eventually(lambda: was_tried(conn))
         await client.close()
     assert not mailbox.taken
     assert not await is_empty(conn)
@@ -133,7 +133,7 @@ async def test_an_internationalised_address(
     async with listen(mailbox, enable_SMTPUTF8=not received.isascii()) as server:
         client = await start_app(mail_server=server)
         await send(client, to=to)
-        await until(lambda: is_empty(conn))
+        await eventually(lambda: is_empty(conn))
     (taken,) = mailbox.taken
     assert taken.recipients == [received]
     assert taken.message["To"] == received
@@ -154,7 +154,7 @@ async def test_a_server_that_was_down_gets_it_once(
     with logged() as logs:
         await send(client)
         # An attempt is counted before it is made.
-        await until(has_failed)
+        await eventually(has_failed)
         row = await conn.fetchrow(
             "select attempts, extract(epoch from next_attempt_at - now()) as retry_in_s"
             " from mail_outbox"
@@ -163,7 +163,7 @@ async def test_a_server_that_was_down_gets_it_once(
         assert sender.SEND_TIMEOUT_S < row["retry_in_s"] < 1.25 * sender.FIRST_RETRY_S
         async with listen(mailbox, port=server.port):
             await conn.execute(MAKE_DUE)
-            await until(lambda: is_empty(conn))
+            await eventually(lambda: is_empty(conn))
     assert len(mailbox.taken) == 1
     assert [entry["event"] for entry in logs] == ["mail not sent", "mail sent"]
 
@@ -201,7 +201,7 @@ async def test_a_recipient_who_is_refused(
         client = await start_app(mail_server=server)
         with logged() as logs:
             await send(client)
-            await until(lambda: is_empty(conn) if gone else was_tried(conn))
+            await eventually(lambda: is_empty(conn) if gone else was_tried(conn))
             await client.close()
     assert not mailbox.taken
     assert await is_empty(conn) == gone
@@ -220,11 +220,11 @@ async def test_secrets_are_neither_in_the_outbox_nor_in_the_log(
             client = await start_app(mail_server=wrong)
             await send(client)
             sealed = await conn.fetchval("select message from mail_outbox")
-            await until(lambda: was_tried(conn))
+            await eventually(lambda: was_tried(conn))
             await client.close()
             await conn.execute(MAKE_DUE)
             await start_app(mail_server=right)
-            await until(lambda: is_empty(conn))
+            await eventually(lambda: is_empty(conn))
     assert b"canary" not in sealed
     assert TO.encode() not in sealed
     assert [entry["event"] for entry in logs] == ["mail not sent", "mail sent"]
@@ -240,7 +240,7 @@ async def test_two_replicas_send_each_mail_once(
     async with listen(mailbox) as server:
         clients = [await start_app(mail_server=server) for _ in range(2)]
         await asyncio.gather(*(send(clients[n % 2], to=f"user{n}@example.com") for n in range(40)))
-        await until(lambda: is_empty(conn))
+        await eventually(lambda: is_empty(conn))
     arrived = Counter(recipient for taken in mailbox.taken for recipient in taken.recipients)
     assert arrived == {f"user{n}@example.com": 1 for n in range(40)}
 
@@ -276,7 +276,7 @@ async def test_a_transaction_that_rolls_back_sends_nothing(
             await write(client.app, _enqueue_and_fail, client.app)
         assert await is_empty(conn)
         await send(client, to="after@example.com")
-        await until(lambda: is_empty(conn))
+        await eventually(lambda: is_empty(conn))
     assert [taken.recipients for taken in mailbox.taken] == [["after@example.com"]]
 
 
@@ -311,7 +311,7 @@ async def test_a_silent_server_harms_nothing_else(
         await conn.execute(MAKE_DUE)
         with logged() as logs:
             client = await start_app(mail_server=server)
-            await until(lambda: _has(logs, "mail not sent"))
+            await eventually(lambda: _has(logs, "mail not sent"))
             await client.close()
         assert logs[0]["reason"].endswith("TimeoutError")
 
@@ -347,12 +347,12 @@ async def test_a_mail_taken_while_the_database_is_away_is_sent_once(
         client = await start_app(mail_server=server, db_lock_timeout_s=0.1)
         with logged() as logs:
             await send(client)
-            await until(lambda: _has(logs, "mail sent"))
-            await until(lambda: _waits(conn))
-            await until(lambda: _gave_up_waiting(conn))
+            await eventually(lambda: _has(logs, "mail sent"))
+            await eventually(lambda: _waits(conn))
+            await eventually(lambda: _gave_up_waiting(conn))
             await transaction.rollback()
             mailbox.on_data = None
-            await until(lambda: is_empty(conn))
+            await eventually(lambda: is_empty(conn))
     assert len(mailbox.taken) == 1
 
 
@@ -371,13 +371,13 @@ async def test_a_mail_sent_twice_is_known_by_its_id(
         client = await start_app(mail_server=server, db_lock_timeout_s=0.1)
         with logged() as logs:
             await send(client)
-            await until(lambda: _has(logs, "mail sent"))
+            await eventually(lambda: _has(logs, "mail sent"))
         await client.close()
         await transaction.rollback()
         mailbox.on_data = None
         await conn.execute(MAKE_DUE)
         await start_app(mail_server=server)
-        await until(lambda: is_empty(conn))
+        await eventually(lambda: is_empty(conn))
     assert len(mailbox.taken) == 2
     assert len({taken.message["Message-ID"] for taken in mailbox.taken}) == 1
 
@@ -391,13 +391,13 @@ async def test_the_sender_outlives_the_databases_faults(
         client = await start_app(mail_server=server)
         with logged() as logs:
             await conn.execute("alter table mail_outbox rename to mail_elsewhere")
-            await until(lambda: _has(logs, "mail waits for the database"))
+            await eventually(lambda: _has(logs, "mail waits for the database"))
             await conn.execute("alter table mail_elsewhere rename to mail_outbox")
             await conn.execute("alter table mail_outbox add check (attempts < 1)")
             await send(client)
-            await until(lambda: _has(logs, "mail cannot be read"))
+            await eventually(lambda: _has(logs, "mail cannot be read"))
             await conn.execute("alter table mail_outbox drop constraint mail_outbox_attempts_check")
-            await until(lambda: is_empty(conn))
+            await eventually(lambda: is_empty(conn))
     assert len(mailbox.taken) == 1
 
 
@@ -409,11 +409,11 @@ async def test_what_is_too_old_is_given_up(start_app: StartApp, listen: Listen, 
     # Until it has failed, not only been claimed: the server that is back would take it.
     with logged() as logs:
         await send(client)
-        await until(lambda: _has(logs, "mail not sent"))
+        await eventually(lambda: _has(logs, "mail not sent"))
     with logged() as logs:
         async with listen(mailbox, port=server.port):
             await conn.execute(f"{MAKE_DUE}, expires_at = now()")
-            await until(lambda: is_empty(conn))
+            await eventually(lambda: is_empty(conn))
             await client.close()
     assert not mailbox.taken
     (entry,) = logs
@@ -432,10 +432,10 @@ async def test_a_mail_sealed_under_another_key_waits_for_it(
         await send(client)
         await conn.execute("update mail_outbox set message = '\\x00'::bytea || message")
         with logged() as logs:
-            await until(lambda: _has(logs, "mail not sent"))
+            await eventually(lambda: _has(logs, "mail not sent"))
         assert logs[0]["reason"] == "SealError"
         await conn.execute(f"{MAKE_DUE}, message = substr(message, 2)")
-        await until(lambda: is_empty(conn))
+        await eventually(lambda: is_empty(conn))
     assert len(mailbox.taken) == 1
 
 
@@ -444,10 +444,10 @@ async def test_the_sender_outlives_what_nobody_thought_of(start_app: StartApp, c
     client = await start_app(mail_server=MailServer("mail..example", 25, "none"))
     with logged() as logs:
         await send(client)
-        await until(lambda: _has(logs, "mail not sent"))
+        await eventually(lambda: _has(logs, "mail not sent"))
         logs.clear()
         await conn.execute(MAKE_DUE)
-        await until(lambda: _has(logs, "mail not sent"))
+        await eventually(lambda: _has(logs, "mail not sent"))
     assert "UnicodeError" in logs[0]["exception"]
 
 
@@ -457,7 +457,7 @@ async def test_without_a_server_mails_are_files_and_links_are_logged(
     client = await start_app()
     with logged() as logs:
         await send(client, to="zoë@exämple.test")
-        await until(lambda: is_empty(conn))
+        await eventually(lambda: is_empty(conn))
     directory = settings.data_dir / "mail"
     assert directory.stat().st_mode & 0o777 == 0o700
     (file,) = directory.iterdir()
@@ -476,10 +476,10 @@ async def test_a_directory_that_cannot_be_written_is_tried_again(
     client = await start_app()
     with logged() as logs:
         await send(client)
-        await until(lambda: _has(logs, "mail not sent"))
+        await eventually(lambda: _has(logs, "mail not sent"))
     settings.data_dir.unlink()
     await conn.execute(MAKE_DUE)
-    await until(lambda: is_empty(conn))
+    await eventually(lambda: is_empty(conn))
     assert len(list((settings.data_dir / "mail").iterdir())) == 1
 
 
@@ -493,7 +493,7 @@ async def test_a_header_cannot_be_injected(
     async with listen(mailbox) as server:
         client = await start_app(mail_server=server, mail_templates_dir=own.parent)
         await send(client, name="Ada\r\nBcc: eve\r\n\r\nbody\x00")
-        await until(lambda: is_empty(conn))
+        await eventually(lambda: is_empty(conn))
     (taken,) = mailbox.taken
     assert taken.message["Subject"] == "Welcome, Ada Bcc: eve body"
     assert taken.message["Bcc"] is None

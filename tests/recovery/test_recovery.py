@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from service.settings import Settings
-from tests.conftest import Client, StartApp
-from tests.factories import PASSWORD, Account, assert_problem, bearer, pointers, register
-from tests.mailbox import next_mail, text_of, token_of
+from tests.support.clients import Client, StartApp
+from tests.support.factories import PASSWORD, Account, assert_problem, bearer, pointers, register
+from tests.support.mailbox import next_mail, text_of, token_of
 
 AUTH = "/api/v1/auth"
 ME = "/api/v1/users/me"

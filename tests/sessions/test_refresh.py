@@ -3,8 +3,8 @@
 import asyncio
 from typing import Any
 
-from tests.conftest import Client, StartApp
-from tests.factories import assert_problem, bearer, register
+from tests.support.clients import Client, StartApp
+from tests.support.factories import assert_problem, bearer, register
 
 REFRESH = "/api/v1/auth/refresh"
 ME = "/api/v1/users/me"

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import Client, StartApp
-from tests.factories import Account, assert_problem, bearer, register
+from tests.support.clients import Client, StartApp
+from tests.support.factories import Account, assert_problem, bearer, register
 
 SESSIONS = "/api/v1/users/me/sessions"
 

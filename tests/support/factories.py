@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from aiohttp import ClientResponse
 
 from service.keys import POOL
-from tests.conftest import Client
+from tests.support.clients import Client
 
 PASSWORD = "a passphrase nobody else has"
 _numbers = itertools.count(1)

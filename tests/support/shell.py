@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tests.test_command_line import environment
+from tests.support.processes import environment
 
 _DRIVER = """
 import contextlib, io, json, sys

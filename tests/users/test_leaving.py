@@ -6,9 +6,9 @@ from typing import Any
 from service import purge
 from service.database import write
 from service.settings import Settings
-from tests.conftest import Client
-from tests.factories import PASSWORD, Account, assert_problem, register
-from tests.mailbox import next_mail, text_of
+from tests.support.clients import Client
+from tests.support.factories import PASSWORD, Account, assert_problem, register
+from tests.support.mailbox import next_mail, text_of
 
 ME = "/api/v1/users/me"
 

@@ -13,8 +13,8 @@ from multidict import CIMultiDict
 
 from service.encoding import same
 from service.users.schemas import NUMBER_LIMITS
-from tests.conftest import Client
-from tests.factories import assert_problem, pointers, register
+from tests.support.clients import Client
+from tests.support.factories import assert_problem, pointers, register
 
 ME = "/api/v1/users/me"
 

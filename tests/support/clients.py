@@ -1,0 +1,27 @@
+"""What tests call the application by, and the settings that they have in common."""
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from aiohttp import web
+from aiohttp.test_utils import TestClient
+
+from service.settings import Rate
+
+ROOT = Path(__file__).parents[2]
+
+Client = TestClient[web.Request, web.Application]
+StartApp = Callable[..., Awaitable[Client]]
+
+SECRET_KEY = "a secret key of the tests, long enough to be taken"
+# More than any test asks for from one client.
+PLENTY = Rate(10_000, 60)
+# Options of a PostgreSQL that never has to survive a crash.
+FAST = {
+    "fsync": "off",
+    "synchronous_commit": "off",
+    "full_page_writes": "off",
+    "autovacuum": "off",
+    "max_connections": "300",
+    "max_wal_size": "256MB",
+}

@@ -1,0 +1,35 @@
+"""Waiting for something to happen: the only place where a test looks again and again."""
+
+import asyncio
+import inspect
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+# Only a failure takes this long: no machine is slow enough to need it.
+DEADLINE_S = 120
+LOOK_EVERY_S = 0.01
+
+
+async def eventually(condition: Callable[[], Awaitable[object] | object]) -> Any:
+    """Return the first true value of ``condition``, which may be a coroutine function."""
+    deadline = time.monotonic() + DEADLINE_S
+    while True:
+        value = condition()
+        if inspect.isawaitable(value):
+            value = await value
+        if value:
+            return value
+        assert time.monotonic() < deadline, f"did not happen: {inspect.getsource(condition)}"
+        await asyncio.sleep(LOOK_EVERY_S)
+
+
+def eventually_blocking(condition: Callable[[], T]) -> T:
+    """Do what ``eventually`` does in a test that has no event loop."""
+    deadline = time.monotonic() + DEADLINE_S
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"did not happen: {inspect.getsource(condition)}"
+        time.sleep(LOOK_EVERY_S)
+    return value
