@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg
+import hypothesis
 import pytest
 import uvloop
 from pytest_aiohttp import AiohttpClient
@@ -45,6 +46,21 @@ CANARY = re.compile(
     r"a passphrase nobody|quite another phrase|a secret key of the tests|\$argon2"
     r"|#token=|eyJ[\w-]{10,}\.|[\w.+-]@[\w-]+\.\w|(?<![\w-])[\w-]{43}(?![\w-])"
 )
+
+# Examples of a property: some in ``make test``, more in ``make test-slow``.
+hypothesis.settings.register_profile(
+    "quick",
+    max_examples=15,
+    deadline=None,
+    suppress_health_check=[
+        hypothesis.HealthCheck.function_scoped_fixture,
+        hypothesis.HealthCheck.too_slow,
+    ],
+)
+hypothesis.settings.register_profile(
+    "thorough", parent=hypothesis.settings.get_profile("quick"), max_examples=100
+)
+hypothesis.settings.load_profile("quick")
 
 _owned: list[Any] = []
 _owned_connections: list[Any] = []
