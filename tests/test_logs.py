@@ -498,6 +498,7 @@ raise KeyError("nobody catches this")
     assert third["event"] == "%d %d"
     assert "UserWarning: third" in warned["event"]
     assert task["exception"].endswith("ValueError: in a task\nof two lines")
+    # From 3.13 on the traceback shows the line that raises it, too.
     assert group["exception"].count("ValueError: in a task") == 1
     assert (thread["event"], thread["thread"]) == ("uncaught exception", "worker")
     assert last["event"] == "uncaught exception"
