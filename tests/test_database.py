@@ -2,7 +2,6 @@
 
 import asyncio
 import dataclasses
-import os
 import sys
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
@@ -21,6 +20,7 @@ from service.settings import Settings
 from tests.support.clients import ROOT, Client, StartApp
 from tests.support.factories import assert_problem, register, register_as
 from tests.support.locks import WAITING
+from tests.support.processes import environment, run_command
 from tests.support.proxy import proxy_to
 
 ME = "/api/v1/users/me"
@@ -293,20 +293,16 @@ async def test_every_flow_leaves_its_sessions_of_postgresql_as_they_were(
         held.add_query_logger(lambda logged: statements.append(logged.query))
         await pool.release(held)
     administrator = await register_as(client, "admin", email="root@example.com")
-    walk = await asyncio.create_subprocess_exec(
-        sys.executable,
-        str(ROOT / "examples" / "walk.py"),
-        env={
-            **os.environ,
-            "SHINKEI_URL": str(client.make_url("")).rstrip("/"),
-            "DATA_DIR": str(settings.data_dir),
-            "ADMIN_EMAIL": administrator.profile["email"],
-            "ADMIN_PASSWORD": administrator.password,
-        },
-        stdout=asyncio.subprocess.PIPE,
-    )
-    output, _ = await walk.communicate()
-    assert output.splitlines()[-1] == b"done"
+    variables = {
+        "SHINKEI_URL": str(client.make_url("")).rstrip("/"),
+        "DATA_DIR": str(settings.data_dir),
+        "ADMIN_EMAIL": administrator.profile["email"],
+        "ADMIN_PASSWORD": administrator.password,
+    }
+    command = (sys.executable, str(ROOT / "examples" / "walk.py"))
+    walk = await asyncio.to_thread(run_command, *command, env=environment(**variables))
+    assert walk.returncode == 0, walk.stdout + walk.stderr
+    assert walk.stdout.splitlines()[-1] == "done"
     assert any("uuid[]" in statement for statement in statements)
     assert not any("typeinfo_tree" in statement for statement in statements)
     for held in [await pool.acquire() for _ in range(pool.get_max_size())]:

@@ -1,15 +1,17 @@
 """The walk of examples/, by the README's words, on a service that starts from nothing."""
 
-import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.support.clients import ROOT
-from tests.support.processes import environment, serving
+from tests.support.processes import SHINKEI, environment, run_command, serving
 
 PASSWORD = "who looks after the engines"
 
 
+@pytest.mark.slow
 def test_the_walk_through_every_flow(tmp_path: Path) -> None:
     with serving(tmp_path) as (_, url, _):
         variables = environment(
@@ -18,23 +20,11 @@ def test_the_walk_through_every_flow(tmp_path: Path) -> None:
             ADMIN_EMAIL="root@example.com",
             ADMIN_PASSWORD=PASSWORD,
         )
-        subprocess.run(
-            [sys.executable, "-m", "service", "create-admin", "--email", "root@example.com"],
-            cwd=tmp_path,
-            env=variables,
-            input=f"{PASSWORD}\n",
-            text=True,
-            check=True,
-            capture_output=True,
-        )
-        walk = subprocess.run(
-            [sys.executable, str(ROOT / "examples" / "walk.py")],
-            cwd=tmp_path,
-            env=variables,
-            capture_output=True,
-            text=True,
-            timeout=50,
-            check=False,
+        command = (*SHINKEI, "create-admin", "--email", "root@example.com")
+        created = run_command(*command, cwd=tmp_path, env=variables, text=f"{PASSWORD}\n")
+        assert (created.returncode, created.stderr) == (0, "")
+        walk = run_command(
+            sys.executable, str(ROOT / "examples" / "walk.py"), cwd=tmp_path, env=variables
         )
     assert walk.returncode == 0, walk.stdout + walk.stderr
     assert walk.stdout.splitlines()[-1] == "done"

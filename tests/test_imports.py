@@ -1,7 +1,6 @@
 """What importing the application takes along: every command and worker waits for it."""
 
-import subprocess
-import sys
+from tests.support.processes import run_python
 
 # Imported where they are used: 100 ms together, half as much as the rest takes.
 LATER = {
@@ -23,7 +22,6 @@ LATER = {
 def test_the_application_imports_nothing_before_its_time() -> None:
     base = "import aiohttp.web, asyncpg, marshmallow, uvloop"
     script = "import sys, service.app; print(*sys.modules)"
-    imported = subprocess.run(
-        [sys.executable, "-c", f"{base}; {script}"], capture_output=True, text=True, check=True
-    ).stdout.split()
-    assert not LATER & set(imported)
+    imported = run_python(f"{base}; {script}")
+    assert imported.returncode == 0, imported.stderr
+    assert not LATER & set(imported.stdout.split())

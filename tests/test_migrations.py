@@ -8,19 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg
-import psycopg
 import pytest
 
 from service import migrate
 from service.errors import StartError
 from service.settings import Database
+from tests.support.processes import connect, started
+from tests.support.waiting import DEADLINE_S
 
 HERE = Path(__file__).parent
-
-
-def connect(database: Database) -> Any:
-    arguments: dict[str, Any] = {**database.libpq_arguments()}
-    return psycopg.connect(**arguments, autocommit=True)
 
 
 def schema_of(database: Database) -> list[tuple[Any, ...]]:
@@ -44,6 +40,7 @@ def schema_of(database: Database) -> list[tuple[Any, ...]]:
     return rows
 
 
+@pytest.mark.slow
 def test_up_down_up_one_at_a_time(empty_database: Database) -> None:
     ids = migrate.known_migrations()
     assert migrate.apply_pending(empty_database) == ids
@@ -108,15 +105,12 @@ with migrate._locked_backend(database, 0) as (backend, migrations):
 """
     host, port = empty_database.hosts[0]
     arguments = [host, str(port), empty_database.name, empty_database.user, empty_database.password]
-    killed = subprocess.Popen(
-        [sys.executable, "-c", script, *arguments],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    )
-    assert killed.stdout is not None
-    assert killed.stdout.readline() == b"ready\n"
-    killed.kill()
-    killed.communicate()
+    command = (sys.executable, "-c", script, *arguments)
+    with started(*command, stdin=subprocess.PIPE) as killed:
+        assert killed.stdout is not None
+        assert killed.stdout.readline() == "ready\n"
+        killed.kill()
+        killed.wait(DEADLINE_S)
     assert migrate.apply_pending(empty_database) == migrate.known_migrations()
 
 

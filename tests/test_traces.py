@@ -1,11 +1,8 @@
 """Traces, as a collector of the tests' own receives them, and as the log refers to them."""
 
-import asyncio
-import json
+import signal
 import socket
-import subprocess
-import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +12,14 @@ from aiohttp.test_utils import TestServer
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
+from service import traces
 from service.settings import Database, SettingsError, load_settings
 from tests.support.clients import Client, StartApp
 from tests.support.factories import PASSWORD, register
 from tests.support.logbook import logged
 from tests.support.mailbox import next_mail
-from tests.support.processes import call, environment, serving, url_of
+from tests.support.processes import call, run_python, serving, url_of
+from tests.support.waiting import DEADLINE_S, eventually
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 PARENT = "b7ad6b7169203331"
@@ -46,12 +45,13 @@ class Collector:
 
     async def find(self, name: str, trace_id: str = TRACE) -> Span:
         """The span of this name, as soon as it has arrived."""
-        async with asyncio.timeout(10):
-            while True:
-                for span in self.spans:
-                    if span.name == name and span.trace_id.hex() == trace_id:
-                        return span
-                await asyncio.sleep(0.02)
+
+        def look() -> Span | None:
+            found = (span for span in self.spans if span.trace_id.hex() == trace_id)
+            return next((span for span in found if span.name == name), None)
+
+        span: Span = await eventually(look)
+        return span
 
 
 def read_attributes(span: Any) -> dict[str, Any]:
@@ -212,6 +212,7 @@ async def test_the_sdk_may_be_disabled_by_its_own_variable(
 async def test_the_last_spans_are_sent_when_it_stops(
     collector: Collector, start_app: StartApp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(traces, "FLUSH_TIMEOUT_S", DEADLINE_S)
     monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "600000")
     monkeypatch.setenv("OTEL_SERVICE_NAME", "accounts-eu")
     client = await start_app(traces=True)
@@ -222,38 +223,54 @@ async def test_the_last_spans_are_sent_when_it_stops(
     assert collector.resources[0]["service.name"] == "accounts-eu"
 
 
-@pytest.mark.parametrize("answers", [False, True], ids=["no collector", "a silent one"])
-def test_a_collector_that_is_away_harms_nothing_and_all_that_is_lost_is_told(
-    database: Database, tmp_path: Path, answers: bool
-) -> None:
+@pytest.fixture(params=[False, True], ids=["no collector", "a silent one"])
+def away(request: pytest.FixtureRequest) -> Iterator[dict[str, str]]:
+    """The variables of a collector that is away."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
-        if answers:
+        if request.param:
             listener.listen()
-        variables = {
-            "TRACES": "true",
+        yield {
             "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{listener.getsockname()[1]}",
             "OTEL_EXPORTER_OTLP_TIMEOUT": "0.3",
             "OTEL_BSP_SCHEDULE_DELAY": "10",
         }
-        with serving(tmp_path, **url_of(database), **variables) as (process, url, _):
-            assert process.stderr is not None
-            lines: list[str] = []
-            sent = 20
-            while not any("traces not sent" in line for line in lines):
-                sent += 1
-                assert call(f"{url}/api/v1/users/me")[0] == 401
-                lines.append(process.stderr.readline())
-            for _ in range(20):
-                assert call(f"{url}/api/v1/users/me")[0] == 401
-            process.terminate()
-            lines += process.communicate(timeout=10)[1].splitlines()
-            assert process.returncode == 0
-    told = [json.loads(line) for line in lines]
-    lost = [one for one in told if one["event"] != "request"]
-    # Once when it happens, and the rest of the minute at the end.
-    assert [one["event"] for one in lost] == ["traces not sent"] * 2
-    assert sum(one["spans"] for one in lost) == sent
+
+
+async def test_all_spans_that_are_lost_are_told_of(
+    away: dict[str, str], start_app: StartApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once when it happens, and the rest of the time at the end."""
+    for name, value in away.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(traces, "FLUSH_TIMEOUT_S", DEADLINE_S)
+    monkeypatch.setattr(traces, "COMPLAIN_EVERY_S", 10 * DEADLINE_S)
+    client = await start_app(traces=True)
+    with logged() as events:
+
+        def lost() -> list[int]:
+            return [event["spans"] for event in events if event["event"] == "traces not sent"]
+
+        assert (await client.get("/api/v1/users/me")).status == 401
+        await eventually(lost)
+        for _ in range(20):
+            assert (await client.get("/api/v1/users/me")).status == 401
+        await client.close()
+    assert lost() == [1, 20]
+
+
+@pytest.mark.slow
+def test_a_collector_that_is_away_harms_nothing(
+    away: dict[str, str], database: Database, tmp_path: Path
+) -> None:
+    with serving(tmp_path, TRACES="true", **url_of(database), **away) as served:
+        assert served.process.stderr is not None
+        line = ""
+        while "traces not sent" not in line:
+            assert call(f"{served.url}/api/v1/users/me")[0] == 401
+            line = served.process.stderr.readline()
+        assert call(f"{served.url}/api/v1/users/me")[0] == 401
+        assert served.ends_with(signal.SIGTERM) == 0
 
 
 def test_without_the_setting_nothing_of_it_is_imported(tmp_path: Path) -> None:
@@ -262,14 +279,7 @@ def test_without_the_setting_nothing_of_it_is_imported(tmp_path: Path) -> None:
         "import service.server, service.__main__, service.mail.sender; create_app(Settings());"
         "sys.exit([name for name in sys.modules if name.startswith('opentelemetry')] or 0)"
     )
-    result = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=tmp_path,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    result = run_python(code, cwd=tmp_path)
     assert (result.returncode, result.stderr) == (0, "")
 
 
@@ -285,14 +295,7 @@ def test_an_extra_that_is_not_installed_is_one_line(tmp_path: Path) -> None:
         "import sys; sys.modules['opentelemetry'] = None; sys.argv[1:] = ['serve'];"
         "from service.__main__ import main; main()"
     )
-    result = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=tmp_path,
-        env=environment(TRACES="true"),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    result = run_python(code, cwd=tmp_path, TRACES="true")
     assert result.returncode == 2
     assert result.stderr == (
         "shinkei: TRACES: expected the extra to be installed: pip install shinkei[otel]\n"

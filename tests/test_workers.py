@@ -8,9 +8,6 @@ import re
 import shutil
 import signal
 import socket
-import subprocess
-import sys
-import time
 from collections import Counter
 from collections.abc import Iterator
 from functools import partial
@@ -23,6 +20,7 @@ from service.settings import Database
 from tests.support.clients import ROOT, SECRET_KEY
 from tests.support.factories import PASSWORD
 from tests.support.processes import (
+    SHINKEI,
     call,
     connect,
     environment,
@@ -31,11 +29,14 @@ from tests.support.processes import (
     reserved_port,
     run,
     serving,
+    started,
+    until_healthy,
     url_of,
     wait_for_end_of,
     workers_of,
 )
-from tests.support.scrape import metrics_at, total
+from tests.support.scrape import Samples, metrics_at, total
+from tests.support.shell import run_all
 from tests.support.waiting import DEADLINE_S, eventually, eventually_blocking
 
 LIVE = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -53,8 +54,14 @@ class Load:
         self.outcomes: Counter[str] = Counter()
         self.versions: Counter[str] = Counter()
         self.told_to_close = 0
+        self.latest: dict[int, str] = {}
 
-    async def client(self, stop: asyncio.Event) -> None:
+    def has_reached(self, version: str) -> bool:
+        """Whether every client was last answered by this version."""
+        return set(self.latest.values()) == {version}
+
+    async def client(self, number: int, stop: asyncio.Event) -> None:
+        self.latest[number] = ""
         connection: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
         while not stop.is_set():
             try:
@@ -70,6 +77,7 @@ class Load:
                 continue
             self.outcomes[head.split()[1]] += 1
             self.versions[body["version"]] += 1
+            self.latest[number] = body["version"]
             if "connection: close" in head:
                 self.told_to_close += 1
                 connection[1].close()
@@ -79,6 +87,7 @@ class Load:
             connection[1].close()
 
 
+@pytest.mark.slow
 async def test_a_reload_runs_the_new_code_and_drops_no_request(
     database: Database, tmp_path: Path
 ) -> None:
@@ -87,31 +96,37 @@ async def test_a_reload_runs_the_new_code_and_drops_no_request(
         shutil.copytree(ROOT / name, code / name)
     variables = {
         "WORKERS": "2",
-        "SHUTDOWN_DELAY_S": "0.3",
+        # Longer than any client takes to be answered once more, and so to be told to close.
+        "SHUTDOWN_DELAY_S": "300",
         "PYTHONPATH": str(code),
         # Nobody reads stderr meanwhile.
         "LOG_LEVEL": "warning",
     }
     stop = asyncio.Event()
-    with serving(tmp_path, **variables, **url_of(database)) as (process, url, _):
-        load = Load(url)
-        clients = [asyncio.create_task(load.client(stop)) for _ in range(8)]
+    with serving(tmp_path, **variables, **url_of(database)) as served:
+        load = Load(served.url)
+        clients = [asyncio.create_task(load.client(number, stop)) for number in range(8)]
+        await eventually(partial(load.has_reached, "0.1.0"))
         for version in ("0.1.1", "0.1.2"):
-            first = workers_of(process.pid)
+            first = workers_of(served.process.pid)
             assert len(first) == 2
             (code / "service/__init__.py").write_text(f'__version__ = "{version}"\n')
-            process.send_signal(signal.SIGHUP)
+            served.process.send_signal(signal.SIGHUP)
+            await eventually(partial(load.has_reached, version))
+            # All have left the old ones, which need not wait for them any more.
+            for worker in first:
+                os.kill(worker, signal.SIGINT)
             await eventually(partial(are_gone, first))
         stop.set()
         await asyncio.gather(*clients)
-        assert call(f"{url}/health")[0] == 200
-        process.terminate()
-        assert process.wait(DEADLINE_S) == 0
+        until_healthy(served.url)
+        assert served.ends_with(signal.SIGINT) == 0
     assert set(load.outcomes) == {"200"}, load.outcomes
     assert set(load.versions) == {"0.1.0", "0.1.1", "0.1.2"}
     assert load.told_to_close >= 2
 
 
+@pytest.mark.slow
 def test_each_worker_serves_and_one_that_is_killed_is_replaced(
     database: Database, tmp_path: Path
 ) -> None:
@@ -143,15 +158,19 @@ def test_each_worker_serves_and_one_that_is_killed_is_replaced(
         assert call(f"{url}/api/v1/auth/register", account)[0] == 201
         assert call(f"{url}/api/v1/auth/login", account)[0] == 200
         # Gauges are of the workers that live, and are a second old at the most.
-        eventually_blocking(
-            lambda: total(metrics_at(port), "shinkei_db_pool_connections_max") == 20
-        )
-        samples = metrics_at(port)
-        process.terminate()
-        _, stderr = process.communicate()
+        samples: Samples = {}
+
+        def all_is_counted() -> bool:
+            samples.clear()
+            samples.update(metrics_at(port))
+            connections = total(samples, "shinkei_db_pool_connections_max")
+            requests = total(samples, "shinkei_http_request_duration_seconds_count")
+            return (connections, requests) == (20, sent + 3)
+
+        eventually_blocking(all_is_counted)
+        stderr = served.stderr_after()
     live = frozenset({("method", "GET"), ("route", "/health/live"), ("status", "200")})
     assert samples["shinkei_http_requests_total", live] == sent
-    assert total(samples, "shinkei_http_request_duration_seconds_count") == sent + 3
     assert total(samples, "shinkei_registrations_total") == 1
     assert samples["shinkei_sign_ins_total", frozenset({("outcome", "success")})] == 1
     assert samples["shinkei_sign_ins_total", frozenset({("outcome", "wrong")})] == 0
@@ -189,7 +208,7 @@ def test_workers_that_do_not_start_are_one_line_at_first(
 ) -> None:
     with limited(database) as (limit, variables):
         limit(1)
-        result = run("serve", cwd=tmp_path, PORT="0", **variables)
+        result = run("serve", cwd=tmp_path, **variables)
     assert result.returncode == 1
     assert result.stderr.startswith("shinkei: cannot connect to PostgreSQL at ")
     assert "the server has no connection left" in result.stderr
@@ -197,6 +216,7 @@ def test_workers_that_do_not_start_are_one_line_at_first(
     assert result.stdout == ""
 
 
+@pytest.mark.slow
 def test_workers_that_do_not_start_at_a_reload_leave_the_old_ones(
     database: Database, tmp_path: Path
 ) -> None:
@@ -215,24 +235,23 @@ def test_workers_that_do_not_start_at_a_reload_leave_the_old_ones(
         limit(-1)
         process.send_signal(signal.SIGHUP)
         eventually_blocking(lambda: not first & workers_of(process.pid))
-        assert call(f"{url}/health")[0] == 200
-        process.terminate()
-        assert process.wait(DEADLINE_S) == 0
+        until_healthy(url)
+        assert served.ends_with(signal.SIGTERM) == 0
 
 
 def test_sigterm_drains_all_workers_first(database: Database, tmp_path: Path) -> None:
     variables = {"WORKERS": "2", "SHUTDOWN_DELAY_S": "60", **url_of(database)}
-    with serving(tmp_path, **variables) as (process, url, _):
-        process.terminate()
-        eventually_blocking(lambda: call(f"{url}/health")[0] == 503)
-        assert call(f"{url}/health/live")[0] == 200
+    with serving(tmp_path, **variables) as served:
+        served.process.terminate()
+        eventually_blocking(lambda: call(f"{served.url}/health")[0] == 503)
+        assert call(f"{served.url}/health/live")[0] == 200
         # Asked at the terminal too, it does not wait any more.
-        process.send_signal(signal.SIGINT)
-        assert process.wait(DEADLINE_S) == 0
-        assert "Traceback" not in process.communicate()[1]
+        assert "Traceback" not in served.stderr_after(signal.SIGINT)
+        assert served.process.returncode == 0
 
 
-def test_workers_leave_where_their_parent_is_killed(database: Database, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_workers_leave_if_their_parent_is_killed(database: Database, tmp_path: Path) -> None:
     with serving(tmp_path, WORKERS="2", **url_of(database)) as (process, _, _):
         workers = workers_of(process.pid)
         process.kill()
@@ -240,52 +259,57 @@ def test_workers_leave_where_their_parent_is_killed(database: Database, tmp_path
             wait_for_end_of(worker)
 
 
+@pytest.mark.slow
 def test_the_embedded_postgresql_outlives_workers_but_not_the_parent(tmp_path: Path) -> None:
-    with serving(tmp_path, WORKERS="2", SHUTDOWN_DELAY_S="60") as (process, url, _):
+    with serving(tmp_path, WORKERS="2", SHUTDOWN_DELAY_S="60") as served:
         account = {"email": "ada@example.com", "password": PASSWORD}
-        _, registered = call(f"{url}/api/v1/auth/register", account)
+        _, registered = call(f"{served.url}/api/v1/auth/register", account)
         bearer = {"Authorization": f"Bearer {registered['access_token']}"}
         postmaster = postmaster_of(tmp_path / ".data")
-        first = workers_of(process.pid)
+        parent = served.process.pid
+        first = workers_of(parent)
         for worker in first:
             os.kill(worker, signal.SIGKILL)
-        eventually_blocking(lambda: len(workers_of(process.pid) - first) == 2)
-        assert call(f"{url}/api/v1/users/me", **bearer) == (200, registered["user"])
+        eventually_blocking(lambda: len(workers_of(parent) - first) == 2)
+        assert call(f"{served.url}/api/v1/users/me", **bearer) == (200, registered["user"])
         assert postmaster_of(tmp_path / ".data") == postmaster
-        process.send_signal(signal.SIGINT)
-        assert process.wait(DEADLINE_S) == 0
+        assert served.ends_with(signal.SIGINT) == 0
         wait_for_end_of(postmaster)
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
-def test_a_metrics_port_in_use_is_told_before_anything_is_started(
-    workers: str, tmp_path: Path
-) -> None:
+def test_a_metrics_port_in_use_is_told_before_anything_is_started(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = str(taken.getsockname()[1])
-        result = run("serve", "--workers", workers, cwd=tmp_path, PORT="0", METRICS_PORT=port)
-    assert (result.returncode, result.stderr) == (
-        1,
-        "shinkei: cannot listen on METRICS_HOST 127.0.0.1, METRICS_PORT"
-        f" {port}: Address already in use\n",
+        port = taken.getsockname()[1]
+        serve = f"METRICS_PORT={port} serve --workers"
+        alone, together = run_all(tmp_path, {}, f"{serve} 1", f"{serve} 2")
+    line = (
+        f"shinkei: cannot listen on METRICS_HOST 127.0.0.1, METRICS_PORT {port}:"
+        " Address already in use\n"
     )
+    assert alone == together == (1, "", line)
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("after_s", [0, 0.1])
+@pytest.mark.parametrize(
+    "connected", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["forked", "connected"]
+)
 def test_it_can_be_stopped_while_workers_start(
-    after_s: float, database: Database, tmp_path: Path
+    connected: bool, database: Database, tmp_path: Path
 ) -> None:
     """What a worker is told before it hears signals is not lost."""
-    with subprocess.Popen(
-        [sys.executable, "-m", "service", "serve", "--workers", "2"],
-        cwd=tmp_path,
-        env=environment(PORT="0", **url_of(database)),
-        stderr=subprocess.PIPE,
-    ) as process:
+    command = (*SHINKEI, "serve", "--workers", "2")
+    # The parent's own connection, which it has before it forks, has no such name.
+    connections = (
+        "select count(*) from pg_stat_activity"
+        " where datname = current_database() and application_name = 'shinkei'"
+    )
+    with (
+        connect(database) as conn,
+        started(*command, cwd=tmp_path, env=environment(**url_of(database))) as process,
+    ):
         eventually_blocking(partial(workers_of, process.pid))
-        time.sleep(after_s)
+        if connected:
+            eventually_blocking(lambda: conn.execute(connections).fetchone() > (0,))
         process.terminate()
-        assert process.wait(DEADLINE_S) == 0
-        assert process.stderr is not None
-        assert process.stderr.read() == b""
+        assert process.communicate(timeout=DEADLINE_S)[1] == ""
+        assert process.returncode == 0

@@ -1,10 +1,7 @@
 """``shinkei create-admin``: the first administrator."""
 
 import asyncio
-import os
-import pty
-import subprocess
-import sys
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -14,26 +11,32 @@ from service import migrate
 from service.settings import Database
 from tests.support.clients import Client
 from tests.support.factories import PASSWORD, bearer, register, register_as
+from tests.support.processes import (
+    SHINKEI,
+    Terminal,
+    environment,
+    run_command,
+    serving,
+    started,
+    url_of,
+)
 from tests.support.processes import call as call_url
-from tests.support.processes import environment, serving, url_of
+from tests.support.shell import Shell, run_all
+from tests.support.waiting import DEADLINE_S
 
 EMAIL = "admin@example.com"
 
 
-def create_admin(
-    *arguments: str, cwd: Path, stdin: str | bytes = f"{PASSWORD}\n", **variables: str
-) -> tuple[int, str, str]:
-    """Exit code, stdout and stderr."""
-    result = subprocess.run(
-        [sys.executable, "-m", "service", "create-admin", *arguments],
-        cwd=cwd,
-        env=environment(**variables),
-        input=stdin if isinstance(stdin, bytes) else stdin.encode(),
-        capture_output=True,
-        timeout=50,
-        check=False,
-    )
-    return result.returncode, result.stdout.decode(), result.stderr.decode()
+def create_admin(*arguments: str, cwd: Path, **variables: str) -> tuple[int, str, str]:
+    """Pipe the password to it in a process of its own: exit code, stdout and stderr."""
+    command = (*SHINKEI, "create-admin", *arguments)
+    result = run_command(*command, cwd=cwd, env=environment(**variables), text=f"{PASSWORD}\n")
+    return result.returncode, result.stdout, result.stderr
+
+
+@pytest.fixture
+def shell(database: Database, tmp_path: Path) -> Shell:
+    return Shell(database, tmp_path)
 
 
 async def sign_in(client: Client, password: str = PASSWORD) -> Any:
@@ -52,26 +55,21 @@ async def last_event(conn: Any) -> tuple[Any, ...]:
 
 def type_password(cwd: Path, variables: dict[str, str]) -> tuple[int, str, str]:
     """Exit code, stdout, and what the terminal showed while the password was typed twice."""
-    ours, theirs = pty.openpty()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "service", "create-admin", "--email", EMAIL],
-        cwd=cwd,
-        env=environment(**variables),
-        stdin=theirs,
-        stdout=subprocess.PIPE,
-        stderr=theirs,
+    command = (*SHINKEI, "create-admin", "--email", EMAIL)
+    env = environment(**variables)
+    with (
+        contextlib.closing(Terminal()) as terminal,
         # Without a controlling terminal, getpass asks on the one that is stdin.
-        start_new_session=True,
-    )
-    os.close(theirs)
-    shown = b""
-    for expected in (b"Password: ", b"Repeat for confirmation: "):
-        while expected not in shown:
-            shown += os.read(ours, 1000)
-        os.write(ours, f"{PASSWORD}\n".encode())
-    stdout, _ = process.communicate(timeout=30)
-    os.close(ours)
-    return process.returncode, stdout.decode(), shown.decode()
+        started(
+            *command, cwd=cwd, env=env, stdin=terminal.theirs, stderr=terminal.theirs
+        ) as process,
+    ):
+        terminal.hand_over()
+        for asked in ("Password: ", "Repeat for confirmation: "):
+            terminal.read_until(asked)
+            terminal.type(PASSWORD)
+        stdout, _ = process.communicate(timeout=DEADLINE_S)
+        return process.returncode, stdout, terminal.shown
 
 
 async def test_password_from_stdin(
@@ -104,27 +102,21 @@ async def test_password_on_a_terminal_twice_and_never_echoed(
     assert (await sign_in(client)).status == 200
 
 
-async def test_an_existing_account_only_with_promote(
-    client: Client, conn: Any, database: Database, tmp_path: Path
+async def test_an_existing_account_is_an_administrator_only_with_promote(
+    client: Client, conn: Any, shell: Shell
 ) -> None:
     account = await register(client, email=EMAIL, password="the owner's own passphrase")
-    external = url_of(database)
-    code, stdout, stderr = await asyncio.to_thread(
-        create_admin, "--email", EMAIL.upper(), cwd=tmp_path, **external
-    )
-    assert (code, stdout) == (1, "")
-    assert stderr == (
-        "shinkei: There is an account with this address. --promote makes it an administrator.\n"
+    (taken,) = await shell(f"create-admin --email {EMAIL.upper()}", read=(f"{PASSWORD}\n",))
+    assert taken == (
+        1,
+        "",
+        "shinkei: There is an account with this address. --promote makes it an administrator.\n",
     )
     refused = await client.get("/api/v1/users", headers=account.headers)
     assert refused.status == 403
 
-    for _ in range(2):
-        arguments = ("--promote", "--email", EMAIL)
-        code, _, stderr = await asyncio.to_thread(
-            create_admin, *arguments, cwd=tmp_path, stdin="", **external
-        )
-        assert (code, stderr) == (0, "")
+    once, again = await shell(*[f"create-admin --promote --email {EMAIL}"] * 2)
+    assert once == again == (0, f"administrator  {EMAIL}\n", "")
     listed = await client.get("/api/v1/users", headers=account.headers)
     assert (await listed.json())["items"][0]["version"] == 2
     assert (await sign_in(client, account.password)).status == 200, "the password stays"
@@ -140,55 +132,55 @@ async def test_an_existing_account_only_with_promote(
     assert await conn.fetchval(promotions) == 1
 
 
-async def test_only_an_active_account_is_promoted(
-    client: Client, database: Database, tmp_path: Path
-) -> None:
+async def test_only_an_active_account_is_promoted(client: Client, shell: Shell) -> None:
     admin, account = await register_as(client, "admin"), await register(client, email=EMAIL)
     url = f"/api/v1/users/{account.profile['id']}/suspend"
     await client.post(url, headers=admin.headers, json={"reason": "x"})
-    for email in (EMAIL, "nobody@example.com"):
-        result = await asyncio.to_thread(
-            create_admin, "--promote", "--email", email, cwd=tmp_path, **url_of(database)
-        )
-        assert result == (1, "", "shinkei: There is no active account with this address.\n")
+    suspended, nobody = await shell(
+        f"create-admin --promote --email {EMAIL}",
+        "create-admin --promote --email nobody@example.com",
+    )
+    line = "shinkei: There is no active account with this address.\n"
+    assert suspended == nobody == (1, "", line)
 
 
-@pytest.mark.parametrize(
-    ("email", "stdin", "line"),
-    [
-        ("nonsense", PASSWORD, "shinkei: --email: Not a valid e-mail address.\n"),
-        (EMAIL, "", "shinkei: password: Must not be empty.\n"),
-        (EMAIL, "too short\n", "shinkei: password: Must be at least 15 characters long.\n"),
-        (EMAIL, "x" * 257, "shinkei: password: Must be at most 256 characters long.\n"),
-        (EMAIL, b"\xff" * 20, "shinkei: password: Must not contain lone surrogates.\n"),
-    ],
-)
-def test_what_is_wrong_is_one_line_and_exit_code_2(
-    database: Database, tmp_path: Path, email: str, stdin: str | bytes, line: str
+def test_a_wrong_email_or_password_is_one_line_and_exit_code_2(
+    database: Database, tmp_path: Path
 ) -> None:
-    result = create_admin("--email", email, cwd=tmp_path, stdin=stdin, **url_of(database))
-    assert result == (2, "", line)
+    expected = [
+        ("nonsense", PASSWORD, "--email: Not a valid e-mail address."),
+        (EMAIL, "", "password: Must not be empty."),
+        (EMAIL, "too short\n", "password: Must be at least 15 characters long."),
+        (EMAIL, "x" * 257, "password: Must be at most 256 characters long."),
+        # Bytes that are not UTF-8.
+        (EMAIL, "\udcff" * 20, "password: Must not contain lone surrogates."),
+    ]
+    results = run_all(
+        tmp_path,
+        url_of(database),
+        *(f"create-admin --email {email}" for email, _, _ in expected),
+        read=[text for _, text, _ in expected],
+    )
+    for result, (_, _, line) in zip(results, expected, strict=True):
+        assert result == (2, "", f"shinkei: {line}\n")
 
 
-def test_a_database_that_is_not_migrated(empty_database: Database, tmp_path: Path) -> None:
-    code, stdout, stderr = create_admin("--email", EMAIL, cwd=tmp_path, **url_of(empty_database))
+def test_pending_migrations_come_first(empty_database: Database, tmp_path: Path) -> None:
+    command = f"create-admin --email {EMAIL}"
+    (result,) = run_all(tmp_path, url_of(empty_database), command, read=[PASSWORD])
     pending = len(migrate.known_migrations())
-    assert (code, stdout) == (1, "")
-    assert stderr == f"shinkei: {pending} migrations pending: run shinkei migrate\n"
+    assert result == (1, "", f"shinkei: {pending} migrations pending: run shinkei migrate\n")
 
 
+@pytest.mark.slow
 def test_on_the_embedded_server_before_and_while_it_serves(tmp_path: Path) -> None:
-    for email in (EMAIL, "second@example.com"):
-        if email == EMAIL:
-            code, _, stderr = create_admin("--email", email, cwd=tmp_path)
-            assert (code, stderr) == (0, "")
-            continue
-        with serving(tmp_path) as (_, url, _):
-            code, _, stderr = create_admin("--email", email, cwd=tmp_path)
-            assert (code, stderr) == (0, "")
-            for each in (EMAIL, email):
-                credentials = {"email": each, "password": PASSWORD}
-                status, tokens = call_url(f"{url}/api/v1/auth/login", credentials)
-                assert status == 200
-                status, page = call_url(f"{url}/api/v1/users", **bearer(tokens["access_token"]))
-                assert (status, len(page["items"])) == (200, 2)
+    second = "second@example.com"
+    assert create_admin("--email", EMAIL, cwd=tmp_path)[0] == 0
+    with serving(tmp_path) as (_, url, _):
+        assert create_admin("--email", second, cwd=tmp_path)[0] == 0
+        for email in (EMAIL, second):
+            credentials = {"email": email, "password": PASSWORD}
+            status, tokens = call_url(f"{url}/api/v1/auth/login", credentials)
+            assert status == 200
+            status, page = call_url(f"{url}/api/v1/users", **bearer(tokens["access_token"]))
+            assert (status, len(page["items"])) == (200, 2)

@@ -1,8 +1,6 @@
 """``shinkei keys``, beside a service that goes on serving."""
 
-import asyncio
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -10,8 +8,7 @@ from service.auth import signing_keys
 from service.settings import Database
 from tests.support.clients import StartApp
 from tests.support.factories import register
-from tests.support.processes import url_of
-from tests.support.shell import run_all
+from tests.support.shell import Shell
 from tests.support.tokens import ask, published
 from tests.support.waiting import eventually
 
@@ -24,25 +21,20 @@ async def test_rotate_list_and_revoke(
     client = await start_app()
     account = await register(client)
     (old,) = await published(client)
-    external = url_of(database)
-
-    async def shell(*commands: str, **variables: str) -> Any:
-        return await asyncio.to_thread(run_all, tmp_path, {**external, **variables}, *commands)
-
-    lost = {"SECRET_KEY": "another secret key, also long enough"}
-    (refused,) = await shell("keys rotate", **lost)
-    assert refused == (
-        2,
-        "",
-        "shinkei: SECRET_KEY: expected the one that this database's signing keys were stored under\n",
-    )
-    rotated, again, listed, lines, now, signing = await shell(
+    shell = Shell(database, tmp_path)
+    refused, rotated, again, listed, lines, now, signing = await shell(
+        f"SECRET_KEY={'x' * 40} keys rotate",
         "keys rotate",
         "keys rotate",
         "keys list --json",
         "keys list",
         "keys rotate --now",
         "keys list --json",
+    )
+    assert refused == (
+        2,
+        "",
+        "shinkei: SECRET_KEY: expected the one that this database's signing keys were stored under\n",
     )
     assert rotated.code == 0
     new, _, signs_from = rotated.stdout.strip().replace("  signs", " signs").split(" ", 2)

@@ -1,7 +1,7 @@
 """What all commands have in common: their start, their failures, their output, their completion."""
 
+import contextlib
 import os
-import pty
 import shutil
 import signal
 import socket
@@ -16,10 +16,18 @@ from service.__main__ import _explain
 from service.commands import COMMANDS, EXIT_CODES, shinkei
 from service.commands.output import visible
 from tests.support.clients import SECRET_KEY
-from tests.support.processes import environment, run
+from tests.support.processes import (
+    SHINKEI,
+    Terminal,
+    environment,
+    reserved_port,
+    run,
+    run_command,
+    run_python,
+    started,
+)
 from tests.support.shell import run_all
-
-UNREACHABLE = {"DATABASE_URL": "postgresql://u:hush@127.0.0.1:1/n", "SECRET_KEY": SECRET_KEY}
+from tests.support.waiting import DEADLINE_S
 
 
 def test_every_command_has_help_and_no_heavy_import(tmp_path: Path) -> None:
@@ -34,14 +42,7 @@ for arguments in (["--version"], ["--help"], *([name, "--help"] for name in COMM
 heavy = {"aiohttp", "asyncpg", "marshmallow", "rich", "cryptography"}
 assert not heavy & set(sys.modules), heavy & set(sys.modules)
 """
-    result = subprocess.run(
-        [sys.executable, "-c", script],
-        cwd=tmp_path,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    result = run_python(script, cwd=tmp_path)
     assert result.stderr == ""
     assert "2    a setting or an argument is wrong" in EXIT_CODES
     assert EXIT_CODES.removeprefix("\b\n").replace("\n", "\n  ") in result.stdout
@@ -50,16 +51,22 @@ assert not heavy & set(sys.modules), heavy & set(sys.modules)
 
 
 def test_failures_are_one_line(tmp_path: Path) -> None:
-    unknown, group, option, unreachable, status, nothing = run_all(
-        tmp_path,
-        {**UNREACHABLE, "DB_CONNECT_TIMEOUT_S": "0.1"},
-        "user",
-        "users nonsense",
-        "keys list --nonsense",
-        "users list",
-        "migrate --status --json",
-        "openapi --output /proc/nowhere/file",
-    )
+    with reserved_port() as port:
+        variables = {
+            "DATABASE_URL": f"postgresql://u:hush@127.0.0.1:{port}/n",
+            "SECRET_KEY": SECRET_KEY,
+            "DB_CONNECT_TIMEOUT_S": "0.1",
+        }
+        unknown, group, option, unreachable, status, nothing = run_all(
+            tmp_path,
+            variables,
+            "user",
+            "users nonsense",
+            "keys list --nonsense",
+            "users list",
+            "migrate --status --json",
+            "openapi --output /proc/nowhere/file",
+        )
     assert unknown == (
         2,
         "",
@@ -67,7 +74,7 @@ def test_failures_are_one_line(tmp_path: Path) -> None:
     )
     assert (group.code, option.code) == (2, 2)
     assert (unreachable.code, status.code, nothing.code) == (1, 1, 1)
-    assert "127.0.0.1:1, database n, as user u: connection refused" in unreachable.stderr
+    assert f"127.0.0.1:{port}, database n, as user u: connection refused" in unreachable.stderr
     assert nothing.stderr == "shinkei: /proc/nowhere/file: No such file or directory\n"
 
 
@@ -90,19 +97,14 @@ def test_a_mistake_of_ours_is_one_line_without_its_words() -> None:
 
 def test_ctrl_c_is_one_line(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(DEADLINE_S)
         url = f"postgresql://u:hush@127.0.0.1:{silent.getsockname()[1]}/n"
-        process = subprocess.Popen(
-            [sys.executable, "-m", "service", "users", "list"],
-            cwd=tmp_path,
-            env=environment(DATABASE_URL=url, SECRET_KEY=SECRET_KEY),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        connection, _ = silent.accept()
-        process.send_signal(signal.SIGINT)
-        output = process.communicate(timeout=10)
-        connection.close()
+        env = environment(DATABASE_URL=url, SECRET_KEY=SECRET_KEY)
+        with started(*SHINKEI, "users", "list", cwd=tmp_path, env=env) as process:
+            connection, _ = silent.accept()
+            with connection:
+                process.send_signal(signal.SIGINT)
+                output = process.communicate(timeout=DEADLINE_S)
     assert (process.returncode, *output) == (130, "", "shinkei: interrupted\n")
 
 
@@ -114,16 +116,7 @@ def test_a_reader_that_is_gone_and_a_full_disk(tmp_path: Path, arguments: list[s
         (writing, ""),
         (os.open("/dev/full", os.O_WRONLY), "shinkei: output: No space left on device\n"),
     ):
-        result = subprocess.run(
-            [sys.executable, "-m", "service", *arguments],
-            cwd=tmp_path,
-            env=environment(),
-            stdout=stdout,
-            stderr=subprocess.PIPE,
-            text=True,
-            timeout=50,
-            check=False,
-        )
+        result = run_command(*SHINKEI, *arguments, cwd=tmp_path, env=environment(), stdout=stdout)
         os.close(stdout)
         assert (result.returncode, result.stderr) == (1, stderr)
 
@@ -146,15 +139,7 @@ complete_words shinkei users s
 complete_words shinkei users list --cre
 """
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    result = subprocess.run(
-        ["bash", "-c", script],
-        cwd=tmp_path,
-        env=environment(PATH=path),
-        capture_output=True,
-        text=True,
-        timeout=50,
-        check=False,
-    )
+    result = run_command("bash", "-c", script, cwd=tmp_path, env=environment(PATH=path))
     assert result.stdout.splitlines() == [
         "users",
         "show suspend",
@@ -181,26 +166,21 @@ with output.progress("waiting for [the] moon") as say:
     sys.stdin.readline()
 print("done")
 """
-    ours, theirs = pty.openpty()
-    process = subprocess.Popen(
-        [sys.executable, "-c", script],
-        cwd=tmp_path,
-        env=environment(TERM="xterm"),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=theirs,
-        text=True,
-    )
-    os.close(theirs)
-    assert process.stdin is not None
-    shown = ""
-    for expected in ("waiting for [the] moon", "waiting for the sun"):
-        while expected not in shown:
-            shown += os.read(ours, 1000).decode()
-        process.stdin.write("\n")
-        process.stdin.flush()
-    stdout, _ = process.communicate(timeout=10)
-    os.close(ours)
+    command = (sys.executable, "-c", script)
+    env = environment(TERM="xterm")
+    with (
+        contextlib.closing(Terminal()) as terminal,
+        started(
+            *command, cwd=tmp_path, env=env, stdin=subprocess.PIPE, stderr=terminal.theirs
+        ) as process,
+    ):
+        terminal.hand_over()
+        assert process.stdin is not None
+        for text in ("waiting for [the] moon", "waiting for the sun"):
+            terminal.read_until(text)
+            process.stdin.write("\n")
+            process.stdin.flush()
+        stdout, _ = process.communicate(timeout=DEADLINE_S)
     assert stdout == "done\n"
 
 
@@ -220,14 +200,7 @@ try:
 except ValueError:
     log.exception("failed")
 """
-    result = subprocess.run(
-        [sys.executable, "-c", script],
-        cwd=tmp_path,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    result = run_python(script, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert "ValueError: 4" in result.stderr
     assert "hush" not in result.stderr

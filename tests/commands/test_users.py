@@ -1,9 +1,7 @@
 """``shinkei users``: what the administration's routes answer and do, from the command line."""
 
 import asyncio
-import os
-import pty
-import subprocess
+import contextlib
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,8 +11,9 @@ import pytest
 from service.settings import Database
 from tests.support.clients import Client
 from tests.support.factories import Account, register, register_as
-from tests.support.processes import environment, url_of
-from tests.support.shell import Result, run_all
+from tests.support.processes import Terminal, environment, started
+from tests.support.shell import Shell
+from tests.support.waiting import DEADLINE_S
 
 USERS = "/api/v1/users"
 # What a terminal would do: turn red, clear itself, write backwards, break the line, take for markup.
@@ -24,16 +23,6 @@ HOSTILE = "\x1b[31m[red]Eve[/red]\x9b2J\u202egnp\n:smile: Zoë 👩\u200d🚀\u3
 @pytest.fixture
 async def admin(client: Client) -> Account:
     return await register_as(client, "admin", email="root@example.com")
-
-
-class Shell:
-    """Commands on the test's database."""
-
-    def __init__(self, database: Database, cwd: Path) -> None:
-        self.variables, self.cwd = url_of(database), cwd
-
-    async def __call__(self, *commands: str | list[str]) -> list[Result]:
-        return await asyncio.to_thread(run_all, self.cwd, self.variables, *commands)
 
 
 @pytest.fixture
@@ -222,25 +211,16 @@ for sys.argv in (["shinkei", "users", "list"], ["shinkei", "users", "show", "eve
     with contextlib.suppress(SystemExit):
         main()
 """
-    ours, theirs = pty.openpty()
-    process = subprocess.Popen(
-        [sys.executable, "-c", script],
-        cwd=cwd,
-        env={**environ, "TERM": "xterm", "COLUMNS": "60"},
-        stdin=subprocess.DEVNULL,
-        stdout=theirs,
-        stderr=theirs,
-    )
-    os.close(theirs)
-    shown = b""
-    while True:
-        try:
-            chunk = os.read(ours, 4096)
-        except OSError:
-            break
-        if not chunk:
-            break
-        shown += chunk
-    os.close(ours)
-    assert process.wait(10) == 0
-    return shown.decode()
+    env = {**environ, "TERM": "xterm", "COLUMNS": "60"}
+    command = (sys.executable, "-c", script)
+    with (
+        contextlib.closing(Terminal()) as terminal,
+        started(
+            *command, cwd=cwd, env=env, stdout=terminal.theirs, stderr=terminal.theirs
+        ) as process,
+    ):
+        terminal.hand_over()
+        while terminal.read():
+            pass
+        assert process.wait(DEADLINE_S) == 0
+        return terminal.shown

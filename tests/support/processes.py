@@ -4,10 +4,12 @@ Each process is killed with its group when its block ends, and by the kernel whe
 The run adopts what these processes leave behind (``adopt_orphans``) and fails if anything is left.
 """
 
+import codecs
 import contextlib
 import ctypes
 import json
 import os
+import pty
 import signal
 import socket
 import subprocess
@@ -64,7 +66,10 @@ def tied(*command: str) -> list[str]:
 
 
 def environment(**variables: str) -> dict[str, str]:
-    """The shell's variables without ours, then those given. Ports are free ones, hashes cheap."""
+    """The shell's variables without ours, then those given.
+
+    Ports are free ones, hashes cheap, and deadlines out of a busy machine's reach.
+    """
     inherited = {name: value for name, value in os.environ.items() if name not in VARIABLES}
     return {
         **inherited,
@@ -72,6 +77,12 @@ def environment(**variables: str) -> dict[str, str]:
         "PORT": "0",
         "PASSWORD_HASH_MEMORY_KIB": "8",
         "PASSWORD_HASH_ITERATIONS": "1",
+        "DB_CONNECT_TIMEOUT_S": "60",
+        "DB_ACQUIRE_TIMEOUT_S": "60",
+        "DB_COMMAND_TIMEOUT_S": "60",
+        "DB_LOCK_TIMEOUT_S": "60",
+        "REQUEST_TIMEOUT_S": "120",
+        "BODY_TIMEOUT_S": "120",
         "SHUTDOWN_DELAY_S": "0.1",
         "SLOW_QUERY_MS": "0",
         **variables,
@@ -83,11 +94,15 @@ def started(
     *command: str,
     cwd: Path = ROOT,
     env: dict[str, str] | None = None,
-    stdin: int | IO[Any] | None = subprocess.DEVNULL,
-    stdout: int | IO[Any] | None = subprocess.PIPE,
-    stderr: int | IO[Any] | None = subprocess.PIPE,
+    stdin: int | IO[Any] = subprocess.DEVNULL,
+    stdout: int | IO[Any] = subprocess.PIPE,
+    stderr: int | IO[Any] = subprocess.PIPE,
 ) -> Iterator[Process]:
-    """Run a command while the block lasts, then kill it and the other processes of its group."""
+    """Run a command while the block lasts, then kill it and the other processes of its group.
+
+    It has a session of its own, without a terminal. Bytes that are not UTF-8 travel as lone
+    surrogates.
+    """
     process = subprocess.Popen(
         tied(*command),
         cwd=cwd,
@@ -95,8 +110,9 @@ def started(
         stdin=stdin,
         stdout=stdout,
         stderr=stderr,
-        text=True,
-        process_group=0,
+        encoding="utf-8",
+        errors="surrogateescape",
+        start_new_session=True,
     )
     try:
         yield process
@@ -130,15 +146,63 @@ def run(*arguments: str, cwd: Path, **variables: str) -> "subprocess.CompletedPr
     return run_command(*SHINKEI, *arguments, cwd=cwd, env=environment(**variables))
 
 
+def run_python(
+    code: str, *arguments: str, cwd: Path = ROOT, **variables: str
+) -> "subprocess.CompletedProcess[str]":
+    """Run Python code to its end, with our modules at hand."""
+    command = (sys.executable, "-c", code, *arguments)
+    return run_command(*command, cwd=cwd, env=environment(**variables))
+
+
 @contextlib.contextmanager
 def serving(cwd: Path, **variables: str) -> Iterator[Served]:
     """Run ``shinkei serve`` on a free port while the block lasts."""
     with started(*SHINKEI, "serve", cwd=cwd, env=environment(**variables)) as process:
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        if "listens on " not in line:
-            raise AssertionError(line + process.communicate(timeout=DEADLINE_S)[1])
-        yield Served(process, line.split("listens on ")[1].split(" ")[0], line)
+        yield announced(process)
+
+
+def announced(process: Process) -> Served:
+    """Wait until a process that was started to serve does, and return what it says then."""
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    if "listens on " not in line:
+        raise AssertionError(f"{line}{process.communicate(timeout=DEADLINE_S)[1]}")
+    return Served(process, line.split("listens on ")[1].split(" ")[0], line)
+
+
+class Terminal:
+    """A terminal: a process is given ``theirs``; the test reads what it shows, and types."""
+
+    def __init__(self) -> None:
+        self.ours, self.theirs = pty.openpty()
+        self.shown = ""
+        # A character may come in two pieces.
+        self._decoder = codecs.getincrementaldecoder("utf-8")()
+
+    def hand_over(self) -> None:
+        """Leave the other end to the process that has it: reading ends when the process does."""
+        os.close(self.theirs)
+        self.theirs = -1
+
+    def read(self) -> bool:
+        """Read what is shown next; False at the end."""
+        try:
+            chunk = os.read(self.ours, 4096)
+        except OSError:
+            return False
+        self.shown += self._decoder.decode(chunk)
+        return bool(chunk)
+
+    def read_until(self, text: str) -> None:
+        while text not in self.shown:
+            assert self.read(), self.shown
+
+    def type(self, line: str) -> None:
+        os.write(self.ours, f"{line}\n".encode())
+
+    def close(self) -> None:
+        for end in {self.ours, self.theirs} - {-1}:
+            os.close(end)
 
 
 def url_of(database: Database) -> dict[str, str]:
@@ -161,6 +225,11 @@ def call(url: str, body: object = None, **headers: str) -> tuple[int, Any]:
     except urllib.error.HTTPError as error:
         with error:
             return error.code, json.loads(error.read())
+
+
+def until_healthy(url: str) -> None:
+    """Wait until the service is ready. A busy machine may exceed the probes' own deadline."""
+    eventually_blocking(lambda: call(f"{url}/health")[0] == 200)
 
 
 def connect(database: Database) -> Any:

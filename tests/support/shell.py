@@ -1,19 +1,27 @@
 """Commands run as an operator would, several in one process, as each start costs half a second."""
 
+import asyncio
 import json
-import subprocess
+import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tests.support.processes import environment
+from service.settings import Database
+from tests.support.processes import environment, run_command, url_of
 
 _DRIVER = """
-import contextlib, io, json, sys
+import contextlib, io, json, os, sys
 from service.__main__ import main
 results = []
-for arguments in json.load(sys.stdin):
+given = dict(os.environ)
+for variables, arguments, read in json.load(sys.stdin):
+    os.environ.clear()
+    os.environ.update(given | variables)
     sys.argv = ["shinkei", *arguments]
+    read = io.BytesIO(read.encode("utf-8", "surrogateescape"))
+    sys.stdin = io.TextIOWrapper(read, "utf-8", "surrogateescape")
     out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8") for _ in range(2))
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
@@ -43,19 +51,22 @@ class Result(NamedTuple):
         return [line.split("\t") for line in self.stdout.splitlines()]
 
 
-def run_all(cwd: Path, variables: dict[str, str], *commands: str | list[str]) -> list[Result]:
-    """Run each command, its words parted by blanks, or as they are in a list."""
+def run_all(
+    cwd: Path,
+    variables: dict[str, str],
+    *commands: str | list[str],
+    read: Sequence[str] = (),
+) -> list[Result]:
+    """Run each command, its words parted by blanks, or as they are in a list.
+
+    As in a shell, words such as ``PORT=0`` before a command are variables for it alone. ``read`` is
+    what each reads from stdin, if anything.
+    """
     words = [each.split() if isinstance(each, str) else each for each in commands]
-    ended = subprocess.run(
-        [sys.executable, "-c", _DRIVER],
-        cwd=cwd,
-        env=environment(**variables),
-        input=json.dumps(words),
-        capture_output=True,
-        text=True,
-        timeout=50,
-        check=False,
-    )
+    texts = [*read, *[""] * (len(words) - len(read))]
+    tasks = [(*_part(each), text) for each, text in zip(words, texts, strict=True)]
+    command = (sys.executable, "-c", _DRIVER)
+    ended = run_command(*command, cwd=cwd, env=environment(**variables), text=json.dumps(tasks))
     assert ended.returncode == 0, ended.stderr
     results = [Result(*result) for result in json.loads(ended.stdout)]
     for result in results:
@@ -64,3 +75,25 @@ def run_all(cwd: Path, variables: dict[str, str], *commands: str | list[str]) ->
             assert result.stderr.startswith("shinkei: ")
             assert result.stderr.count("\n") == 1, result.stderr
     return results
+
+
+def _part(words: list[str]) -> tuple[dict[str, str], list[str]]:
+    """The variables before a command, and the command."""
+    variables = {}
+    while words and (found := re.fullmatch("([A-Z_]+)=(.*)", words[0])):
+        variables[found[1]] = found[2]
+        words = words[1:]
+    return variables, words
+
+
+class Shell:
+    """Commands on a test's database, as ``run_all`` runs them."""
+
+    def __init__(self, database: Database, cwd: Path) -> None:
+        self.variables, self.cwd = url_of(database), cwd
+
+    async def __call__(self, *commands: str | list[str], read: Sequence[str] = ()) -> list[Result]:
+        def run_them() -> list[Result]:
+            return run_all(self.cwd, self.variables, *commands, read=read)
+
+        return await asyncio.to_thread(run_them)
