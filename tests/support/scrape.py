@@ -4,12 +4,14 @@ import urllib.request
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.support.waiting import DEADLINE_S
+
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 
 def metrics_at(port: int) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
     """Every sample by its name and labels, read with Prometheus's own parser."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as response:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=DEADLINE_S) as response:
         text = response.read().decode()
     return {
         (sample.name, frozenset(sample.labels.items())): sample.value
