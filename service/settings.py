@@ -141,10 +141,10 @@ class Settings:
 
     throttle: bool = True
     throttle_sign_in_per_account: Rate = field(default=Rate(10, 15 * 60))
-    throttle_sign_in_per_address: Rate = field(default=Rate(50, 15 * 60))
-    throttle_registration_per_address: Rate = field(default=Rate(20, 3600))
+    throttle_sign_in_per_ip: Rate = field(default=Rate(50, 15 * 60))
+    throttle_registration_per_ip: Rate = field(default=Rate(20, 3600))
     throttle_mail_per_account: Rate = field(default=Rate(5, 3600))
-    throttle_mail_per_address: Rate = field(default=Rate(20, 3600))
+    throttle_mail_per_ip: Rate = field(default=Rate(20, 3600))
     deletion_grace_days: int = 30
     audit_retention_days: int = 400
 
@@ -311,18 +311,14 @@ class _EnvironmentSchema(Schema):
     throttle_sign_in_per_account = _rate(
         "THROTTLE_SIGN_IN_PER_ACCOUNT", Settings.throttle_sign_in_per_account
     )
-    throttle_sign_in_per_address = _rate(
-        "THROTTLE_SIGN_IN_PER_ADDRESS", Settings.throttle_sign_in_per_address
-    )
-    throttle_registration_per_address = _rate(
-        "THROTTLE_REGISTRATION_PER_ADDRESS", Settings.throttle_registration_per_address
+    throttle_sign_in_per_ip = _rate("THROTTLE_SIGN_IN_PER_IP", Settings.throttle_sign_in_per_ip)
+    throttle_registration_per_ip = _rate(
+        "THROTTLE_REGISTRATION_PER_IP", Settings.throttle_registration_per_ip
     )
     throttle_mail_per_account = _rate(
         "THROTTLE_MAIL_PER_ACCOUNT", Settings.throttle_mail_per_account
     )
-    throttle_mail_per_address = _rate(
-        "THROTTLE_MAIL_PER_ADDRESS", Settings.throttle_mail_per_address
-    )
+    throttle_mail_per_ip = _rate("THROTTLE_MAIL_PER_IP", Settings.throttle_mail_per_ip)
     deletion_grace_days = _integer("DELETION_GRACE_DAYS", Settings.deletion_grace_days, 0, 3650)
     audit_retention_days = _integer("AUDIT_RETENTION_DAYS", Settings.audit_retention_days, 0, 36500)
 
