@@ -23,6 +23,7 @@ import asyncpg
 
 from benchmarks import measure, stage
 from service.admin.lists import SORTS
+from service.requests import BODY_MAX_BYTES
 from service.settings import Database, Settings
 
 PARTS = ("lists", "start", "idle", "flood", "soak")
@@ -343,7 +344,7 @@ def _flood(serve: Any, files: dict[str, Path]) -> dict[str, Any]:
     # A connection takes 22 KiB, from 2 to 128 of them, and its body at most what is allowed.
     workers = os.cpu_count() or 1
     hashes = workers * Settings.password_hash_memory_kib * 1024
-    bound = idle + hashes + FLOOD_CLIENTS * Settings.body_max_bytes
+    bound = idle + hashes + FLOOD_CLIENTS * BODY_MAX_BYTES
     result = {
         "users_me_alone": alone._asdict(),
         "users_me": loads[0]._asdict(),

@@ -18,6 +18,7 @@ from service.keys import ANSWER_HEADERS, HEALTH, SETTINGS, SIGNED_IN
 from service.mail.sender import mail_context
 from service.middleware import answering
 from service.periodic import Job, periodic_context
+from service.requests import BODY_MAX_BYTES
 from service.routes import add_routes
 from service.sessions.queries import find_signed_in
 from service.settings import Settings
@@ -42,7 +43,7 @@ def create_app(settings: Settings, registry: "CollectorRegistry | None" = None) 
     entered in order and left in reverse, so that what needs the pool goes before it.
     """
     cors = [preflights(settings)] if settings.cors_origins else []
-    app = web.Application(client_max_size=settings.body_max_bytes)
+    app = web.Application(client_max_size=BODY_MAX_BYTES)
     app[SETTINGS] = settings
     app[HEALTH] = Health()
     app[SIGNED_IN] = Coalesced(app, find_signed_in)

@@ -33,9 +33,9 @@ LABELS: dict[Counted, tuple[str, tuple[str, ...]]] = {
     "throttled_requests": (
         "policy",
         (
-            *("sign-in-per-account", "sign-in-per-address", "registration-per-address"),
-            *("password-reset-per-account", "password-reset-per-address"),
-            *("verification-per-account", "verification-per-address"),
+            *("sign-in-per-account", "sign-in-per-ip", "registration-per-ip"),
+            *("password-reset-per-account", "password-reset-per-ip"),
+            *("verification-per-account", "verification-per-ip"),
         ),
     ),
     "mails": ("outcome", ("sent", "failed", "given_up")),

@@ -19,6 +19,8 @@ from service.errors import FieldError, Problem, invalid_fields
 from service.fields import read_float
 
 UNIFORM_ANSWER_S = 0.1
+# After decompression; the largest that is of use is an account's preferences, 16 KiB.
+BODY_MAX_BYTES = 64 * 1024
 _TAG = re.compile(r'(W/)?"([^"]*)"')
 _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 

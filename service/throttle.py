@@ -43,7 +43,7 @@ class Action(NamedTuple):
     """What is limited, and which settings say how much."""
 
     name: str
-    per_address: Callable[[Settings], Rate]
+    per_ip: Callable[[Settings], Rate]
     per_account: Callable[[Settings], Rate] | None = None
     known_networks: bool = False
 
@@ -51,20 +51,20 @@ class Action(NamedTuple):
 # Wherever a password is asked for, of strangers or of somebody signed in.
 SIGN_IN = Action(
     "sign-in",
-    attrgetter("throttle_sign_in_per_address"),
+    attrgetter("throttle_sign_in_per_ip"),
     attrgetter("throttle_sign_in_per_account"),
     known_networks=True,
 )
-REGISTRATION = Action("registration", attrgetter("throttle_registration_per_address"))
+REGISTRATION = Action("registration", attrgetter("throttle_registration_per_ip"))
 # Known networks would be of no use here: whoever asks, the mail goes to the owner.
 PASSWORD_RESET = Action(
     "password-reset",
-    attrgetter("throttle_mail_per_address"),
+    attrgetter("throttle_mail_per_ip"),
     attrgetter("throttle_mail_per_account"),
 )
 VERIFICATION = Action(
     "verification",
-    attrgetter("throttle_mail_per_address"),
+    attrgetter("throttle_mail_per_ip"),
     attrgetter("throttle_mail_per_account"),
 )
 
@@ -176,9 +176,7 @@ async def _limits(
     network = _network(request)
     limits = []
     if network is not None:
-        limits.append(
-            Limit(f"{action.name}-per-address", action.per_address(settings), str(network))
-        )
+        limits.append(Limit(f"{action.name}-per-ip", action.per_ip(settings), str(network)))
     if action.per_account is None or account is None:
         return limits
     name, rate = f"{action.name}-per-account", action.per_account(settings)

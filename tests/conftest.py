@@ -257,10 +257,10 @@ def settings(database: Database, tmp_path: Path) -> Settings:
         password_hash_memory_kib=8,
         password_hash_iterations=1,
         throttle_sign_in_per_account=PLENTY,
-        throttle_sign_in_per_address=PLENTY,
-        throttle_registration_per_address=PLENTY,
+        throttle_sign_in_per_ip=PLENTY,
+        throttle_registration_per_ip=PLENTY,
         throttle_mail_per_account=PLENTY,
-        throttle_mail_per_address=PLENTY,
+        throttle_mail_per_ip=PLENTY,
     )
 
 

@@ -158,7 +158,7 @@ async def test_strangers_read_nothing(start_app: StartApp, origin: str) -> None:
 async def test_answers_and_errors_are_readable_by_listed_origins(start_app: StartApp) -> None:
     client = await start_app(
         cors_origins=ALLOWED,
-        throttle_sign_in_per_address=Rate(1, 60),
+        throttle_sign_in_per_ip=Rate(1, 60),
     )
     account = await register(client)
     wrong = {"email": "nobody@example.com", "password": PASSWORD}

@@ -156,21 +156,19 @@ async def test_attempts_that_waited_for_a_later_one_pass_all_the_same(
 
 
 async def test_a_client_is_limited_whatever_the_account(start_app: StartApp) -> None:
-    client = await start_app(throttle_sign_in_per_address=FEW)
+    client = await start_app(throttle_sign_in_per_ip=FEW)
     for number in range(3):
         assert (await sign_in(client, f"user{number}@example.com", HOME)).status == 401
     response = await sign_in(client, "another@example.com", HOME)
     await assert_limited(response)
-    assert standing(response)[0] == "sign-in-per-address"
+    assert standing(response)[0] == "sign-in-per-ip"
     assert (await sign_in(client, "another@example.com", strangers(1)[0])).status == 401
 
 
 async def test_what_a_client_cannot_try_is_not_counted_against_the_account(
     start_app: StartApp,
 ) -> None:
-    client = await start_app(
-        throttle_sign_in_per_address=FEW, throttle_sign_in_per_account=Rate(4, 60)
-    )
+    client = await start_app(throttle_sign_in_per_ip=FEW, throttle_sign_in_per_account=Rate(4, 60))
     for _ in range(9):
         response = await sign_in(client, "ada@example.com", HOME)
     await assert_limited(response)
@@ -178,7 +176,7 @@ async def test_what_a_client_cannot_try_is_not_counted_against_the_account(
 
 
 async def test_an_ipv6_client_is_its_network_of_64_bits(start_app: StartApp) -> None:
-    client = await start_app(throttle_sign_in_per_address=FEW)
+    client = await start_app(throttle_sign_in_per_ip=FEW)
     for source in ("2001:db8::1", "2001:db8::2:0:0:1", "2001:db8::ffff"):
         assert (await sign_in(client, "ada@example.com", source)).status == 401
     await assert_limited(await sign_in(client, "ada@example.com", "2001:db8::4"))
@@ -187,7 +185,7 @@ async def test_an_ipv6_client_is_its_network_of_64_bits(start_app: StartApp) -> 
 
 @pytest.mark.parametrize("trusted", [(), (ip_network("127.0.0.0/8"),)], ids=["peer", "proxy"])
 async def test_a_forged_forwarding_header_hides_nobody(start_app: StartApp, trusted: Any) -> None:
-    client = await start_app(throttle_sign_in_per_address=FEW, trusted_proxies=trusted)
+    client = await start_app(throttle_sign_in_per_ip=FEW, trusted_proxies=trusted)
     for number in range(4):
         response = await sign_in(client, "ada@example.com", f"6.6.6.{number}, {HOME}")
     await assert_limited(response)
@@ -196,7 +194,7 @@ async def test_a_forged_forwarding_header_hides_nobody(start_app: StartApp, trus
 async def test_an_owner_under_attack_signs_in_from_where_they_were_before(
     start_app: StartApp,
 ) -> None:
-    client = await start_app(throttle_sign_in_per_account=FEW, throttle_sign_in_per_address=FEW)
+    client = await start_app(throttle_sign_in_per_account=FEW, throttle_sign_in_per_ip=FEW)
     assert (await sign_up(client, "ada@example.com")).status == 201
     cafe, *attackers = strangers(9)
     assert (await sign_in(client, "ada@example.com", cafe, PASSWORD)).status == 200
@@ -232,7 +230,7 @@ async def test_known_and_unknown_accounts_are_limited_alike(start_app: StartApp)
 
 
 async def test_success_is_given_back(start_app: StartApp, conn: Any) -> None:
-    client = await start_app(throttle_sign_in_per_account=FEW, throttle_sign_in_per_address=FEW)
+    client = await start_app(throttle_sign_in_per_account=FEW, throttle_sign_in_per_ip=FEW)
     assert (await sign_up(client, "ada@example.com")).status == 201
     source = strangers(1)[0]
     for _ in range(2):
@@ -248,12 +246,12 @@ async def test_success_is_given_back(start_app: StartApp, conn: Any) -> None:
 
 
 async def test_registrations_are_limited_by_client(start_app: StartApp) -> None:
-    client = await start_app(throttle_registration_per_address=FEW)
+    client = await start_app(throttle_registration_per_ip=FEW)
     statuses = [(await sign_up(client, f"user{i}@example.com")).status for i in (1, 2, 2)]
     assert statuses == [201, 201, 409], "asking whether an address is taken counts"
     response = await sign_up(client, "user3@example.com")
     await assert_limited(response)
-    assert standing(response)[0] == "registration-per-address"
+    assert standing(response)[0] == "registration-per-ip"
     assert (await sign_up(client, "user3@example.com", strangers(1)[0])).status == 201
 
 
@@ -267,7 +265,7 @@ async def test_mails_are_limited_by_account_and_by_client(
 
     app = create_app(
         dataclasses.replace(
-            settings, throttle_mail_per_account=FEW, throttle_mail_per_address=Rate(5, 60)
+            settings, throttle_mail_per_account=FEW, throttle_mail_per_ip=Rate(5, 60)
         )
     )
     app.router.add_post("/ask", ask)
@@ -279,14 +277,14 @@ async def test_mails_are_limited_by_account_and_by_client(
     assert [answer.status for answer in answers] == [202, 202, 202, 429, 202, 429]
     names = [standing(answer)[0] for answer in answers]
     assert names[3] == f"{action.name}-per-account"
-    assert names[5] == f"{action.name}-per-address"
+    assert names[5] == f"{action.name}-per-ip"
 
 
 async def test_over_a_unix_socket_only_accounts_are_limited(
     settings: Settings, tmp_path: Path
 ) -> None:
     few = dataclasses.replace(
-        settings, throttle_sign_in_per_account=FEW, throttle_sign_in_per_address=Rate(1, 60)
+        settings, throttle_sign_in_per_account=FEW, throttle_sign_in_per_ip=Rate(1, 60)
     )
     runner = web.AppRunner(create_app(few))
     await runner.setup()
@@ -307,7 +305,7 @@ async def test_over_a_unix_socket_only_accounts_are_limited(
 
 async def test_limits_can_be_switched_off(start_app: StartApp, conn: Any) -> None:
     client = await start_app(
-        throttle=False, throttle_sign_in_per_account=FEW, throttle_registration_per_address=FEW
+        throttle=False, throttle_sign_in_per_account=FEW, throttle_registration_per_ip=FEW
     )
     for number in range(5):
         assert (await sign_up(client, f"user{number}@example.com")).status == 201

@@ -54,4 +54,4 @@ class _Commands(click.Group):
 @click.command(cls=_Commands, epilog=EXIT_CODES)
 @click.version_option(__version__, prog_name="shinkei")
 def shinkei() -> None:
-    """Accounts over HTTP and PostgreSQL. Settings come from the environment: see the README."""
+    """Accounts over HTTP and PostgreSQL. shinkei serve --help lists its settings."""

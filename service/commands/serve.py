@@ -6,10 +6,28 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from service.settings import Settings
+    from service.settings import Settings, Variable
 
 
-@click.command()
+class _WithVariables(click.Command):
+    """Its help ends with the variables, which are looked up for the help alone."""
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        from service.settings import GROUPS, VARIABLES
+
+        for group in GROUPS:
+            with formatter.section(f"{group}, from the environment"):
+                rows = [_describe(one) for one in VARIABLES.values() if one.group == group]
+                formatter.write_dl(rows, col_max=0)
+
+
+def _describe(variable: "Variable[object]") -> tuple[str, str]:
+    default = f" [default: {variable.default_text}]" if variable.default_text else ""
+    text = f"{variable.help} Takes {variable.parser.expects}."
+    return (variable.name + default).replace("`", ""), text.replace("`", "")
+
+
+@click.command(cls=_WithVariables)
 @click.option("--workers", type=click.IntRange(1, 256), help="Processes, instead of WORKERS.")
 def command(workers: int | None) -> None:
     """Serve until stopped.

@@ -23,7 +23,7 @@ def examine(environ: Mapping[str, str]) -> Iterator[Finding]:
     try:
         settings = load_settings(environ)
     except SettingsError as error:
-        yield fail("settings", str(error), "README.md lists what each variable takes.")
+        yield fail("settings", str(error), "docs/configuration.md lists what each variable takes.")
         return
     yield from check_variables(environ)
     yield from check_files(settings)

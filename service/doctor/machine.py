@@ -27,7 +27,7 @@ FILES_WANTED = 1024
 
 def check_variables(environ: Mapping[str, str]) -> Iterator[Finding]:
     """Which settings are given; and what looks like one, and is read by nobody."""
-    given = [name for name in VARIABLES if environ.get(name)]
+    given = [name for name in VARIABLES if environ.get(name, "").strip()]
     yield ok("settings", f"given: {', '.join(given)}" if given else "all at their defaults")
     for name in sorted(environ.keys() - set(VARIABLES)):
         for meant in difflib.get_close_matches(name, VARIABLES, 1, MISSPELT):

@@ -333,8 +333,8 @@ def test_as_json_and_as_lines(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     result = CliRunner().invoke(shinkei, ["doctor"])
     assert result.exit_code == 1
     assert result.stdout == (
-        "fail  settings: MAIL_FROM: expected an address such as Name <no-reply@app.example>."
-        " -> README.md lists what each variable takes.\n"
+        "fail  settings: MAIL_FROM: expected a sender such as Name <no-reply@app.example>."
+        " -> docs/configuration.md lists what each variable takes.\n"
     )
     monkeypatch.delenv("MAIL_FROM")
     result = CliRunner().invoke(shinkei, ["doctor", "--json"])

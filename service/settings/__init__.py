@@ -1,0 +1,18 @@
+"""Settings: read from the environment once, checked whole before anything starts, then frozen."""
+
+from service.settings.connections import Database, MailServer
+from service.settings.environment import load_settings
+from service.settings.model import GROUPS, VARIABLES, Settings
+from service.settings.variables import Rate, SettingsError, Variable
+
+__all__ = [
+    "GROUPS",
+    "VARIABLES",
+    "Database",
+    "MailServer",
+    "Rate",
+    "Settings",
+    "SettingsError",
+    "Variable",
+    "load_settings",
+]

@@ -1,0 +1,80 @@
+"""How to reach PostgreSQL and the mail server."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from ssl import create_default_context
+from typing import Any
+from urllib.parse import urlencode
+
+
+@dataclass(frozen=True, slots=True)
+class Database:
+    """Where PostgreSQL is and how to sign in to it, in libpq's terms.
+
+    ``options`` are libpq's query parameters (sslmode, sslrootcert, target_session_attrs, …) that
+    asyncpg and psycopg both understand.
+    """
+
+    hosts: tuple[tuple[str, int], ...]
+    name: str
+    user: str
+    password: str = field(default="", repr=False)
+    password_file: Path | None = None
+    options: tuple[tuple[str, str], ...] = ()
+
+    def __post_init__(self) -> None:
+        options = dict(self.options)
+        if options.get("sslmode") == "verify-full" and "sslrootcert" not in options:
+            # libpq 16's name for the authorities that the system trusts.
+            object.__setattr__(self, "options", (*self.options, ("sslrootcert", "system")))
+
+    @property
+    def address(self) -> str:
+        """Host and port of each server, for people: ``db1:5432,db2:5432``."""
+        return ",".join(f"{host}:{port}" for host, port in self.hosts)
+
+    def read_password(self) -> str:
+        """The current password. A password file is read at each connect, so that it may rotate."""
+        if self.password_file is None:
+            return self.password
+        return self.password_file.read_text(encoding="utf-8").rstrip("\r\n")
+
+    def asyncpg_arguments(self) -> dict[str, Any]:
+        """Keyword arguments of ``asyncpg.connect`` and ``asyncpg.create_pool``."""
+        # asyncpg knows no "system"; a context that trusts the system's authorities is the same.
+        options = {name: value for name, value in self.options if value != "system"}
+        trusted = {"ssl": create_default_context()} if len(options) < len(self.options) else {}
+        return {
+            **trusted,
+            "dsn": f"postgresql://?{urlencode(options)}" if options else None,
+            "host": [host for host, _ in self.hosts],
+            "port": [port for _, port in self.hosts],
+            "user": self.user,
+            "password": self.read_password,
+            "database": self.name,
+        }
+
+    def libpq_arguments(self) -> dict[str, str]:
+        """Keyword arguments of ``psycopg.connect``."""
+        return {
+            "host": ",".join(host for host, _ in self.hosts),
+            "port": ",".join(str(port) for _, port in self.hosts),
+            "user": self.user,
+            "password": self.read_password(),
+            "dbname": self.name,
+            **dict(self.options),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class MailServer:
+    """The SMTP server that takes our mail, and how to sign in to it if ``user`` is set.
+
+    ``security``: none, starttls (which the server then must offer), or tls from the first byte.
+    """
+
+    host: str
+    port: int
+    security: str
+    user: str = ""
+    password: str = field(default="", repr=False)

@@ -1,0 +1,89 @@
+"""Reads the settings from the environment, once and as a whole, before anything starts."""
+
+import importlib.util
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+from service.settings.connections import Database
+from service.settings.model import DATABASE_VARIABLES, VARIABLES, Settings
+from service.settings.urls import pair_hosts, parse_database_url
+from service.settings.variables import SettingsError
+
+
+def load_settings(environ: Mapping[str, str]) -> Settings:
+    """Read the settings from ``environ``.
+
+    White space around a value is dropped: a line break at the end of a secret would otherwise get
+    into links and tokens. An empty variable counts as not set.
+
+    Raises SettingsError for a variable that is wrong, without showing its value.
+    """
+    given = {name: value for name in VARIABLES if (value := environ.get(name, "").strip())}
+    for name, value in given.items():
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise SettingsError(f"{name}: expected text in UTF-8") from None
+    values: dict[str, Any] = {}
+    for setting in fields(Settings):
+        variable = setting.metadata.get("variable")
+        if variable and variable.name in given:
+            values[setting.name] = variable.parse(given[variable.name])
+    database = _read_database(
+        {one.name: one.parse(given[one.name]) for one in DATABASE_VARIABLES if one.name in given}
+    )
+    if database is not None and "secret_key" not in values:
+        raise VARIABLES["SECRET_KEY"].refusal()
+    if values.get("traces"):
+        _check_traces(environ)
+    host, port = values.get("host", Settings.host), values.get("port", Settings.port)
+    return Settings(
+        **{
+            "migrate_on_start": database is None,
+            "data_dir": Settings.data_dir.absolute(),
+            "public_origin": f"http://{host}:{port}",
+            **values,
+        },
+        database=database,
+    )
+
+
+def _read_database(parts: Mapping[str, Any]) -> Database | None:
+    """The database that the variables name, or None if they name none."""
+    options = {
+        option: parts[f"DB_{option.upper()}"]
+        for option in ("sslmode", "sslrootcert", "target_session_attrs")
+        if f"DB_{option.upper()}" in parts
+    }
+    password_file = parts.get("DB_PASS_FILE")
+    if "DATABASE_URL" in parts:
+        return parse_database_url(parts["DATABASE_URL"], options, password_file)
+    if not parts.keys() & {"DB_HOST", "DB_PORT", "DB_NAME", "DB_USER", "DB_PASS"}:
+        return None
+    for name in ("DB_HOST", "DB_NAME", "DB_USER"):
+        if name not in parts:
+            raise VARIABLES[name].refusal(", as other DB_ parts are set")
+    return Database(
+        hosts=pair_hosts(
+            parts["DB_HOST"].split(","), parts.get("DB_PORT", "").split(","), "DB_PORT"
+        ),
+        name=parts["DB_NAME"],
+        user=parts["DB_USER"],
+        password=parts.get("DB_PASS", ""),
+        password_file=password_file,
+        options=tuple(options.items()),
+    )
+
+
+def _check_traces(environ: Mapping[str, str]) -> None:
+    """Refuse what would otherwise show only in traces that never arrive."""
+    try:
+        installed = importlib.util.find_spec("opentelemetry.exporter.otlp.proto.http")
+    except ModuleNotFoundError:
+        installed = None
+    if installed is None:
+        raise SettingsError("TRACES: expected the extra to be installed: pip install shinkei[otel]")
+    for name in ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"):
+        if environ.get(name, "http/protobuf") not in ("", "http/protobuf"):
+            raise SettingsError(f"{name}: expected http/protobuf, which collectors take at 4318")

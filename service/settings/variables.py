@@ -1,0 +1,249 @@
+"""What a variable is, and how its text is read."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from email.errors import ObsoleteHeaderDefect
+from email.policy import SMTP
+from ipaddress import IPv4Network, IPv6Network, ip_network
+from pathlib import Path
+from typing import Generic, NamedTuple, TypeVar
+
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+
+
+class SettingsError(Exception):
+    """A variable is missing or wrong. The message names it and says what it expects."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parser(Generic[T_co]):
+    """Reads a variable's text; ``parse`` raises ValueError, OSError or RuntimeError.
+
+    ``expects`` completes "PORT: expected …", and is what the documents say that it takes.
+    """
+
+    expects: str
+    parse: Callable[[str], T_co]
+
+
+@dataclass(frozen=True, slots=True)
+class Variable(Generic[T_co]):
+    """A variable of the environment, declared once: errors, help and documents read it here.
+
+    ``help`` is Markdown, and so is ``shown_default``, for a default that depends on something.
+    """
+
+    name: str
+    group: str
+    default: T_co
+    parser: Parser[T_co]
+    help: str
+    shown_default: str = ""
+
+    def parse(self, text: str) -> T_co:
+        """The value. Raises SettingsError, which does not show the text."""
+        try:
+            return self.parser.parse(text)
+        except (ValueError, OSError, RuntimeError):
+            raise self.refusal() from None
+
+    def refusal(self, because: str = "") -> SettingsError:
+        """What to raise if the variable is wrong, or missing."""
+        return SettingsError(f"{self.name}: expected {self.parser.expects}{because}")
+
+    @property
+    def default_text(self) -> str:
+        """The default as an operator would write it, or in words; empty if it is not set."""
+        if self.shown_default or not isinstance(self.default, bool | int | float | str | Rate):
+            return self.shown_default
+        shown = str(self.default)
+        return f"`{shown.lower() if isinstance(self.default, bool) else shown}`"
+
+
+def variable(
+    name: str,
+    group: str,
+    default: T,
+    parser: Parser[T],
+    help_: str,
+    *,
+    shown_default: str = "",
+    secret: bool = False,
+) -> T:
+    """A field of Settings that a variable sets. A secret is not in its ``repr``."""
+    declared = Variable(name, group, default, parser, help_, shown_default)
+    declared_field: T = field(default=default, repr=not secret, metadata={"variable": declared})
+    return declared_field
+
+
+class Rate(NamedTuple):
+    """At most ``requests`` at once, and as many in each ``window_s`` seconds from then on."""
+
+    requests: int
+    window_s: int
+
+    def __str__(self) -> str:
+        unit, unit_s = next(
+            (unit, unit_s) for unit, unit_s in _UNITS_S.items() if self.window_s % unit_s == 0
+        )
+        count = self.window_s // unit_s
+        return f"{self.requests}/{count if count > 1 else ''}{unit}"
+
+
+_RATE = re.compile(r"([1-9][0-9]{0,4})/([1-9][0-9]{0,2})?([smhd])")
+_UNITS_S = {"d": 86_400, "h": 3600, "m": 60, "s": 1}
+
+
+def _parse_rate(text: str) -> Rate:
+    """``10/15m``: 10 requests in 15 minutes; s, m, h or d, and a number before it unless 1."""
+    match = _RATE.fullmatch(text)
+    if match is None:
+        raise ValueError
+    requests, count, unit = match.groups()
+    return Rate(int(requests), int(count or 1) * _UNITS_S[unit])
+
+
+RATE = Parser("a number of attempts per time in s, m, h or d, such as 10/15m", _parse_rate)
+
+
+def text(expects: str) -> Parser[str]:
+    """Any text."""
+    return Parser(expects, str)
+
+
+def choice(*choices: str) -> Parser[str]:
+    """One of some words."""
+    return Parser("one of " + ", ".join(choices), lambda text: choices[choices.index(text)])
+
+
+def flag() -> Parser[bool]:
+    """``true`` or ``false``; ``1`` and ``0`` too."""
+    values = {"true": True, "1": True, "false": False, "0": False}
+
+    def parse(text: str) -> bool:
+        if text not in values:
+            raise ValueError
+        return values[text]
+
+    return Parser("true or false", parse)
+
+
+def integer(low: int, high: int, unit: str = "") -> Parser[int]:
+    """ASCII digits alone: int() would take 1_000 and other scripts' digits too."""
+
+    def parse(text: str) -> int:
+        if not re.fullmatch(r"[0-9]+", text) or not low <= int(text) <= high:
+            raise ValueError
+        return int(text)
+
+    of = f" of {unit}" if unit else ""
+    return Parser(f"a whole number{of} from {low} to {high}", parse)
+
+
+def seconds(low: float, high: float) -> Parser[float]:
+    """Seconds, with or without a fraction."""
+
+    def parse(text: str) -> float:
+        if not re.fullmatch(r"[0-9]+(\.[0-9]*)?|\.[0-9]+", text) or not low <= float(text) <= high:
+            raise ValueError
+        return float(text)
+
+    return Parser(f"a number of seconds from {low:g} to {high:g}", parse)
+
+
+def _split(text: str) -> list[str]:
+    return [stripped for part in text.split(",") if (stripped := part.strip())]
+
+
+def _parse_networks(text: str) -> tuple[IPv4Network | IPv6Network, ...]:
+    return tuple(ip_network(part) for part in _split(text))
+
+
+NETWORKS = Parser(
+    "IP addresses or networks, separated by commas, such as 10.0.0.0/8", _parse_networks
+)
+
+# As a browser writes it (RFC 6454 §6.2): an origin written otherwise would never match.
+_ORIGIN = re.compile(
+    r"(?P<scheme>[a-z][a-z0-9+.-]*)://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:(?P<port>[1-9][0-9]{0,4}))?"
+)
+_DEFAULT_PORTS = {("http", "80"), ("https", "443")}
+
+
+def _parse_origins(text: str) -> frozenset[str]:
+    origins = frozenset(_split(text))
+    for match in map(_ORIGIN.fullmatch, origins):
+        if match is None or (match["scheme"], match["port"]) in _DEFAULT_PORTS:
+            raise ValueError
+    return origins
+
+
+ORIGINS = Parser(
+    "origins as browsers send them, separated by commas: in lower case, without a path or a default"
+    " port, such as https://app.example",
+    _parse_origins,
+)
+
+
+def _parse_public_origin(text: str) -> str:
+    if not re.fullmatch(r"https?://[A-Za-z0-9.-]+(:[0-9]+)?", text):
+        raise ValueError
+    return text
+
+
+PUBLIC_ORIGIN = Parser("an origin such as https://app.example", _parse_public_origin)
+
+
+def _parse_sender(text: str) -> str:
+    """One mailbox in ASCII, with or without a name before it (RFC 5322)."""
+    header = SMTP.header_factory("From", text)
+    wrong = [one for one in header.defects if not isinstance(one, ObsoleteHeaderDefect)]
+    if wrong or len(header.addresses) != 1 or not header.addresses[0].addr_spec.isascii():
+        raise ValueError
+    return text
+
+
+SENDER = Parser("a sender such as Name <no-reply@app.example>", _parse_sender)
+
+
+def _parse_directory(text: str) -> Path:
+    path = parse_path(text)
+    if not path.is_dir():
+        raise ValueError
+    return path
+
+
+def parse_path(text: str) -> Path:
+    """The absolute path; ``~`` is the user's home. Raises RuntimeError for a home of nobody."""
+    return Path(text).expanduser().absolute()
+
+
+PATH = Parser("the path of a directory", parse_path)
+DIRECTORY = Parser("the path of a directory that exists", _parse_directory)
+
+
+def _parse_readable_file(text: str) -> Path:
+    path = Path(text)
+    path.read_text(encoding="utf-8")
+    return path
+
+
+READABLE_FILE = Parser("the path of a file that can be read", _parse_readable_file)
+
+
+SECRET_KEY_MIN_BYTES = 32
+
+
+def _parse_secret_key(text: str) -> str:
+    if len(text.encode()) < SECRET_KEY_MIN_BYTES:
+        raise ValueError
+    return text
+
+
+SECRET_KEY = Parser(
+    f"at least {SECRET_KEY_MIN_BYTES} bytes of random text, such as the output of:"
+    " openssl rand -base64 48",
+    _parse_secret_key,
+)

@@ -1,0 +1,49 @@
+"""Variables in documents, help and examples: they are declared, and described as declared."""
+
+import re
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from service.commands import shinkei
+from service.settings import VARIABLES
+from tests.support.clients import ROOT
+from tools.configuration import DOCUMENT, markdown
+
+EXAMPLES = [
+    ROOT / "README.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted(path for path in (ROOT / "docker").rglob("*") if path.is_file()),
+    *sorted((ROOT / "examples").glob("*.py")),
+]
+# Names of the system, of Python, of OpenTelemetry, of what runs beside us, and of development.
+OTHERS = re.compile(
+    "PATH|USER|PYTHONUNBUFFERED|SSL_CERT_FILE|PG_BINDIR|PG_UNICODE_FAST"
+    "|(OTEL|POSTGRES|GF)_[A-Z_]+|ADMIN_PASSWORD|FUZZ_SECONDS"
+)
+# A variable that is set (NAME=value, NAME: value, name: NAME) or named in code (`NAME_S`).
+NAMED = re.compile(
+    r"(?<![A-Za-z_$./{-])([A-Z][A-Z0-9]*(?:_[A-Z0-9]+)*)(?==[^=])"
+    r"|^\s+([A-Z][A-Z0-9_]+): "
+    r"|\bname: ([A-Z][A-Z0-9_]+)\b"
+    r"|`([A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+)`",
+    re.MULTILINE,
+)
+
+
+def test_the_document_is_generated_from_the_declarations() -> None:
+    assert DOCUMENT.read_text() == markdown(), "run: python -m tools.configuration"
+
+
+def test_help_lists_every_variable() -> None:
+    help_text = CliRunner().invoke(shinkei, ["serve", "--help"]).stdout
+    assert set(VARIABLES) <= set(re.findall(r"^  ([A-Z_]+)\b", help_text, re.MULTILINE))
+    assert "PORT [default: 8080]" in help_text
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
+def test_documents_and_examples_name_variables_that_exist(path: Path) -> None:
+    named = {next(filter(None, names)) for names in NAMED.findall(path.read_text())}
+    unknown = {name for name in named - VARIABLES.keys() if not OTHERS.fullmatch(name)}
+    assert unknown == set()

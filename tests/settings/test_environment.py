@@ -1,0 +1,189 @@
+"""The environment: what it sets, and the line that refuses a wrong value."""
+
+from pathlib import Path
+
+import pytest
+
+from service.settings import VARIABLES, Rate, Settings, SettingsError, load_settings
+from tests.support.clients import SECRET_KEY
+
+PASSWORD = "p@ss#w%rd:/?"
+EXTERNAL = {"SECRET_KEY": SECRET_KEY}
+
+
+def test_without_a_database_it_is_embedded() -> None:
+    settings = load_settings({})
+    assert settings.database is None
+    assert settings.migrate_on_start
+    assert (settings.host, settings.port) == ("127.0.0.1", 8080)
+    assert settings.data_dir == Path.cwd() / ".data"
+
+
+def test_migrating_on_start_can_be_chosen() -> None:
+    assert not load_settings({"MIGRATE_ON_START": "false"}).migrate_on_start
+
+
+def test_defaults_are_those_of_the_class() -> None:
+    """Except for those that depend on other settings, or on where the service starts."""
+    assert load_settings({}) == Settings(
+        data_dir=Path.cwd() / ".data",
+        migrate_on_start=True,
+        public_origin="http://127.0.0.1:8080",
+    )
+
+
+@pytest.mark.parametrize(
+    ("environ", "line"),
+    [
+        ({"PORT": "eighty"}, "PORT: expected a whole number from 0 to 65535"),
+        ({"PORT": "80 80"}, "PORT: expected a whole number from 0 to 65535"),
+        ({"PORT": "8_080"}, "PORT: expected a whole number from 0 to 65535"),
+        ({"PORT": "\u0968"}, "PORT: expected a whole number from 0 to 65535"),
+        ({"SECRET_KEY": "\udcff" * 40}, "SECRET_KEY: expected text in UTF-8"),
+        ({"DATA_DIR": "~nosuchuser/x"}, "DATA_DIR: expected the path of a directory"),
+        ({"DB_PASS_FILE": "x" * 5000}, "DB_PASS_FILE: expected the path of a file"),
+        (
+            {"DATABASE_URL": "postgresql://u@h/n?sslmode=bogus"},
+            "DATABASE_URL: sslmode: expected one of",
+        ),
+        ({"DATABASE_URL": "postgresql://u@h/n?foo=bar"}, "DATABASE_URL: unknown option foo"),
+        ({"TRUSTED_PROXIES": "10.0.0.0/33"}, "TRUSTED_PROXIES: expected IP addresses or networks"),
+        ({"PUBLIC_ORIGIN": "https://a/path"}, "PUBLIC_ORIGIN: expected an origin such as"),
+        ({"PUBLIC_ORIGIN": "https://a\n.example"}, "PUBLIC_ORIGIN: expected an origin such as"),
+        ({"CORS_ORIGINS": "*"}, "CORS_ORIGINS: expected origins as browsers send them"),
+        ({"CORS_ORIGINS": "null"}, "CORS_ORIGINS: expected origins as browsers send them"),
+        (
+            {"CORS_ORIGINS": "https://a.example/"},
+            "CORS_ORIGINS: expected origins as browsers send them",
+        ),
+        (
+            {"CORS_ORIGINS": "https://A.example"},
+            "CORS_ORIGINS: expected origins as browsers send them",
+        ),
+        (
+            {"CORS_ORIGINS": "https://a.example:443"},
+            "CORS_ORIGINS: expected origins as browsers send them",
+        ),
+        (
+            {"CORS_ORIGINS": "https://*.a.example"},
+            "CORS_ORIGINS: expected origins as browsers send them",
+        ),
+        (
+            {"CORS_ORIGINS": "https://a.example b"},
+            "CORS_ORIGINS: expected origins as browsers send them",
+        ),
+        ({"PORT": "65536"}, "PORT: expected a whole number from 0 to 65535"),
+        (
+            {"DB_POOL_SIZE": "0"},
+            "DB_POOL_SIZE: expected a whole number of connections from 1 to 1000",
+        ),
+        ({"DB_CONNECT_TIMEOUT_S": "soon"}, "DB_CONNECT_TIMEOUT_S: expected a number of seconds"),
+        ({"DB_CONNECT_TIMEOUT_S": "nan"}, "DB_CONNECT_TIMEOUT_S: expected a number of seconds"),
+        ({"MIGRATE_ON_START": "maybe"}, "MIGRATE_ON_START: expected true or false"),
+        ({"THROTTLE_MAIL_PER_IP": "0/h"}, "THROTTLE_MAIL_PER_IP: expected a number of"),
+        ({"THROTTLE_MAIL_PER_IP": "10"}, "THROTTLE_MAIL_PER_IP: expected a number of"),
+        ({"LOG_LEVEL": "loud"}, "LOG_LEVEL: expected one of debug, info, warning, error"),
+        ({"DB_SSLMODE": "on"}, "DB_SSLMODE: expected one of"),
+        ({"SECRET_KEY": "short"}, "SECRET_KEY: expected at least 32 bytes"),
+        ({"DATABASE_URL": "postgresql://u@h/n"}, "SECRET_KEY: expected at least 32 bytes"),
+        ({"DATABASE_URL": "mysql://u@h/n"}, "DATABASE_URL: expected postgresql://"),
+        ({"DATABASE_URL": "postgresql://h/n"}, "DATABASE_URL: expected postgresql://"),
+        ({"DATABASE_URL": "postgresql://u@/n"}, "DATABASE_URL: expected postgresql://"),
+        ({"DATABASE_URL": "postgresql://u@h:x/n"}, "DATABASE_URL: expected postgresql://"),
+        ({"DATABASE_URL": "postgresql://u@h:0/n"}, "DATABASE_URL: expected a port from 1"),
+        ({"DB_HOST": "h"}, "DB_NAME: expected the name of the database"),
+        ({"DB_PASS": "secret"}, "DB_HOST: expected the name or IP address"),
+        ({"DB_HOST": "h", "DB_NAME": "n"}, "DB_USER: expected the name of the database's user"),
+        (
+            {"DB_HOST": "h", "DB_NAME": "n", "DB_USER": "u", "DB_PORT": "x"},
+            "DB_PORT: expected a port from 1 to 65535",
+        ),
+        (
+            {"DB_HOST": "a,b,c", "DB_NAME": "n", "DB_USER": "u", "DB_PORT": "1,2"},
+            "DB_PORT: expected one port, or one for each host",
+        ),
+        ({"MAIL_URL": "http://mail.example"}, "MAIL_URL: expected smtp://"),
+        ({"MAIL_URL": "smtp://"}, "MAIL_URL: expected smtp://"),
+        ({"MAIL_URL": "smtp://mail.example:0"}, "MAIL_URL: expected smtp://"),
+        ({"MAIL_URL": "smtps://ada:secret@mail.example:99999"}, "MAIL_URL: expected smtp://"),
+        ({"MAIL_FROM": "nobody"}, "MAIL_FROM: expected a sender such as"),
+        ({"MAIL_FROM": "a@one.example, b@two.example"}, "MAIL_FROM: expected a sender"),
+        ({"MAIL_FROM": "a@one.example\r\nBcc: b@two.example"}, "MAIL_FROM: expected a sender"),
+        ({"MAIL_TEMPLATES_DIR": "/nonexistent"}, "MAIL_TEMPLATES_DIR: expected the path"),
+        ({"DB_PASS_FILE": "/nonexistent"}, "DB_PASS_FILE: expected the path of a file"),
+    ],
+)
+def test_a_wrong_value_is_one_line_that_names_the_variable(
+    environ: dict[str, str], line: str
+) -> None:
+    with pytest.raises(SettingsError) as raised:
+        load_settings(environ)
+    message = str(raised.value)
+    assert message.startswith(line)
+    assert "\n" not in message
+    for value in environ.values():
+        assert len(value) < 3 or value in line or value not in message, "the value is not shown"
+
+
+@pytest.mark.parametrize(
+    ("text", "rate"),
+    [
+        ("10/15m", Rate(10, 900)),
+        ("1/s", Rate(1, 1)),
+        ("7/90s", Rate(7, 90)),
+        ("20/h", Rate(20, 3600)),
+        ("99999/30d", Rate(99_999, 30 * 86_400)),
+    ],
+)
+def test_rates_have_units(text: str, rate: Rate) -> None:
+    settings = load_settings({"THROTTLE_SIGN_IN_PER_ACCOUNT": text})
+    assert settings.throttle_sign_in_per_account == rate
+    assert str(rate) == text
+
+
+def test_origins_are_listed_with_commas() -> None:
+    given = "https://app.example, http://localhost:3000,http://[::1]:8080,capacitor://localhost"
+    settings = load_settings({"CORS_ORIGINS": given})
+    assert settings.cors_origins == set(given.replace(" ", "").split(","))
+
+
+@pytest.mark.parametrize("sender", ["a@b", "J. Doe <a@b.example>", '"Éditions, B" <a@b.example>'])
+def test_mail_senders(sender: str) -> None:
+    assert load_settings({"MAIL_FROM": sender}).mail_from == sender
+
+
+def test_an_empty_variable_counts_as_not_set() -> None:
+    for empty in ("", " ", "\n"):
+        assert load_settings(dict.fromkeys(VARIABLES, empty)) == load_settings({})
+
+
+@pytest.mark.parametrize("written", ["{}\n", "{}\r\n", " {}", "{}\t"])
+def test_white_space_around_a_value_is_dropped(written: str) -> None:
+    """A secret file's line break gets into no link and no token."""
+    given = {
+        "PORT": "80",
+        "SHUTDOWN_DELAY_S": "1.5",
+        "DOCS": "false",
+        "LOG_LEVEL": "debug",
+        "DATA_DIR": "/tmp",
+        "SECRET_KEY": SECRET_KEY,
+        "TOKEN_ISSUER": "accounts",
+        "PUBLIC_ORIGIN": "https://app.example",
+        "CORS_ORIGINS": "https://app.example",
+        "TRUSTED_PROXIES": "10.0.0.0/8",
+        "MAIL_URL": "smtp://mail.example",
+        "MAIL_FROM": "a@b.example",
+        "THROTTLE_MAIL_PER_IP": "1/s",
+        "DB_HOST": "h",
+        "DB_NAME": "n",
+        "DB_USER": "u",
+        "DB_PASS": PASSWORD,
+    }
+    around = {name: written.format(value) for name, value in given.items()}
+    assert load_settings(around) == load_settings(given)
+
+
+def test_secrets_are_not_shown() -> None:
+    settings = load_settings({**EXTERNAL, "DATABASE_URL": f"postgresql://u:{PASSWORD}@h/n"})
+    assert SECRET_KEY not in repr(settings)
+    assert PASSWORD not in repr(settings)
