@@ -84,18 +84,20 @@ class Settings:
         "How long to wait for the database at start.")
     db_command_timeout_s: float = variable("DB_COMMAND_TIMEOUT_S", DATABASE, 3, seconds(0.01, 600),
         "The longest that a statement may take. Keep it below `REQUEST_TIMEOUT_S`.")
-    # How long a request waits for a connection before its 503. With a statement that takes as long
-    # as it may, it stays below the request's deadline.
-    db_acquire_timeout_s: float = 0.8
-    # Below the statement's deadline, so that the error says what it waited for.
-    db_lock_timeout_s: float = 2
+    db_acquire_timeout_s: float = variable("DB_ACQUIRE_TIMEOUT_S", DATABASE, 0.8,
+        seconds(0.01, 60),
+        "How long a request waits for a connection before its 503. Together with a statement that"
+        " takes as long as it may, keep it below `REQUEST_TIMEOUT_S`.")
+    db_lock_timeout_s: float = variable("DB_LOCK_TIMEOUT_S", DATABASE, 2, seconds(0.01, 600),
+        "How long a statement waits for a lock. Keep it below `DB_COMMAND_TIMEOUT_S`, so that the"
+        " log says what it waited for.")
     # How long stopping waits for the pool.
     db_close_timeout_s: float = 5
 
     request_timeout_s: float = variable("REQUEST_TIMEOUT_S", REQUESTS, 4.5, seconds(0.1, 600),
         "The longest that a response may take; then the request gets a 503.")
-    # A slower client gets a 408.
-    body_timeout_s: float = 10
+    body_timeout_s: float = variable("BODY_TIMEOUT_S", REQUESTS, 10, seconds(0.1, 600),
+        "How long a client may take to send the body; a slower one gets a 408.")
     trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = variable(
         "TRUSTED_PROXIES", REQUESTS, (), NETWORKS,
         "Proxies whose `X-Forwarded-For` is believed. Clients behind an unlisted proxy share one"
