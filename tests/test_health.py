@@ -47,7 +47,7 @@ async def test_all_is_well(client: Client, monkeypatch: pytest.MonkeyPatch) -> N
 
     async def passes() -> bool:
         # The jobs that begin with the service may have all connections for a moment.
-        return (await look(client, "/health"))[1]["status"] == "pass"
+        return bool((await look(client, "/health"))[1]["status"] == "pass")
 
     await eventually(passes)
     monkeypatch.setattr(health, "CACHE_S", DEADLINE_S)

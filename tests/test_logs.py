@@ -28,8 +28,8 @@ from service.settings import Database, Rate
 from tests.support.clients import ROOT, Client, StartApp
 from tests.support.factories import PASSWORD, bearer, register, register_as
 from tests.support.logbook import logged
-from tests.support.processes import call, connect, environment, serving, url_of
 from tests.support.probes import make_patient
+from tests.support.processes import call, connect, environment, serving, url_of
 from tests.support.waiting import DEADLINE_S, eventually
 
 LEVELS = {"debug", "info", "warning", "error"}
