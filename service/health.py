@@ -16,6 +16,8 @@ from service.database import LOST
 from service.keys import HEALTH, POOL, SETTINGS, WRITES
 
 DEADLINE_S = 0.5
+CONNECT_TIMEOUT_S = 5
+COMMAND_TIMEOUT_S = 2
 CACHE_S = 1.0
 
 
@@ -164,7 +166,10 @@ async def _connection(app: web.Application) -> "asyncpg.Connection[asyncpg.Recor
         assert database is not None  # noqa: S101
         task = asyncio.create_task(
             asyncpg.connect(
-                **database.asyncpg_arguments(), timeout=5, command_timeout=2, statement_cache_size=0
+                **database.asyncpg_arguments(),
+                timeout=CONNECT_TIMEOUT_S,
+                command_timeout=COMMAND_TIMEOUT_S,
+                statement_cache_size=0,
             )
         )
         health.connecting = task

@@ -13,6 +13,7 @@ from service.keys import POOL
 from service.routes import ROUTES
 from tests.support.clients import Client, StartApp
 from tests.support.factories import PASSWORD, assert_problem, register
+from tests.support.waiting import DEADLINE_S, eventually
 
 if TYPE_CHECKING:
     from playwright.async_api import Locator, Page
@@ -87,7 +88,9 @@ async def page() -> AsyncIterator["Page"]:
 
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=executable, args=FLAGS)
-        yield await browser.new_page(viewport={"width": 1280, "height": 900})
+        page = await browser.new_page(viewport={"width": 1280, "height": 900})
+        page.set_default_timeout(DEADLINE_S * 1000)
+        yield page
         await browser.close()
 
 
@@ -117,6 +120,8 @@ async def width_beyond(page: "Page") -> int:
     return beyond
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
 async def test_one_signs_in_and_tries_a_request(page: "Page", client: Client) -> None:
     account = await register(client)
     email = account.profile["email"]
@@ -146,7 +151,7 @@ async def test_one_signs_in_and_tries_a_request(page: "Page", client: Client) ->
     told = page.get_by_role("status").get_by_text("The session has ended; sign in again.")
     await told.wait_for()
     assert await page.locator(".authorization__btn .locked").count() == 0
-    (complaint,) = complaints
+    (complaint,) = await eventually(lambda: complaints)
     assert "401" in complaint
     complaints.clear()
 
@@ -173,6 +178,8 @@ async def test_one_signs_in_and_tries_a_request(page: "Page", client: Client) ->
     assert hosts == {client.make_url("/").authority}
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
 async def test_what_one_is_told_and_how_long_one_stays(page: "Page", start_app: StartApp) -> None:
     # Tokens so short that the page renews them before each request.
     client = await start_app(access_token_ttl_s=10)

@@ -1,7 +1,6 @@
 """Probes: what they say when all is well, and what when it is not."""
 
 import asyncio
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,10 @@ from service.keys import HEALTH, POOL
 from service.settings import Settings
 from tests.support.clients import FAST, Client, StartApp
 from tests.support.factories import PASSWORD, assert_problem, register
+from tests.support.probes import make_patient
+from tests.support.processes import reserved_port
 from tests.support.proxy import proxy_to
+from tests.support.waiting import DEADLINE_S, eventually
 
 READY = ("/health", "/health/ready")
 
@@ -26,18 +28,30 @@ async def look(client: Client, path: str) -> tuple[int, dict[str, Any]]:
     return response.status, body
 
 
-async def look_until(client: Client, path: str, status: int, within_s: float) -> dict[str, Any]:
-    deadline = time.monotonic() + within_s
-    while True:
+async def look_until(client: Client, path: str, status: int) -> dict[str, Any]:
+    async def body_if_so() -> dict[str, Any] | None:
         found, body = await look(client, path)
-        if found == status:
-            return body
-        assert time.monotonic() < deadline, (path, found, body)
-        await asyncio.sleep(0.02)
+        return body if found == status else None
+
+    body: dict[str, Any] = await eventually(body_if_so)
+    return body
 
 
-async def test_all_is_well(client: Client) -> None:
-    for path in ("/health", "/health/ready"):
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    make_patient(monkeypatch)
+
+
+async def test_all_is_well(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert client.app is not None
+
+    async def passes() -> bool:
+        # The jobs that begin with the service may have all connections for a moment.
+        return bool((await look(client, "/health"))[1]["status"] == "pass")
+
+    await eventually(passes)
+    monkeypatch.setattr(health, "CACHE_S", DEADLINE_S)
+    for path in READY:
         status, body = await look(client, path)
         assert (status, body["status"]) == (200, "pass")
         assert {part["status"] for checks in body["checks"].values() for part in checks} == {"pass"}
@@ -59,8 +73,22 @@ async def test_probes_say_nothing_that_is_secret(client: Client, settings: Setti
         assert secret not in text
 
 
-async def test_probes_that_arrive_together_share_one_look(client: Client, conn: Any) -> None:
+async def test_a_look_is_kept_for_a_while(
+    client: Client, conn: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert client.app is not None
+    monkeypatch.setattr(health, "CACHE_S", DEADLINE_S)
+    await conn.execute("delete from _yoyo_migration where migration_id like '0002%'")
+    assert (await look(client, "/health/ready"))[0] == 200
+    client.app[HEALTH].checked_at -= DEADLINE_S
+    assert (await look(client, "/health/ready"))[0] == 503
+
+
+async def test_probes_that_arrive_together_share_one_look(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert client.app is not None
+    monkeypatch.setattr(health, "CACHE_S", DEADLINE_S)
     client.app[HEALTH].checked_at = float("-inf")
     answers = await asyncio.gather(*(client.get("/health") for _ in range(50)))
     assert {answer.status for answer in answers} == {200}
@@ -72,7 +100,6 @@ async def test_a_saturated_pool_is_a_warning(client: Client) -> None:
     assert client.app is not None
     pool = client.app[POOL]
     held = [await pool.acquire() for _ in range(pool.get_max_size())]
-    client.app[HEALTH].checked_at = float("-inf")
     status, body = await look(client, "/health")
     assert (status, body["status"]) == (200, "warn")
     assert body["checks"]["pool:utilization"][0]["observedValue"] == 4
@@ -83,7 +110,7 @@ async def test_a_saturated_pool_is_a_warning(client: Client) -> None:
 async def test_pending_migrations_are_not_ready(client: Client, conn: Any) -> None:
     assert client.app is not None
     await conn.execute("delete from _yoyo_migration where migration_id like '0002%'")
-    body = await look_until(client, "/health/ready", 503, 2)
+    body = await look_until(client, "/health/ready", 503)
     (check,) = body["checks"]["database:migrations"]
     assert (check["status"], check["observedValue"]) == ("fail", 1)
     assert (await look(client, "/health/startup"))[0] == 200, "it has started once"
@@ -99,7 +126,7 @@ async def test_an_unmigrated_database_becomes_ready_when_it_is_migrated(
     response = await client.post("/api/v1/auth/login", json=credentials)
     await assert_problem(response, 503, "database_unavailable")
     await asyncio.to_thread(migrate.apply_pending, empty_database)
-    await look_until(client, "/health/startup", 200, 2)
+    await look_until(client, "/health/startup", 200)
     await register(client)
 
 
@@ -115,11 +142,12 @@ async def test_stopping_is_not_ready(client: Client) -> None:
 
 @pytest.fixture
 def own_server(tmp_path: Path) -> Iterator[embedded.Server]:
-    """A PostgreSQL that this test alone may stop."""
-    server = embedded.start(tmp_path, options=FAST)
-    migrate.apply_pending(server.database)
-    yield server
-    server.stop()
+    """A PostgreSQL that this test alone may stop, and start again on its port."""
+    with reserved_port() as port:
+        server = embedded.start(tmp_path, port=port, options=FAST)
+        migrate.apply_pending(server.database)
+        yield server
+        server.stop()
 
 
 async def test_postgresql_stopped_and_started_again(
@@ -131,7 +159,7 @@ async def test_postgresql_stopped_and_started_again(
 
     await asyncio.to_thread(own_server.stop)
     for path in READY:
-        body = await look_until(client, path, 503, 2)
+        body = await look_until(client, path, 503)
         assert body["checks"]["database:responseTime"][0]["output"] == "cannot be reached"
     assert (await look(client, "/health/live"))[0] == 200
     assert (await look(client, "/health/startup"))[0] == 200
@@ -143,12 +171,10 @@ async def test_postgresql_stopped_and_started_again(
 
     again = await asyncio.to_thread(embedded.start, tmp_path, port=port, options=FAST)
     own_server.process = again.process
-    started = time.monotonic()
     for path in READY:
-        await look_until(client, path, 200, 5)
+        await look_until(client, path, 200)
     me = await client.get("/api/v1/users/me", headers=account.headers)
     assert (me.status, await me.json()) == (200, account.profile)
-    assert time.monotonic() - started < 5
 
 
 async def test_a_database_that_does_not_answer(
@@ -157,16 +183,21 @@ async def test_a_database_that_does_not_answer(
     """Behind a proxy that falls silent: not ready in time, and ready when it speaks again."""
     assert settings.database is not None
     async with proxy_to(settings.database) as (database, flowing):
-        monkeypatch.setattr(health, "DEADLINE_S", 0.2)
         account = await register(await start_app())
         client = await start_app(database=database, db_command_timeout_s=1, db_acquire_timeout_s=1)
         flowing.clear()
-        body = await look_until(client, "/health", 503, 2)
+        with monkeypatch.context() as impatient:
+            impatient.setattr(health, "DEADLINE_S", 0.2)
+            body = await look_until(client, "/health", 503)
         assert "no answer" in body["checks"]["database:responseTime"][0]["output"]
         me = await client.get("/api/v1/users/me", headers=account.headers)
         await assert_problem(me, 503, "database_unavailable")
         flowing.set()
-        await look_until(client, "/health", 200, 5)
-        me = await client.get("/api/v1/users/me", headers=account.headers)
-        assert me.status == 200
+        await look_until(client, "/health", 200)
+
+        async def is_served() -> bool:
+            me = await client.get("/api/v1/users/me", headers=account.headers)
+            return me.status == 200
+
+        await eventually(is_served)
         await client.close()

@@ -143,16 +143,16 @@ async def test_sign_ins_by_outcome(
     await conn.execute("update users set status = 'active'")
     body["password"] = "another passphrase altogether"
     await assert_problem(await client.post(LOGIN, json=body), 401, "invalid_credentials")
-    statuses = [(await client.post(LOGIN, json={**body, "email": "nobody@example.com"})).status]
-    while statuses[-1] != 429:
-        statuses.append((await client.post(LOGIN, json=body)).status)
+    emails = ("nobody@example.com", body["email"], body["email"])
+    statuses = [(await client.post(LOGIN, json={**body, "email": one})).status for one in emails]
+    assert statuses == [401, 401, 429]
 
     def sign_ins(outcome: str) -> float | None:
         return value(registry, "shinkei_sign_ins_total", outcome=outcome)
 
     assert sign_ins("success") == 1
     assert sign_ins("refused") == 1
-    assert sign_ins("wrong") == 1 + statuses.count(401)
+    assert sign_ins("wrong") == 3
     assert sign_ins("throttled") == 1
     throttled = "shinkei_throttled_requests_total"
     assert value(registry, throttled, policy="sign-in-per-account") == 1
@@ -160,7 +160,7 @@ async def test_sign_ins_by_outcome(
     assert value(registry, "shinkei_idempotent_replays_total") == 1
     assert value(registry, "shinkei_password_hash_duration_seconds_count") == (
         # Registrations, and sign-ins that were not throttled.
-        4 + 3 + statuses.count(401)
+        4 + 5
     )
 
 
@@ -182,11 +182,14 @@ async def test_gauges_of_what_is_busy(client: Client, registry: CollectorRegistr
     for _ in range(hasher.workers):
         hasher.executor.submit(go_on.wait)
     signing_up = [asyncio.create_task(register(client)) for _ in range(hasher.workers + 2)]
-    await eventually(lambda: value(registry, "shinkei_password_hashes_queued") == 2)
-    go_on.set()
+    try:
+        await eventually(lambda: value(registry, "shinkei_password_hashes_queued") == 2)
+    finally:
+        go_on.set()
     await asyncio.gather(*signing_up)
     await eventually(lambda: value(registry, "shinkei_password_hashes_queued") == 0)
-    assert value(registry, "shinkei_db_pool_waiting") == 0
+    # Not at once: the mails of the new accounts may wait for a connection.
+    await eventually(lambda: value(registry, "shinkei_db_pool_waiting") == 0)
 
 
 async def test_what_was_counted_last_is_kept_at_the_end(

@@ -9,7 +9,7 @@ from urllib.parse import quote
 import pytest
 from yarl import URL
 
-from service.admin.lists import WALK_PER_ROW
+from service.admin import lists
 from service.keys import POOL
 from tests.support.clients import Client
 from tests.support.factories import Account, assert_problem, pointers, register, register_as
@@ -193,13 +193,24 @@ async def test_a_search_finds_what_contains_it_whatever_most_have(
                 }, q
 
 
-@pytest.mark.parametrize("analyzed", [False, True])
+@pytest.mark.parametrize(
+    ("walk_per_row", "analyzed"),
+    [
+        (20, False),
+        (20, True),
+        pytest.param(lists.WALK_PER_ROW, False, marks=pytest.mark.slow),
+        pytest.param(lists.WALK_PER_ROW, True, marks=pytest.mark.slow),
+    ],
+)
 async def test_a_list_has_those_that_its_walks_do_not_reach(
-    client: Client, conn: Any, analyzed: bool
+    client: Client, conn: Any, walk_per_row: int, analyzed: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Page by page, some filled by a walk and some not, and what both find is in one order."""
+    monkeypatch.setattr(lists, "WALK_PER_ROW", walk_per_row)
+    shorter = [length * walk_per_row // 200 for length in lists.FIRST_WALKS]
+    monkeypatch.setattr(lists, "FIRST_WALKS", tuple(shorter))
     support = await register_as(client, "support")
-    await seed(client, 2 * WALK_PER_ROW * 51)
+    await seed(client, 2 * walk_per_row * 51)
     if analyzed:
         await conn.execute("analyze users")
     named = "strpos(name, 'Name 11') > 0"

@@ -79,7 +79,8 @@ def kind_of(sql: str) -> str:
     return next((kind for text, kind in names.items() if text in sql), "select")
 
 
-@pytest.mark.timeout(90)
+@pytest.mark.slow
+@pytest.mark.timeout(900)
 async def test_every_combination_has_an_index_and_every_page_costs_the_same(conn: Any) -> None:
     await _set_codecs(conn)
     await conn.execute(SEED, ACCOUNTS, START)
@@ -249,6 +250,7 @@ async def test_few_have_both_a_role_and_a_status_that_many_have(conn: Any) -> No
             assert blocks_of(plan) < 20, plan
 
 
+@pytest.mark.slow
 async def test_no_more_is_asked_for_than_fills_a_page(conn: Any) -> None:
     """And a walk goes on only where what it met last promises that it fills it."""
     await _set_codecs(conn)
@@ -312,6 +314,7 @@ from (
 """
 
 
+@pytest.mark.slow
 async def test_a_search_asks_for_what_is_rare_and_for_nothing_that_is_not(conn: Any) -> None:
     """It reads less than it would with the whole text, and finds the same."""
     await _set_codecs(conn)

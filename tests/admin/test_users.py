@@ -23,6 +23,7 @@ from tests.support.factories import (
     register_as,
 )
 from tests.support.mailbox import next_mail, text_of, token_of
+from tests.support.waiting import eventually
 
 USERS = "/api/v1/users"
 ME = "/api/v1/users/me"
@@ -59,8 +60,8 @@ def administrative() -> list[tuple[str, str, str]]:
 @pytest.mark.parametrize("role", ["user", "support", "admin"])
 async def test_roles_and_routes(client: Client, role: str) -> None:
     """Whoever may not is refused before anything is read; whoever may gets beyond the guard."""
+    caller = await register_as(client, role)
     for method, path, access in administrative():
-        caller = await register_as(client, role)
         url = re.sub(r"{[^}]*}", NOBODY, path)
         response = await client.request(method, url, headers=caller.headers)
         if role == "admin" or (role == "support" and access == "support"):
@@ -363,10 +364,12 @@ async def test_a_suspension_with_an_end(client: Client, start_app: StartApp, con
     )
     # The jobs run when an application starts, and then every so often.
     later = await start_app()
-    for _ in range(500):
+
+    async def reinstated() -> Any:
         shown = await (await later.get(url_of(account), headers=admin.headers)).json()
-        if shown["status"] == "active":
-            break
+        return shown if shown["status"] == "active" else None
+
+    shown = await eventually(reinstated)
     assert shown == {**account.profile, **FRESH, "version": 3, "updated_at": shown["updated_at"]}
     event = await conn.fetchrow(
         "select actor_id, request_id from audit_events where action = 'user.reinstate'"

@@ -194,11 +194,12 @@ async def test_without_its_event_nothing_happens(client: Client, conn: Any) -> N
 async def test_what_is_refused_leaves_no_event(client: Client) -> None:
     admin = await register_as(client, "admin")
     url = f"{USERS}/{admin.profile['id']}"
-    await asyncio.gather(
+    answers = await asyncio.gather(
         client.post(USERS, headers=admin.headers, json={"email": admin.profile["email"]}),
         client.delete(url, headers=admin.headers),
         client.patch(url, headers=admin.headers, json={"name": "x"}),
     )
+    assert [answer.status for answer in answers] == [409, 409, 428]
     assert await events(client, admin) == []
 
 

@@ -1,15 +1,32 @@
 """``POST /auth/login``."""
 
 import asyncio
+import contextlib
+import threading
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
+from service.auth.passwords import Hasher
 from service.keys import HASHER
 from tests.support.clients import Client, StartApp
 from tests.support.factories import PASSWORD, assert_problem, bearer, pointers, register
+from tests.support.waiting import eventually
 
 LOGIN = "/api/v1/auth/login"
+
+
+@contextlib.contextmanager
+def busy(hasher: Hasher) -> Iterator[None]:
+    """Keep every thread that hashes while the block lasts."""
+    go_on = threading.Event()
+    for _ in range(hasher.workers):
+        hasher.executor.submit(go_on.wait)
+    try:
+        yield
+    finally:
+        go_on.set()
 
 
 async def test_login(client: Client) -> None:
@@ -69,29 +86,31 @@ async def test_a_password_changed_while_signing_in_opens_no_session(
     start_app: StartApp, conn: Any
 ) -> None:
     """The hash is read, verified for a while, and then must still be the account's."""
-    client = await start_app(password_hash_memory_kib=64 * 1024, password_hash_iterations=3)
+    client = await start_app()
     account = await register(client)
     credentials = {"email": account.profile["email"], "password": PASSWORD}
-    signing_in = asyncio.create_task(client.post(LOGIN, json=credentials))
-    while client.app is not None and client.app[HASHER].queued == 0:  # noqa: ASYNC110
-        await asyncio.sleep(0)
-    await conn.execute("update users set password_hash = 'changed'")
+    assert client.app is not None
+    hasher = client.app[HASHER]
+    with busy(hasher):
+        signing_in = asyncio.create_task(client.post(LOGIN, json=credentials))
+        await eventually(lambda: hasher.queued == 1)
+        await conn.execute("update users set password_hash = 'changed'")
     await assert_problem(await signing_in, 401, "invalid_credentials")
     assert await conn.fetchval("select count(*) from sessions") == 1
 
 
 async def test_sign_ins_beyond_the_queue_are_told_to_come_back(start_app: StartApp) -> None:
-    client = await start_app(
-        password_hash_queue=2,
-        password_hash_workers=1,
-        password_hash_memory_kib=64 * 1024,
-    )
+    client = await start_app(password_hash_queue=2)
     credentials = {"email": "nobody@example.com", "password": PASSWORD}
-    answers = await asyncio.gather(*(client.post(LOGIN, json=credentials) for _ in range(12)))
-    assert {answer.status for answer in answers} == {401, 503}
-    for answer in answers:
-        if answer.status == 503:
-            await assert_problem(answer, 503, "too_many_sign_ins")
+    assert client.app is not None
+    with busy(client.app[HASHER]):
+        asked = [asyncio.create_task(client.post(LOGIN, json=credentials)) for _ in range(12)]
+        await eventually(lambda: sum(task.done() for task in asked) == 10)
+        refused = [task.result() for task in asked if task.done()]
+    for answer in refused:
+        await assert_problem(answer, 503, "too_many_sign_ins")
+    answers = await asyncio.gather(*asked)
+    assert sorted(answer.status for answer in answers) == [401] * 2 + [503] * 10
     again = await client.post(LOGIN, json=credentials)
     assert again.status == 401, "and room is there again"
 

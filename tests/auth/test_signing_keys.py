@@ -20,7 +20,7 @@ from service.settings import Settings, SettingsError
 from tests.support.clients import Client, StartApp
 from tests.support.factories import Account, register
 from tests.support.tokens import ask, parts, published
-from tests.support.waiting import eventually
+from tests.support.waiting import DEADLINE_S, eventually
 
 
 async def sign_in(client: Client, account: Account) -> Account:
@@ -61,9 +61,11 @@ async def test_rotation_while_tokens_are_in_use(
 
     await eventually(lambda: both_publish(old, new))
     waits_s = await conn.fetchval(
-        "select extract(epoch from signs_from - now())::float8 from signing_keys where id = $1", new
+        "select extract(epoch from signs_from - created_at)::float8 from signing_keys"
+        " where id = $1",
+        new,
     )
-    assert 590 < waits_s <= signing_keys.PUBLICATION_LEAD_S
+    assert waits_s == signing_keys.PUBLICATION_LEAD_S
     account = await sign_in(two, account)
     assert key_of(account) == old, "published, but not yet signing"
 
@@ -146,24 +148,67 @@ async def test_a_process_that_never_heard_of_a_key_asks_for_it(
     assert await ask(two, account.tokens["access_token"]) == 200
 
 
-async def test_made_up_keys_are_no_load_on_the_database(client: Client) -> None:
-    account = await register(client)
-    header, claims = parts(account)
-    stranger = ECKey.generate_key("P-256")
+@pytest.fixture
+def only_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes look for new keys only where a token makes them."""
+    monkeypatch.setattr(signing_keys, "RELOAD_EVERY_S", DEADLINE_S)
+    monkeypatch.setattr(signing_keys, "LOOK_AGAIN_EVERY_S", 0.3)
+
+
+def looks_of(client: Client) -> list[float]:
+    """When each look at the keys in the database, from now on, ended."""
     assert client.app is not None
-    queries: list[str] = []
-    client.app[DATABASE_TIMERS].append(lambda name, waited_s, held_s: queries.append(name))
+    loop = asyncio.get_running_loop()
+    looks: list[float] = []
 
-    async def ask_with(key_id: str) -> int:
-        return await ask(client, jwt.encode({**header, "kid": key_id}, claims, stranger))
+    def note(name: str, waited_s: float, held_s: float) -> None:
+        if name == "auth.list_signing_keys":
+            looks.append(loop.time())
 
-    began_at = time.monotonic()
-    answers = await asyncio.gather(*(ask_with(secrets.token_urlsafe(32)) for _ in range(100)))
-    assert set(answers) == {401}
-    answers = await asyncio.gather(*(ask_with(f"no thumbprint {n}") for n in range(100)))
-    assert set(answers) == {401}
-    looks = queries.count("auth.list_signing_keys")
-    assert 1 <= looks <= 2 + (time.monotonic() - began_at) / signing_keys.LOOK_AGAIN_EVERY_S
+    client.app[DATABASE_TIMERS].append(note)
+    return looks
+
+
+def with_key_id(account: Account, key_id: str) -> str:
+    """A token like the account's own, of a key that is not there."""
+    header, claims = parts(account)
+    return jwt.encode({**header, "kid": key_id}, claims, ECKey.generate_key("P-256"))
+
+
+@pytest.mark.usefixtures("only_asked")
+async def test_tokens_of_unknown_keys_share_a_look(client: Client) -> None:
+    account = await register(client)
+    assert client.app is not None
+    ring, looks = client.app[KEY_RING], looks_of(client)
+    tokens = [
+        with_key_id(account, secrets.token_urlsafe(32)) for _ in range(signing_keys.LOOKING_MAX)
+    ]
+    async with ring.loading:
+        answers = [asyncio.create_task(ask(client, token)) for token in tokens]
+        await eventually(lambda: ring.looking == len(tokens))
+    assert set(await asyncio.gather(*answers)) == {401}
+    assert len(looks) == 1
+
+
+@pytest.mark.usefixtures("only_asked")
+async def test_looks_for_unknown_keys_keep_a_distance(client: Client) -> None:
+    account = await register(client)
+    looks = looks_of(client)
+    for _ in range(3):
+        assert await ask(client, with_key_id(account, secrets.token_urlsafe(32))) == 401
+    first, second, third = looks
+    # Measured at the ends of looks, one of which may have taken a little longer.
+    assert third - first > signing_keys.LOOK_AGAIN_EVERY_S
+    assert first < second < third
+
+
+@pytest.mark.usefixtures("only_asked")
+async def test_a_key_id_that_is_no_thumbprint_is_not_looked_for(client: Client) -> None:
+    account = await register(client)
+    looks = looks_of(client)
+    for number in range(20):
+        assert await ask(client, with_key_id(account, f"no thumbprint {number}")) == 401
+    assert looks == []
 
 
 @pytest.mark.usefixtures("quick")

@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from hypothesis import HealthCheck, given
-from hypothesis import settings as hypothesis_settings
+from hypothesis import given
 from hypothesis import strategies as st
 from joserfc import jwt
 from joserfc.jwk import ECKey, OctKey
@@ -116,11 +115,7 @@ async def test_the_scheme_is_caseless(client: Client) -> None:
     assert (await client.get(ME, headers=headers)).status == 200
 
 
-@hypothesis_settings(
-    max_examples=200,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
+@pytest.mark.property
 @given(token=st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1, max_size=200))
 async def test_no_text_is_a_token(client: Client, token: str) -> None:
     assert await ask(client, token) == 401

@@ -3,6 +3,8 @@
 import asyncio
 from typing import Any
 
+import pytest
+
 from tests.support.clients import Client, StartApp
 from tests.support.factories import assert_problem, bearer, register
 
@@ -38,6 +40,13 @@ async def test_a_token_is_exchanged_for_a_new_pair(client: Client, conn: Any) ->
     assert await conn.fetchval("select count(*) from sessions") == 1, "the session is one"
 
 
+@pytest.fixture
+def long_grace(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Time for retries on any machine."""
+    monkeypatch.setattr("service.sessions.handlers.RETRY_GRACE_S", 3600)
+
+
+@pytest.mark.usefixtures("long_grace")
 async def test_a_retry_after_a_lost_answer_gets_the_same_successor(client: Client) -> None:
     tokens = (await register(client)).tokens
     first = await refresh(client, tokens["refresh_token"])
@@ -48,6 +57,7 @@ async def test_a_retry_after_a_lost_answer_gets_the_same_successor(client: Clien
     assert await refresh(client, again["refresh_token"]) is not None
 
 
+@pytest.mark.usefixtures("long_grace")
 async def test_fifty_at_once_get_one_successor(client: Client, conn: Any) -> None:
     tokens = (await register(client)).tokens
     pairs = await asyncio.gather(*(refresh(client, tokens["refresh_token"]) for _ in range(50)))
@@ -72,6 +82,7 @@ async def test_a_replay_ends_the_session(client: Client, conn: Any) -> None:
     assert action == "session.replay"
 
 
+@pytest.mark.usefixtures("long_grace")
 async def test_a_token_whose_successor_was_used_is_a_replay_at_once(client: Client) -> None:
     """Within the grace too: the client has its answer, so this is somebody else."""
     stolen = (await register(client)).tokens["refresh_token"]

@@ -1,24 +1,27 @@
 """The mails that the application has written, as their readers would find them."""
 
-import asyncio
 import email
 import email.policy
 import re
 from email.message import EmailMessage
 from pathlib import Path
 
+from tests.support.waiting import eventually
+
 
 async def next_mail(data_dir: Path, to: str) -> EmailMessage:
     """The oldest mail to ``to`` that was not read yet, as soon as it is there; it is removed."""
-    async with asyncio.timeout(10):
-        while True:
-            for path in sorted((data_dir / "mail").glob("*.eml")):
-                content = path.read_bytes()
-                mail = email.message_from_bytes(content, policy=email.policy.default)
-                if isinstance(mail, EmailMessage) and mail["To"] == to:
-                    path.unlink()
-                    return mail
-            await asyncio.sleep(0.02)
+    mail: EmailMessage = await eventually(lambda: _take_mail(data_dir, to))
+    return mail
+
+
+def _take_mail(data_dir: Path, to: str) -> EmailMessage | None:
+    for path in sorted((data_dir / "mail").glob("*.eml")):
+        mail = email.message_from_bytes(path.read_bytes(), policy=email.policy.default)
+        if isinstance(mail, EmailMessage) and mail["To"] == to:
+            path.unlink()
+            return mail
+    return None
 
 
 def text_of(mail: EmailMessage) -> str:

@@ -6,8 +6,7 @@ import uuid
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given
-from hypothesis import settings as hypothesis_settings
+from hypothesis import given
 from hypothesis import strategies as st
 from multidict import CIMultiDict
 
@@ -292,11 +291,7 @@ _json = st.recursive(
 )
 
 
-@hypothesis_settings(
-    max_examples=50,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
+@pytest.mark.property
 @given(written=st.dictionaries(_keys, _json, max_size=6))
 async def test_settings_come_back_as_they_were_sent(
     client: Client, written: dict[str, Any]

@@ -1,0 +1,13 @@
+"""The limits of the probes, for tests that are not about them."""
+
+import pytest
+
+from service import health
+from tests.support.waiting import DEADLINE_S
+
+
+def make_patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a probe wait for a busy machine, and look at everything anew each time."""
+    for name in ("DEADLINE_S", "CONNECT_TIMEOUT_S", "COMMAND_TIMEOUT_S"):
+        monkeypatch.setattr(health, name, DEADLINE_S)
+    monkeypatch.setattr(health, "CACHE_S", -1)
