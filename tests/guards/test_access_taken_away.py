@@ -242,6 +242,7 @@ async def test_giving_an_address_back_takes_the_password_away(
 async def test_a_newer_link_ends_the_older(client: Client, settings: Settings, kind: str) -> None:
     account = await register(client)
     address = account.profile["email"]
+    await link_about(settings.data_dir, address, "Confirm your e-mail address")
 
     async def mail() -> str:
         if kind == "reset":
@@ -256,9 +257,6 @@ async def test_a_newer_link_ends_the_older(client: Client, settings: Settings, k
 
     older, newer = await mail(), await mail()
     use = reset if kind == "reset" else verify
-    if kind == "verification":
-        # The first is the one that registration mailed; so the second is older still.
-        newer = await mail()
     statuses = [(await use(client, token)).status for token in (older, newer)]
     assert statuses == [400, 204]
 
