@@ -35,13 +35,16 @@ Start = Callable[[Awaitable[T]], Awaitable["asyncio.Task[T]"]]
 async def holding(conn: Any, statement: str, *arguments: Any) -> AsyncIterator[Start[Any]]:
     """Hold the locks of a statement while the block lasts; what it wrote is committed then.
 
-    Requests that are started in the block get past the lock in the order of their start.
+    Requests that are started in the block get past the lock in the order of their start. All are
+    answered when the block has been left.
     """
+    tasks: list[asyncio.Task[Any]] = []
     await eventually(lambda: conn.fetchval(_PARTITIONS_ARE_MADE))
 
     async def start(asked: Awaitable[T]) -> "asyncio.Task[T]":
         before = await conn.fetchval(_BEHIND_US)
         task = asyncio.ensure_future(asked)
+        tasks.append(task)  # type: ignore[arg-type]
 
         async def waits_or_is_done() -> bool:
             return task.done() or await conn.fetchval(_BEHIND_US) > before
@@ -52,3 +55,5 @@ async def holding(conn: Any, statement: str, *arguments: Any) -> AsyncIterator[S
     async with conn.transaction():
         await conn.execute(statement, *arguments)
         yield start
+    if tasks:
+        await asyncio.wait(tasks)
