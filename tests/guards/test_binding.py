@@ -4,11 +4,13 @@ import uuid
 from typing import Any
 
 import pytest
+from aiohttp import web
 
+from service.app import create_app
 from service.auth.signing_keys import rotate_keys
 from service.database import write
 from service.settings import Settings, SettingsError
-from tests.support.clients import Client, StartApp
+from tests.support.clients import Client
 from tests.support.factories import PASSWORD, assert_problem, register
 from tests.support.logbook import logged
 from tests.support.steps import forgot, send
@@ -73,7 +75,7 @@ async def test_a_mail_is_no_answer(client: Client, conn: Any) -> None:
 
 
 async def test_a_key_moved_to_another_row_signs_nothing(
-    client: Client, start_app: StartApp, settings: Settings, conn: Any
+    client: Client, settings: Settings, conn: Any
 ) -> None:
     assert client.app is not None
     await write(client.app, rotate_keys, settings, now=False)
@@ -81,8 +83,12 @@ async def test_a_key_moved_to_another_row_signs_nothing(
         "update signing_keys set encrypted_key = other.encrypted_key"
         " from signing_keys as other where other.id <> signing_keys.id"
     )
-    with pytest.raises(SettingsError, match="^SECRET_KEY"):
-        await start_app()
+    runner = web.AppRunner(create_app(settings))
+    try:
+        with pytest.raises(SettingsError, match="^SECRET_KEY"):
+            await runner.setup()
+    finally:
+        await runner.cleanup()
 
 
 @pytest.mark.parametrize("name", ["mail", "answer"])
