@@ -44,13 +44,13 @@ async def holding(conn: Any, statement: str, *arguments: Any) -> AsyncIterator[S
     async def start(asked: Awaitable[T]) -> "asyncio.Task[T]":
         before = await conn.fetchval(_BEHIND_US)
         task = asyncio.ensure_future(asked)
-        tasks.append(task)  # type: ignore[arg-type]
+        tasks.append(task)
 
         async def waits_or_is_done() -> bool:
             return task.done() or await conn.fetchval(_BEHIND_US) > before
 
         await eventually(waits_or_is_done)
-        return task  # type: ignore[return-value]
+        return task
 
     async with conn.transaction():
         await conn.execute(statement, *arguments)
