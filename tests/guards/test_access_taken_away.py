@@ -9,6 +9,7 @@ from service.settings import Settings
 from tests.support.clients import Client
 from tests.support.factories import Account, register, register_as
 from tests.support.steps import (
+    NEW_PASSWORD,
     change_email,
     change_password,
     delete_account,
@@ -351,3 +352,41 @@ async def test_a_forgotten_password_leaves_sessions_until_it_is_set(client: Clie
     account = await register(client)
     assert (await forgot(client, account.profile["email"])).status == 202
     assert await is_signed_in(client, account)
+
+
+async def test_a_reset_verifies_the_address_that_its_link_was_mailed_to(
+    client: Client, settings: Settings
+) -> None:
+    account = await register(client)
+    await by_reset(client, settings, account, account)
+    again = await sign_in_again(client, account._replace(password=NEW_PASSWORD))
+    me = await (await send(client, "GET", "/users/me", by=again)).json()
+    assert me["email_verified"] is True
+
+
+async def test_an_older_way_back_outlives_a_newer_one(client: Client, settings: Settings) -> None:
+    account = await register(client)
+    await move(client, settings, account, "second@example.com")
+    await change_email(client, account, account.password, to="third@example.com")
+    to_third = await link_about(
+        settings.data_dir, "third@example.com", "Confirm your new e-mail address"
+    )
+    assert (await verify(client, to_third)).status == 204
+    subject = "The e-mail address of your account was changed"
+    newer = await link_about(settings.data_dir, "second@example.com", subject)
+    older = await link_about(settings.data_dir, account.profile["email"], subject)
+    assert [(await verify(client, token)).status for token in (newer, older)] == [204, 204]
+
+
+async def test_a_way_back_outlives_that_of_another_account(
+    client: Client, settings: Settings
+) -> None:
+    account, other = await register(client), await register(client)
+    await move(client, settings, account, "new@example.com")
+    await move(client, settings, other, "newer@example.com")
+    subject = "The e-mail address of your account was changed"
+    backs = [
+        await link_about(settings.data_dir, each.profile["email"], subject)
+        for each in (account, other)
+    ]
+    assert [(await verify(client, token)).status for token in backs] == [204, 204]

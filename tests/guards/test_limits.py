@@ -1,20 +1,23 @@
 """Attempts are counted before anything else is done: by account, and by client."""
 
 from collections.abc import Awaitable, Callable
+from ipaddress import ip_network
 from typing import Any
 
 import pytest
 from aiohttp import ClientResponse
 
-from service.settings import Rate
+from service.settings import Rate, Settings
 from tests.support.clients import Client, StartApp
 from tests.support.factories import PASSWORD, assert_problem, register
 from tests.support.steps import (
     ASKING,
+    NEW_PASSWORD,
     WRONG,
     Asking,
     change_email,
     forgot,
+    mail_reset,
     resend,
     send,
     sign_in,
@@ -120,3 +123,23 @@ async def test_registrations_of_one_client_are_limited(start_app: StartApp) -> N
     body = {"email": "one-more@example.com", "password": PASSWORD}
     response = await send(client, "POST", "/auth/register", body)
     await assert_problem(response, 429, "too_many_requests")
+
+
+async def test_who_sets_a_password_by_a_link_is_no_stranger_where_they_are(
+    start_app: StartApp, settings: Settings
+) -> None:
+    """While an attack on the account leaves strangers no attempt."""
+    client = await start_app(
+        throttle_sign_in_per_account=FEW, trusted_proxies=(ip_network("127.0.0.0/8"),)
+    )
+    account = await register(client)
+    body = {"email": account.profile["email"], "password": WRONG}
+    for number in range(3):
+        attacker = {"X-Forwarded-For": f"203.0.113.{number}"}
+        await send(client, "POST", "/auth/login", body, headers=attacker)
+    here = {"X-Forwarded-For": "192.0.2.1"}
+    token = await mail_reset(client, settings.data_dir, account)
+    new = {"token": token, "password": NEW_PASSWORD}
+    assert (await send(client, "POST", "/auth/password/reset", new, headers=here)).status == 204
+    body = {**body, "password": NEW_PASSWORD}
+    assert (await send(client, "POST", "/auth/login", body, headers=here)).status == 200

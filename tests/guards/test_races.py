@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from aiohttp import ClientResponse
 
-from service.keys import POOL
 from service.settings import Database, Rate, Settings
 from tests.support.clients import Client, StartApp
 from tests.support.factories import (
@@ -20,6 +19,7 @@ from tests.support.factories import (
     register_as,
 )
 from tests.support.holding import holding
+from tests.support.jobs import run_jobs
 from tests.support.processes import url_of
 from tests.support.shell import run_all
 from tests.support.steps import (
@@ -44,7 +44,6 @@ from tests.support.steps import (
     verify,
 )
 from tests.support.tokens import published
-from tests.support.waiting import eventually
 
 ROW = "select from users where id = $1 for update"
 ALL_ROWS = "select from users for update"
@@ -308,62 +307,57 @@ async def test_a_promotion_undoes_no_change_that_it_waited_for(
     assert (me["role"], me["name"]) == ("admin", "Ada")
 
 
-class Jobs:
-    """The jobs of a replica that starts now, done once ``until`` is found in the database."""
-
-    def __init__(self, client: Client, start_app: StartApp) -> None:
-        self._client, self._start_app = client, start_app
-
-    async def run(self, until: str, *arguments: Any) -> None:
-        await self._start_app()
-        assert self._client.app is not None
-        pool = self._client.app[POOL]
-        await eventually(lambda: pool.fetchval(until, *arguments))
-
-
-@pytest.fixture
-def jobs(client: Client, start_app: StartApp) -> Jobs:
-    return Jobs(client, start_app)
-
-
 async def test_a_suspension_that_is_prolonged_as_it_ends_goes_on(
-    client: Client, jobs: Jobs, conn: Any
+    client: Client, start_app: StartApp, conn: Any
 ) -> None:
     account, other = await register(client), await register(client)
     await conn.execute("update users set status = 'suspended', suspended_until = now()")
     prolong = "update users set suspended_until = now() + interval '1 hour' where id = $1"
     async with holding(conn, prolong, account.profile["id"]) as start:
         done = await start(
-            jobs.run("select status = 'active' from users where id = $1", other.profile["id"])
+            run_jobs(
+                client,
+                start_app,
+                "select status = 'active' from users where id = $1",
+                other.profile["id"],
+            )
         )
     await done
     assert (await sign_in(client, account)).status == 401
 
 
 async def test_an_owner_who_comes_back_as_the_account_is_purged_is_let_in(
-    client: Client, jobs: Jobs, conn: Any
+    client: Client, start_app: StartApp, conn: Any
 ) -> None:
     account, other = await register(client), await register(client)
     await conn.execute("update users set status = 'deleting', purge_at = now()")
     come_back = "update users set status = 'active', purge_at = null where id = $1"
     async with holding(conn, come_back, account.profile["id"]) as start:
         done = await start(
-            jobs.run("select not exists (select from users where id = $1)", other.profile["id"])
+            run_jobs(
+                client,
+                start_app,
+                "select not exists (select from users where id = $1)",
+                other.profile["id"],
+            )
         )
     await done
     assert (await sign_in(client, account)).status == 200
 
 
 async def test_a_session_that_is_refreshed_as_it_ends_lives_on(
-    client: Client, jobs: Jobs, conn: Any
+    client: Client, start_app: StartApp, conn: Any
 ) -> None:
     account, other = await register(client), await register(client)
     await conn.execute("update sessions set idle_expires_at = now() - interval '1 second'")
     extend = "update sessions set idle_expires_at = now() + interval '1 hour' where user_id = $1"
     async with holding(conn, extend, account.profile["id"]) as start:
         done = await start(
-            jobs.run(
-                "select not exists (select from sessions where user_id = $1)", other.profile["id"]
+            run_jobs(
+                client,
+                start_app,
+                "select not exists (select from sessions where user_id = $1)",
+                other.profile["id"],
             )
         )
     await done
@@ -382,8 +376,8 @@ async def test_an_attempt_counted_as_its_limit_is_forgotten_counts(
     attempt = "update throttles set arrival_at = now() + interval '1 hour' where key <> 'other'"
     async with holding(conn, attempt) as start:
         done = await start(
-            Jobs(client, start_app).run(
-                "select not exists (select from throttles where key = 'other')"
+            run_jobs(
+                client, start_app, "select not exists (select from throttles where key = 'other')"
             )
         )
     await done
