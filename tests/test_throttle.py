@@ -10,9 +10,7 @@ from typing import Any
 
 import pytest
 from aiohttp import ClientResponse, ClientSession, UnixConnector, web
-from pytest_aiohttp import AiohttpClient
 
-from service import throttle
 from service.app import create_app
 from service.keys import HASHER
 from service.settings import Rate, Settings
@@ -262,29 +260,24 @@ async def test_registrations_are_limited_by_client(start_app: StartApp) -> None:
     assert (await sign_up(client, "user3@example.com", strangers(1)[0])).status == 201
 
 
-@pytest.mark.parametrize("action", [throttle.PASSWORD_RESET, throttle.VERIFICATION])
+@pytest.mark.parametrize(
+    ("path", "action"),
+    [("password/forgot", "password-reset"), ("email/verify/resend", "verification")],
+)
 async def test_mails_are_limited_by_account_and_by_client(
-    settings: Settings, aiohttp_client: AiohttpClient, action: throttle.Action
+    start_app: StartApp, path: str, action: str
 ) -> None:
-    async def ask(request: web.Request) -> web.Response:
-        await throttle.check(request, action, request.query["email"])
-        return web.Response(status=202)
-
-    app = create_app(
-        dataclasses.replace(
-            settings, throttle_mail_per_account=FEW, throttle_mail_per_ip=Rate(5, 3600)
-        )
-    )
-    app.router.add_post("/ask", ask)
-    client = await aiohttp_client(app)
+    client = await start_app(throttle_mail_per_account=FEW, throttle_mail_per_ip=Rate(5, 3600))
     answers = [
-        await client.post("/ask", params={"email": email}, headers={"X-Forwarded-For": HOME})
+        await client.post(
+            f"/api/v1/auth/{path}", json={"email": email}, headers={"X-Forwarded-For": HOME}
+        )
         for email in ["ada@example.com"] * 4 + ["eve@example.com"] * 2
     ]
     assert [answer.status for answer in answers] == [202, 202, 202, 429, 202, 429]
     names = [standing(answer)[0] for answer in answers]
-    assert names[3] == f"{action.name}-per-account"
-    assert names[5] == f"{action.name}-per-ip"
+    assert names[3] == f"{action}-per-account"
+    assert names[5] == f"{action}-per-ip"
 
 
 async def test_over_a_unix_socket_only_accounts_are_limited(

@@ -1,0 +1,292 @@
+"""Each action leaves one event: by whom, of whom, and what became of what."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from service.settings import Settings
+from tests.support.clients import Client, StartApp
+from tests.support.factories import Account, register, register_as
+from tests.support.steps import (
+    change_email,
+    change_password,
+    delete_account,
+    forgot,
+    link_about,
+    mail_reset,
+    refresh,
+    reset,
+    send,
+    sign_in,
+    sign_in_again,
+    verify,
+)
+from tests.support.waiting import eventually
+
+OWN = "ada@example.com"
+NEW = "ada.new@example.com"
+VERIFY = "Confirm your e-mail address"
+CHANGE = "Confirm your new e-mail address"
+CHANGED = "The e-mail address of your account was changed"
+
+Act = Callable[[Client, Settings, Account, Account], Awaitable[Any]]
+
+
+async def nothing_more(
+    client: Client, settings: Settings, account: Account, admin: Account
+) -> None:
+    """The account was registered."""
+
+
+async def signing_in(client: Client, settings: Settings, account: Account, admin: Account) -> None:
+    await sign_in_again(client, account)
+
+
+async def verifying(client: Client, settings: Settings, account: Account, admin: Account) -> None:
+    await verify(client, await link_about(settings.data_dir, OWN, VERIFY))
+
+
+async def forgetting(client: Client, settings: Settings, account: Account, admin: Account) -> None:
+    await forgot(client, OWN)
+
+
+async def resetting(client: Client, settings: Settings, account: Account, admin: Account) -> None:
+    await reset(client, await mail_reset(client, settings.data_dir, account))
+
+
+async def changing_the_password(
+    client: Client, settings: Settings, account: Account, admin: Account
+) -> None:
+    await change_password(client, account, account.password)
+
+
+async def asking_for_a_new_address(
+    client: Client, settings: Settings, account: Account, admin: Account
+) -> None:
+    await change_email(client, account, account.password, to=NEW)
+
+
+async def changing_the_address(
+    client: Client, settings: Settings, account: Account, admin: Account
+) -> None:
+    await verifying(client, settings, account, admin)
+    await asking_for_a_new_address(client, settings, account, admin)
+    await verify(client, await link_about(settings.data_dir, NEW, CHANGE))
+
+
+async def giving_the_address_back(
+    client: Client, settings: Settings, account: Account, admin: Account
+) -> None:
+    await changing_the_address(client, settings, account, admin)
+    await verify(client, await link_about(settings.data_dir, OWN, CHANGED))
+
+
+async def leaving(client: Client, settings: Settings, account: Account, admin: Account) -> None:
+    await delete_account(client, account, account.password)
+
+
+async def coming_back(client: Client, settings: Settings, account: Account, admin: Account) -> None:
+    await leaving(client, settings, account, admin)
+    await sign_in(client, account)
+
+
+async def signing_out(client: Client, settings: Settings, account: Account, admin: Account) -> None:
+    await send(client, "POST", "/auth/logout", by=account)
+
+
+async def ending_the_others(
+    client: Client, settings: Settings, account: Account, admin: Account
+) -> None:
+    await sign_in_again(client, account)
+    await send(client, "DELETE", "/users/me/sessions", by=account)
+
+
+async def replaying(client: Client, settings: Settings, account: Account, admin: Account) -> None:
+    token = account.tokens["refresh_token"]
+    second = (await (await refresh(client, token)).json())["refresh_token"]
+    await refresh(client, second)
+    await refresh(client, token)
+
+
+OWNERS: list[tuple[Act, str, bool, Any, Any]] = [
+    (nothing_more, "user.register", True, None, None),
+    (signing_in, "session.start", True, None, None),
+    (
+        verifying,
+        "email.verify",
+        True,
+        {"email": OWN, "email_verified": False},
+        {"email": OWN, "email_verified": True},
+    ),
+    (forgetting, "password.forgot", False, None, None),
+    (resetting, "password.reset", True, None, None),
+    (changing_the_password, "password.change", True, None, None),
+    (asking_for_a_new_address, "email.change_request", True, None, {"email": NEW}),
+    (
+        changing_the_address,
+        "email.change",
+        True,
+        {"email": OWN, "email_verified": True},
+        {"email": NEW, "email_verified": True},
+    ),
+    (
+        giving_the_address_back,
+        "email.revert",
+        True,
+        {"email": NEW, "email_verified": True},
+        {"email": OWN, "email_verified": True},
+    ),
+    (leaving, "user.delete", True, None, None),
+    (coming_back, "user.reactivate", True, {"status": "deleting"}, None),
+    (ending_the_others, "session.end_others", True, {"count": 1}, None),
+    (replaying, "session.replay", False, None, None),
+]
+
+
+async def events_of(client: Client, admin: Account, subject: str, action: str) -> Any:
+    path = f"/audit-events?subject_id={subject}&action={action}"
+    response = await send(client, "GET", path, by=admin)
+    assert response.status == 200
+    return [
+        (event["actor_id"], event["before"], event["after"])
+        for event in (await response.json())["items"]
+    ]
+
+
+@pytest.mark.parametrize(
+    ("act", "action", "by_owner", "before", "after"), OWNERS, ids=[row[1] for row in OWNERS]
+)
+async def test_what_an_owner_does_is_recorded(
+    client: Client,
+    settings: Settings,
+    act: Act,
+    action: str,
+    by_owner: bool,
+    before: Any,
+    after: Any,
+) -> None:
+    account, admin = await register(client, email=OWN), await register_as(client, "admin")
+    await act(client, settings, account, admin)
+    id_ = account.profile["id"]
+    expected = (id_ if by_owner else None, before, after)
+    assert await events_of(client, admin, id_, action) == [expected]
+
+
+async def session_of(client: Client, account: Account) -> str:
+    listed = await (await send(client, "GET", "/users/me/sessions", by=account)).json()
+    return str(next(item["id"] for item in listed["items"] if item["current"]))
+
+
+@pytest.mark.parametrize("how", ["logout", "by its id"])
+async def test_a_session_that_its_owner_ends_is_recorded(client: Client, how: str) -> None:
+    account, admin = await register(client), await register_as(client, "admin")
+    session_id = await session_of(client, account)
+    if how == "logout":
+        await send(client, "POST", "/auth/logout", by=account)
+    else:
+        await send(client, "DELETE", f"/users/me/sessions/{session_id}", by=account)
+    id_ = account.profile["id"]
+    assert await events_of(client, admin, id_, "session.end") == [(id_, {"id": session_id}, None)]
+
+
+async def test_a_session_that_an_administrator_ends_is_recorded(client: Client) -> None:
+    account, admin = await register(client), await register_as(client, "admin")
+    session_id, id_ = await session_of(client, account), account.profile["id"]
+    await send(client, "DELETE", f"/users/{id_}/sessions/{session_id}", by=admin)
+    expected = (admin.profile["id"], {"session_id": session_id}, None)
+    assert await events_of(client, admin, id_, "session.end") == [expected]
+
+
+ADMINISTRATORS: list[tuple[str, str, Any, str, Any, Any]] = [
+    ("PATCH", "", {"name": "Ada"}, "user.update", {"name": ""}, {"name": "Ada"}),
+    (
+        "POST",
+        "/suspend",
+        {"reason": "spam"},
+        "user.suspend",
+        {"status": "active", "suspension_reason": None},
+        {"status": "suspended", "suspension_reason": "spam"},
+    ),
+    ("POST", "/password-reset", None, "user.password_reset", None, None),
+    ("DELETE", "/sessions", None, "session.end_all", {"sessions": 1}, None),
+]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "action", "before", "after"),
+    ADMINISTRATORS,
+    ids=[row[3] for row in ADMINISTRATORS],
+)
+async def test_what_an_administrator_does_is_recorded(
+    client: Client, method: str, path: str, body: Any, action: str, before: Any, after: Any
+) -> None:
+    account, admin = await register(client), await register_as(client, "admin")
+    id_, fresh = account.profile["id"], {"If-Match": '"1"'}
+    response = await send(client, method, f"/users/{id_}{path}", body, by=admin, headers=fresh)
+    assert response.status < 300
+    expected = (admin.profile["id"], before, after)
+    assert await events_of(client, admin, id_, action) == [expected]
+
+
+async def test_a_reinstatement_is_recorded(client: Client) -> None:
+    account, admin = await register(client), await register_as(client, "admin")
+    id_ = account.profile["id"]
+    await send(client, "POST", f"/users/{id_}/suspend", {"reason": "spam"}, by=admin)
+    await send(client, "POST", f"/users/{id_}/reinstate", by=admin)
+    expected = (
+        admin.profile["id"],
+        {"status": "suspended", "suspension_reason": "spam"},
+        {"status": "active", "suspension_reason": None},
+    )
+    assert await events_of(client, admin, id_, "user.reinstate") == [expected]
+
+
+async def test_a_deletion_by_an_administrator_is_recorded(client: Client) -> None:
+    account, admin = await register(client), await register_as(client, "admin")
+    id_ = account.profile["id"]
+    deleted = await (await send(client, "DELETE", f"/users/{id_}", by=admin)).json()
+    expected = (
+        admin.profile["id"],
+        {"status": "active", "purge_at": None},
+        {"status": "deleting", "purge_at": deleted["purge_at"]},
+    )
+    assert await events_of(client, admin, id_, "user.delete") == [expected]
+
+
+async def test_an_account_that_an_administrator_creates_is_recorded(client: Client) -> None:
+    admin = await register_as(client, "admin")
+    body = {"email": NEW, "name": "Ada", "role": "support", "settings": {}}
+    created = await (await send(client, "POST", "/users", body, by=admin)).json()
+    expected = (admin.profile["id"], None, body)
+    assert await events_of(client, admin, created["id"], "user.create") == [expected]
+
+
+@pytest.mark.parametrize(
+    ("due", "action", "before", "after"),
+    [
+        (
+            "status = 'suspended', suspended_until = now()",
+            "user.reinstate",
+            {"status": "suspended"},
+            {"status": "active"},
+        ),
+        ("status = 'deleting', purge_at = now()", "user.purge", None, None),
+    ],
+)
+async def test_what_a_job_does_is_recorded_without_an_actor(
+    client: Client,
+    start_app: StartApp,
+    conn: Any,
+    due: str,
+    action: str,
+    before: Any,
+    after: Any,
+) -> None:
+    """By a replica that starts later."""
+    account, admin = await register(client), await register_as(client, "admin")
+    id_ = account.profile["id"]
+    await conn.execute(f"update users set {due} where id = $1", id_)
+    await start_app()
+    found = await eventually(lambda: events_of(client, admin, id_, action))
+    assert found == [(None, before, after)]

@@ -1,0 +1,144 @@
+"""What is sealed belongs to its row and its purpose: moved to another, it is refused."""
+
+import uuid
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from service.app import create_app
+from service.auth.signing_keys import rotate_keys
+from service.database import write
+from service.settings import Settings, SettingsError
+from tests.support.clients import Client
+from tests.support.factories import PASSWORD, assert_problem, register
+from tests.support.logbook import logged
+from tests.support.steps import forgot, send
+from tests.support.waiting import eventually
+
+BODY = {"email": "ada@example.com", "password": PASSWORD}
+LATER = "alter table mail_outbox alter next_attempt_at set default now() + interval '1 hour'"
+
+
+async def register_once(client: Client, key: str, email: str = "ada@example.com") -> Any:
+    body = {"email": email, "password": PASSWORD}
+    headers = {"Idempotency-Key": key}
+    return await send(client, "POST", "/auth/register", body, headers=headers)
+
+
+async def test_an_answer_moved_to_another_key_is_refused(client: Client, conn: Any) -> None:
+    assert (await register_once(client, "one")).status == 201
+    await conn.execute("update idempotency_keys set key = 'two'")
+    await assert_problem(await register_once(client, "two"), 422, "idempotent_answer_lost")
+
+
+async def test_a_mail_moved_to_another_row_is_not_sent(
+    client: Client, settings: Settings, conn: Any
+) -> None:
+    await conn.execute(LATER)
+    await register(client, email="ada@example.com")
+    await register(client, email="eve@example.com")
+    with logged() as logs:
+        await conn.execute(
+            "update mail_outbox set message = other.message, next_attempt_at = now()"
+            " from mail_outbox as other where other.id <> mail_outbox.id"
+        )
+        await eventually(lambda: len(outcomes(logs)) >= 2)
+    assert {entry.get("reason") for entry in outcomes(logs)} == {"SealError"}
+    assert not (settings.data_dir / "mail").exists()
+
+
+async def test_an_answer_is_no_mail(client: Client, conn: Any) -> None:
+    """Although it is bound to the very id that the mail has."""
+    await conn.execute(LATER)
+    assert (await register_once(client, str(uuid.uuid4()))).status == 201
+    with logged() as logs:
+        await conn.execute(
+            "insert into mail_outbox (id, message, expires_at, next_attempt_at)"
+            " select key::uuid, answer, now() + interval '1 hour', now() from idempotency_keys"
+        )
+        await eventually(lambda: outcomes(logs))
+    assert [entry.get("reason") for entry in outcomes(logs)] == ["SealError"]
+
+
+async def test_a_mail_is_no_answer(client: Client, conn: Any) -> None:
+    """Although it is bound to the very key that the client sends."""
+    await conn.execute(LATER)
+    await register(client, email="eve@example.com")
+    mail_id = str(await conn.fetchval("select id from mail_outbox"))
+    assert (await register_once(client, mail_id)).status == 201
+    await conn.execute(
+        "update idempotency_keys set answer = message"
+        " from mail_outbox where mail_outbox.id::text = key"
+    )
+    await assert_problem(await register_once(client, mail_id), 422, "idempotent_answer_lost")
+
+
+async def test_a_key_moved_to_another_row_signs_nothing(
+    client: Client, settings: Settings, conn: Any
+) -> None:
+    assert client.app is not None
+    await write(client.app, rotate_keys, settings, now=False)
+    await conn.execute(
+        "update signing_keys set encrypted_key = other.encrypted_key"
+        " from signing_keys as other where other.id <> signing_keys.id"
+    )
+    runner = web.AppRunner(create_app(settings))
+    try:
+        with pytest.raises(SettingsError, match="^SECRET_KEY"):
+            await runner.setup()
+    finally:
+        await runner.cleanup()
+
+
+@pytest.mark.parametrize("name", ["mail", "answer"])
+async def test_one_bit_changed_is_refused(client: Client, conn: Any, name: str) -> None:
+    await conn.execute(LATER)
+    assert (await register_once(client, "one")).status == 201
+    if name == "answer":
+        await conn.execute(
+            "update idempotency_keys set answer = set_bit(answer, 100, 1 - get_bit(answer, 100))"
+        )
+        await assert_problem(await register_once(client, "one"), 422, "idempotent_answer_lost")
+        return
+    with logged() as logs:
+        await conn.execute(
+            "update mail_outbox set message = set_bit(message, 100, 1 - get_bit(message, 100)),"
+            " next_attempt_at = now()"
+        )
+        await eventually(lambda: outcomes(logs))
+    assert [entry.get("reason") for entry in outcomes(logs)] == ["SealError"]
+
+
+async def test_an_answer_is_one_clients_own(client: Client) -> None:
+    """The key and the request of another are no way to it."""
+    ada, eve = await register(client), await register(client)
+    headers = {"Idempotency-Key": "one"}
+    path, body = "/users/me/email", {"email": "new@example.com", "password": "not its password"}
+    right = {**body, "password": PASSWORD}
+    assert (await send(client, "POST", path, right, by=ada, headers=headers)).status == 202
+    response = await send(client, "POST", path, body, by=eve, headers=headers)
+    await assert_problem(response, 403, "wrong_password")
+
+
+async def test_another_path_is_another_request(client: Client) -> None:
+    account = await register(client)
+    body, headers = {"email": account.profile["email"]}, {"Idempotency-Key": "one"}
+    response = await send(client, "POST", "/auth/password/forgot", body, headers=headers)
+    assert response.status == 202
+    response = await send(client, "POST", "/auth/email/verify/resend", body, headers=headers)
+    await assert_problem(response, 422, "idempotency_key_reused")
+
+
+async def test_without_a_key_it_is_done_each_time(client: Client, conn: Any) -> None:
+    account = await register(client)
+    tokens = "select token_hash from action_tokens where purpose = 'password_reset'"
+    seen = set()
+    for _ in range(2):
+        await forgot(client, account.profile["email"])
+        seen.add(await conn.fetchval(tokens))
+    assert len(seen) == 2
+
+
+def outcomes(logs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [entry for entry in logs if entry["event"] in ("mail not sent", "mail written")]

@@ -1,0 +1,145 @@
+"""Attempts are counted before anything else is done: by account, and by client."""
+
+from collections.abc import Awaitable, Callable
+from ipaddress import ip_network
+from typing import Any
+
+import pytest
+from aiohttp import ClientResponse
+
+from service.settings import Rate, Settings
+from tests.support.clients import Client, StartApp
+from tests.support.factories import PASSWORD, assert_problem, register
+from tests.support.steps import (
+    ASKING,
+    NEW_PASSWORD,
+    WRONG,
+    Asking,
+    change_email,
+    forgot,
+    mail_reset,
+    resend,
+    send,
+    sign_in,
+)
+
+FEW = Rate(3, 3600)
+# Made up, so that each is another account's; the same for all three counts as one.
+Ask = Callable[[Client, str], Awaitable[ClientResponse]]
+
+
+async def ask_for_change(client: Client, address: str) -> ClientResponse:
+    """From an account of its own each time, so that only the new address is the same."""
+    return await change_email(client, await register(client), PASSWORD, to=address)
+
+
+MAILING: dict[str, Ask] = {
+    "forgot": forgot,
+    "resend": resend,
+    "change of email": ask_for_change,
+}
+POLICIES = {"forgot": "password-reset", "resend": "verification", "change of email": "verification"}
+
+
+def policy_of(response: ClientResponse) -> str:
+    return response.headers["RateLimit-Policy"].partition(";")[0].strip('"')
+
+
+@pytest.mark.parametrize("name", MAILING)
+async def test_mails_to_one_address_are_limited(start_app: StartApp, name: str) -> None:
+    client = await start_app(throttle_mail_per_account=FEW)
+    statuses = [(await MAILING[name](client, "ada@example.com")).status for _ in range(3)]
+    assert statuses == [202] * 3
+    response = await MAILING[name](client, "ADA@example.com")
+    await assert_problem(response, 429, "too_many_requests")
+    assert policy_of(response) == f"{POLICIES[name]}-per-account"
+
+
+@pytest.mark.parametrize("name", MAILING)
+async def test_mails_to_another_address_are_not(start_app: StartApp, name: str) -> None:
+    client = await start_app(throttle_mail_per_account=Rate(1, 3600))
+    assert (await MAILING[name](client, "ada@example.com")).status == 202
+    assert (await MAILING[name](client, "eve@example.com")).status == 202
+
+
+@pytest.mark.parametrize("name", MAILING)
+async def test_mails_that_one_client_asks_for_are_limited(start_app: StartApp, name: str) -> None:
+    client = await start_app(throttle_mail_per_ip=FEW)
+    statuses = [
+        (await MAILING[name](client, f"user-{number}@example.com")).status for number in range(3)
+    ]
+    assert statuses == [202] * 3
+    response = await MAILING[name](client, "one-more@example.com")
+    await assert_problem(response, 429, "too_many_requests")
+    assert policy_of(response) == f"{POLICIES[name]}-per-ip"
+
+
+async def test_a_mail_refused_by_the_limit_is_not_sent(start_app: StartApp, conn: Any) -> None:
+    client = await start_app(throttle_mail_per_account=Rate(1, 3600))
+    account = await register(client)
+    assert (await forgot(client, account.profile["email"])).status == 202
+    tokens = "select token_hash from action_tokens where purpose = 'password_reset'"
+    mailed = await conn.fetchval(tokens)
+    assert (await forgot(client, account.profile["email"])).status == 429
+    assert await conn.fetchval(tokens) == mailed
+
+
+@pytest.mark.parametrize("ask", ASKING.values(), ids=ASKING)
+async def test_a_stolen_token_is_no_way_to_guess_passwords(
+    start_app: StartApp, ask: Asking
+) -> None:
+    client = await start_app(throttle_sign_in_per_account=FEW)
+    account = await register(client)
+    for _ in range(3):
+        await assert_problem(await ask(client, account, WRONG), 403, "wrong_password")
+    response = await ask(client, account, account.password)
+    await assert_problem(response, 429, "too_many_requests")
+    assert policy_of(response) == "sign-in-per-account"
+
+
+@pytest.mark.parametrize("ask", ASKING.values(), ids=ASKING)
+async def test_guesses_with_a_token_count_as_those_at_sign_in(
+    start_app: StartApp, ask: Asking
+) -> None:
+    client = await start_app(throttle_sign_in_per_account=FEW)
+    account = await register(client)
+    for _ in range(3):
+        await ask(client, account, WRONG)
+    await assert_problem(await sign_in(client, account), 429, "too_many_requests")
+
+
+async def test_guesses_at_sign_in_are_limited(start_app: StartApp) -> None:
+    client = await start_app(throttle_sign_in_per_account=FEW)
+    account = await register(client)
+    for _ in range(3):
+        await assert_problem(await sign_in(client, account, WRONG), 401, "invalid_credentials")
+    await assert_problem(await sign_in(client, account), 429, "too_many_requests")
+
+
+async def test_registrations_of_one_client_are_limited(start_app: StartApp) -> None:
+    client = await start_app(throttle_registration_per_ip=FEW)
+    for _ in range(3):
+        await register(client)
+    body = {"email": "one-more@example.com", "password": PASSWORD}
+    response = await send(client, "POST", "/auth/register", body)
+    await assert_problem(response, 429, "too_many_requests")
+
+
+async def test_who_sets_a_password_by_a_link_is_no_stranger_where_they_are(
+    start_app: StartApp, settings: Settings
+) -> None:
+    """While an attack on the account leaves strangers no attempt."""
+    client = await start_app(
+        throttle_sign_in_per_account=FEW, trusted_proxies=(ip_network("127.0.0.0/8"),)
+    )
+    account = await register(client)
+    body = {"email": account.profile["email"], "password": WRONG}
+    for number in range(3):
+        attacker = {"X-Forwarded-For": f"203.0.113.{number}"}
+        await send(client, "POST", "/auth/login", body, headers=attacker)
+    here = {"X-Forwarded-For": "192.0.2.1"}
+    token = await mail_reset(client, settings.data_dir, account)
+    new = {"token": token, "password": NEW_PASSWORD}
+    assert (await send(client, "POST", "/auth/password/reset", new, headers=here)).status == 204
+    body = {**body, "password": NEW_PASSWORD}
+    assert (await send(client, "POST", "/auth/login", body, headers=here)).status == 200

@@ -1,0 +1,130 @@
+"""Who is told by mail of what is done to an account."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from service.settings import Settings
+from tests.support.clients import Client, StartApp
+from tests.support.factories import PASSWORD, Account, register, register_as
+from tests.support.steps import (
+    change_email,
+    change_password,
+    delete_account,
+    forgot,
+    link_about,
+    mail_reset,
+    mails,
+    resend,
+    reset,
+    send,
+    verify,
+)
+
+OWN = "ada@example.com"
+NEW = "ada.new@example.com"
+VERIFY = "Confirm your e-mail address"
+CHANGE = "Confirm your new e-mail address"
+RESET = "Choose a new password"
+CHANGED = "The e-mail address of your account was changed"
+
+Act = Callable[[Client, Settings, Account], Awaitable[Any]]
+
+
+async def nothing_more(client: Client, settings: Settings, account: Account) -> None:
+    """The account was registered."""
+
+
+async def resending(client: Client, settings: Settings, account: Account) -> None:
+    await link_about(settings.data_dir, OWN, VERIFY)
+    await resend(client, OWN)
+
+
+async def forgetting(client: Client, settings: Settings, account: Account) -> None:
+    await forgot(client, OWN)
+
+
+async def resetting(client: Client, settings: Settings, account: Account) -> None:
+    await reset(client, await mail_reset(client, settings.data_dir, account))
+
+
+async def changing_the_password(client: Client, settings: Settings, account: Account) -> None:
+    await change_password(client, account, account.password)
+
+
+async def asking_for_a_new_address(client: Client, settings: Settings, account: Account) -> None:
+    await change_email(client, account, account.password, to=NEW)
+
+
+async def asking_for_anothers_address(client: Client, settings: Settings, account: Account) -> None:
+    other = await register(client, email="other@example.com")
+    await change_email(client, other, other.password, to=OWN)
+
+
+async def changing_the_address(client: Client, settings: Settings, account: Account) -> None:
+    await verify(client, await link_about(settings.data_dir, OWN, VERIFY))
+    await change_email(client, account, account.password, to=NEW)
+    await verify(client, await link_about(settings.data_dir, NEW, CHANGE))
+
+
+async def giving_the_address_back(client: Client, settings: Settings, account: Account) -> None:
+    await changing_the_address(client, settings, account)
+    await verify(client, await link_about(settings.data_dir, OWN, CHANGED))
+
+
+async def leaving(client: Client, settings: Settings, account: Account) -> None:
+    await delete_account(client, account, account.password)
+
+
+async def being_created(client: Client, settings: Settings, account: Account) -> None:
+    admin = await register_as(client, "admin")
+    await send(client, "POST", "/users", {"email": NEW}, by=admin)
+
+
+async def being_sent_a_reset(client: Client, settings: Settings, account: Account) -> None:
+    admin = await register_as(client, "admin")
+    await send(client, "POST", f"/users/{account.profile['id']}/password-reset", by=admin)
+
+
+NOTICES: list[tuple[Act, str, str]] = [
+    (nothing_more, OWN, VERIFY),
+    (resending, OWN, VERIFY),
+    (forgetting, OWN, RESET),
+    (resetting, OWN, "Your password was changed"),
+    (changing_the_password, OWN, "Your password was changed"),
+    (asking_for_a_new_address, NEW, CHANGE),
+    (asking_for_anothers_address, OWN, "You have an account already"),
+    (changing_the_address, OWN, CHANGED),
+    (giving_the_address_back, OWN, RESET),
+    (leaving, OWN, "Your account will be deleted"),
+    (being_created, NEW, RESET),
+    (being_sent_a_reset, OWN, RESET),
+]
+
+
+@pytest.mark.parametrize(
+    ("act", "to", "subject"), NOTICES, ids=[act.__name__ for act, *_ in NOTICES]
+)
+async def test_a_mail_is_sent(
+    client: Client, settings: Settings, conn: Any, act: Act, to: str, subject: str
+) -> None:
+    await act(client, settings, await register(client, email=OWN))
+    assert (to, subject) in await mails(settings.data_dir, conn)
+
+
+async def test_an_owner_is_told_of_a_registration_with_their_address(
+    start_app: StartApp, settings: Settings, conn: Any
+) -> None:
+    client = await start_app(require_email_verification=True)
+    for _ in range(2):
+        await send(client, "POST", "/auth/register", {"email": OWN, "password": PASSWORD})
+    assert (OWN, "You have an account already") in await mails(settings.data_dir, conn)
+
+
+async def test_no_link_goes_to_an_address_for_what_another_asked(
+    client: Client, settings: Settings, conn: Any
+) -> None:
+    account = await register(client, email=OWN)
+    await asking_for_anothers_address(client, settings, account)
+    assert (OWN, CHANGE) not in await mails(settings.data_dir, conn)

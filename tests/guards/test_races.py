@@ -1,0 +1,408 @@
+"""What happens at once happens one after the other: each race is run in the order that hurts."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import ClientResponse
+
+from service.settings import Database, Rate, Settings
+from tests.support.clients import Client, StartApp
+from tests.support.factories import (
+    PASSWORD,
+    Account,
+    assert_problem,
+    bearer,
+    register,
+    register_as,
+)
+from tests.support.holding import holding
+from tests.support.jobs import run_jobs
+from tests.support.processes import url_of
+from tests.support.shell import run_all
+from tests.support.steps import (
+    ASKING,
+    NEW_PASSWORD,
+    WRONG,
+    Asking,
+    change_email,
+    change_password,
+    delete_account,
+    forgot,
+    is_signed_in,
+    link_about,
+    mail_reset,
+    mails,
+    refresh,
+    resend,
+    reset,
+    send,
+    sign_in,
+    sign_in_again,
+    verify,
+)
+from tests.support.tokens import published
+
+ROW = "select from users where id = $1 for update"
+ALL_ROWS = "select from users for update"
+FRESH = {"If-Match": '"1"'}
+
+
+async def test_merges_at_once_lose_nothing(client: Client, conn: Any) -> None:
+    account = await register(client)
+    async with holding(conn, ROW, account.profile["id"]) as start:
+        for name in ("one", "two"):
+            body = {"settings": {name: True}}
+            last = await start(send(client, "PATCH", "/users/me", body, by=account))
+    merged = await (await last).json()
+    assert merged["settings"] == {"one": True, "two": True}
+
+
+async def test_of_two_changes_of_one_version_the_second_is_refused(
+    client: Client, conn: Any
+) -> None:
+    account = await register(client)
+    async with holding(conn, ROW, account.profile["id"]) as start:
+        changes = [
+            await start(send(client, "PUT", "/users/me", {"name": name}, by=account, headers=FRESH))
+            for name in ("Ada", "Eve")
+        ]
+    assert [(await change).status for change in changes] == [200, 412]
+
+
+async def test_of_two_administrators_changes_of_one_version_the_second_is_refused(
+    client: Client, conn: Any
+) -> None:
+    account, admin = await register(client), await register_as(client, "admin")
+    path = f"/users/{account.profile['id']}"
+    async with holding(conn, ROW, account.profile["id"]) as start:
+        changes = [
+            await start(send(client, "PATCH", path, {"name": name}, by=admin, headers=FRESH))
+            for name in ("Ada", "Eve")
+        ]
+    assert [(await change).status for change in changes] == [200, 412]
+
+
+@pytest.mark.parametrize("ask", ASKING.values(), ids=ASKING)
+async def test_a_password_that_has_just_been_changed_is_refused(
+    client: Client, conn: Any, ask: Asking
+) -> None:
+    account = await register(client)
+    async with holding(conn, ROW, account.profile["id"]) as start:
+        await start(change_password(client, account, account.password))
+        second = await start(ask(client, account, account.password))
+    await assert_problem(await second, 403, "wrong_password")
+
+
+@pytest.mark.parametrize("ask", ASKING.values(), ids=ASKING)
+async def test_a_session_that_has_just_been_ended_is_refused(
+    client: Client, conn: Any, ask: Asking
+) -> None:
+    account = await register(client)
+    elsewhere = await sign_in_again(client, account)
+    async with holding(conn, ROW, account.profile["id"]) as start:
+        asked = await start(ask(client, account, account.password))
+        await send(client, "DELETE", "/users/me/sessions", by=elsewhere)
+    await assert_problem(await asked, 401, "invalid_token")
+
+
+async def test_an_account_suspended_during_its_sign_in_is_refused(
+    client: Client, conn: Any
+) -> None:
+    account = await register(client)
+    suspend = "update users set status = 'suspended' where id = $1"
+    async with holding(conn, suspend, account.profile["id"]) as start:
+        signing_in = await start(sign_in(client, account))
+    await assert_problem(await signing_in, 401, "invalid_credentials")
+
+
+async def test_a_password_changed_during_a_sign_in_is_refused(client: Client, conn: Any) -> None:
+    account = await register(client)
+    change = "update users set password_hash = 'another' where id = $1"
+    async with holding(conn, change, account.profile["id"]) as start:
+        signing_in = await start(sign_in(client, account))
+    await assert_problem(await signing_in, 401, "invalid_credentials")
+
+
+async def test_a_session_opened_just_before_a_suspension_is_ended_by_it(
+    client: Client, conn: Any
+) -> None:
+    account, admin = await register(client), await register_as(client, "admin")
+    path = f"/users/{account.profile['id']}/suspend"
+    # Its sign-in has opened the session, and not committed it.
+    network = "select from known_networks where user_id = $1 for update"
+    async with holding(conn, network, account.profile["id"]) as start:
+        signing_in = await start(sign_in(client, account))
+        await start(send(client, "POST", path, {"reason": "spam"}, by=admin))
+    tokens = await (await signing_in).json()
+    opened = account._replace(headers=bearer(tokens["access_token"]))
+    assert not await is_signed_in(client, opened)
+
+
+async def wait_for(*asked: "asyncio.Task[ClientResponse]") -> list[int]:
+    return sorted([(await each).status for each in asked])
+
+
+@pytest.mark.parametrize("how", ["forgot", "administrator"])
+async def test_of_links_mailed_at_once_one_is_good(
+    client: Client, settings: Settings, conn: Any, how: str
+) -> None:
+    account, admin = await register(client), await register_as(client, "admin")
+    address, id_ = account.profile["email"], account.profile["id"]
+
+    def ask() -> Awaitable[ClientResponse]:
+        if how == "forgot":
+            return forgot(client, address)
+        return send(client, "POST", f"/users/{id_}/password-reset", by=admin)
+
+    async with holding(conn, ROW, id_) as start:
+        asked = [await start(ask()) for _ in range(2)]
+    assert await wait_for(*asked) == [202, 202]
+    tokens = [
+        await link_about(settings.data_dir, address, "Choose a new password") for _ in range(2)
+    ]
+    assert sorted([(await reset(client, token)).status for token in tokens]) == [204, 400]
+
+
+@pytest.mark.parametrize("how", ["resend", "change of email"])
+async def test_of_verifying_links_mailed_at_once_one_is_good(
+    client: Client, settings: Settings, conn: Any, how: str
+) -> None:
+    account = await register(client)
+    address = account.profile["email"]
+    subject = "Confirm your e-mail address"
+    await link_about(settings.data_dir, address, subject)
+
+    def ask() -> Awaitable[ClientResponse]:
+        if how == "resend":
+            return resend(client, address)
+        return change_email(client, account, account.password)
+
+    async with holding(conn, ROW, account.profile["id"]) as start:
+        asked = [await start(ask()) for _ in range(2)]
+    assert await wait_for(*asked) == [202, 202]
+    if how != "resend":
+        address, subject = "new@example.com", "Confirm your new e-mail address"
+    tokens = [await link_about(settings.data_dir, address, subject) for _ in range(2)]
+    assert sorted([(await verify(client, token)).status for token in tokens]) == [204, 400]
+
+
+async def test_of_two_uses_of_a_link_at_once_one_succeeds(
+    client: Client, settings: Settings, conn: Any
+) -> None:
+    account = await register(client)
+    token = await mail_reset(client, settings.data_dir, account)
+    async with holding(conn, ROW, account.profile["id"]) as start:
+        uses = [await start(reset(client, token)) for _ in range(2)]
+    assert await wait_for(*uses) == [204, 400]
+
+
+async def test_of_two_verifications_by_a_link_at_once_one_succeeds(
+    client: Client, settings: Settings, conn: Any
+) -> None:
+    account = await register(client)
+    token = await link_about(
+        settings.data_dir, account.profile["email"], "Confirm your e-mail address"
+    )
+    async with holding(conn, ROW, account.profile["id"]) as start:
+        uses = [await start(verify(client, token)) for _ in range(2)]
+    assert await wait_for(*uses) == [204, 400]
+
+
+async def test_a_retry_behind_its_successors_use_is_a_replay(client: Client, conn: Any) -> None:
+    account = await register(client)
+    first = account.tokens["refresh_token"]
+    second = (await (await refresh(client, first)).json())["refresh_token"]
+    async with holding(conn, "select from sessions for update") as start:
+        used = await start(refresh(client, second))
+        retried = await start(refresh(client, first))
+    assert [(await used).status, (await retried).status] == [200, 401]
+
+
+async def test_of_two_refreshes_at_once_both_get_one_successor(client: Client, conn: Any) -> None:
+    token = (await register(client)).tokens["refresh_token"]
+    async with holding(conn, "select from sessions for update") as start:
+        asked = [await start(refresh(client, token)) for _ in range(2)]
+    successors = {(await (await each).json())["refresh_token"] for each in asked}
+    assert len(successors) == 1
+
+
+async def demote(client: Client, caller: Account, account: Account) -> ClientResponse:
+    path = f"/users/{account.profile['id']}"
+    return await send(client, "PATCH", path, {"role": "user"}, by=caller, headers=FRESH)
+
+
+async def suspend(client: Client, caller: Account, account: Account) -> ClientResponse:
+    path = f"/users/{account.profile['id']}/suspend"
+    return await send(client, "POST", path, {"reason": "spam"}, by=caller)
+
+
+async def delete(client: Client, caller: Account, account: Account) -> ClientResponse:
+    return await send(client, "DELETE", f"/users/{account.profile['id']}", by=caller)
+
+
+async def leave(client: Client, caller: Account, account: Account) -> ClientResponse:
+    return await delete_account(client, account, account.password)
+
+
+Removing = Callable[[Client, Account, Account], Awaitable[ClientResponse]]
+
+
+@pytest.mark.parametrize("remove", [demote, suspend, delete, leave])
+async def test_of_two_administrators_who_go_at_once_one_stays(
+    client: Client, conn: Any, remove: Removing
+) -> None:
+    one, two = await register_as(client, "admin"), await register_as(client, "admin")
+    async with holding(conn, ALL_ROWS) as start:
+        first = await start(remove(client, one, two))
+        second = await start(remove(client, two, one))
+    assert (await first).status < 300
+    await assert_problem(await second, 409, "last_administrator")
+
+
+@pytest.mark.parametrize("remove", [demote, suspend, delete, leave])
+async def test_the_last_administrator_stays(client: Client, remove: Removing) -> None:
+    admin = await register_as(client, "admin")
+    response = await remove(client, admin, admin)
+    await assert_problem(response, 409, "last_administrator")
+
+
+async def test_a_request_asked_for_again_while_it_is_under_way_is_refused(
+    client: Client, conn: Any
+) -> None:
+    account = await register(client)
+    account = account._replace(headers={**account.headers, "Idempotency-Key": "one"})
+    async with holding(conn, ROW, account.profile["id"]) as start:
+        first = await start(change_email(client, account, account.password))
+        second = await start(change_email(client, account, account.password))
+    assert (await first).status == 202
+    await assert_problem(await second, 409, "idempotency_key_in_use")
+
+
+async def test_replicas_that_start_at_once_make_one_key(
+    client: Client, start_app: StartApp, conn: Any
+) -> None:
+    await conn.execute("delete from signing_keys")
+    async with holding(conn, "lock table signing_keys in share mode") as start:
+        starting = [await start(start_app()) for _ in range(2)]
+    replicas = [await each for each in starting]
+    keys = [await published(replica) for replica in replicas]
+    assert len(keys[0]) == 1
+    assert keys[0] == keys[1]
+
+
+async def test_a_promotion_undoes_no_change_that_it_waited_for(
+    client: Client, database: Database, conn: Any, tmp_path: Path
+) -> None:
+    account = await register(client)
+    command = ["create-admin", "--email", account.profile["email"], "--promote"]
+    change = "update users set name = 'Ada' where id = $1"
+    async with holding(conn, change, account.profile["id"]) as start:
+        promoting = await start(asyncio.to_thread(run_all, tmp_path, url_of(database), command))
+    (result,) = await promoting
+    assert (result.code, result.stderr) == (0, "")
+    me = await (await send(client, "GET", "/users/me", by=account)).json()
+    assert (me["role"], me["name"]) == ("admin", "Ada")
+
+
+async def test_a_suspension_that_is_prolonged_as_it_ends_goes_on(
+    client: Client, start_app: StartApp, conn: Any
+) -> None:
+    account, other = await register(client), await register(client)
+    await conn.execute("update users set status = 'suspended', suspended_until = now()")
+    prolong = "update users set suspended_until = now() + interval '1 hour' where id = $1"
+    async with holding(conn, prolong, account.profile["id"]) as start:
+        done = await start(
+            run_jobs(
+                client,
+                start_app,
+                "select status = 'active' from users where id = $1",
+                other.profile["id"],
+            )
+        )
+    await done
+    assert (await sign_in(client, account)).status == 401
+
+
+async def test_an_owner_who_comes_back_as_the_account_is_purged_is_let_in(
+    client: Client, start_app: StartApp, conn: Any
+) -> None:
+    account, other = await register(client), await register(client)
+    await conn.execute("update users set status = 'deleting', purge_at = now()")
+    come_back = "update users set status = 'active', purge_at = null where id = $1"
+    async with holding(conn, come_back, account.profile["id"]) as start:
+        done = await start(
+            run_jobs(
+                client,
+                start_app,
+                "select not exists (select from users where id = $1)",
+                other.profile["id"],
+            )
+        )
+    await done
+    assert (await sign_in(client, account)).status == 200
+
+
+async def test_a_session_that_is_refreshed_as_it_ends_lives_on(
+    client: Client, start_app: StartApp, conn: Any
+) -> None:
+    account, other = await register(client), await register(client)
+    await conn.execute("update sessions set idle_expires_at = now() - interval '1 second'")
+    extend = "update sessions set idle_expires_at = now() + interval '1 hour' where user_id = $1"
+    async with holding(conn, extend, account.profile["id"]) as start:
+        done = await start(
+            run_jobs(
+                client,
+                start_app,
+                "select not exists (select from sessions where user_id = $1)",
+                other.profile["id"],
+            )
+        )
+    await done
+    assert await is_signed_in(client, account)
+
+
+async def test_an_attempt_counted_as_its_limit_is_forgotten_counts(
+    start_app: StartApp, conn: Any
+) -> None:
+    once = Rate(1, 3600)
+    client = await start_app(throttle_sign_in_per_account=once)
+    account = await register(client)
+    await sign_in(client, account, WRONG)
+    await conn.execute("update throttles set arrival_at = now() - interval '1 second'")
+    await conn.execute("insert into throttles values ('other', now() - interval '1 second')")
+    attempt = "update throttles set arrival_at = now() + interval '1 hour' where key <> 'other'"
+    async with holding(conn, attempt) as start:
+        done = await start(
+            run_jobs(
+                client, start_app, "select not exists (select from throttles where key = 'other')"
+            )
+        )
+    await done
+    await assert_problem(await sign_in(client, account), 429, "too_many_requests")
+
+
+@pytest.mark.parametrize("path", ["password", "email"])
+async def test_a_mail_is_sent_only_for_what_was_done(
+    client: Client, settings: Settings, conn: Any, path: str
+) -> None:
+    account = await register(client)
+    ask = change_password if path == "password" else change_email
+    async with holding(conn, ROW, account.profile["id"]) as start:
+        await start(change_password(client, account, account.password))
+        refused = await start(ask(client, account, account.password))
+    assert (await refused).status == 403
+    subjects = [subject for _, subject in await mails(settings.data_dir, conn)]
+    assert subjects.count("Your password was changed") == 1
+    assert "Confirm your new e-mail address" not in subjects
+
+
+async def test_a_sign_in_with_the_password_just_set_succeeds(client: Client, conn: Any) -> None:
+    """Of the two passwords the newer one is good, once its change is done."""
+    account = await register(client, password=PASSWORD)
+    async with holding(conn, ROW, account.profile["id"]) as start:
+        changing = await start(change_password(client, account, account.password))
+    assert (await changing).status == 204
+    assert (await sign_in(client, account, NEW_PASSWORD)).status == 200

@@ -1,0 +1,53 @@
+"""How long an answer takes tells nothing of an address: none comes before the same time."""
+
+import time
+from typing import Any
+
+import pytest
+from aiohttp import ClientResponse
+
+from service import requests
+from tests.support.clients import Client, StartApp
+from tests.support.factories import PASSWORD, Account, register
+from tests.support.steps import change_email, forgot, resend, send
+
+LEAST_S = 0.5
+# The event loop's clock ticks in milliseconds.
+TICKS_S = 0.01
+
+
+async def ask(client: Client, flow: str, asker: Account, address: str) -> ClientResponse:
+    match flow:
+        case "register":
+            body = {"email": address, "password": PASSWORD}
+            return await send(client, "POST", "/auth/register", body)
+        case "forgot":
+            return await forgot(client, address)
+        case "resend":
+            return await resend(client, address)
+        case _:
+            return await change_email(client, asker, asker.password, to=address)
+
+
+@pytest.mark.parametrize("whose", ["nobody's", "somebody's", "verified"])
+@pytest.mark.parametrize("flow", ["register", "forgot", "resend", "change of email"])
+async def test_no_answer_comes_early(
+    start_app: StartApp,
+    conn: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    flow: str,
+    whose: str,
+) -> None:
+    asker = await register(await start_app())
+    await conn.execute("update users set email_verified_at = now()")
+    client = await start_app(require_email_verification=True)
+    if whose != "nobody's":
+        body = {"email": "ada@example.com", "password": PASSWORD}
+        assert (await send(client, "POST", "/auth/register", body)).status == 202
+    if whose == "verified":
+        await conn.execute("update users set email_verified_at = now()")
+    monkeypatch.setattr(requests, "UNIFORM_ANSWER_S", LEAST_S)
+    started = time.monotonic()
+    response = await ask(client, flow, asker, "ada@example.com")
+    assert time.monotonic() - started >= LEAST_S - TICKS_S
+    assert (response.status, await response.read()) == (202, b"")

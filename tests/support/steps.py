@@ -1,0 +1,132 @@
+"""What owners and administrators do over HTTP, a step a line, and what their mailboxes get."""
+
+import email
+import email.policy
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+from aiohttp import ClientResponse
+
+from tests.support.clients import Client
+from tests.support.factories import Account, bearer
+from tests.support.mailbox import next_mail, token_of
+from tests.support.waiting import eventually
+
+API = "/api/v1"
+WRONG = "not the password of it"
+NEW_PASSWORD = "quite another phrase than that"
+
+Asking = Callable[[Client, Account, str], Awaitable[ClientResponse]]
+
+
+async def send(
+    client: Client,
+    method: str,
+    path: str,
+    body: Any = None,
+    *,
+    by: Account | None = None,
+    headers: dict[str, str] | None = None,
+) -> ClientResponse:
+    """A request, as the account where one is given, whatever comes of it."""
+    sent = {**(by.headers if by else {}), **(headers or {})}
+    return await client.request(method, f"{API}{path}", json=body, headers=sent)
+
+
+async def sign_in(client: Client, account: Account, password: str | None = None) -> ClientResponse:
+    body = {"email": account.profile["email"], "password": password or account.password}
+    return await send(client, "POST", "/auth/login", body)
+
+
+async def sign_in_again(client: Client, account: Account) -> Account:
+    """The account in a session of its own."""
+    response = await sign_in(client, account)
+    assert response.status == 200, await response.text()
+    tokens = await response.json()
+    return account._replace(headers=bearer(tokens["access_token"]), tokens=tokens)
+
+
+async def is_signed_in(client: Client, account: Account) -> bool:
+    return (await send(client, "GET", "/users/me", by=account)).status == 200
+
+
+async def change_password(client: Client, account: Account, password: str) -> ClientResponse:
+    """Change it from ``password``, right or wrong, to NEW_PASSWORD."""
+    body = {"current_password": password, "password": NEW_PASSWORD}
+    return await send(client, "POST", "/users/me/password", body, by=account)
+
+
+async def change_email(
+    client: Client, account: Account, password: str, to: str = "new@example.com"
+) -> ClientResponse:
+    return await send(
+        client, "POST", "/users/me/email", {"email": to, "password": password}, by=account
+    )
+
+
+async def delete_account(client: Client, account: Account, password: str) -> ClientResponse:
+    return await send(client, "DELETE", "/users/me", {"password": password}, by=account)
+
+
+# What asks for the password once more.
+ASKING: dict[str, Asking] = {
+    "change of password": change_password,
+    "change of email": change_email,
+    "deletion": delete_account,
+}
+
+
+async def forgot(client: Client, address: str) -> ClientResponse:
+    return await send(client, "POST", "/auth/password/forgot", {"email": address})
+
+
+async def resend(client: Client, address: str) -> ClientResponse:
+    return await send(client, "POST", "/auth/email/verify/resend", {"email": address})
+
+
+async def reset(client: Client, token: str, password: str = NEW_PASSWORD) -> ClientResponse:
+    body = {"token": token, "password": password}
+    return await send(client, "POST", "/auth/password/reset", body)
+
+
+async def verify(client: Client, token: str) -> ClientResponse:
+    return await send(client, "POST", "/auth/email/verify", {"token": token})
+
+
+async def refresh(client: Client, token: str) -> ClientResponse:
+    return await send(client, "POST", "/auth/refresh", {"refresh_token": token})
+
+
+async def link_to(data_dir: Path, address: str) -> str:
+    """The token in the next mail to the address."""
+    return token_of(await next_mail(data_dir, address))
+
+
+async def mail_reset(client: Client, data_dir: Path, account: Account) -> str:
+    """The token of a link that sets the account's password, asked for anew."""
+    address = account.profile["email"]
+    assert (await forgot(client, address)).status == 202
+    return await link_about(data_dir, address, "Choose a new password")
+
+
+async def link_about(data_dir: Path, address: str, subject: str) -> str:
+    """The token in the next mail to the address with this subject."""
+    while True:
+        mail = await next_mail(data_dir, address)
+        if str(mail["Subject"]) == subject:
+            return token_of(mail)
+
+
+async def mails(data_dir: Path, conn: Any) -> list[tuple[str, str]]:
+    """To whom and about what all mails are that were not read yet, once all were sent."""
+    await eventually(lambda: _outbox_is_empty(conn))
+    found = []
+    for path in sorted((data_dir / "mail").glob("*.eml")):
+        mail = email.message_from_bytes(path.read_bytes(), policy=email.policy.default)
+        found.append((str(mail["To"]), str(mail["Subject"])))
+    return found
+
+
+async def _outbox_is_empty(conn: Any) -> bool:
+    return not await conn.fetchval("select exists (select from mail_outbox)")
