@@ -1,13 +1,15 @@
 """The access log: one line for each request, and what it spent on the database."""
 
 import functools
+import logging
 import time
 
 from aiohttp import web
 
 from service.addresses import shown_client
 from service.keys import USER, Exchange
-from service.logs import log
+
+log = logging.getLogger(__name__)
 
 # Methods are the client's words too.
 METHOD_MAX_CHARS = 20
@@ -24,34 +26,34 @@ def log_request(
     """
     route = route_template(request)
     if status is None or status >= 500:
-        write = log.warning
+        level = logging.WARNING
     elif route in PROBES:
-        write = log.debug
+        level = logging.DEBUG
     else:
-        write = log.info
-    rare: dict[str, object] = {}
-    if exchange.problem_code is not None:
-        rare["code"] = exchange.problem_code
-    transport = request.transport
-    if transport is None or transport.is_closing():
-        # The request was carried out all the same, and the status is what became of it.
-        rare["client_gone"] = True
+        level = logging.INFO
+    if not log.isEnabledFor(level):
+        return
     try:
         user_id = request[USER]["id"]
     except KeyError:
         user_id = None
-    write(
-        "request",
-        method=request.method[:METHOD_MAX_CHARS],
-        route=route,
-        status=status,
-        duration_ms=_ms(time.perf_counter() - started),
-        database_ms=_ms(exchange.database_s),
-        database_calls=exchange.database_calls,
-        user_id=user_id,
-        client=shown_client(request),
-        **rare,
-    )
+    values: dict[str, object] = {
+        "method": request.method[:METHOD_MAX_CHARS],
+        "route": route,
+        "status": status,
+        "duration_ms": _ms(time.perf_counter() - started),
+        "database_ms": _ms(exchange.database_s),
+        "database_calls": exchange.database_calls,
+        "user_id": user_id,
+        "client": shown_client(request),
+    }
+    if exchange.problem_code is not None:
+        values["code"] = exchange.problem_code
+    transport = request.transport
+    if transport is None or transport.is_closing():
+        # The request was carried out all the same, and the status is what became of it.
+        values["client_gone"] = True
+    log.log(level, "request", extra=values)
 
 
 def _ms(seconds: float) -> float:
