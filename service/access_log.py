@@ -3,11 +3,12 @@
 import functools
 import logging
 import time
+from typing import Any
 
 from aiohttp import web
 
 from service.addresses import shown_client
-from service.keys import USER, Exchange
+from service.keys import LOG_CONTEXT, USER, Exchange
 
 log = logging.getLogger(__name__)
 
@@ -15,6 +16,12 @@ log = logging.getLogger(__name__)
 METHOD_MAX_CHARS = 20
 # Probes come every few seconds, and a good one says nothing.
 PROBES = frozenset({"/health", "/health/live", "/health/ready", "/health/startup"})
+
+# For each level the attributes of its records, before time and fields.
+_RECORDS: dict[int, dict[str, Any]] = {
+    level: {**vars(logging.LogRecord(log.name, level, __file__, 0, "request", (), None))}
+    for level in (logging.DEBUG, logging.INFO, logging.WARNING)
+}
 
 
 def log_request(
@@ -37,7 +44,13 @@ def log_request(
         user_id = request[USER]["id"]
     except KeyError:
         user_id = None
-    values: dict[str, object] = {
+    now, first = time.time(), _RECORDS[level]
+    values = {
+        **first,
+        "created": now,
+        "msecs": float(int(now % 1 * 1000)),
+        "relativeCreated": first["relativeCreated"] + (now - first["created"]) * 1000,
+        **LOG_CONTEXT.get(),
         "method": request.method[:METHOD_MAX_CHARS],
         "route": route,
         "status": status,
@@ -53,7 +66,10 @@ def log_request(
     if transport is None or transport.is_closing():
         # The request was carried out all the same, and the status is what became of it.
         values["client_gone"] = True
-    log.log(level, "request", extra=values)
+    # The record that log.log would make, in a fifth of the time: see docs/performance.md.
+    record = logging.LogRecord.__new__(logging.LogRecord)
+    record.__dict__ = values
+    log.handle(record)
 
 
 def _ms(seconds: float) -> float:

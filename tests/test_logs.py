@@ -31,6 +31,10 @@ from tests.support.waiting import eventually
 log = logging.getLogger("service.tests")
 
 LEVELS = {"debug", "info", "warning", "error"}
+FIELDS = {
+    *("method", "route", "status", "duration_ms", "database_ms", "database_calls"),
+    *("user_id", "client"),
+}
 # What no field of an event may be called: attributes of records, and what each line has.
 LINE = {"timestamp", "level", "event", "logger", "exception"}
 TAKEN = LINE | {"request_id", "trace_id", "span_id"} | RESERVED
@@ -558,6 +562,26 @@ async def test_any_handler_sees_every_event_with_its_fields(
         assert fields.items() <= request.items()
 
 
+async def test_a_requests_record_is_as_logging_makes_it(client: Client) -> None:
+    """Which would take much longer: see docs/performance.md."""
+    theirs = Collected()
+    requests = logging.getLogger("service.access_log")
+    with attached(requests, theirs):
+        await client.get("/docs")
+        (record,) = theirs.records
+        extra = {name: value for name, value in vars(record).items() if name in FIELDS}
+        requests.info(record.msg, extra=extra)
+    made, logged_plainly = (dict(vars(one)) for one in theirs.records)
+    assert [name for name in made if name != "request_id"] == list(logged_plainly)
+    assert made["msecs"] == int(made["created"] % 1 * 1000)
+    now = ("created", "msecs", "relativeCreated")
+    place = ("pathname", "filename", "module", "lineno", "funcName", "request_id", "taskName")
+    for name in (*now, *place):
+        made.pop(name, None)
+        logged_plainly.pop(name, None)
+    assert made == logged_plainly
+
+
 def test_handlers_that_were_there_before_stay() -> None:
     pieces = _pieces_written("""
 class Theirs(logging.Handler):
@@ -639,6 +663,9 @@ class Found(ast.NodeVisitor):
     def visit_Call(self, node: ast.Call) -> None:
         self.generic_visit(node)
         func = node.func
+        if ast.unparse(node).startswith("logging.LogRecord(log.name, level"):
+            # The request's, made by hand.
+            self.events += [("request", level, set()) for level in ("debug", "info", "warning")]
         if not isinstance(func, ast.Attribute) or ast.unparse(func.value) != "log":
             return
         given = {one.arg: one.value for one in node.keywords if one.arg}
