@@ -1,18 +1,27 @@
 """The access log: one line for each request, and what it spent on the database."""
 
 import functools
+import logging
 import time
+from typing import Any
 
 from aiohttp import web
 
 from service.addresses import shown_client
-from service.keys import USER, Exchange
-from service.logs import log
+from service.keys import LOG_CONTEXT, USER, Exchange
+
+log = logging.getLogger(__name__)
 
 # Methods are the client's words too.
 METHOD_MAX_CHARS = 20
 # Probes come every few seconds, and a good one says nothing.
 PROBES = frozenset({"/health", "/health/live", "/health/ready", "/health/startup"})
+
+# For each level the attributes of its records, before time and fields.
+_RECORDS: dict[int, dict[str, Any]] = {
+    level: {**vars(logging.LogRecord(log.name, level, __file__, 0, "request", (), None))}
+    for level in (logging.DEBUG, logging.INFO, logging.WARNING)
+}
 
 
 def log_request(
@@ -24,34 +33,43 @@ def log_request(
     """
     route = route_template(request)
     if status is None or status >= 500:
-        write = log.warning
+        level = logging.WARNING
     elif route in PROBES:
-        write = log.debug
+        level = logging.DEBUG
     else:
-        write = log.info
-    rare: dict[str, object] = {}
-    if exchange.problem_code is not None:
-        rare["code"] = exchange.problem_code
-    transport = request.transport
-    if transport is None or transport.is_closing():
-        # The request was carried out all the same, and the status is what became of it.
-        rare["client_gone"] = True
+        level = logging.INFO
+    if not log.isEnabledFor(level):
+        return
     try:
         user_id = request[USER]["id"]
     except KeyError:
         user_id = None
-    write(
-        "request",
-        method=request.method[:METHOD_MAX_CHARS],
-        route=route,
-        status=status,
-        duration_ms=_ms(time.perf_counter() - started),
-        database_ms=_ms(exchange.database_s),
-        database_calls=exchange.database_calls,
-        user_id=user_id,
-        client=shown_client(request),
-        **rare,
-    )
+    now, first = time.time(), _RECORDS[level]
+    values = {
+        **first,
+        "created": now,
+        "msecs": float(int(now % 1 * 1000)),
+        "relativeCreated": first["relativeCreated"] + (now - first["created"]) * 1000,
+        **LOG_CONTEXT.get(),
+        "method": request.method[:METHOD_MAX_CHARS],
+        "route": route,
+        "status": status,
+        "duration_ms": _ms(time.perf_counter() - started),
+        "database_ms": _ms(exchange.database_s),
+        "database_calls": exchange.database_calls,
+        "user_id": user_id,
+        "client": shown_client(request),
+    }
+    if exchange.problem_code is not None:
+        values["code"] = exchange.problem_code
+    transport = request.transport
+    if transport is None or transport.is_closing():
+        # The request was carried out all the same, and the status is what became of it.
+        values["client_gone"] = True
+    # The record that log.log would make, in a fifth of the time: see docs/performance.md.
+    record = logging.LogRecord.__new__(logging.LogRecord)
+    record.__dict__ = values
+    log.handle(record)
 
 
 def _ms(seconds: float) -> float:

@@ -5,6 +5,7 @@ Every deadline on the database is set here: connect, acquire, command, lock, idl
 
 import asyncio
 import functools
+import logging
 import random
 import socket
 import ssl
@@ -37,8 +38,9 @@ from service.keys import (
     WRITES,
     Waiting,
 )
-from service.logs import log
 from service.settings import Database, Settings
+
+log = logging.getLogger(__name__)
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -266,7 +268,7 @@ async def prepare(settings: Settings) -> None:
                 stop.set()
                 raise
         elif pending:
-            log.warning("migrations pending: run shinkei migrate", pending=len(pending))
+            log.warning("migrations pending: run shinkei migrate", extra={"pending": len(pending)})
 
 
 async def _open_pool(
@@ -372,10 +374,12 @@ def _log_if_slow(slow_s: float, query: LoggedQuery) -> None:
     if query.elapsed >= slow_s:
         log.warning(
             "slow query",
-            query=PURPOSE.get(),
-            elapsed_ms=round(query.elapsed * 1000, 1),
-            statement=" ".join(query.query.split())[:STATEMENT_MAX_CHARS],
-            error=type(query.exception).__name__ if query.exception else None,
+            extra={
+                "query": PURPOSE.get(),
+                "elapsed_ms": round(query.elapsed * 1000, 1),
+                "statement": " ".join(query.query.split())[:STATEMENT_MAX_CHARS],
+                "error": type(query.exception).__name__ if query.exception else None,
+            },
         )
 
 

@@ -9,6 +9,7 @@ DATA_DIR uses the first one's server, and finds it again on the same port after 
 import contextlib
 import fcntl
 import importlib.util
+import logging
 import os
 import pwd
 import re
@@ -27,8 +28,9 @@ from pathlib import Path
 from typing import Any
 
 from service.errors import StartError
-from service.logs import log
 from service.settings import Database
+
+log = logging.getLogger(__name__)
 
 USER = "shinkei"
 READY_TIMEOUT_S = 60
@@ -131,9 +133,11 @@ def _keep_running(
         try:
             server = start_again()
         except (OSError, StartError) as error:
-            log.error("embedded PostgreSQL ended and does not start", reason=str(error))
+            log.error("embedded PostgreSQL ended and does not start", extra={"reason": str(error)})
         else:
-            log.warning("embedded PostgreSQL ended and was started again", exit_code=exit_code)
+            log.warning(
+                "embedded PostgreSQL ended and was started again", extra={"exit_code": exit_code}
+            )
     server.stop()
 
 

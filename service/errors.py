@@ -1,5 +1,6 @@
 """Problems: what a client is told when a request fails (RFC 9457)."""
 
+import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -12,9 +13,10 @@ from aiohttp.http_exceptions import LineTooLong
 
 from service.answers import JsonAnswer
 from service.headers import ON_EVERY_ANSWER, SERVER
-from service.keys import EXCHANGE
-from service.logs import log
+from service.keys import EXCHANGE, LOG_CONTEXT
 from service.settings import SettingsError
+
+log = logging.getLogger(__name__)
 
 RETRY_AFTER_S = 1
 
@@ -141,15 +143,14 @@ def answer_malformed(
         raise ConnectionError("an answer has begun")
     exchange = EXCHANGE.get(None)
     request_id = exchange.request_id if exchange else uuid_utils.uuid7().hex
+    LOG_CONTEXT.set({**LOG_CONTEXT.get(), "request_id": request_id})
     if status >= 500:
-        log.error("unexpected error", request_id=request_id, exc_info=exc)
+        log.error("unexpected error", exc_info=exc)
         problem = _internal_error()
     else:
         log.info(
             "malformed request",
-            request_id=request_id,
-            cause=type(exc).__name__,
-            client=request.remote,
+            extra={"cause": type(exc).__name__, "client": request.remote},
         )
         detail = "This is not HTTP/1.1."
         if isinstance(exc, LineTooLong):
@@ -185,19 +186,20 @@ def _problem_of(error: Exception) -> Problem:
     match error:
         case Problem(status=status, code=code):
             if status >= 500:
-                log.warning("unavailable", code=code, cause=type(error.__cause__).__name__)
+                cause = type(error.__cause__).__name__
+                log.warning("unavailable", extra={"code": code, "cause": cause})
             return error
         case web.HTTPException():
             return _from_framework(error)
         case TimeoutError():
-            log.warning("unavailable", code="timeout", cause="TimeoutError")
+            log.warning("unavailable", extra={"code": "timeout", "cause": "TimeoutError"})
             return unavailable("timeout", "This took too long; try again.")
         case asyncpg.DataError():
             # Schemas refuse what PostgreSQL would; what slips past is still the client's value.
-            log.warning("value refused by the database", sqlstate=error.sqlstate)
+            log.warning("value refused by the database", extra={"sqlstate": error.sqlstate})
             return Problem(422, "invalid_value", "A value is outside of what can be stored.")
         case SettingsError():
-            log.warning("cannot serve", reason=str(error))
+            log.warning("cannot serve", extra={"reason": str(error)})
             return unavailable("misconfigured", "The service is not set up yet; try again.")
         case _:
             log.error("unexpected error", exc_info=error)

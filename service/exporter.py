@@ -8,6 +8,7 @@ however often workers are replaced, there are no more files than slots.
 
 import contextlib
 import functools
+import logging
 import os
 import platform
 import shutil
@@ -21,7 +22,6 @@ from http.server import ThreadingHTTPServer
 from typing import TYPE_CHECKING
 
 from service import __version__
-from service.logs import log
 from service.server import listen
 from service.settings import Settings
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
     from prometheus_client.registry import Collector
 
+log = logging.getLogger(__name__)
 
 DIRECTORY_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 REQUEST_TIMEOUT_S = 10
@@ -92,7 +93,8 @@ def _server(listener: socket.socket, registry: "CollectorRegistry") -> Threading
     class Server(ThreadingHTTPServer):
         def handle_error(self, request: object, client_address: object) -> None:
             """One line, for a client that went away or files that did."""
-            log.warning("metrics not sent", reason=type(sys.exception()).__name__)
+            reason = type(sys.exception()).__name__
+            log.warning("metrics not sent", extra={"reason": reason})
 
     Handler.registry = registry
     server = Server(listener.getsockname()[:2], Handler, bind_and_activate=False)

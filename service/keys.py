@@ -2,9 +2,10 @@
 
 import asyncio
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import asyncpg
@@ -83,3 +84,7 @@ class Exchange:
 # Of the request that the current task handles. A variable of the task, so that what has no request
 # at hand can tell of it too, and at a fraction of what a request's own keys cost.
 EXCHANGE: ContextVar[Exchange] = ContextVar("exchange")
+
+# In every log line of the task: the ids of its request and of the trace. The task that sends a mail
+# has those of the request that asked for it.
+LOG_CONTEXT: ContextVar[Mapping[str, str]] = ContextVar("log_context", default=MappingProxyType({}))

@@ -1,10 +1,11 @@
-"""Logs: one event a line on stderr, JSON or readable, each with the id of its request.
+"""One event a line on stderr, as JSON or readable, for everything that goes through ``logging``.
 
-docs/logs.md lists the events and their fields; a test compares it with the code.
+Modules log with the standard library: ``log.info("mail sent", extra={"attempt": 2})``. An event is
+a constant; what varies is in ``extra``, with units in the names. Only the start of a process
+imports this module. docs/logs.md lists the events and fields; a test compares it with the code.
 """
 
 import asyncio
-import atexit
 import json
 import logging
 import os
@@ -12,18 +13,19 @@ import select
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Mapping
-from contextvars import ContextVar
-from dataclasses import dataclass
+from collections.abc import Callable
 from datetime import UTC, datetime
-from types import MappingProxyType, TracebackType
+from types import TracebackType
 from typing import Any, TypeAlias
 
 import asyncpg
 import orjson
 from aiohttp import web
 
+from service.keys import LOG_CONTEXT
 from service.settings import Settings
+
+log = logging.getLogger(__name__)
 
 Event: TypeAlias = dict[str, Any]
 
@@ -31,82 +33,46 @@ Event: TypeAlias = dict[str, Any]
 MESSAGE_MAX_CHARS = 2_000
 TRACEBACK_MAX_CHARS = 20_000
 
-# In each line of a request: its id, and those of its trace.
-LOG_CONTEXT: ContextVar[Mapping[str, str]] = ContextVar("log_context", default=MappingProxyType({}))
-
-
-class Logger:
-    """Writes events: ``log.info("mail sent", attempt=2)``. A level that is off costs 0.2 µs.
-
-    An event is a constant; what varies is in the values, with units in their names. ``exc_info``
-    is an exception, which is shown with its traceback.
-
-    Not structlog: stripped to one processor it takes 2 µs more for each request's line, and its
-    import takes 40 ms at every start, as it imports rich.
-    """
-
-    def __init__(self, **bound: object) -> None:
-        self._bound = bound
-
-    def bind(self, **values: object) -> "Logger":
-        """A logger that adds these values to each event."""
-        return Logger(**{**self._bound, **values})
-
-    def debug(self, event: str, **values: object) -> None:
-        if _sink.level <= logging.DEBUG:
-            _write("debug", event, self._bound, values)
-
-    def info(self, event: str, **values: object) -> None:
-        if _sink.level <= logging.INFO:
-            _write("info", event, self._bound, values)
-
-    def warning(self, event: str, **values: object) -> None:
-        if _sink.level <= logging.WARNING:
-            _write("warning", event, self._bound, values)
-
-    def error(self, event: str, **values: object) -> None:
-        _write("error", event, self._bound, values)
-
-    def exception(self, event: str, **values: object) -> None:
-        """An error, with the exception that is being handled."""
-        self.error(event, exc_info=sys.exception(), **values)
-
-
-log = Logger()
-
 
 def configure_logging(settings: Settings) -> None:
-    """Send to stderr, in one format, all there is to say.
+    """Write one line to stderr for each event of ours and each warning of others.
 
-    That is our events, those of the standard library's loggers, Python's warnings, and what nobody
-    catches.
+    Others are libraries, Python's warnings, and exceptions that nobody catches. Handlers that
+    somebody else has attached stay.
     """
-    is_terminal = sys.stderr.isatty()
+    is_terminal = os.isatty(2)
     as_json = settings.log_format == "json" or (settings.log_format == "auto" and not is_terminal)
+    handler = StderrHandler()
+    handler.setFormatter(JsonFormatter() if as_json else ConsoleFormatter(colors=is_terminal))
     level: int = getattr(logging, settings.log_level.upper())
-    write_events(_write_to_stderr, as_json=as_json, level=level, colors=is_terminal)
-    atexit.register(_write_to_stderr.flush)
-    logging.basicConfig(level=max(level, logging.WARNING), handlers=[_ToEvents()], force=True)
+    root = logging.getLogger()
+    for attached in root.handlers[:]:
+        # By name: a worker has imported the class anew.
+        if attached.name == handler.name:
+            root.removeHandler(attached)
+    root.addHandler(handler)
+    root.setLevel(max(level, logging.WARNING))
+    logging.getLogger("service").setLevel(level)
+    # It logs what it also raises.
+    logging.getLogger("asyncpg.pool").setLevel(logging.CRITICAL)
+    logging.setLogRecordFactory(record_in_context)
     logging.captureWarnings(True)
     sys.excepthook = _log_uncaught
     threading.excepthook = lambda thrown: log.error(
-        "uncaught exception", thread=getattr(thrown.thread, "name", None), exc_info=thrown.exc_value
+        "uncaught exception",
+        extra={"thread_name": getattr(thrown.thread, "name", None)},
+        exc_info=thrown.exc_value,
     )
 
 
-def write_events(
-    write: Callable[[bytes], object], *, as_json: bool, level: int, colors: bool = False
-) -> None:
-    """Render each event of ``level`` or graver, and hand it to ``write`` as one piece."""
-    _sink.write = write
-    _sink.render = to_json if as_json else lambda event: to_console(event, colors)
-    _sink.level = level
+def record_in_context(*args: Any, **kwargs: Any) -> logging.LogRecord:
+    """A record with the ids of its request and trace, for every handler to see."""
+    record = logging.LogRecord(*args, **kwargs)
+    record.__dict__.update(LOG_CONTEXT.get())
+    return record
 
 
-_MAY_WAIT = frozenset({"debug", "info"})
-
-
-class _Stderr:
+class StderrHandler(logging.Handler):
     """Writes lines to stderr, those of one turn of the event loop together.
 
     Each write is a system call that wakes up whoever reads a pipe; under load ten requests are
@@ -116,92 +82,137 @@ class _Stderr:
     """
 
     def __init__(self) -> None:
+        super().__init__()
+        self.name = "shinkei"
         self._lines: list[bytes] = []
         self._bytes = 0
 
-    def __call__(self, line: bytes) -> None:
-        loop = asyncio._get_running_loop()
-        if loop is None:
-            _write_all(line)
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.exc_info and _is_told_elsewhere(record):
+            return
+        try:
+            line = f"{self.format(record)}\n".encode()
+        except Exception:
+            self.handleError(record)
             return
         if self._bytes + len(line) > select.PIPE_BUF:
             self.flush()
-        if not self._lines:
-            loop.call_soon(self.flush)
         self._lines.append(line)
         self._bytes += len(line)
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            self.flush()
+            return
+        if record.levelno >= logging.WARNING:
+            self.flush()
+        elif len(self._lines) == 1:
+            loop.call_soon(self.flush)
 
     def flush(self) -> None:
+        """Write what waits; ``logging`` itself does so at exit."""
+        self.acquire()
         lines, self._lines, self._bytes = self._lines, [], 0
-        _write_all(b"".join(lines))
+        piece = b"".join(lines)
+        try:
+            while piece:
+                piece = piece[os.write(2, piece) :]
+        except OSError:
+            pass
+        finally:
+            self.release()
 
 
-def _write_all(piece: bytes) -> None:
+# Of these, what matters is in the response, in the probes, and in our own events.
+_TOLD_ELSEWHERE = (web.RequestPayloadError, ConnectionError)
+
+
+def _is_told_elsewhere(record: logging.LogRecord) -> bool:
+    error = record.exc_info[1] if record.exc_info else None
+    return isinstance(error, _TOLD_ELSEWHERE) and not _is_ours(record)
+
+
+def _is_ours(record: logging.LogRecord) -> bool:
+    return record.name.startswith("service.")
+
+
+_LEVELS = {
+    logging.DEBUG: "debug",
+    logging.INFO: "info",
+    logging.WARNING: "warning",
+    logging.ERROR: "error",
+    logging.CRITICAL: "error",
+}
+# What a record has by itself, before the fields of its event; and what formatters add to it.
+RESERVED = {*vars(logging.LogRecord("", 0, "", 0, "", (), None)), "message", "asctime"}
+_OWN = len(RESERVED) - 2
+
+
+def _event_of(record: logging.LogRecord) -> Event:
+    """The fields of the line: of a library's record its message and its logger's name."""
     try:
-        while piece:
-            piece = piece[os.write(2, piece) :]
-    except OSError:
-        pass
+        message = record.getMessage()
+    except Exception:
+        message = str(record.msg)
+    event: Event = {
+        "timestamp": datetime.fromtimestamp(record.created, UTC),
+        "level": _LEVELS.get(record.levelno, "info"),
+        "event": message[:MESSAGE_MAX_CHARS],
+    }
+    if _is_ours(record):
+        values = vars(record)
+        for name in list(values)[_OWN:]:
+            if name not in RESERVED:
+                event[name] = values[name]
+    else:
+        event.update(LOG_CONTEXT.get(), logger=record.name)
+    if record.exc_info and record.exc_info[1]:
+        event["exception"] = format_exception(record.exc_info[1])
+    return event
 
 
-@dataclass(slots=True)
-class _Sink:
-    write: Callable[[bytes], object]
-    render: Callable[[Event], bytes]
-    level: int
-
-
-def _write(level: str, event: str, bound: Event, values: Event) -> None:
-    if "exc_info" in values:
-        error = values.pop("exc_info")
-        if error is not None:
-            values["exception"] = format_exception(error)
-    now = datetime.now(UTC)
-    head = {"timestamp": now, "level": level, "event": event}
-    _sink.write(_sink.render({**head, **LOG_CONTEXT.get(), **bound, **values}))
-    if level not in _MAY_WAIT and asyncio._get_running_loop() is not None:
-        _write_to_stderr.flush()
-
-
-_ORJSON_OPTIONS = orjson.OPT_APPEND_NEWLINE | orjson.OPT_UTC_Z
-
-
-def to_json(event: Event) -> bytes:
+class JsonFormatter(logging.Formatter):
     """One line that is valid JSON, in which only what can be seen stands for itself.
 
     What a reader or a terminal could take for the end of a line or for a command is escaped: C1
     controls, U+2028, marks that turn the direction of text.
     """
-    try:
-        line = orjson.dumps(event, default=str, option=_ORJSON_OPTIONS)
-    except TypeError:
-        # Lone surrogates, and integers of more than 64 bits.
-        return json.dumps(event, default=str).encode() + b"\n"
-    if line.isascii():
-        return line
-    escaped = _escape(line[:-1].decode(), lambda char: json.dumps(char)[1:-1])
-    return escaped.encode() + b"\n"
+
+    def format(self, record: logging.LogRecord) -> str:
+        event = _event_of(record)
+        try:
+            line = orjson.dumps(event, default=str, option=orjson.OPT_UTC_Z).decode()
+        except TypeError:
+            # Lone surrogates, and integers of more than 64 bits.
+            return json.dumps(event, default=str)
+        return line if line.isascii() else _escape(line, lambda char: json.dumps(char)[1:-1])
 
 
 _COLORS = {"debug": "\x1b[2m", "info": "\x1b[32m", "warning": "\x1b[33m", "error": "\x1b[31m"}
 _BOLD, _PLAIN = "\x1b[1m", "\x1b[0m"
 
 
-def to_console(event: Event, colors: bool) -> bytes:
+class ConsoleFormatter(logging.Formatter):
     """One line for people, in which only what can be seen stands for itself.
 
     A traceback follows it, indented, so that no text in it can pass for an event.
     """
-    values = dict(event)
-    now, level = values.pop("timestamp"), values.pop("level")
-    what = _escape(values.pop("event"), _escape_as_python)
-    trace = values.pop("exception", "")
-    shown = "".join(f" {name}={_show(value)}" for name, value in values.items())
-    before, bold, after = (_COLORS[level], _BOLD, _PLAIN) if colors else ("", "", "")
-    head = f"{now:%H:%M:%S}.{now.microsecond // 1000:03} {before}{level:7}{after}"
-    lines = [f"{head} {bold}{what}{after}{shown}"]
-    lines += [f"    {_escape(line, _escape_as_python)}" for line in trace.splitlines()]
-    return "\n".join([*lines, ""]).encode()
+
+    def __init__(self, *, colors: bool = False) -> None:
+        super().__init__()
+        self._colors = colors
+
+    def format(self, record: logging.LogRecord) -> str:
+        values = _event_of(record)
+        now, level = values.pop("timestamp"), values.pop("level")
+        what = _escape(values.pop("event"), _escape_as_python)
+        trace = values.pop("exception", "")
+        shown = "".join(f" {name}={_show(value)}" for name, value in values.items())
+        before, bold, after = (_COLORS[level], _BOLD, _PLAIN) if self._colors else ("", "", "")
+        head = f"{now:%H:%M:%S}.{now.microsecond // 1000:03} {before}{level:7}{after}"
+        lines = [f"{head} {bold}{what}{after}{shown}"]
+        lines += [f"    {_escape(line, _escape_as_python)}" for line in trace.splitlines()]
+        return "\n".join(lines)
 
 
 def _show(value: object) -> str:
@@ -248,25 +259,6 @@ def _describe(error: BaseException) -> str:
     return described
 
 
-class _ToEvents(logging.Handler):
-    """Turns the standard library's records into events: the message, and the logger's name."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        error = record.exc_info[1] if record.exc_info else None
-        if record.name == "asyncpg.pool" or isinstance(error, _TOLD_ELSEWHERE):
-            return
-        try:
-            message = record.getMessage()
-        except (TypeError, ValueError):
-            message = str(record.msg)
-        write = log.error if record.levelno >= logging.ERROR else log.warning
-        write(message[:MESSAGE_MAX_CHARS], logger=record.name, exc_info=error)
-
-
-# Of these, what matters is in the answer, in the probes, and in our own events.
-_TOLD_ELSEWHERE = (web.RequestPayloadError, ConnectionError)
-
-
 def _log_uncaught(
     kind: type[BaseException], error: BaseException, trace: TracebackType | None
 ) -> None:
@@ -274,8 +266,3 @@ def _log_uncaught(
         log.error("uncaught exception", exc_info=error)
     else:
         sys.__excepthook__(kind, error, trace)
-
-
-_write_to_stderr = _Stderr()
-# Until configure_logging is called, as in commands that log nothing as a rule.
-_sink = _Sink(_write_to_stderr, lambda event: to_console(event, False), logging.WARNING)

@@ -11,8 +11,7 @@ from service import throttle
 from service.access_log import log_request
 from service.deadlines import Deadlines
 from service.errors import answer_error
-from service.keys import EXCHANGE, HEALTH, SETTINGS, Exchange
-from service.logs import LOG_CONTEXT
+from service.keys import EXCHANGE, HEALTH, LOG_CONTEXT, SETTINGS, Exchange
 from service.requests import read_in_time
 
 _SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")

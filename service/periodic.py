@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import NamedTuple
@@ -10,7 +11,8 @@ from aiohttp import web
 
 from service.database import Connection, write
 from service.errors import Problem
-from service.logs import log
+
+log = logging.getLogger(__name__)
 
 
 class Job(NamedTuple):
@@ -41,9 +43,9 @@ async def _repeat(app: web.Application, job: Job) -> None:
         try:
             await write(app, _run_alone, app, job)
         except Problem as error:
-            log.warning("job postponed", job=job.name, code=error.code)
+            log.warning("job postponed", extra={"job": job.name, "code": error.code})
         except Exception:
-            log.exception("job failed", job=job.name)
+            log.exception("job failed", extra={"job": job.name})
         await asyncio.sleep(job.every_s)
 
 

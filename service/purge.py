@@ -1,5 +1,7 @@
 """Forgetting: what has expired, and accounts whose grace has passed."""
 
+import logging
+
 from aiohttp import web
 
 from service.audit import queries as audit_queries
@@ -9,8 +11,9 @@ from service.auth.signing_keys import verifies_s
 from service.database import Connection
 from service.idempotency import LIFETIME_H
 from service.keys import SETTINGS
-from service.logs import log
 from service.periodic import Job
+
+log = logging.getLogger(__name__)
 
 ACCOUNTS_AT_ONCE = 100
 # Each may have thousands of used refresh tokens, which go with it.
@@ -62,7 +65,7 @@ async def purge_accounts(app: web.Application, conn: Connection) -> None:
         await conn.execute("delete from users where id = $1", row["id"])
         await record_unattended(conn, "user.purge", row["id"])
     if rows:
-        log.info("accounts purged", count=len(rows))
+        log.info("accounts purged", extra={"count": len(rows)})
 
 
 JOBS = (

@@ -33,9 +33,10 @@ from opentelemetry.util.types import AttributeValue
 from service import __version__
 from service.access_log import PROBES, route_template
 from service.database import PURPOSE, STATEMENT_MAX_CHARS
-from service.keys import CONNECTION_CLASS, EXCHANGE, SETTINGS, TRACER
-from service.logs import LOG_CONTEXT, log
+from service.keys import CONNECTION_CLASS, EXCHANGE, LOG_CONTEXT, SETTINGS, TRACER
 from service.settings import Database, Settings
+
+log = logging.getLogger(__name__)
 
 # How long stopping waits for the last spans to be sent.
 FLUSH_TIMEOUT_S = 2
@@ -85,7 +86,7 @@ class _Exporter(OTLPSpanExporter):
     def tell_lost(self) -> None:
         """Say how many were lost since it was last said, if any were."""
         if self._lost:
-            log.warning("traces not sent", spans=self._lost)
+            log.warning("traces not sent", extra={"spans": self._lost})
             self._lost = 0
 
 

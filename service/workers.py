@@ -9,6 +9,7 @@ import asyncio
 import dataclasses
 import importlib
 import itertools
+import logging
 import mmap
 import os
 import signal
@@ -25,7 +26,7 @@ from gunicorn.glogging import Logger
 
 from service.errors import StartError
 from service.exporter import Exporter, shared_memory, worker_registry
-from service.logs import configure_logging, log
+from service.logs import configure_logging
 from service.server import (
     RETIRE,
     SHUTDOWN_TIMEOUT_S,
@@ -35,6 +36,8 @@ from service.server import (
     url_of,
 )
 from service.settings import Database, Settings, SettingsError, load_settings
+
+log = logging.getLogger(__name__)
 
 BEAT_EVERY_S = 1
 # How long a worker's event loop may stand still before it is killed.
@@ -235,7 +238,7 @@ class _Arbiter(Arbiter):  # type: ignore[misc]
         workers: list[_Worker] = sorted(self.WORKERS.values(), key=lambda worker: worker.age)
         if self.reload_asked and not any(worker.old for worker in workers):
             self.reload_asked = False
-            log.info("reloading", workers=len(workers))
+            log.info("reloading", extra={"workers": len(workers)})
             for worker in workers:
                 worker.old = True
         current = [worker for worker in workers if not worker.old]
@@ -285,9 +288,9 @@ class _Arbiter(Arbiter):  # type: ignore[misc]
             if not (worker.has_started() or worker.old or self.stopping):
                 self._give_up(worker.heard().decode() or f"a worker did not start: {how}")
             elif code and not self.failure:
-                log.error("worker ended", pid=pid, how=how)
+                log.error("worker ended", extra={"pid": pid, "how": how})
             elif self.announced:
-                log.info("worker ended", pid=pid)
+                log.info("worker ended", extra={"pid": pid})
 
     def _give_up(self, reason: str) -> None:
         """A worker does not start: at first nothing does; later, what serves goes on serving."""
@@ -296,9 +299,9 @@ class _Arbiter(Arbiter):  # type: ignore[misc]
             raise StopIteration
         self.spawn_at = time.monotonic() + RESPAWN_PAUSE_S
         if not any(worker.old and not worker.retired for worker in self.WORKERS.values()):
-            log.error("worker does not start", reason=reason)
+            log.error("worker does not start", extra={"reason": reason})
             return
-        log.error("reload given up, the old workers stay", reason=reason)
+        log.error("reload given up, the old workers stay", extra={"reason": reason})
         for worker in self.WORKERS.values():
             if not worker.retired:
                 worker.old = not worker.old

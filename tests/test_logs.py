@@ -2,7 +2,6 @@
 
 import ast
 import asyncio
-import contextlib
 import functools
 import json
 import logging
@@ -10,7 +9,7 @@ import re
 import socket
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
@@ -21,17 +20,26 @@ import pytest
 from service.auth import signing_keys
 from service.coalescing import FLIGHTS_MAX
 from service.keys import POOL, POOL_WAITING
-from service.logs import log, write_events
+from service.logs import RESERVED, ConsoleFormatter, JsonFormatter
 from service.mail import sender
 from service.settings import Database, Rate
 from tests.support.clients import ROOT, Client, StartApp
 from tests.support.factories import PASSWORD, bearer, register, register_as
-from tests.support.logbook import logged
+from tests.support.logbook import attached, logged, written
 from tests.support.probes import make_patient
 from tests.support.processes import call, connect, run_python, serving, started, url_of
 from tests.support.waiting import DEADLINE_S, eventually, eventually_blocking
 
+log = logging.getLogger("service.tests")
+
 LEVELS = {"debug", "info", "warning", "error"}
+FIELDS = {
+    *("method", "route", "status", "duration_ms", "database_ms", "database_calls"),
+    *("user_id", "client"),
+}
+# What no field of an event may be called: attributes of records, and what each line has.
+LINE = {"timestamp", "level", "event", "logger", "exception"}
+TAKEN = LINE | {"request_id", "trace_id", "span_id"} | RESERVED
 # Ends of lines for someone, commands to a terminal, text that reads backwards, half a character.
 NASTY = {
     "line feed": "a\n{}",
@@ -54,20 +62,11 @@ WAITING = (
 VISIBLE = re.compile(r"[^\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]*")
 
 
-@contextlib.contextmanager
-def written(as_json: bool) -> Iterator[list[bytes]]:
-    """What is written meanwhile, piece by piece."""
-    pieces: list[bytes] = []
-    with logged():
-        write_events(pieces.append, as_json=as_json, level=logging.DEBUG)
-        yield pieces
-
-
 @pytest.mark.parametrize("text", NASTY.values(), ids=NASTY)
 def test_whatever_it_is_about_an_event_is_one_line_of_json(text: str) -> None:
     error = ValueError(text)
-    with written(as_json=True) as pieces:
-        log.info(text, value=text, nested=[text], exc_info=error)
+    with written(JsonFormatter()) as pieces:
+        log.info(text, extra={"value": text, "nested": [text]}, exc_info=error)
     (piece,) = pieces
     line = piece.decode()
     assert line.endswith("}\n")
@@ -79,8 +78,8 @@ def test_whatever_it_is_about_an_event_is_one_line_of_json(text: str) -> None:
 
 @pytest.mark.parametrize("text", NASTY.values(), ids=NASTY)
 def test_whatever_it_is_about_an_event_is_one_readable_line(text: str) -> None:
-    with written(as_json=False) as pieces:
-        log.info(text, value=text, nested=[text], exc_info=ValueError(text))
+    with written(ConsoleFormatter()) as pieces:
+        log.info(text, extra={"value": text, "nested": [text]}, exc_info=ValueError(text))
     (piece,) = pieces
     first, *trace = piece.decode()[:-1].split("\n")
     assert VISIBLE.fullmatch(first)
@@ -94,10 +93,11 @@ def _pieces_written(script: str) -> list[list[dict[str, Any]]]:
     """The events of each write to stderr that a process makes: a packet each."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     head = """
-import asyncio, os
-from service.logs import configure_logging, log
+import asyncio, logging, os
+from service.logs import configure_logging
 from service.settings import Settings
 configure_logging(Settings(log_format="json", log_level="info"))
+log = logging.getLogger("service.tests")
 """
     command = (sys.executable, "-c", head + script)
     with ours, started(*command, stderr=theirs.fileno()):
@@ -129,7 +129,7 @@ def test_lines_are_whole_in_every_piece_and_none_is_lost_at_the_end() -> None:
 log.info("before")
 async def main():
     for number in range(100):
-        log.info("line", number=number, filling="x" * 3 * number)
+        log.info("line", extra={"number": number, "filling": "x" * 3 * number})
 asyncio.run(main())
 log.info("after")
 """)
@@ -140,14 +140,14 @@ log.info("after")
 
 
 def test_what_json_cannot_say_is_logged_all_the_same() -> None:
-    with written(as_json=True) as pieces:
-        log.info("half", value="\ud800", path=Path("/x"))
-        log.info("large", value=2**80)
+    with written(JsonFormatter()) as pieces:
+        log.info("half", extra={"value": "\ud800", "path": Path("/x")})
+        log.info("large", extra={"value": 2**80})
     half, large = (json.loads(piece) for piece in pieces)
     assert (half["value"], half["path"]) == ("\ud800", "/x")
     assert large["value"] == 2**80
-    with written(as_json=False) as pieces:
-        log.info("half \ud800", value="\ud800")
+    with written(ConsoleFormatter()) as pieces:
+        log.info("half \ud800", extra={"value": "\ud800"})
     assert pieces[0].endswith(b"half \\ud800 value='\\ud800'\n")
 
 
@@ -526,51 +526,164 @@ raise KeyError("nobody catches this")
     assert task["exception"].endswith("ValueError: in a task\nof two lines")
     # From 3.13 on the traceback shows the line that raises it, too.
     assert group["exception"].count("ValueError: in a task") == 1
-    assert (thread["event"], thread["thread"]) == ("uncaught exception", "worker")
+    assert (thread["event"], thread["thread_name"]) == ("uncaught exception", "worker")
     assert last["event"] == "uncaught exception"
     assert last["exception"].endswith("KeyError: 'nobody catches this'")
 
 
 def test_a_level_that_is_off_is_not_written() -> None:
-    with logged():
-        pieces: list[bytes] = []
-        write_events(pieces.append, as_json=True, level=logging.ERROR)
-        for write in (log.debug, log.info, log.warning, log.error):
-            write("event")
-    assert [json.loads(piece)["level"] for piece in pieces] == ["error"]
+    pieces = _pieces_written("""
+log.debug("never")
+log.info("one")
+logging.getLogger("library").info("never")
+logging.getLogger("library").warning("two")
+""")
+    assert [event["event"] for piece in pieces for event in piece] == ["one", "two"]
+
+
+class Collected(logging.Handler):
+    """A handler as an operator may attach: it keeps what it is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.records: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append(record)
+
+
+async def test_any_handler_sees_every_event_with_its_fields(
+    client: Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    theirs = Collected()
+    caplog.clear()
+    with attached(logging.getLogger(), theirs), logged() as events:
+        body = {"email": "ada@example.com", "password": "not that passphrase"}
+        response = await client.post("/api/v1/auth/login", json=body)
+    assert [event["event"] for event in events] == ["sign-in refused", "request"]
+    fields = {name: value for name, value in events[1].items() if name not in LINE}
+    for records in (theirs.records, caplog.records):
+        refused, request = (vars(one) for one in records if one.name.startswith("service."))
+        assert (refused["name"], refused["msg"]) == ("service.auth.handlers", "sign-in refused")
+        assert refused["account_id"] is None
+        assert refused["request_id"] == response.headers["X-Request-ID"]
+        assert (request["levelname"], request["msg"]) == ("INFO", "request")
+        assert fields.items() <= request.items()
+
+
+async def test_a_requests_record_is_as_logging_makes_it(client: Client) -> None:
+    """Which would take much longer: see docs/performance.md."""
+    theirs = Collected()
+    requests = logging.getLogger("service.access_log")
+    with attached(requests, theirs):
+        await client.get("/docs")
+        (record,) = theirs.records
+        extra = {name: value for name, value in vars(record).items() if name in FIELDS}
+        requests.info(record.msg, extra=extra)
+    made, logged_plainly = (dict(vars(one)) for one in theirs.records)
+    assert [name for name in made if name != "request_id"] == list(logged_plainly)
+    assert made["msecs"] == int(made["created"] % 1 * 1000)
+    now = ("created", "msecs", "relativeCreated")
+    place = ("pathname", "filename", "module", "lineno", "funcName", "request_id", "taskName")
+    for name in (*now, *place):
+        made.pop(name, None)
+        logged_plainly.pop(name, None)
+    assert made == logged_plainly
+
+
+def test_handlers_that_were_there_before_stay() -> None:
+    pieces = _pieces_written("""
+class Theirs(logging.Handler):
+    def emit(self, record):
+        vars(record)["told_by"] = "theirs"
+
+logging.getLogger().handlers.insert(0, Theirs())
+configure_logging(Settings(log_format="json"))
+log.info("event", extra={"number": 1})
+""")
+    (event,) = (event for piece in pieces for event in piece)
+    assert (event["event"], event["number"], event["told_by"]) == ("event", 1, "theirs")
+
+
+def test_libraries_lines_have_the_same_form() -> None:
+    """Those of gunicorn, aiohttp and asyncio, with the request's id and without their extras."""
+    pieces = _pieces_written("""
+from service.keys import LOG_CONTEXT
+
+async def main():
+    LOG_CONTEXT.set({"request_id": "given"})
+    for name in ("gunicorn.error", "aiohttp.server", "asyncio"):
+        logging.getLogger(name).warning("of %s", name, extra={"secret": "canary"})
+
+asyncio.run(main())
+""")
+    assert [list(event) for piece in pieces for event in piece] == [
+        ["timestamp", "level", "event", "request_id", "logger"]
+    ] * 3
+    assert [(event["event"], event["logger"]) for piece in pieces for event in piece] == [
+        ("of gunicorn.error", "gunicorn.error"),
+        ("of aiohttp.server", "aiohttp.server"),
+        ("of asyncio", "asyncio"),
+    ]
+
+
+def test_only_what_starts_a_process_configures_logging() -> None:
+    """Everything else asks ``logging`` for its logger."""
+    service = ROOT / "service"
+    importing = {
+        path.relative_to(service).as_posix()
+        for path in service.rglob("*.py")
+        if re.search(r"service\.logs import|service import .*\blogs\b", path.read_text())
+    }
+    assert importing == {
+        "commands/connection.py",
+        "commands/migrate.py",
+        "commands/serve.py",
+        "workers.py",
+    }
 
 
 class Found(ast.NodeVisitor):
-    """The events of a module: each with its levels and the names of its values."""
+    """The events of a module: each with its levels and the names of its fields."""
 
     def __init__(self) -> None:
         self.events: list[tuple[str, str, set[str]]] = []
-        self.aliases: set[str] = set()
+        self.dicts: dict[str, set[str]] = {}
+        self.levels: set[str] = set()
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> None:
-        called = {id(one.func) for one in ast.walk(node) if isinstance(one, ast.Call)}
-        self.aliases = {
-            one.attr
+        self.levels = {
+            one.attr.lower()
             for one in ast.walk(node)
-            if isinstance(one, ast.Attribute) and one.attr in LEVELS and id(one) not in called
-        }
+            if isinstance(one, ast.Attribute) and ast.unparse(one.value) == "logging"
+        } & LEVELS
         self.generic_visit(node)
+
+    def visit_Assign(self, node: ast.Assign) -> None:
+        self.generic_visit(node)
+        if isinstance(node.value, ast.Dict):
+            self.dicts[ast.unparse(node.targets[0])] = self.names(node.value)
+
+    def names(self, node: ast.expr) -> set[str]:
+        if not isinstance(node, ast.Dict):
+            return self.dicts.get(ast.unparse(node), set())
+        return {str(key.value) for key in node.keys if isinstance(key, ast.Constant)}
 
     def visit_Call(self, node: ast.Call) -> None:
         self.generic_visit(node)
-        if not node.args or not isinstance(node.args[0], ast.Constant):
+        func = node.func
+        if ast.unparse(node).startswith("logging.LogRecord(log.name, level"):
+            # The request's, made by hand.
+            self.events += [("request", level, set()) for level in ("debug", "info", "warning")]
+        if not isinstance(func, ast.Attribute) or ast.unparse(func.value) != "log":
             return
-        event, func = str(node.args[0].value), node.func
-        names = {keyword.arg for keyword in node.keywords if keyword.arg} - {"request_id"}
-        if "exc_info" in names:
-            names = names - {"exc_info"} | {"exception"}
-        if isinstance(func, ast.Name) and func.id == "write":
-            self.events += [(event, level, names) for level in self.aliases]
-        elif isinstance(func, ast.Attribute) and ast.unparse(func.value).endswith("log"):
-            if func.attr == "exception":
-                self.events.append((event, "error", {*names, "exception"}))
-            elif func.attr in LEVELS:
-                self.events.append((event, func.attr, names))
+        given = {one.arg: one.value for one in node.keywords if one.arg}
+        names = self.names(given["extra"]) if "extra" in given else set()
+        if func.attr == "exception" or "exc_info" in given:
+            names = names | {"exception"}
+        levels = {"exception": {"error"}, "log": self.levels}.get(func.attr, {func.attr} & LEVELS)
+        event = next((arg.value for arg in node.args if isinstance(arg, ast.Constant)), None)
+        self.events += [(str(event), level, names) for level in levels]
 
 
 def test_every_event_is_documented_and_no_other() -> None:
@@ -594,5 +707,6 @@ def test_every_event_is_documented_and_no_other() -> None:
         for event, level, names in found.events:
             assert event in documented, f"{path.name}: {event!r} is not in docs/logs.md"
             assert names <= documented[event][1], f"{path.name}: {event!r}: {names}"
+            assert not (names - {"exception"}) & TAKEN, f"{path.name}: {event!r}: {names}"
             in_code.setdefault(event, set()).add(level)
     assert in_code == {event: levels for event, (levels, _) in documented.items()}

@@ -1,6 +1,7 @@
 """Registration and sign-in, and the guard that lets only signed-in callers through."""
 
 import functools
+import logging
 import uuid
 from typing import Any
 
@@ -27,7 +28,6 @@ from service.errors import Problem, not_signed_in, refused
 from service.fields import fold_email
 from service.idempotency import write_once
 from service.keys import REGISTERED, SETTINGS, SIGNED_IN, USER
-from service.logs import log
 from service.metrics import count
 from service.recovery.links import send_mail, start_email_verification
 from service.requests import json_response, read_body, uniform_time
@@ -35,6 +35,8 @@ from service.sessions import queries as session_queries
 from service.sessions.tokens import hash_refresh_token, new_refresh_token
 from service.users import queries as user_queries
 from service.users.schemas import OWN_PROFILE
+
+log = logging.getLogger(__name__)
 
 
 def anyone(app: web.Application, handler: Handler) -> Handler:
@@ -184,7 +186,7 @@ async def _try_to_sign_in(
         if tokens is not None:
             return "success", tokens
     # Whom they try to be is nowhere else: the request's line knows only those who signed in.
-    log.info("sign-in refused", account_id=account["id"] if account else None)
+    log.info("sign-in refused", extra={"account_id": account["id"] if account else None})
     return outcome, None
 
 

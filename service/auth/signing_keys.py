@@ -8,6 +8,7 @@ as a token is good for. Every process holds all of them in its ring, which it re
 
 import asyncio
 import contextlib
+import logging
 import re
 import time
 from collections import deque
@@ -24,7 +25,6 @@ from service.auth import queries
 from service.database import Connection, read, write
 from service.errors import Problem, StartError
 from service.keys import KEY_RING, SETTINGS
-from service.logs import log
 from service.sealing import SealError, seal, unseal
 from service.settings import Settings, SettingsError
 
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from service.auth.tokens import Bearer
 
+log = logging.getLogger(__name__)
 
 ALGORITHM = "ES256"
 # Replicas' clocks differ a little.
@@ -85,7 +86,8 @@ async def key_ring_context(app: web.Application) -> AsyncIterator[None]:
     try:
         await _load_first(app)
     except Problem as error:
-        log.warning("signing keys not loaded yet", cause=type(error.__cause__).__name__)
+        cause = type(error.__cause__).__name__
+        log.warning("signing keys not loaded yet", extra={"cause": cause})
     task = asyncio.create_task(_keep_current(app), name="signing keys")
     yield
     task.cancel()
@@ -103,9 +105,9 @@ async def _keep_current(app: web.Application) -> None:
                 await _load(app)
         except Problem as error:
             pause_s = RETRY_EVERY_S
-            log.warning("signing keys not read anew", code=error.code)
+            log.warning("signing keys not read anew", extra={"code": error.code})
         except SettingsError as error:
-            log.error("signing keys not read anew", reason=str(error))
+            log.error("signing keys not read anew", extra={"reason": str(error)})
         except Exception:
             log.exception("signing keys not read anew")
 

@@ -11,8 +11,7 @@ import uuid_utils.compat as uuid_utils
 from aiohttp import web
 
 from service.database import Connection
-from service.keys import MAIL_TEMPLATES, SETTINGS
-from service.logs import LOG_CONTEXT
+from service.keys import LOG_CONTEXT, MAIL_TEMPLATES, SETTINGS
 from service.mail import queries
 from service.mail.rendering import Rendered, render
 from service.sealing import seal

@@ -9,6 +9,7 @@ it.
 
 import asyncio
 import contextlib
+import logging
 import socket
 import uuid
 from collections.abc import AsyncIterator
@@ -21,14 +22,15 @@ from aiohttp import web
 
 from service.database import write
 from service.errors import Problem
-from service.keys import MAIL_TEMPLATES, SETTINGS, TRACER
-from service.logs import LOG_CONTEXT, Logger, log
+from service.keys import LOG_CONTEXT, MAIL_TEMPLATES, SETTINGS, TRACER
 from service.mail import queries
 from service.mail.outbox import PURPOSE
 from service.mail.rendering import read_templates
 from service.metrics import count
 from service.sealing import SealError, unseal
 from service.settings import MailServer
+
+log = logging.getLogger(__name__)
 
 POLL_S = 1
 # After the database failed to answer.
@@ -67,7 +69,7 @@ async def _send_until(app: web.Application, stopping: asyncio.Event) -> None:
             if rows:
                 continue
         except Problem as error:
-            log.warning("mail waits for the database", code=error.code)
+            log.warning("mail waits for the database", extra={"code": error.code})
             pause_s = PAUSE_S
         except Exception:
             log.exception("mail cannot be read")
@@ -82,50 +84,52 @@ async def _deliver(app: web.Application, row: asyncpg.Record) -> None:
     # Imported where a mail is there, as below: commands and workers start without it.
     import aiosmtplib
 
-    mail_log = log.bind(mail_id=str(row["id"]), attempt=row["attempts"])
+    fields: dict[str, object] = {"mail_id": str(row["id"]), "attempt": row["attempts"]}
     try:
         if row["expired"]:
-            mail_log.error("mail given up: it could not be sent in time")
+            log.error("mail given up: it could not be sent in time", extra=fields)
             count(app, "mails", outcome="given_up")
         else:
-            await _attempt(app, row, mail_log)
+            await _attempt(app, row, fields)
         await _delete(app, row["id"])
     except (OSError, aiosmtplib.SMTPException, SealError) as error:
         count(app, "mails", outcome="failed")
         # Not the server's words, which may repeat the mail's.
-        mail_log.warning(
-            "mail not sent", reason=type(error).__name__, smtp_code=getattr(error, "code", None)
-        )
+        reason, smtp_code = type(error).__name__, getattr(error, "code", None)
+        log.warning("mail not sent", extra={**fields, "reason": reason, "smtp_code": smtp_code})
     except Exception:
         count(app, "mails", outcome="failed")
-        mail_log.exception("mail not sent")
+        log.exception("mail not sent", extra=fields)
 
 
-async def _attempt(app: web.Application, row: asyncpg.Record, mail_log: Logger) -> None:
-    """Be rid of the mail: it is sent, written, or refused for good. Raises where it is not."""
+async def _attempt(app: web.Application, row: asyncpg.Record, fields: dict[str, object]) -> None:
+    """Send the mail, write it, or give it up if it is refused for good; raises if it stays."""
     import aiosmtplib
 
     settings = app[SETTINGS]
     payload = orjson.loads(unseal(settings.secret_key, PURPOSE, str(row["id"]), row["message"]))
-    mail_log = mail_log.bind(template=payload["template"])
+    fields = {**fields, "template": payload["template"]}
     # From here on this task is about the request that asked for the mail.
     LOG_CONTEXT.set(payload.get("request", {}))
     with _span(app, payload["template"]):
         if settings.mail_server is None:
             path = await asyncio.to_thread(_write_file, settings.data_dir, row, payload)
-            mail_log.info("mail written", path=str(path), link=payload["link"])
+            log.info("mail written", extra={**fields, "path": str(path), "link": payload["link"]})
             count(app, "mails", outcome="sent")
             return
         try:
             await _send(settings.mail_server, payload)
-            mail_log.info("mail sent")
+            log.info("mail sent", extra=fields)
             count(app, "mails", outcome="sent")
         except aiosmtplib.SMTPRecipientsRefused as error:
             refusal = error.recipients[0]
             # RFC 5321 §4.2.1: what begins with 5 will be the same next time.
             if refusal.code < 500:
                 raise refusal from None
-            mail_log.error("mail given up: its recipient is refused", smtp_code=refusal.code)
+            log.error(
+                "mail given up: its recipient is refused",
+                extra={**fields, "smtp_code": refusal.code},
+            )
             count(app, "mails", outcome="given_up")
 
 

@@ -7,28 +7,57 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from service.logs import write_events
+from service.logs import JsonFormatter, record_in_context
 
-_files: list[Callable[[bytes], object]] = []
+OURS = logging.getLogger("service")
+
+
+class _Lines(logging.Handler):
+    """Hands on each line, with its end, as one piece."""
+
+    def __init__(self, write: Callable[[bytes], object], formatter: logging.Formatter) -> None:
+        super().__init__()
+        self.setFormatter(formatter)
+        self._write = write
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._write(f"{self.format(record)}\n".encode())
 
 
 def log_into(path: Path) -> None:
-    """Append all that the service logs, in any test of any worker, to one file, as JSON."""
-    _files.append(path.open("ab", buffering=0).write)
-    write_events(_files[0], as_json=True, level=logging.DEBUG)
+    """Append all that is logged, in any test of any worker, to one file, as JSON."""
+    logging.setLogRecordFactory(record_in_context)
+    OURS.setLevel(logging.DEBUG)
+    file = path.open("ab", buffering=0)
+    logging.getLogger().addHandler(_Lines(file.write, JsonFormatter()))
+
+
+@contextlib.contextmanager
+def attached(logger: logging.Logger, handler: logging.Handler) -> Iterator[None]:
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+
+
+@contextlib.contextmanager
+def written(formatter: logging.Formatter) -> Iterator[list[bytes]]:
+    """What the service's events are written as meanwhile, piece by piece, and nowhere else.
+
+    Not all that a test logs could stand in pytest's report: half a character, for one.
+    """
+    pieces: list[bytes] = []
+    OURS.propagate = False
+    with attached(OURS, _Lines(pieces.append, formatter)):
+        yield pieces
+    OURS.propagate = True
 
 
 @contextlib.contextmanager
 def logged() -> Iterator[list[dict[str, Any]]]:
-    """The events that are logged meanwhile, as a reader of the JSON lines finds them."""
+    """The service's events meanwhile, as a reader of the JSON lines finds them."""
     events: list[dict[str, Any]] = []
-
-    def write(line: bytes) -> None:
-        _files[0](line)
-        events.append(json.loads(line))
-
-    write_events(write, as_json=True, level=logging.DEBUG)
-    try:
+    lines = _Lines(lambda line: events.append(json.loads(line)), JsonFormatter())
+    with attached(OURS, lines):
         yield events
-    finally:
-        write_events(_files[0], as_json=True, level=logging.DEBUG)
