@@ -9,6 +9,7 @@ from aiohttp import ClientResponse
 
 from service import requests
 from service.keys import HASHER
+from service.settings import Rate
 from tests.support.clients import Client, StartApp
 from tests.support.factories import PASSWORD, assert_problem, register
 
@@ -47,7 +48,11 @@ REFUSED = {
 @pytest.fixture
 async def strict(start_app: StartApp, conn: Any) -> Client:
     """An application with an account of each kind that is refused, but the unknown one."""
-    client = await start_app(require_email_verification=True)
+    client = await start_app(
+        require_email_verification=True,
+        # The tightest limit, which is what the headers are about.
+        throttle_sign_in_per_account=Rate(100, 3600),
+    )
     for kind in REFUSED.keys() - {"unknown"}:
         body = {"email": email_of(kind), "password": PASSWORD}
         assert (await client.post(f"{AUTH}/register", json=body)).status == 202
