@@ -441,7 +441,7 @@ async def test_a_statement_that_ran_out_of_time_is_a_slow_query(
     of_request = [e for e in events if e.get("request_id") == response.headers["X-Request-ID"]]
     (slow,) = [event for event in of_request if event["event"] == "slow query"]
     assert slow["query"] == "users.change_profile"
-    assert slow["error"] == "TimeoutError"
+    assert slow["error"] == "QueryCanceledError"
     assert slow["statement"].endswith("where id = $1 for no key update")
     assert slow["elapsed_ms"] >= 190
 
