@@ -9,6 +9,7 @@ from typing import Any
 import asyncpg
 
 from service.admin.queries import ACCOUNT
+from service.admin.search import indexed_part
 from service.database import Connection, own_plans
 from service.encoding import plain
 from service.errors import Problem
@@ -141,18 +142,10 @@ def _where(
 ) -> tuple[dict[str, str], list[object]]:
     """The conditions of the page's place and of the given filters, and their arguments."""
     if "q" in filters:
-        filters = {**filters, "q": _search_arguments(*filters["q"])}
+        email, name = filters["q"]
+        patterns = _pattern(indexed_part(email)), email, _pattern(name)
+        filters = {**filters, "q": patterns}
     return page_conditions(_CONDITIONS, filters, keyset, after)
-
-
-def _search_arguments(email: str, name: str) -> tuple[str, str, str]:
-    """What the index is asked for in emails, what they must contain, and a name's pattern.
-
-    A GIN index reads the list of each trigram, and a provider's are as long as the table. So it is
-    asked for what precedes the provider only.
-    """
-    user, at, _ = email.partition("@")
-    return _pattern(user + at if user else email), email, _pattern(name)
 
 
 def _pattern(text: str) -> str:

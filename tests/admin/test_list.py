@@ -11,7 +11,7 @@ from yarl import URL
 
 from service.admin.lists import WALK_PER_ROW
 from service.keys import POOL
-from tests.support.clients import Client
+from tests.support.clients import Client, StartApp
 from tests.support.factories import Account, assert_problem, pointers, register, register_as
 
 USERS = "/api/v1/users"
@@ -251,6 +251,37 @@ async def test_counts(client: Client, conn: Any) -> None:
                 assert page["count"] == exact
             else:
                 assert exact / 3 <= page["count"] <= exact * 3
+
+
+async def make_slow(conn: Any, email: str) -> None:
+    """Have PostgreSQL take a minute for each row of this email that a statement looks at."""
+    await conn.execute(
+        f"""
+        create function is_read(email text) returns boolean stable language plpgsql as $$
+        begin
+            if email = '{email}' then perform pg_sleep(60); end if;
+            return true;
+        end $$;
+        alter table users rename to stored_users;
+        create view users as select * from stored_users where is_read(email);
+        """
+    )
+
+
+async def test_a_search_that_takes_too_long_is_too_broad(start_app: StartApp, conn: Any) -> None:
+    client = await start_app(db_command_timeout_s=1)
+    admin = await register_as(client, "admin")
+    await register(client, email="slow@example.com", name="Grace")
+    await make_slow(conn, "slow@example.com")
+
+    async def search(**params: str) -> Any:
+        return await client.get(USERS, headers=admin.headers, params=params)
+
+    for params in ({"q": "grace"}, {"role": "user"}, {"email": "slow@example.com"}):
+        await assert_problem(await search(**params), 422, "search_too_broad")
+    assert (await search(q="grace", role="admin")).status == 200
+    # There is nothing to narrow in a list without filters.
+    await assert_problem(await search(), 503, "database_unavailable")
 
 
 WRONG_VALUES: list[tuple[str, str]] = [
