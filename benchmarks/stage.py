@@ -52,8 +52,9 @@ POSTGRES = {
     "random_page_cost": "1.1",
 }
 
-# Account n was made n minutes after START; its id is the UUIDv7 of that moment. One in a thousand is
-# an administrator, two support; one in two hundred is suspended; the oldest twentieth are founders.
+# Account n was made n minutes after START; its id is the UUIDv7 of that moment. One in a thousand
+# is an administrator, two are support; one in two hundred is suspended; the oldest twentieth are
+# founders.
 START = datetime(2020, 1, 1, tzinfo=UTC)
 USERS = """
 insert into users (id, email, email_folded, email_verified_at, name, password_hash, role, settings,

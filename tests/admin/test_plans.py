@@ -20,7 +20,7 @@ from tests.support.plans import (
     rows_read,
 )
 
-ACCOUNTS = 10_000
+ACCOUNTS = 6_000
 LIMIT = 11
 WALK = lists.WALK_PER_ROW * LIMIT
 START = datetime(2020, 1, 1, tzinfo=UTC)
@@ -50,7 +50,7 @@ FEW = [
     {"q": "user3210@mail.example"},
     {"q": "user3210", "role": "user", "created_after": "2020-01-01T01:00:00Z"},
     {"settings": '{"plan": 7}'},
-    {"settings": '{"plan": 7, "language": "fr"}', "status": "suspended"},
+    {"settings": '{"plan": 7, "language": "fr"}'},
     {"created_before": "2020-01-01T01:00:00Z", "sort": "-email"},
 ]
 
@@ -96,7 +96,7 @@ async def test_a_role_with_a_status_that_few_have_together_reads_only_those(acco
     filters = {"role": "support", "status": "suspended"}
     for keyset in lists.SORTS.values():
         for plan in await explain_both(accounts, lists.walk_accounts(filters, keyset, None, LIMIT)):
-            assert max(rows_read(plan)) == 5, keyset
+            assert max(rows_read(plan)) == 3, keyset
 
 
 async def test_a_filter_that_many_match_is_answered_by_the_walk(accounts: Any) -> None:
