@@ -35,8 +35,10 @@ _CONDITIONS = {
     "created_after": "created_at >= {}",
     "created_before": "created_at < {}",
     "settings": "settings @> {}",
-    "q": "(email_folded like {} and strpos(email_folded, {}) > 0 or lower(name) like lower({}))",
+    "q": "(email_folded like {} or lower(name) like lower({}))",
 }
+# For an email of which the index is asked for a part only.
+_PART = "(email_folded like {} and strpos(email_folded, {}) > 0 or lower(name) like lower({}))"
 
 # A walk looks at this many accounts for each row of the page. It fills a page if one account in
 # forty matches; an index finds what fewer have, and sorts it, in good time.
@@ -141,11 +143,15 @@ def _where(
     filters: Mapping[str, Any], keyset: Keyset | None = None, after: list[object] | None = None
 ) -> tuple[dict[str, str], list[object]]:
     """The conditions of the page's place and of the given filters, and their arguments."""
+    templates = _CONDITIONS
     if "q" in filters:
         email, name = filters["q"]
-        patterns = _pattern(indexed_part(email)), email, _pattern(name)
-        filters = {**filters, "q": patterns}
-    return page_conditions(_CONDITIONS, filters, keyset, after)
+        part = indexed_part(email)
+        filters = {**filters, "q": (_pattern(part), _pattern(name))}
+        if part != email:
+            templates = {**_CONDITIONS, "q": _PART}
+            filters["q"] = _pattern(part), email, _pattern(name)
+    return page_conditions(templates, filters, keyset, after)
 
 
 def _pattern(text: str) -> str:
