@@ -66,7 +66,7 @@ migrate: $(VENV)/serve.stamp ## Apply pending migrations
 bench: $(VENV)/serve.stamp .venv-bench/stamp ## Measure requests against other stacks: ROUNDS, SECONDS, ONLY
 	@exec $(BIN)/python -m benchmarks.run
 
-bench-scale: $(VENV)/serve.stamp ## Measure how lists grow, a sign-in flood, idling, and a soak
+bench-scale: $(VENV)/serve.stamp ## Measure lists of a million accounts, a sign-in flood, idling, and a soak
 	@exec $(BIN)/python -m benchmarks.scale
 
 clean: ## Remove the virtual environments and caches; data stay

@@ -52,33 +52,24 @@ POSTGRES = {
     "random_page_cost": "1.1",
 }
 
-# Account n was made n minutes after START; its id is the UUIDv7 of that moment. Some values are had
-# by the same share of the accounts at every size, one to five in a thousand, and those by the same
-# accounts; some by as many: 200 are administrators and testers, most of them to be deleted. Half of
-# the 200 are anywhere, the others among the hundred first, the hundred last, and a hundred between,
-# so that whatever is looked for together, and of whatever time, is found.
+# Account n was made n minutes after START; its id is the UUIDv7 of that moment. One in a thousand
+# is an administrator, two are support; one in two hundred is suspended; the oldest twentieth are
+# founders.
 START = datetime(2020, 1, 1, tzinfo=UTC)
 USERS = """
 insert into users (id, email, email_folded, email_verified_at, name, password_hash, role, settings,
-                   status, suspension_reason, purge_at, created_at, updated_at)
+                   status, suspension_reason, created_at, updated_at)
 select (lpad(to_hex((extract(epoch from t) * 1000)::bigint), 12, '0') || '7' || substr(h, 1, 3)
         || '8' || substr(h, 4, 15))::uuid,
        email, email, t, 'Name ' || h, $2,
-       case when few then 'admin' when n % 1000 < 2 then 'support' else 'user' end,
-       jsonb_build_object('language', (array['en', 'fr', 'de'])[n % 3 + 1], 'plan', n % 2000 / 2)
-           || case when few then '{"tester": true}'::jsonb else '{}' end,
-       case when fewer then 'deleting' when n % 400 < 2 then 'suspended' else 'active' end,
-       case when not fewer and n % 400 < 2 then 'by the benchmark' end,
-       case when fewer then now() + interval '30 days' end,
+       case when n % 1000 < 2 then 'support' when n % 1000 = 2 then 'admin' else 'user' end,
+       jsonb_build_object('language', (array['en', 'fr', 'de'])[n % 3 + 1], 'plan', n % 1000)
+           || case when n <= $1 / 20 then '{"founder": true}'::jsonb else '{}' end,
+       case when n % 400 < 2 then 'suspended' else 'active' end,
+       case when n % 400 < 2 then 'by the benchmark' end,
        t, t
 from generate_series(1, $1) n, md5(n::text) h,
-     lateral (
-         select n - case when n <= 100 then 1 when n > $1 - 100 then $1 - 99 else $1 / 5 * 2 end
-     ) as places (o),
-     lateral (select n % ($1 / 100) = 50 or (o between 0 and 99 and o % 3 = 2)) as admins (few),
-     lateral (select few and o % 2 = 0) as leaving (fewer),
-     lateral (select case when n % 2000 < 2 then 'acme' else 'mail' end) as hosts (host),
-     lateral (select 'user' || n || '@' || host || '.example') as addresses (email),
+     lateral (select 'user' || n || '@mail.example') as emails (email),
      lateral (select $3::timestamptz + n * interval '1 minute') as times (t)
 """
 
@@ -293,7 +284,7 @@ def machine(postgres: Database) -> dict[str, Any]:
         "kernel": platform.release(),
         "python": platform.python_version(),
         "postgresql": {"version": f"{major}.{minor}", **POSTGRES},
-        "wrk": output("wrk", "-v").split()[1],
+        "wrk": output("wrk", "-v").split()[1] if shutil.which("wrk") else None,
     }
 
 

@@ -156,6 +156,18 @@ async def _transaction(conn: Connection) -> AsyncIterator[None]:
     await transaction.commit()
 
 
+@asynccontextmanager
+async def own_plans(conn: Connection) -> AsyncIterator[None]:
+    """A transaction in which PostgreSQL plans each statement for its own arguments.
+
+    It would otherwise keep one plan for any arguments from a statement's sixth run on. The round
+    trips cost a search less than planning every read of the session would cost all others.
+    """
+    async with _transaction(conn):
+        await conn.execute("set local plan_cache_mode = force_custom_plan")
+        yield
+
+
 def _database_unavailable() -> Problem:
     return unavailable("database_unavailable", "The database cannot answer now; try again.")
 
@@ -282,7 +294,8 @@ async def _open_pool(
         max_size=settings.db_pool_size,
         connection_class=connection_class,
         timeout=5,
-        command_timeout=settings.db_command_timeout_s,
+        # PostgreSQL cancels a statement itself by then, unless it cannot be reached.
+        command_timeout=settings.db_command_timeout_s + 0.5,
         init=functools.partial(_prepare_connection, slow_query_ms=settings.slow_query_ms),
         reset=_keep_session,
         **_session_arguments(settings),
@@ -293,11 +306,10 @@ def _session_arguments(settings: Settings) -> dict[str, Any]:
     """Behind PgBouncer in transaction mode: no named statements, no session settings."""
     if settings.db_pgbouncer:
         return {"statement_cache_size": 0}
-    command_ms = round(settings.db_command_timeout_s * 1000)
     return {
         "server_settings": {
             "application_name": "shinkei",
-            "statement_timeout": str(command_ms + 500),
+            "statement_timeout": str(round(settings.db_command_timeout_s * 1000)),
             "lock_timeout": str(round(settings.db_lock_timeout_s * 1000)),
             "idle_in_transaction_session_timeout": "5000",
             "jit": "off",

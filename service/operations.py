@@ -94,6 +94,9 @@ CODES: dict[int, dict[str, str]] = {
         ),
         "invalid_fields": "Some fields are missing or wrong.",
         "invalid_value": "A value is outside of what can be stored.",
+        "search_too_broad": (
+            "This search matches too many accounts. Add filters or use a longer search text."
+        ),
     },
     428: {"precondition_required": "Send If-Match with the ETag of what you read."},
     429: {"too_many_requests": "Too many attempts; try again later."},
@@ -557,6 +560,7 @@ OPERATIONS: dict[str, Operation] = {
     "GET /api/v1/users": Operation(
         {200: Answer("A page.", _ref("AdminUserPage"), ("Link",), _page_of(_ACCOUNT, count=1))},
         query=admin.LIST_USERS,
+        problems={422: ("search_too_broad",)},
     ),
     "POST /api/v1/users": Operation(
         {

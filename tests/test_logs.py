@@ -455,7 +455,7 @@ async def test_a_statement_that_ran_out_of_time_is_a_slow_query(
             )
     assert response.status == 503
     of_request = [e for e in events if e.get("request_id") == response.headers["X-Request-ID"]]
-    (slow,) = [event for event in of_request if event.get("error") == "TimeoutError"]
+    (slow,) = [event for event in of_request if event.get("error") == "QueryCanceledError"]
     assert (slow["event"], slow["query"]) == ("slow query", "users.change_profile")
     assert slow["statement"].endswith("where id = $1 for no key update")
     assert slow["elapsed_ms"] >= 990

@@ -11,13 +11,10 @@ from service.statements import Keyset, Statement
 
 STATUSES = ("active", "suspended", "deleting")
 
-STORED_ACCOUNT = """
-    id, email, email_verified_at, name, role, status, suspended_until, suspension_reason, purge_at,
-    settings, version, created_at, updated_at, email_folded
+ACCOUNT = """
+    id, email, email_verified_at is not null as email_verified, name, role, status, suspended_until,
+    suspension_reason, purge_at, settings, version, created_at, updated_at, email_folded
 """
-ACCOUNT = STORED_ACCOUNT.replace(
-    "email_verified_at", "email_verified_at is not null as email_verified"
-)
 SESSIONS_NEWEST_FIRST = Keyset({"id": uuid.UUID}, descending=True)
 
 

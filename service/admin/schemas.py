@@ -7,7 +7,7 @@ from marshmallow import Schema, ValidationError, fields, validate
 
 from service.admin.lists import SORTS
 from service.admin.queries import STATUSES
-from service.admin.search import has_trigram, split_words
+from service.admin.search import has_trigram
 from service.encoding import RowSchema
 from service.fields import DisplayName, EmailAddress, Flag, Text, Timestamp, fold_email
 from service.pages import BEFORE_TIME, FROM_TIME, PageSchema
@@ -39,7 +39,7 @@ class SearchText(Text):
     def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> Any:
         text = super()._deserialize(value, attr, data, **kwargs)
         both = fold_email(text), text
-        if not all(has_trigram(split_words(one)) for one in both):
+        if not all(map(has_trigram, both)):
             raise ValidationError("Must contain three letters or digits in a row.")
         return both
 
