@@ -206,8 +206,6 @@ async def test_a_list_has_those_that_its_walks_do_not_reach(
 ) -> None:
     """Page by page, some filled by a walk and some not, and what both find is in one order."""
     monkeypatch.setattr(lists, "WALK_PER_ROW", walk_per_row)
-    shorter = [length * walk_per_row // 200 for length in lists.FIRST_WALKS]
-    monkeypatch.setattr(lists, "FIRST_WALKS", tuple(shorter))
     support = await register_as(client, "support")
     await seed(client, 2 * walk_per_row * 51)
     if analyzed:
