@@ -120,3 +120,14 @@ async def test_a_network_is_forgotten_after_half_a_year(start_app: StartApp, con
     await sign_in(client, other, WRONG)
     assert (await sign_in(client, other)).status == 429
     assert (await sign_in(client, account)).status == 200
+
+
+async def test_an_owner_need_not_wait_for_the_job_that_ends_a_suspension(
+    client: Client, conn: Any
+) -> None:
+    account = await register(client)
+    await conn.execute(
+        "update users set status = 'suspended', suspended_until = now() where id = $1",
+        account.profile["id"],
+    )
+    assert (await sign_in(client, account)).status == 200
