@@ -27,10 +27,11 @@ from aiohttp import web
 from joserfc import jwt
 from joserfc.jwk import OctKey
 
-from service import embedded, migrate
 from service.app import create_app
 from service.auth.passwords import hash_password
 from service.auth.tokens import sign_access_token
+from service.db import migrations
+from service.embedded import server as embedded
 from service.sessions.tokens import hash_refresh_token, new_refresh_token
 from service.settings import Database, Settings
 
@@ -135,7 +136,7 @@ async def seed(database: Database, users: int, sessions: int) -> list[Identity]:
 
     The first of those is an administrator, the others are spread over all that are active users.
     """
-    migrate.apply_pending(database)
+    migrations.apply_pending(database)
     settings = Settings(database=database, secret_key=SECRET, access_token_ttl_s=TOKEN_TTL_S)
     app = create_app(settings)
     runner = web.AppRunner(app)

@@ -52,7 +52,8 @@ def _with_help(error: "click.UsageError") -> str:
 
 
 def _explain_ours(error: BaseException) -> tuple[str, int]:
-    from service.errors import ArgumentError, Problem, StartError
+    from service.exceptions import ArgumentError, DatabaseUnavailable, StartError
+    from service.http.problems import Problem
     from service.settings import SettingsError
 
     match error:
@@ -64,6 +65,8 @@ def _explain_ours(error: BaseException) -> tuple[str, int]:
             return error.detail, 2
         case StartError() | Problem():
             return str(error), 1
+        case DatabaseUnavailable():
+            return "the database cannot answer now; try again", 1
         case OSError():
             return f"{error.filename or 'output'}: {error.strerror}", 1
     where = traceback.extract_tb(error.__traceback__)[-1]

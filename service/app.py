@@ -4,24 +4,28 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from service import metrics, purge, throttle
-from service.admin.rules import end_due_suspensions
+from service import purge
+from service.accounts.rules import end_due_suspensions
 from service.audit.partitions import maintain_partitions
+from service.auth.guards import SIGNED_IN
 from service.auth.passwords import hasher_context
 from service.auth.signing_keys import key_ring_context
-from service.coalescing import Coalesced
-from service.database import database_context
-from service.errors import answer_malformed
-from service.headers import AnswerHeaders, preflights
-from service.health import Health, health_context
-from service.keys import ANSWER_HEADERS, HEALTH, SETTINGS, SIGNED_IN
+from service.context import LIFECYCLE, SETTINGS, Lifecycle
+from service.db.coalescing import Coalesced
+from service.db.pool import database_context
+from service.health import sampling
+from service.health.handlers import HEALTH, Health, health_context
+from service.http.cors import preflights
+from service.http.error_responses import malformed_response
+from service.http.headers import RESPONSE_HEADERS, ResponseHeaders
+from service.http.middleware import answering
+from service.http.requests import BODY_MAX_BYTES
+from service.jobs.periodic import Job, periodic_context
 from service.mail.sender import mail_context
-from service.middleware import answering
-from service.periodic import Job, periodic_context
-from service.requests import BODY_MAX_BYTES
 from service.routes import add_routes
 from service.sessions.queries import find_signed_in
 from service.settings import Settings
+from service.throttle import limits as throttle
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
@@ -45,6 +49,7 @@ def create_app(settings: Settings, registry: "CollectorRegistry | None" = None) 
     cors = [preflights(settings)] if settings.cors_origins else []
     app = web.Application(client_max_size=BODY_MAX_BYTES)
     app[SETTINGS] = settings
+    app[LIFECYCLE] = Lifecycle()
     app[HEALTH] = Health()
     app[SIGNED_IN] = Coalesced(app, find_signed_in)
     app.middlewares.extend([answering(app), *cors])
@@ -59,14 +64,14 @@ def create_app(settings: Settings, registry: "CollectorRegistry | None" = None) 
         ]
     )
     # The one place where aiohttp makes its own answers; it has no setting for them.
-    web.RequestHandler.handle_error = answer_malformed  # type: ignore[method-assign, assignment]
-    app[ANSWER_HEADERS] = AnswerHeaders(settings)
-    app.on_response_prepare.append(app[ANSWER_HEADERS].add)
+    web.RequestHandler.handle_error = malformed_response  # type: ignore[method-assign, assignment]
+    app[RESPONSE_HEADERS] = ResponseHeaders(settings)
+    app.on_response_prepare.append(app[RESPONSE_HEADERS].add)
     add_routes(app)
     if settings.traces:
-        from service import traces
+        from service.telemetry import traces
 
         traces.install(app)
     if registry is not None:
-        metrics.install(app, registry)
+        sampling.install(app, registry)
     return app

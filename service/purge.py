@@ -8,10 +8,10 @@ from service.audit import queries as audit_queries
 from service.audit.events import record_unattended
 from service.auth import queries as auth_queries
 from service.auth.signing_keys import verifies_s
-from service.database import Connection
-from service.idempotency import LIFETIME_H
-from service.keys import SETTINGS
-from service.periodic import Job
+from service.context import SETTINGS
+from service.db.connection import Connection
+from service.http.idempotency import LIFETIME_H
+from service.jobs.periodic import Job
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ async def forget_links(app: web.Application, conn: Connection) -> None:
     await conn.execute("delete from action_tokens where expires_at < now()")
 
 
-async def forget_answers(app: web.Application, conn: Connection) -> None:
+async def forget_stored_responses(app: web.Application, conn: Connection) -> None:
     """Delete idempotent answers after their day."""
     await conn.execute(
         "delete from idempotency_keys where created_at < now() - make_interval(hours => $1)",
@@ -71,7 +71,7 @@ async def purge_accounts(app: web.Application, conn: Connection) -> None:
 JOBS = (
     Job("forget sessions", 30, forget_sessions),
     Job("forget links", 300, forget_links),
-    Job("forget answers", 300, forget_answers),
+    Job("forget answers", 300, forget_stored_responses),
     Job("forget keys", 300, forget_keys),
     Job("purge accounts", 60, purge_accounts),
 )

@@ -1,32 +1,24 @@
 """Every URL, the handler that answers it, and who may call it. What is public is seen here."""
 
-from collections.abc import Callable
-from typing import NamedTuple
-
 from aiohttp import web
-from aiohttp.typedefs import Handler
 
-from service import health, openapi
 from service.admin import handlers as administration
 from service.audit import handlers as audit
 from service.auth import handlers as auth
-from service.auth.handlers import admin, anyone, signed_in, support
+from service.auth.guards import admin, anyone, signed_in, support
+from service.context import SETTINGS
 from service.docs import handlers as docs
-from service.fields import UUID_PATTERN
-from service.keys import SETTINGS
+from service.health import handlers as health
+from service.http.fields import UUID_PATTERN
+from service.http.requests import meet_expectation
+from service.http.route import SERVED, Route
+from service.openapi import handlers as openapi
 from service.recovery import handlers as recovery
-from service.requests import meet_expectation
 from service.sessions import handlers as sessions
+from service.sessions import sign_in
 from service.settings import Settings
 from service.users import handlers as users
-
-
-class Route(NamedTuple):
-    method: str
-    path: str
-    handler: Handler
-    access: Callable[[web.Application, Handler], Handler]
-
+from service.users import registration
 
 ROUTES = (
     # Operation
@@ -42,8 +34,8 @@ ROUTES = (
     Route("GET", "/docs/swagger-ui.css", docs.swagger_ui_style, anyone),
     Route("GET", "/openapi.json", openapi.spec, anyone),
     # Sign-in
-    Route("POST", "/api/v1/auth/register", auth.register, anyone),
-    Route("POST", "/api/v1/auth/login", auth.login, anyone),
+    Route("POST", "/api/v1/auth/register", registration.register, anyone),
+    Route("POST", "/api/v1/auth/login", sign_in.login, anyone),
     Route("POST", "/api/v1/auth/refresh", sessions.refresh, anyone),
     Route("POST", "/api/v1/auth/logout", sessions.logout, signed_in),
     # Links in mails
@@ -95,7 +87,8 @@ def add_routes(app: web.Application) -> None:
 
     What is named an id in a path has to be a UUID, so that ``/users/me`` is never read as one.
     """
-    for route in served(app[SETTINGS]):
+    app[SERVED] = served(app[SETTINGS])
+    for route in app[SERVED]:
         handler = route.access(app, route.handler)
         pattern = route.path.replace("_id}", f"_id:{UUID_PATTERN}}}")
         for path in (pattern, f"{pattern}/"):

@@ -25,8 +25,9 @@ import pytest
 import uvloop
 from pytest_aiohttp import AiohttpClient
 
-from service import embedded, migrate
 from service.app import create_app
+from service.db import migrations
+from service.embedded import server as embedded
 from service.settings import Database, Settings, load_settings
 from tests.support import described
 from tests.support.clients import FAST, PLENTY, SECRET_KEY, Client, StartApp
@@ -104,7 +105,7 @@ def pytest_configure(config: pytest.Config) -> None:
         _execute(database, cheaper, f"alter role {database.user} password '{database.password}'")
     template = dataclasses.replace(database, name=f"shinkei_template_{secrets.token_hex(4)}")
     _execute(database, f'create database "{template.name}"')
-    migrate.apply_pending(template)
+    migrations.apply_pending(template)
     _owned.append((database, template.name))
     os.environ[SERVER_VARIABLE] = json.dumps(
         {

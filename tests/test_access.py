@@ -3,8 +3,9 @@
 import re
 from typing import Any
 
-from service.auth.handlers import anyone, signed_in, support
-from service.routes import ROUTES, Route
+from service.auth.guards import anyone, signed_in, support
+from service.http.route import Route
+from service.routes import ROUTES
 from tests.support.clients import Client
 from tests.support.factories import Account, register, register_as
 

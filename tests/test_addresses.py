@@ -6,8 +6,8 @@ import pytest
 from aiohttp import web
 from pytest_aiohttp import AiohttpClient
 
-from service.addresses import client_address, client_network
-from service.keys import SETTINGS
+from service.context import SETTINGS
+from service.http.client_ip import client_ip, client_network
 from service.settings import Settings
 
 LOCAL = ("127.0.0.0/8",)
@@ -15,7 +15,7 @@ CHAIN = ("127.0.0.0/8", "10.0.0.0/8", "2001:db8:ffff::/48")
 
 
 async def tell(request: web.Request) -> web.Response:
-    return web.Response(text=str(client_address(request)))
+    return web.Response(text=str(client_ip(request)))
 
 
 @pytest.mark.parametrize(

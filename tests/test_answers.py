@@ -8,10 +8,10 @@ from aiohttp.test_utils import TestClient, TestServer
 from aiohttp.typedefs import Handler
 from pytest_aiohttp import AiohttpClient
 
-from service.answers import JsonAnswer
 from service.app import create_app
-from service.headers import AnswerHeaders
-from service.keys import ANSWER_HEADERS, EXCHANGE, Exchange
+from service.context import REQUEST_CONTEXT, RequestContext
+from service.http.headers import RESPONSE_HEADERS, ResponseHeaders
+from service.http.responses import JsonResponse
 from service.settings import Settings
 from tests.support.clients import Client, StartApp
 from tests.support.factories import assert_problem, register_as
@@ -85,11 +85,11 @@ async def test_a_connection_stays_until_the_client_wants_it_closed(client: Clien
 )
 async def test_no_value_makes_another_header(settings: Settings, value: str) -> None:
     async def forge(request: web.Request) -> web.Response:
-        EXCHANGE.set(Exchange("id"))
-        return JsonAnswer(b"{}", headers={"ETag": value})
+        REQUEST_CONTEXT.set(RequestContext("id"))
+        return JsonResponse(b"{}", headers={"ETag": value})
 
     app = web.Application()
-    app[ANSWER_HEADERS] = AnswerHeaders(settings)
+    app[RESPONSE_HEADERS] = ResponseHeaders(settings)
     app.router.add_get("/", forge)
     client = TestClient(TestServer(app))
     await client.start_server()

@@ -7,11 +7,10 @@ from typing import Any
 
 import pytest
 
-from service import coalescing
-from service.coalescing import BATCH_MAX, FLIGHTS_MAX, Coalesced
-from service.database import Connection
-from service.errors import Problem
-from service.keys import POOL
+from service.db import coalescing
+from service.db.coalescing import BATCH_MAX, BATCHES_MAX, Coalesced
+from service.db.connection import POOL, Connection
+from service.exceptions import DatabaseUnavailable
 from tests.support.clients import Client, StartApp
 from tests.support.factories import assert_problem, register
 from tests.support.waiting import DEADLINE_S
@@ -92,7 +91,7 @@ async def test_a_query_that_hangs_holds_nobody_up(client: Client) -> None:
         assert await coalesced.find(key) == f"row {key}"
     assert [key for batch in well.batches for key in batch] == [1, 2, 3, 4, 5]
     stuck.append(asyncio.create_task(coalesced.find(13)))
-    await hanging.until_asked(FLIGHTS_MAX)
+    await hanging.until_asked(BATCHES_MAX)
     waiting = asyncio.create_task(coalesced.find(6))
     await let_others_go(client)
     assert not waiting.done()
@@ -171,7 +170,7 @@ async def test_an_error_reaches_all_and_the_next_read_is_well(client: Client) ->
     tasks[0].cancel()
     gate.opened.set()
     answers = await asyncio.gather(*tasks, return_exceptions=True)
-    assert [getattr(answer, "code", None) for answer in answers[1:]] == ["database_unavailable"] * 2
+    assert [type(answer) for answer in answers[1:]] == [DatabaseUnavailable] * 2
     gate.error = None
     assert await coalesced.find(1) == "row 1"
 
@@ -187,7 +186,7 @@ async def test_without_a_connection_all_who_wait_are_refused_at_once(start_app: 
     await asyncio.sleep(0)
     tasks += [asyncio.create_task(coalesced.find(key)) for key in range(2 * BATCH_MAX)]
     answers = await asyncio.gather(*tasks, return_exceptions=True)
-    assert all(isinstance(answer, Problem) and answer.status == 503 for answer in answers)
+    assert all(isinstance(answer, DatabaseUnavailable) for answer in answers)
     assert len({id(answer) for answer in answers}) == 1
     for conn in held:
         await pool.release(conn)

@@ -447,7 +447,7 @@ def test_an_installed_wheel_migrates_from_an_empty_directory(
     result = run("migrate", cwd=empty, **variables)
     assert (result.returncode, result.stderr) == (0, "")
     assert result.stdout.splitlines()[0] == "applied  0001.create-users"
-    code = "from service.migrate import migrations_dir as d; print(d())"
+    code = "from service.db.migrations import migrations_dir as d; print(d())"
     where = run_python(code, cwd=empty, **variables)
     assert Path(where.stdout.strip()).is_relative_to(installed)
     assert (installed / "service/mail/templates/fr/verify_email.html").is_file()

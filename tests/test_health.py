@@ -7,8 +7,12 @@ from typing import Any
 
 import pytest
 
-from service import embedded, health, migrate
-from service.keys import HEALTH, POOL
+from service.context import LIFECYCLE
+from service.db import migrations
+from service.db.connection import POOL
+from service.embedded import server as embedded
+from service.health import handlers as health
+from service.health.handlers import HEALTH
 from service.settings import Settings
 from tests.support.clients import FAST, Client, StartApp
 from tests.support.factories import PASSWORD, assert_problem, register
@@ -125,14 +129,14 @@ async def test_an_unmigrated_database_becomes_ready_when_it_is_migrated(
     credentials = {"email": "a@example.com", "password": PASSWORD}
     response = await client.post("/api/v1/auth/login", json=credentials)
     await assert_problem(response, 503, "database_unavailable")
-    await asyncio.to_thread(migrate.apply_pending, empty_database)
+    await asyncio.to_thread(migrations.apply_pending, empty_database)
     await look_until(client, "/health/startup", 200)
     await register(client)
 
 
 async def test_stopping_is_not_ready(client: Client) -> None:
     assert client.app is not None
-    client.app[HEALTH].stopping = client.app[HEALTH].draining = True
+    client.app[LIFECYCLE].stopping = client.app[LIFECYCLE].draining = True
     status, body = await look(client, "/health")
     assert (status, body["output"]) == (503, "stopping")
     response = await client.get("/health/live")
@@ -145,7 +149,7 @@ def own_server(tmp_path: Path) -> Iterator[embedded.Server]:
     """A PostgreSQL that this test alone may stop, and start again on its port."""
     with reserved_port() as port:
         server = embedded.start(tmp_path, port=port, options=FAST)
-        migrate.apply_pending(server.database)
+        migrations.apply_pending(server.database)
         yield server
         server.stop()
 

@@ -18,11 +18,11 @@ import asyncpg
 import pytest
 
 from service.auth import signing_keys
-from service.coalescing import FLIGHTS_MAX
-from service.keys import POOL, POOL_WAITING
-from service.logs import RESERVED, ConsoleFormatter, JsonFormatter
+from service.db.coalescing import BATCHES_MAX
+from service.db.connection import POOL, POOL_WAITING
 from service.mail import sender
 from service.settings import Database, Rate
+from service.telemetry.logs import RESERVED, ConsoleFormatter, JsonFormatter
 from tests.support.clients import ROOT, Client, StartApp
 from tests.support.factories import PASSWORD, bearer, register, register_as
 from tests.support.logbook import attached, logged, written
@@ -94,7 +94,7 @@ def _pieces_written(script: str) -> list[list[dict[str, Any]]]:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     head = """
 import asyncio, logging, os
-from service.logs import configure_logging
+from service.telemetry.logs import configure_logging
 from service.settings import Settings
 configure_logging(Settings(log_format="json", log_level="info"))
 log = logging.getLogger("service.tests")
@@ -426,7 +426,7 @@ async def test_a_shared_read_is_logged_with_a_request_that_asked_for_it(
         async with conn.transaction():
             await conn.execute("lock table sessions in access exclusive mode")
             answers = []
-            for under_way in range(1, FLIGHTS_MAX + 1):
+            for under_way in range(1, BATCHES_MAX + 1):
                 answers.append(ask(f"read-{under_way}"))
                 await eventually(functools.partial(locks_waited_for, conn, under_way))
             answers.append(ask("follows"))
@@ -434,7 +434,7 @@ async def test_a_shared_read_is_logged_with_a_request_that_asked_for_it(
             assert (await client.get("/health/live")).status == 200
         await asyncio.gather(*answers)
     reads = [event for event in events if event.get("query") == "sessions.find_signed_in"]
-    asked = {f"read-{number}" for number in range(1, FLIGHTS_MAX + 1)}
+    asked = {f"read-{number}" for number in range(1, BATCHES_MAX + 1)}
     assert {event["request_id"] for event in reads} == {*asked, "follows"}
 
 
@@ -473,7 +473,7 @@ def test_what_others_say_is_one_line_each(tmp_path: Path) -> None:
     """Libraries, warnings, tasks that nobody awaits, and what nobody catches."""
     code = """
 import asyncio, gc, logging, threading, warnings
-from service.logs import configure_logging
+from service.telemetry.logs import configure_logging
 from service.settings import Settings
 
 configure_logging(Settings(log_format="json", log_level="debug"))
@@ -574,7 +574,7 @@ async def test_any_handler_sees_every_event_with_its_fields(
 async def test_a_requests_record_is_as_logging_makes_it(client: Client) -> None:
     """Which would take much longer: see docs/performance.md."""
     theirs = Collected()
-    requests = logging.getLogger("service.access_log")
+    requests = logging.getLogger("service.telemetry.access_log")
     with attached(requests, theirs):
         await client.get("/docs")
         (record,) = theirs.records
@@ -608,7 +608,7 @@ log.info("event", extra={"number": 1})
 def test_libraries_lines_have_the_same_form() -> None:
     """Those of gunicorn, aiohttp and asyncio, with the request's id and without their extras."""
     pieces = _pieces_written("""
-from service.keys import LOG_CONTEXT
+from service.context import LOG_CONTEXT
 
 async def main():
     LOG_CONTEXT.set({"request_id": "given"})
@@ -633,7 +633,10 @@ def test_only_what_starts_a_process_configures_logging() -> None:
     importing = {
         path.relative_to(service).as_posix()
         for path in service.rglob("*.py")
-        if re.search(r"service\.logs import|service import .*\blogs\b", path.read_text())
+        if re.search(
+            r"service\.telemetry\.logs import|service\.telemetry import .*\blogs\b",
+            path.read_text(),
+        )
     }
     assert importing == {
         "commands/connection.py",

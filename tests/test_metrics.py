@@ -13,8 +13,9 @@ from prometheus_client import CollectorRegistry
 from pytest_aiohttp import AiohttpClient
 
 from service.app import create_app
-from service.exporter import DIRECTORY_VARIABLE, exporting
-from service.keys import HASHER, POOL
+from service.auth.passwords import HASHER
+from service.db.connection import POOL
+from service.process.exporter import DIRECTORY_VARIABLE, exporting
 from service.settings import Rate, Settings
 from tests.support import described
 from tests.support.clients import Client
@@ -210,7 +211,7 @@ async def test_not_on_the_public_port(client: Client) -> None:
 def test_off_by_default_and_nothing_of_it_is_imported() -> None:
     code = (
         "import sys, service.__main__, service.app, service.settings;"
-        "from service.exporter import exporting;"
+        "from service.process.exporter import exporting;"
         "exporting(service.settings.Settings()).__enter__();"
         "print([name for name in sys.modules if name in ('prometheus_client', 'gunicorn')])"
     )
@@ -220,7 +221,7 @@ def test_off_by_default_and_nothing_of_it_is_imported() -> None:
 
 def test_another_programs_directory_is_not_used(tmp_path: Path) -> None:
     code = (
-        "from service.exporter import exporting; from service.settings import Settings\n"
+        "from service.process.exporter import exporting; from service.settings import Settings\n"
         "import sys\n"
         "with exporting(Settings(metrics_port=int(sys.argv[1]))) as exporter:\n"
         "    from prometheus_client import Counter\n"

@@ -10,8 +10,8 @@ from typing import Any
 import asyncpg
 import pytest
 
-from service import migrate
-from service.errors import StartError
+from service.db import migrations
+from service.exceptions import StartError
 from service.settings import Database
 from tests.support.processes import connect, started
 from tests.support.waiting import DEADLINE_S
@@ -42,15 +42,15 @@ def schema_of(database: Database) -> list[tuple[Any, ...]]:
 
 @pytest.mark.slow
 def test_up_down_up_one_at_a_time(empty_database: Database) -> None:
-    ids = migrate.known_migrations()
-    assert migrate.apply_pending(empty_database) == ids
+    ids = migrations.known_migrations()
+    assert migrations.apply_pending(empty_database) == ids
     head = schema_of(empty_database)
     for id_ in reversed(ids):
-        assert migrate.roll_back(empty_database, 1) == [id_]
+        assert migrations.roll_back(empty_database, 1) == [id_]
     assert schema_of(empty_database) == []
-    assert migrate.apply_pending(empty_database) == ids
+    assert migrations.apply_pending(empty_database) == ids
     assert schema_of(empty_database) == head
-    assert migrate.apply_pending(empty_database) == []
+    assert migrations.apply_pending(empty_database) == []
 
 
 def test_each_is_safe_to_run_twice(database: Database) -> None:
@@ -58,15 +58,15 @@ def test_each_is_safe_to_run_twice(database: Database) -> None:
     before = schema_of(database)
     with connect(database) as conn:
         conn.execute("delete from _yoyo_migration")
-    assert migrate.apply_pending(database) == migrate.known_migrations()
+    assert migrations.apply_pending(database) == migrations.known_migrations()
     assert schema_of(database) == before
 
 
 def test_each_has_a_rollback_a_lock_timeout_and_its_predecessor() -> None:
-    ids = migrate.known_migrations()
+    ids = migrations.known_migrations()
     for previous, id_ in zip([None, *ids], ids, strict=False):
-        sql = (migrate.migrations_dir() / f"{id_}.sql").read_text()
-        assert (migrate.migrations_dir() / f"{id_}.rollback.sql").is_file()
+        sql = (migrations.migrations_dir() / f"{id_}.sql").read_text()
+        assert (migrations.migrations_dir() / f"{id_}.rollback.sql").is_file()
         assert "set local lock_timeout" in sql
         assert previous is None or f"-- depends: {previous}\n" in sql
 
@@ -78,25 +78,25 @@ def test_none_is_edited_once_landed() -> None:
     )
     assert recorded == {
         path.name: hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in migrate.migrations_dir().glob("*.sql")
+        for path in migrations.migrations_dir().glob("*.sql")
     }
 
 
 def test_many_replicas_at_once(empty_database: Database) -> None:
     with ThreadPoolExecutor(8) as executor:
-        applied = list(executor.map(lambda _: migrate.apply_pending(empty_database), range(8)))
-    assert max(applied, key=len) == migrate.known_migrations()
-    assert sum(map(len, applied)) == len(migrate.known_migrations())
+        applied = list(executor.map(lambda _: migrations.apply_pending(empty_database), range(8)))
+    assert max(applied, key=len) == migrations.known_migrations()
+    assert sum(map(len, applied)) == len(migrations.known_migrations())
 
 
 def test_a_killed_one_heals(empty_database: Database) -> None:
     """Killed with the advisory lock, yoyo's lock row and a transaction in its hands."""
     script = """
 import os, sys
-from service import migrate
+from service.db import migrations
 from service.settings import Database
 database = Database(((sys.argv[1], int(sys.argv[2])),), *sys.argv[3:6])
-with migrate._locked_backend(database, 0) as (backend, migrations):
+with migrations._locked_backend(database, 0) as (backend, migrations):
     backend._insert_lock_row(1, 1)
     with backend.transaction():
         backend.execute("create table half (id int)")
@@ -111,7 +111,7 @@ with migrate._locked_backend(database, 0) as (backend, migrations):
         assert killed.stdout.readline() == "ready\n"
         killed.kill()
         killed.wait(DEADLINE_S)
-    assert migrate.apply_pending(empty_database) == migrate.known_migrations()
+    assert migrations.apply_pending(empty_database) == migrations.known_migrations()
 
 
 def test_one_that_fails_is_named(
@@ -119,33 +119,33 @@ def test_one_that_fails_is_named(
 ) -> None:
     (tmp_path / "0001.fine.sql").write_text("create table fine (id int)")
     (tmp_path / "0002.broken.sql").write_text("create table broken (id nonsense)")
-    monkeypatch.setattr(migrate, "migrations_dir", lambda: tmp_path)
+    monkeypatch.setattr(migrations, "migrations_dir", lambda: tmp_path)
     with pytest.raises(StartError) as raised:
-        migrate.apply_pending(empty_database)
+        migrations.apply_pending(empty_database)
     assert str(raised.value) == 'cannot apply 0002.broken: type "nonsense" does not exist'
-    assert migrate.list_status(empty_database) == [("0001.fine", True), ("0002.broken", False)]
+    assert migrations.list_status(empty_database) == [("0001.fine", True), ("0002.broken", False)]
 
 
 def test_one_that_yoyo_skips_is_told(
     empty_database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "0001.orphan.sql").write_text("-- depends: 0000.missing\nselect 1")
-    monkeypatch.setattr(migrate, "migrations_dir", lambda: tmp_path)
+    monkeypatch.setattr(migrations, "migrations_dir", lambda: tmp_path)
     with pytest.raises(StartError, match=r"0001\.orphan|dependencies"):
-        migrate.apply_pending(empty_database)
+        migrations.apply_pending(empty_database)
 
 
 def test_no_migrations_at_all_is_told(
     empty_database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(migrate, "migrations_dir", lambda: tmp_path)
+    monkeypatch.setattr(migrations, "migrations_dir", lambda: tmp_path)
     with pytest.raises(StartError, match="this installation is incomplete"):
-        migrate.apply_pending(empty_database)
+        migrations.apply_pending(empty_database)
 
 
 def test_what_the_planner_has_to_know_is_known_at_once(database: Database) -> None:
     """Statistics that are created on accounts that were analyzed before are filled."""
-    assert migrate.roll_back(database, 4)[-1] == "0014.index-users-by-address"
+    assert migrations.roll_back(database, 4)[-1] == "0014.index-users-by-address"
     with connect(database) as conn:
         conn.execute(
             """
@@ -158,7 +158,7 @@ def test_what_the_planner_has_to_know_is_known_at_once(database: Database) -> No
             """
         )
         conn.execute("analyze users")
-        migrate.apply_pending(database)
+        migrations.apply_pending(database)
         known = conn.execute("select most_common_vals from pg_stats_ext").fetchone()
     assert known is not None
     assert sorted(known[0]) == [["support", "suspended"], ["user", "active"]]
@@ -168,15 +168,15 @@ def test_without_the_right_to_create_tables(empty_database: Database) -> None:
     with connect(empty_database) as conn:
         conn.execute("alter schema public rename to elsewhere")
     with pytest.raises(StartError, match="^cannot migrate: "):
-        migrate.apply_pending(empty_database)
+        migrations.apply_pending(empty_database)
 
 
 async def test_what_is_pending(
     empty_database: Database, conn: "asyncpg.Connection[asyncpg.Record]"
 ) -> None:
-    assert await migrate.find_pending(conn) == []
+    assert await migrations.find_pending(conn) == []
     await conn.execute("delete from _yoyo_migration where migration_id like '0002%'")
-    assert await migrate.find_pending(conn) == ["0002.create-sessions"]
+    assert await migrations.find_pending(conn) == ["0002.create-sessions"]
     empty = await asyncpg.connect(**empty_database.asyncpg_arguments())
-    assert await migrate.find_pending(empty) == migrate.known_migrations()
+    assert await migrations.find_pending(empty) == migrations.known_migrations()
     await empty.close()

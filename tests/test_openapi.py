@@ -10,8 +10,8 @@ from marshmallow import Schema
 from multidict import CIMultiDict
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
-from service.openapi import document
-from service.operations import ANSWERED, CODES, OPERATIONS
+from service.openapi.document import document
+from service.openapi.operations import ANSWERED, CODES, OPERATIONS
 from service.routes import ROUTES
 from service.settings import Settings
 from tests.support.clients import Client
@@ -128,7 +128,7 @@ def test_references_lead_somewhere_and_components_are_used() -> None:
 
 
 def test_the_least_length_of_a_password_is_the_setting() -> None:
-    schemas = document(Settings(password_min_length=20))["components"]["schemas"]
+    schemas = document(ROUTES, Settings(password_min_length=20))["components"]["schemas"]
     assert schemas["Register"]["properties"]["password"]["minLength"] == 20
     assert schemas["Login"]["properties"]["password"]["minLength"] == 1
 

@@ -3,7 +3,7 @@
 import itertools
 import re
 
-from service.auth.handlers import admin, anyone, signed_in, support
+from service.auth.guards import admin, anyone, signed_in, support
 from service.routes import ROUTES
 from tests.support.clients import Client
 from tests.support.factories import assert_problem, register

@@ -12,7 +12,7 @@ import pytest
 from aiohttp import ClientResponse, ClientSession, UnixConnector, web
 
 from service.app import create_app
-from service.keys import HASHER
+from service.auth.passwords import HASHER
 from service.settings import Rate, Settings
 from tests.support.clients import Client, StartApp
 from tests.support.factories import PASSWORD, assert_problem

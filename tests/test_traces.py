@@ -12,8 +12,8 @@ from aiohttp.test_utils import TestServer
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
-from service import traces
 from service.settings import Database, SettingsError, load_settings
+from service.telemetry import traces
 from tests.support.clients import Client, StartApp
 from tests.support.factories import PASSWORD, register
 from tests.support.logbook import logged
@@ -276,7 +276,7 @@ def test_a_collector_that_is_away_harms_nothing(
 def test_without_the_setting_nothing_of_it_is_imported(tmp_path: Path) -> None:
     code = (
         "import sys; from service.app import create_app; from service.settings import Settings;"
-        "import service.server, service.__main__, service.mail.sender; create_app(Settings());"
+        "import service.process.server, service.__main__, service.mail.sender; create_app(Settings());"
         "sys.exit([name for name in sys.modules if name.startswith('opentelemetry')] or 0)"
     )
     result = run_python(code, cwd=tmp_path)

@@ -12,14 +12,15 @@ import asyncpg
 import uuid_utils.compat as uuid_utils
 from aiohttp import web
 
-from service.admin import queries, schemas
-from service.admin.rules import keep_an_administrator
+from service.accounts import queries as accounts
+from service.accounts.rules import keep_an_administrator
+from service.admin import schemas
 from service.audit.events import record, record_unattended
-from service.database import Connection
-from service.encoding import same
-from service.errors import Problem
-from service.fields import fold_email
-from service.requests import check_if_match
+from service.db.connection import Connection
+from service.http.fields import fold_email
+from service.http.problems import Problem
+from service.http.requests import check_if_match
+from service.json_codec import same
 from service.sessions import queries as session_queries
 
 _NOT_CHANGES = {"version", "updated_at"}
@@ -33,7 +34,7 @@ async def lock_account(
     conn: Connection, user_id: uuid.UUID, request: web.Request | None = None
 ) -> asyncpg.Record:
     """The account, locked. Raises Problem 404, and 412 where If-Match is stale."""
-    user = await queries.lock_account(conn, user_id)
+    user = await accounts.lock_account(conn, user_id)
     if user is None:
         raise no_such_account()
     if request is not None:
@@ -53,7 +54,7 @@ async def create_account(
 ) -> asyncpg.Record:
     """A new account. Raises Problem 409 where its address is taken. The caller records it."""
     try:
-        return await queries.insert_account(
+        return await accounts.insert_account(
             conn,
             user_id=uuid_utils.uuid7(),
             email=email,
@@ -87,12 +88,12 @@ async def create_administrator(conn: Connection, email: str, password_hash: str)
 
 async def promote_to_administrator(conn: Connection, email: str) -> None:
     """Make an account an administrator. Raises Problem 404 where none of this address is active."""
-    user = await queries.lock_account_by_email(conn, fold_email(email))
+    user = await accounts.lock_account_by_email(conn, fold_email(email))
     if user is None or user["status"] != "active":
         raise Problem(404, "not_found", "There is no active account with this address.")
     if user["role"] == "admin":
         return
-    await queries.update_account(
+    await accounts.update_account(
         conn,
         user["id"],
         name=user["name"],
@@ -117,7 +118,7 @@ async def suspend(
     user = await lock_account(conn, user_id, request)
     if user["status"] == "deleting":
         raise Problem(409, "account_deleting", "The account is being deleted; reinstate it first.")
-    suspended = await queries.suspend_account(conn, user["id"], reason, until)
+    suspended = await accounts.suspend_account(conn, user["id"], reason, until)
     await session_queries.delete_sessions(conn, user["id"])
     await record_change(conn, request, "user.suspend", user, suspended)
     return suspended
@@ -130,7 +131,7 @@ async def reinstate(
     user = await lock_account(conn, user_id, request)
     if user["status"] == "active":
         return user
-    active = await queries.reactivate_account(conn, user["id"])
+    active = await accounts.reactivate_account(conn, user["id"])
     await record_change(conn, request, "user.reinstate", user, active)
     return active
 

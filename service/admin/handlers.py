@@ -8,26 +8,28 @@ import asyncpg
 from aiohttp import web
 from marshmallow import ValidationError
 
-from service.admin import changes, lists, queries, schemas
+from service.accounts import queries as accounts
+from service.accounts.preferences import check_preferences, merge_patch
+from service.accounts.rules import keep_an_administrator
+from service.admin import changes, lists, schemas
 from service.admin.changes import lock_account, no_such_account, record_change
-from service.admin.rules import keep_an_administrator
 from service.audit.events import record
-from service.database import Connection, read, write
-from service.encoding import same
-from service.errors import Problem
-from service.idempotency import write_once
-from service.keys import SETTINGS
-from service.pages import PAGE, read_cursor, render_page
-from service.recovery.links import start_password_reset
-from service.requests import (
+from service.context import SETTINGS
+from service.db.connection import Connection
+from service.db.transactions import read, write
+from service.http.idempotency import write_once
+from service.http.pages import PAGE, read_cursor, render_page
+from service.http.problems import Problem
+from service.http.requests import (
     field_errors,
     json_response,
     read_body,
     read_query,
     require_if_match,
 )
+from service.json_codec import same
+from service.recovery.links import start_password_reset
 from service.sessions import queries as session_queries
-from service.users.schemas import check_settings, merge_patch
 
 
 async def list_users(request: web.Request) -> web.Response:
@@ -61,7 +63,7 @@ async def _create(conn: Connection, request: web.Request, body: dict[str, Any]) 
 
 async def read_user(request: web.Request) -> web.Response:
     """One account."""
-    user = await read(request.app, queries.find_account, _user_id(request))
+    user = await read(request.app, accounts.find_account, _user_id(request))
     if user is None:
         raise no_such_account()
     return _render(user)
@@ -80,7 +82,7 @@ async def _change(conn: Connection, request: web.Request, change: dict[str, Any]
     user = await lock_account(conn, _user_id(request), request)
     settings = merge_patch(user["settings"], change.get("settings", {}))
     try:
-        check_settings(settings)
+        check_preferences(settings)
     except ValidationError as error:
         raise field_errors(error, "#/settings") from None
     wanted = {
@@ -91,7 +93,7 @@ async def _change(conn: Connection, request: web.Request, change: dict[str, Any]
     }
     if all(same(user[name], value) for name, value in wanted.items()):
         return user
-    changed = await queries.update_account(conn, user["id"], **wanted)
+    changed = await accounts.update_account(conn, user["id"], **wanted)
     await record_change(conn, request, "user.update", user, changed)
     return changed
 
@@ -110,7 +112,7 @@ async def _delete(conn: Connection, request: web.Request) -> asyncpg.Record:
     if user["status"] == "deleting":
         return user
     grace_days = request.app[SETTINGS].deletion_grace_days
-    deleting = await queries.schedule_deletion(conn, user["id"], grace_days)
+    deleting = await accounts.schedule_deletion(conn, user["id"], grace_days)
     await session_queries.delete_sessions(conn, user["id"])
     await record_change(conn, request, "user.delete", user, deleting)
     return deleting
@@ -152,12 +154,14 @@ async def _reset_password(conn: Connection, request: web.Request) -> web.Respons
 async def list_sessions(request: web.Request) -> web.Response:
     """An account's sessions, the newest first, a page at a time."""
     query = read_query(request, PAGE)
-    keyset = queries.SESSIONS_NEWEST_FIRST
+    keyset = session_queries.SESSIONS_NEWEST_FIRST
     after = read_cursor(request, query, keyset)
     user_id = _user_id(request)
-    if await read(request.app, queries.find_account, user_id) is None:
+    if await read(request.app, accounts.find_account, user_id) is None:
         raise no_such_account()
-    rows = await read(request.app, queries.list_sessions, user_id, after, query["limit"] + 1)
+    rows = await read(
+        request.app, session_queries.list_sessions_page, user_id, after, query["limit"] + 1
+    )
     return render_page(request, query, keyset, rows, schemas.ADMIN_SESSION)
 
 

@@ -8,12 +8,13 @@ from typing import Any
 
 import asyncpg
 
-from service.admin.queries import ACCOUNT
+from service.accounts.queries import ACCOUNT
 from service.admin.search import indexed_part
-from service.database import Connection, own_plans
-from service.encoding import plain
-from service.errors import Problem
-from service.statements import Columns, Keyset, Statement, all_of, page_conditions
+from service.db.connection import Connection
+from service.db.listing import Columns, Keyset, Statement, all_of, page_conditions
+from service.db.transactions import own_plans
+from service.http.problems import Problem
+from service.json_codec import plain
 
 _BY_TIME: Columns = {"created_at": datetime.fromisoformat, "id": uuid.UUID}
 _BY_EMAIL: Columns = {"email_folded": str}

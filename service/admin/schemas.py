@@ -5,14 +5,20 @@ from typing import Any
 
 from marshmallow import Schema, ValidationError, fields, validate
 
+from service.accounts.preferences import (
+    IS_EMAIL,
+    NAME_MAX_LENGTH,
+    ROLES,
+    PreferencesField,
+    check_json,
+)
+from service.accounts.queries import STATUSES
 from service.admin.lists import SORTS
-from service.admin.queries import STATUSES
 from service.admin.search import has_trigram
-from service.encoding import RowSchema
-from service.fields import DisplayName, EmailAddress, Flag, Text, Timestamp, fold_email
-from service.pages import BEFORE_TIME, FROM_TIME, PageSchema
-from service.requests import load_json
-from service.users.schemas import IS_EMAIL, NAME_MAX_LENGTH, ROLES, SettingsField, check_json
+from service.http.fields import DisplayName, EmailAddress, Flag, Text, Timestamp, fold_email
+from service.http.pages import BEFORE_TIME, FROM_TIME, PageSchema
+from service.http.requests import load_json
+from service.http.row_schema import RowSchema
 
 REASON_MAX_LENGTH = 500
 
@@ -70,7 +76,7 @@ class AdminUserSchema(RowSchema):
     suspended_until = Timestamp(allow_none=True)
     suspension_reason = fields.String(allow_none=True)
     purge_at = Timestamp(allow_none=True)
-    settings = SettingsField()
+    settings = PreferencesField()
     version = fields.Integer()
     created_at = Timestamp()
     updated_at = Timestamp()
@@ -116,14 +122,14 @@ class CreateUserSchema(Schema):
     email = EmailAddress(required=True)
     name = DisplayName(0, NAME_MAX_LENGTH, load_default="")
     role = fields.String(validate=validate.OneOf(ROLES), load_default="user")
-    settings = SettingsField(load_default=dict)
+    settings = PreferencesField(load_default=dict)
 
 
 class ChangeUserSchema(Schema):
     """``PATCH /users/{id}``: what is absent stays, settings are merged."""
 
     name = DisplayName(0, NAME_MAX_LENGTH)
-    settings = SettingsField(merging=True)
+    settings = PreferencesField(merging=True)
     role = fields.String(validate=validate.OneOf(ROLES))
     email_verified = Flag()
 

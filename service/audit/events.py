@@ -6,10 +6,10 @@ from typing import Any
 import uuid_utils.compat as uuid_utils
 from aiohttp import web
 
-from service.addresses import client_address
 from service.audit import queries
-from service.database import Connection
-from service.keys import EXCHANGE, USER
+from service.context import REQUEST_CONTEXT, USER
+from service.db.connection import Connection
+from service.http.client_ip import client_ip
 
 USER_AGENT_MAX_LENGTH = 400
 
@@ -37,9 +37,9 @@ async def record(
         actor_id=user["id"] if user else actor_id,
         actor_role=user["role"] if user else None,
         subject_id=subject_id,
-        address=client_address(request),
+        address=client_ip(request),
         user_agent=user_agent(request),
-        request_id=EXCHANGE.get().request_id,
+        request_id=REQUEST_CONTEXT.get().request_id,
         before=before,
         after=after,
     )

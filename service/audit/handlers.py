@@ -3,9 +3,9 @@
 from aiohttp import web
 
 from service.audit import queries, schemas
-from service.database import read
-from service.pages import read_cursor, render_page
-from service.requests import read_query
+from service.db.transactions import read
+from service.http.pages import read_cursor, render_page
+from service.http.requests import read_query
 
 
 async def list_events(request: web.Request) -> web.Response:

@@ -6,8 +6,8 @@ from datetime import UTC, datetime, timedelta
 from aiohttp import web
 
 from service.audit import queries
-from service.database import Connection
-from service.keys import SETTINGS
+from service.context import SETTINGS
+from service.db.connection import Connection
 
 MONTHS_AHEAD = 2
 _NAME = re.compile(r"audit_events_([0-9]{4})([0-9]{2})")

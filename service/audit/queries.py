@@ -7,9 +7,10 @@ from typing import Any
 
 import asyncpg
 
-from service.addresses import Address
-from service.database import Connection, own_plans
-from service.statements import Keyset, Statement, all_of, page_conditions
+from service.db.connection import Connection
+from service.db.listing import Keyset, Statement, all_of, page_conditions
+from service.db.transactions import own_plans
+from service.http.client_ip import IpAddress
 
 NEWEST_FIRST = Keyset({"occurred_at": datetime.fromisoformat, "id": uuid.UUID}, descending=True)
 
@@ -30,7 +31,7 @@ async def insert_event(
     actor_id: uuid.UUID | None,
     actor_role: str | None,
     subject_id: uuid.UUID | None,
-    address: Address | None,
+    address: IpAddress | None,
     user_agent: str | None,
     request_id: str | None,
     before: dict[str, Any] | None,

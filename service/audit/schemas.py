@@ -2,9 +2,9 @@
 
 from marshmallow import fields
 
-from service.encoding import RowSchema
-from service.fields import Text, Timestamp, UuidText
-from service.pages import BEFORE_TIME, FROM_TIME, PageSchema
+from service.http.fields import Text, Timestamp, UuidText
+from service.http.pages import BEFORE_TIME, FROM_TIME, PageSchema
+from service.http.row_schema import RowSchema
 
 
 class AuditEventSchema(RowSchema):

@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, TypeVar
 from aiohttp import web
 
 from service.auth.blocklist import is_blocked
-from service.errors import FieldError, Problem, invalid_fields, unavailable
-from service.keys import HASHER, SETTINGS
+from service.context import SETTINGS
+from service.http.problems import FieldError, Problem, invalid_fields, unavailable
 
 if TYPE_CHECKING:
     import argon2
+
+HASHER: web.AppKey["Hasher"] = web.AppKey("hasher")
 
 T = TypeVar("T")
 

@@ -1,25 +1,9 @@
 """What registration and sign-in take, and what is told of signing keys."""
 
-from marshmallow import Schema, fields
+from marshmallow import fields
 
-from service.encoding import RowSchema
-from service.fields import DisplayName, EmailAddress, NewPassword, Password, Timestamp
-from service.users.schemas import NAME_MAX_LENGTH
-
-
-class RegisterSchema(Schema):
-    """``POST /auth/register``."""
-
-    email = EmailAddress(required=True)
-    password = NewPassword(required=True)
-    name = DisplayName(0, NAME_MAX_LENGTH, load_default="")
-
-
-class LoginSchema(Schema):
-    """``POST /auth/login``."""
-
-    email = EmailAddress(required=True)
-    password = Password(required=True)
+from service.http.fields import Timestamp
+from service.http.row_schema import RowSchema
 
 
 class SigningKeySchema(RowSchema):
@@ -33,6 +17,4 @@ class SigningKeySchema(RowSchema):
     retires_at = Timestamp()
 
 
-REGISTER = RegisterSchema()
-LOGIN = LoginSchema()
 SIGNING_KEY = SigningKeySchema()

@@ -22,16 +22,18 @@ from aiohttp import web
 
 from service.audit.events import record_unattended
 from service.auth import queries
-from service.database import Connection, read, write
-from service.errors import Problem, StartError
-from service.keys import KEY_RING, SETTINGS
+from service.auth.bearer import Bearer
+from service.context import SETTINGS
+from service.db.connection import Connection
+from service.db.transactions import read, write
+from service.exceptions import DatabaseUnavailable, StartError
 from service.sealing import SealError, seal, unseal
 from service.settings import Settings, SettingsError
 
 if TYPE_CHECKING:
     from joserfc.jwk import ECKey
 
-    from service.auth.tokens import Bearer
+KEY_RING: web.AppKey["KeyRing"] = web.AppKey("key_ring")
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +87,7 @@ async def key_ring_context(app: web.Application) -> AsyncIterator[None]:
     app[KEY_RING] = KeyRing()
     try:
         await _load_first(app)
-    except Problem as error:
+    except DatabaseUnavailable as error:
         cause = type(error.__cause__).__name__
         log.warning("signing keys not loaded yet", extra={"cause": cause})
     task = asyncio.create_task(_keep_current(app), name="signing keys")
@@ -103,9 +105,11 @@ async def _keep_current(app: web.Application) -> None:
         try:
             async with app[KEY_RING].loading:
                 await _load(app)
-        except Problem as error:
+        except DatabaseUnavailable as error:
             pause_s = RETRY_EVERY_S
-            log.warning("signing keys not read anew", extra={"code": error.code})
+            log.warning(
+                "signing keys not read anew", extra={"cause": type(error.__cause__).__name__}
+            )
         except SettingsError as error:
             log.error("signing keys not read anew", extra={"reason": str(error)})
         except Exception:

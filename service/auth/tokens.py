@@ -8,22 +8,24 @@ import functools
 import time
 import uuid
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import orjson
 import uuid_utils.compat as uuid_utils
 from aiohttp import web
 from asyncpg.pgproto.pgproto import UUID
 
+from service.auth.bearer import Bearer
 from service.auth.signing_keys import (
     ALGORITHM,
+    KEY_RING,
     LEEWAY_S,
     look_again,
     signing_key,
     verifying_keys,
 )
-from service.errors import not_signed_in
-from service.keys import KEY_RING, SETTINGS
+from service.context import SETTINGS
+from service.http.problems import not_signed_in
 
 if TYPE_CHECKING:
     from joserfc import jwt
@@ -35,16 +37,6 @@ TOKEN_TYPE = "at+jwt"  # noqa: S105
 TOKEN_MAX_LENGTH = 2048
 # Verified tokens that are remembered, at about 1 KiB each.
 VERIFIED_MAX = 16_384
-
-
-class Bearer(NamedTuple):
-    """What a verified access token says: whose it is, and in which session.
-
-    The ids are of asyncpg's own kind: they are compared, hashed and sent without a call of Python.
-    """
-
-    user_id: uuid.UUID
-    session_id: uuid.UUID
 
 
 _NEVER_VERIFIED: tuple[float, Bearer | None] = (0.0, None)

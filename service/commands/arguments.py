@@ -8,11 +8,11 @@ from typing import Any
 import asyncpg
 from marshmallow import Schema, ValidationError, fields
 
-from service.admin import queries
+from service.accounts import queries as accounts
 from service.admin.changes import no_such_account
-from service.database import Connection
-from service.errors import ArgumentError
-from service.fields import UUID_PATTERN, EmailAddress, fold_email
+from service.db.connection import Connection
+from service.exceptions import ArgumentError
+from service.http.fields import UUID_PATTERN, EmailAddress, fold_email
 
 _UUID = re.compile(UUID_PATTERN)
 
@@ -50,9 +50,9 @@ def check_account(text: str) -> str:
 async def get_account(conn: Connection, account: str) -> asyncpg.Record:
     """The account of that id or address: see ``check_account``. Raises Problem 404."""
     if _UUID.fullmatch(account):
-        user = await queries.find_account(conn, uuid.UUID(account))
+        user = await accounts.find_account(conn, uuid.UUID(account))
     else:
-        user = await queries.find_account_by_email(conn, account)
+        user = await accounts.find_account_by_email(conn, account)
     if user is None:
         raise no_such_account()
     return user

@@ -11,13 +11,14 @@ from typing import TypeVar
 
 from aiohttp import web
 
-from service import migrate
 from service.commands.output import progress
-from service.database import database_context, read
-from service.errors import StartError
-from service.keys import SETTINGS
-from service.logs import configure_logging
+from service.context import SETTINGS
+from service.db import migrations
+from service.db.pool import database_context
+from service.db.transactions import read
+from service.exceptions import StartError
 from service.settings import Settings, load_settings
+from service.telemetry.logs import configure_logging
 
 T = TypeVar("T")
 CleanupContext = Callable[[web.Application], AsyncIterator[None]]
@@ -49,7 +50,7 @@ async def _run(
     try:
         with progress("waiting for the database"):
             await runner.setup()
-        pending = await read(app, migrate.find_pending)
+        pending = await read(app, migrations.find_pending)
         if pending:
             raise StartError(f"{len(pending)} migrations pending: run shinkei migrate")
         return await work(app)
@@ -63,7 +64,8 @@ def database_of(settings: Settings) -> Iterator[Settings]:
     if settings.database is not None:
         yield settings
         return
-    from service import embedded
+    from service.embedded import cluster
+    from service.embedded import server as embedded
 
     ignore_libpq_variables()
     with contextlib.ExitStack() as stack:
@@ -71,7 +73,7 @@ def database_of(settings: Settings) -> Iterator[Settings]:
             database = stack.enter_context(
                 embedded.running(settings.data_dir, connections=settings.db_connections)
             )
-        secret_key = settings.secret_key or embedded.read_secret_key(settings.data_dir)
+        secret_key = settings.secret_key or cluster.read_secret_key(settings.data_dir)
         yield dataclasses.replace(settings, database=database, secret_key=secret_key)
 
 

@@ -20,7 +20,7 @@ def command(email: str, promote: bool) -> None:
     from service.auth.passwords import hasher_context
     from service.commands.arguments import check
     from service.commands.connection import run
-    from service.fields import EmailAddress, Password
+    from service.http.fields import EmailAddress, Password
 
     address = check(EmailAddress(), "--email", email)
     if promote:
@@ -33,7 +33,7 @@ def command(email: str, promote: bool) -> None:
 
 async def _promote(app: "web.Application", address: str) -> None:
     from service.admin import changes
-    from service.database import write
+    from service.db.transactions import write
 
     await write(app, changes.promote_to_administrator, address)
 
@@ -41,8 +41,9 @@ async def _promote(app: "web.Application", address: str) -> None:
 async def _create(app: "web.Application", address: str, password: str) -> None:
     from service.admin import changes
     from service.auth.passwords import hash_password, require_acceptable
-    from service.database import write
-    from service.errors import Problem, StartError
+    from service.db.transactions import write
+    from service.exceptions import StartError
+    from service.http.problems import Problem
 
     require_acceptable(app, password, "#/password", (address,))
     password_hash = await hash_password(app, password)

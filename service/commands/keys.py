@@ -25,7 +25,7 @@ def list_(as_json: bool) -> None:
     from service.auth.schemas import SIGNING_KEY
     from service.commands.connection import run
     from service.commands.output import print_json, print_table, to_seconds
-    from service.encoding import plain
+    from service.json_codec import plain
 
     keys = plain(SIGNING_KEY.dump(run(_list), many=True))
     if as_json:
@@ -42,8 +42,8 @@ def list_(as_json: bool) -> None:
 async def _list(app: "web.Application") -> list[dict[str, Any]]:
     from service.auth import queries
     from service.auth.signing_keys import describe, verifies_s
-    from service.database import read
-    from service.keys import SETTINGS
+    from service.context import SETTINGS
+    from service.db.transactions import read
 
     return describe(await read(app, queries.list_signing_keys, verifies_s(app[SETTINGS])))
 
@@ -70,8 +70,8 @@ def rotate(now: bool, revoke: bool) -> None:
 
 async def _rotate(app: "web.Application", *, now: bool, revoke: bool) -> Any:
     from service.auth.signing_keys import revoke_keys, rotate_keys
-    from service.database import write
-    from service.keys import SETTINGS
+    from service.context import SETTINGS
+    from service.db.transactions import write
 
     if revoke:
         return await write(app, revoke_keys, app[SETTINGS])

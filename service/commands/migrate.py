@@ -16,11 +16,11 @@ def command(status: bool, rollback: int | None, as_json: bool) -> None:
     """
     import os
 
-    from service import migrate
     from service.commands.connection import database_of
     from service.commands.output import print_json, print_table, progress
-    from service.logs import configure_logging
+    from service.db import migrations as migrate
     from service.settings import load_settings
+    from service.telemetry.logs import configure_logging
 
     if status and rollback:
         raise click.UsageError("--status and --rollback exclude each other.")

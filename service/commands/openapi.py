@@ -16,10 +16,12 @@ def command(output: str | None) -> None:
     import os
     from pathlib import Path
 
-    from service.openapi import document
+    from service.openapi.document import document
+    from service.routes import served
     from service.settings import load_settings
 
-    text = json.dumps(document(load_settings(os.environ)), indent=2) + "\n"
+    settings = load_settings(os.environ)
+    text = json.dumps(document(served(settings), settings), indent=2) + "\n"
     if output is None:
         click.echo(text, nl=False)
     else:

@@ -1,12 +1,10 @@
 """``shinkei serve``."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import click
 
-if TYPE_CHECKING:
-    from service.settings import Settings, Variable
+from service.settings import Settings, Variable
 
 
 class _WithVariables(click.Command):
@@ -43,11 +41,11 @@ def command(workers: int | None) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
 
     from service.commands.connection import database_of
-    from service.exporter import exporting
-    from service.logs import configure_logging
-    from service.server import listen
-    from service.server import serve as serve_alone
+    from service.process.exporter import exporting
+    from service.process.server import listen
+    from service.process.server import serve as serve_alone
     from service.settings import load_settings
+    from service.telemetry.logs import configure_logging
 
     settings = load_settings(os.environ)
     settings = dataclasses.replace(settings, workers=workers or settings.workers)
@@ -61,7 +59,7 @@ def command(workers: int | None) -> None:
             registry = exporter.registry if exporter else None
             serve_alone(ready, listener, _announce(settings), registry)
         else:
-            from service.workers import serve as serve_together
+            from service.process.workers import serve as serve_together
 
             serve_together(ready, listener, _announce(settings), exporter)
 

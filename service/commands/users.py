@@ -56,10 +56,10 @@ async def _pages(
 ) -> AsyncIterator[dict[str, Any]]:
     """The bodies that GET /users answers: one, or one after the other until the list ends."""
     from service.admin import lists, schemas
-    from service.database import read
-    from service.encoding import plain
-    from service.keys import SETTINGS
-    from service.pages import make_page, open_cursor
+    from service.context import SETTINGS
+    from service.db.transactions import read
+    from service.http.pages import make_page, open_cursor
+    from service.json_codec import plain
 
     secret_key, keyset = app[SETTINGS].secret_key, lists.SORTS[query["sort"]]
     while True:
@@ -108,8 +108,8 @@ def show(account: str, as_json: bool) -> None:
     from service.commands.arguments import check_account, get_account
     from service.commands.connection import run
     from service.commands.output import print_json, print_table, to_json
-    from service.database import read
-    from service.encoding import plain
+    from service.db.transactions import read
+    from service.json_codec import plain
 
     wanted = check_account(account)
     user = plain(ADMIN_USER.dump(run(lambda app: read(app, get_account, wanted))))
@@ -130,7 +130,7 @@ def suspend(account: str, reason: str, until: str | None) -> None:
     from service.commands.arguments import check_account, load
     from service.commands.connection import run
     from service.commands.output import visible
-    from service.database import write
+    from service.db.transactions import write
 
     wanted, given = check_account(account), load(SUSPEND_USER, {"reason": reason, "until": until})
     user = run(lambda app: write(app, _suspend, wanted, given))
@@ -152,7 +152,7 @@ def reinstate(account: str) -> None:
     from service.commands.arguments import check_account
     from service.commands.connection import run
     from service.commands.output import visible
-    from service.database import write
+    from service.db.transactions import write
 
     wanted = check_account(account)
     user = run(lambda app: write(app, _reinstate, wanted))

@@ -11,10 +11,10 @@ from typing import NamedTuple, TypeAlias
 
 import asyncpg
 
-from service import migrate
 from service.auth import queries
 from service.auth.signing_keys import LEEWAY_S, check_secret_key, verifies_s
-from service.database import LOST, explain
+from service.db import migrations
+from service.db.connection import LOST, explain
 from service.doctor.findings import Finding, fail, ok, warn, within
 from service.doctor.machine import is_local
 from service.settings import Database, Settings, SettingsError
@@ -264,7 +264,7 @@ async def _check_migrations(
     conn: Connection, settings: Settings, variables: Variables
 ) -> list[Finding]:
     """Those of this release that the database has not, and those of a newer one that it has."""
-    known, applied = migrate.known_migrations(), await migrate.find_applied(conn)
+    known, applied = migrations.known_migrations(), await migrations.find_applied(conn)
     pending = [id_ for id_ in known if id_ not in applied]
     unknown = sorted(applied - set(known))
     findings = []

@@ -9,10 +9,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from service import embedded
 from service.auth.passwords import ITERATIONS_MIN, MEMORY_MIN_KIB, measure_ms
 from service.doctor.findings import Finding, fail, ok, warn, within
-from service.errors import StartError
+from service.embedded import server as embedded
+from service.exceptions import StartError
 from service.settings import VARIABLES, Database, Settings
 
 DEADLINE_S = 5

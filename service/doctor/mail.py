@@ -10,7 +10,7 @@ import aiosmtplib
 
 from service.doctor.findings import Finding, fail, ok, warn, within
 from service.doctor.machine import is_local
-from service.errors import StartError
+from service.exceptions import StartError
 from service.mail.rendering import read_templates
 from service.settings import MailServer, Settings
 

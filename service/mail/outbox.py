@@ -10,10 +10,10 @@ import orjson
 import uuid_utils.compat as uuid_utils
 from aiohttp import web
 
-from service.database import Connection
-from service.keys import LOG_CONTEXT, MAIL_TEMPLATES, SETTINGS
+from service.context import LOG_CONTEXT, SETTINGS
+from service.db.connection import Connection
 from service.mail import queries
-from service.mail.rendering import Rendered, render
+from service.mail.rendering import MAIL_TEMPLATES, Rendered, render
 from service.sealing import seal
 
 PURPOSE = "mail"

@@ -4,7 +4,7 @@ import uuid
 
 import asyncpg
 
-from service.database import Connection
+from service.db.connection import Connection
 
 
 async def insert_mail(

@@ -9,7 +9,11 @@ from pathlib import Path
 from string import Template
 from typing import NamedTuple, TypeAlias
 
-from service.errors import StartError
+from aiohttp import web
+
+from service.exceptions import StartError
+
+MAIL_TEMPLATES: web.AppKey["Templates"] = web.AppKey("mail_templates")
 
 BUILT_IN = Path(__file__).with_name("templates")
 LAST_RESORT = "en"

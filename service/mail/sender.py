@@ -20,15 +20,15 @@ import asyncpg
 import orjson
 from aiohttp import web
 
-from service.database import write
-from service.errors import Problem
-from service.keys import LOG_CONTEXT, MAIL_TEMPLATES, SETTINGS, TRACER
+from service.context import LOG_CONTEXT, SETTINGS, TRACER
+from service.db.transactions import write
+from service.exceptions import DatabaseUnavailable
 from service.mail import queries
 from service.mail.outbox import PURPOSE
-from service.mail.rendering import read_templates
-from service.metrics import count
+from service.mail.rendering import MAIL_TEMPLATES, read_templates
 from service.sealing import SealError, unseal
 from service.settings import MailServer
+from service.telemetry.metrics import count
 
 log = logging.getLogger(__name__)
 
@@ -68,8 +68,10 @@ async def _send_until(app: web.Application, stopping: asyncio.Event) -> None:
             await asyncio.gather(*(_deliver(app, row) for row in rows))
             if rows:
                 continue
-        except Problem as error:
-            log.warning("mail waits for the database", extra={"code": error.code})
+        except DatabaseUnavailable as error:
+            log.warning(
+                "mail waits for the database", extra={"cause": type(error.__cause__).__name__}
+            )
             pause_s = PAUSE_S
         except Exception:
             log.exception("mail cannot be read")
@@ -138,7 +140,7 @@ def _span(app: web.Application, template: str) -> contextlib.AbstractContextMana
     request = LOG_CONTEXT.get()
     if TRACER not in app or "trace_id" not in request:
         return contextlib.nullcontext()
-    from service.traces import mail_span
+    from service.telemetry.traces import mail_span
 
     return mail_span(app, template, request)
 
@@ -151,7 +153,7 @@ async def _delete(app: web.Application, mail_id: uuid.UUID) -> None:
     while True:
         try:
             return await write(app, queries.delete_mail, mail_id)
-        except Problem:
+        except DatabaseUnavailable:
             await asyncio.sleep(POLL_S)
 
 

@@ -6,17 +6,20 @@ from typing import Any
 import asyncpg
 from aiohttp import web
 
-from service import throttle
+from service.accounts import queries as accounts
 from service.audit.events import record
 from service.auth.passwords import hash_password, require_acceptable
-from service.database import Connection, read
-from service.errors import Problem
-from service.fields import fold_email
-from service.idempotency import find_answer, write_once
+from service.db.connection import Connection
+from service.db.transactions import read
+from service.http.fields import fold_email
+from service.http.idempotency import find_stored_response, write_once
+from service.http.problems import Problem
+from service.http.requests import read_body, uniform_time
+from service.mail import notices
 from service.recovery import links, queries, schemas
-from service.requests import read_body, uniform_time
 from service.sessions import queries as session_queries
-from service.users import queries as user_queries
+from service.throttle import known_networks
+from service.throttle import limits as throttle
 
 VERIFYING = ["email_verify", "email_change", "email_revert"]
 
@@ -48,7 +51,7 @@ async def _start_if_known(
     email: str,
     start: Callable[[Connection, web.Request, asyncpg.Record], Awaitable[None]],
 ) -> web.Response:
-    user = await user_queries.lock_by_email(conn, fold_email(email))
+    user = await accounts.lock_by_email(conn, fold_email(email))
     if user is not None:
         await start(conn, request, user)
     return web.Response(status=202)
@@ -67,7 +70,7 @@ async def _start_verification(conn: Connection, request: web.Request, user: asyn
 async def reset_password(request: web.Request) -> web.Response:
     """Set a new password by the link's token, which is good once; every session ends."""
     body = await read_body(request, schemas.RESET)
-    if answer := await find_answer(request):
+    if answer := await find_stored_response(request):
         return answer
     token_hash = links.hash_token(body["token"])
     # Looked at before hashing, so that made-up tokens cost no hash.
@@ -84,15 +87,15 @@ async def _reset(
     conn: Connection, request: web.Request, token_hash: bytes, password_hash: str
 ) -> web.Response:
     _, user = await _take_token(conn, token_hash, ["password_reset"])
-    await user_queries.update_password(conn, user["id"], password_hash)
+    await accounts.update_password(conn, user["id"], password_hash)
     # The link was mailed to this very address: a change of address takes older links away.
-    await user_queries.verify_email(conn, user["id"])
+    await accounts.verify_email(conn, user["id"])
     await session_queries.delete_sessions(conn, user["id"])
     # Whoever else knew the password may have asked for the address to be changed.
     await queries.delete_tokens(conn, user["id"], "email_change")
     # Whoever has the mailbox is the owner, who may be here because of an attack on the account.
-    await throttle.remember_network(conn, request, user["id"])
-    await links.send_mail(conn, request.app, user, "password_changed")
+    await known_networks.remember_network(conn, request, user["id"])
+    await notices.send_mail(conn, request.app, user, "password_changed")
     await record(conn, request, "password.reset", user["id"], actor_id=user["id"])
     return web.Response(status=204)
 
@@ -106,7 +109,7 @@ async def verify_email(request: web.Request) -> web.Response:
 async def _verify(conn: Connection, request: web.Request, token_hash: bytes) -> web.Response:
     token, user = await _take_token(conn, token_hash, VERIFYING)
     if token["purpose"] == "email_verify":
-        await user_queries.verify_email(conn, user["id"])
+        await accounts.verify_email(conn, user["id"])
         await _record(conn, request, user, "email.verify", user["email"])
         return web.Response(status=204)
     await _change_address(conn, user, token["email"])
@@ -120,10 +123,10 @@ async def _verify(conn: Connection, request: web.Request, token_hash: bytes) -> 
     else:
         # Whoever changed the address knew the password: it is to be set anew, by its owner.
         await session_queries.delete_sessions(conn, user["id"])
-        await user_queries.update_password(conn, user["id"], None)
+        await accounts.update_password(conn, user["id"], None)
         await queries.delete_tokens(conn, user["id"], "email_change")
         await queries.delete_reverts_since(conn, user["id"], token["created_at"])
-        restored = await user_queries.lock_profile(conn, user["id"])
+        restored = await accounts.lock_profile(conn, user["id"])
         assert restored is not None  # noqa: S101
         await links.start_password_reset(conn, request.app, restored)
         await _record(conn, request, user, "email.revert", token["email"])
@@ -138,7 +141,7 @@ async def _take_token(
     Raises Problem 400 where the token is not valid, or no longer.
     """
     owner = await queries.find_token(conn, token_hash, purposes)
-    user = await user_queries.lock_profile(conn, owner["id"]) if owner else None
+    user = await accounts.lock_profile(conn, owner["id"]) if owner else None
     token = await queries.take_token(conn, token_hash, purposes)
     if token is None or user is None:
         raise _refused()
@@ -147,7 +150,7 @@ async def _take_token(
 
 async def _change_address(conn: Connection, user: asyncpg.Record, email: str) -> None:
     try:
-        await user_queries.update_email(conn, user["id"], email, fold_email(email))
+        await accounts.update_email(conn, user["id"], email, fold_email(email))
     except asyncpg.UniqueViolationError as error:
         if error.constraint_name != "users_email_folded_key":
             raise

@@ -11,9 +11,9 @@ from datetime import UTC, datetime, timedelta
 import asyncpg
 from aiohttp import web
 
-from service.database import Connection
-from service.keys import SETTINGS
-from service.mail.outbox import enqueue
+from service.context import SETTINGS
+from service.db.connection import Connection
+from service.mail.notices import send_mail
 from service.recovery import queries
 
 RESET_MINUTES = 30
@@ -85,24 +85,3 @@ async def _send_link(
     link = f"{app[SETTINGS].public_origin}{page}#token={token}"
     date = f"{datetime.now(UTC) + timedelta(minutes=minutes):%Y-%m-%d %H:%M} UTC"
     await send_mail(conn, app, user, template, to=email, link=link, minutes=str(minutes), date=date)
-
-
-async def send_mail(
-    conn: Connection,
-    app: web.Application,
-    user: asyncpg.Record,
-    template: str,
-    *,
-    to: str = "",
-    **values: str,
-) -> None:
-    """Put a mail to the user, or to another address of theirs, into the outbox."""
-    language = user["settings"].get("language")
-    await enqueue(
-        conn,
-        app,
-        template=template,
-        to=to or user["email"],
-        language=language,
-        values={"name": user["name"], **values},
-    )

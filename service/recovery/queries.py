@@ -5,7 +5,7 @@ from datetime import datetime
 
 import asyncpg
 
-from service.database import Connection
+from service.db.connection import Connection
 
 
 async def insert_token(

@@ -2,7 +2,7 @@
 
 from marshmallow import Schema
 
-from service.fields import EmailAddress, NewPassword, Text
+from service.http.fields import EmailAddress, NewPassword, Text
 
 TOKEN_MAX_LENGTH = 512
 

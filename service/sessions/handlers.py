@@ -5,13 +5,14 @@ from typing import NamedTuple
 
 from aiohttp import web
 
-from service.addresses import client_address
 from service.audit.events import record, user_agent
 from service.auth.tokens import token_response
-from service.database import Connection, read, write
-from service.errors import Problem, refused
-from service.keys import SETTINGS, USER
-from service.requests import json_response, read_body
+from service.context import SETTINGS, USER
+from service.db.connection import Connection
+from service.db.transactions import read, write
+from service.http.client_ip import client_ip
+from service.http.problems import Problem, refused
+from service.http.requests import json_response, read_body
 from service.sessions import queries, schemas
 from service.sessions.tokens import hash_refresh_token, next_refresh_token
 
@@ -57,7 +58,7 @@ async def _rotate(conn: Connection, request: web.Request, token: str) -> Refresh
             refresh_token_hash=successor_hash,
             idle_ttl_s=settings.session_idle_ttl_s,
             user_agent=user_agent(request),
-            address=client_address(request),
+            address=client_ip(request),
         )
     elif not await queries.is_retry(conn, token_hash, successor_hash, RETRY_GRACE_S):
         await queries.delete_session(conn, session["user_id"], session["id"])

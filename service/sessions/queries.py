@@ -5,8 +5,31 @@ from collections.abc import Sequence
 
 import asyncpg
 
-from service.addresses import Address
-from service.database import Connection
+from service.db.connection import Connection
+from service.db.listing import Keyset, Statement
+from service.http.client_ip import IpAddress
+
+SESSIONS_NEWEST_FIRST = Keyset({"id": uuid.UUID}, descending=True)
+
+
+async def list_sessions_page(
+    conn: Connection, user_id: uuid.UUID, after: list[object] | None, limit: int
+) -> list[asyncpg.Record]:
+    return await conn.fetch(*select_sessions_page(user_id, after, limit))
+
+
+def select_sessions_page(user_id: uuid.UUID, after: list[object] | None, limit: int) -> Statement:
+    """A page of the account's live sessions; ``after`` is a place in SESSIONS_NEWEST_FIRST."""
+    beyond = SESSIONS_NEWEST_FIRST.beyond(3) if after else "true"
+    statement = f"""
+        select id, created_at, last_seen_at, least(expires_at, idle_expires_at) as expires_at,
+               user_agent, host(address) as address
+        from sessions
+        where user_id = $1 and least(expires_at, idle_expires_at) > now() and {beyond}
+        order by {SESSIONS_NEWEST_FIRST.order_by()}
+        limit $2
+    """  # noqa: S608
+    return statement, user_id, limit, *(after or ())
 
 
 async def insert_session(
@@ -18,7 +41,7 @@ async def insert_session(
     ttl_s: int,
     idle_ttl_s: int,
     user_agent: str,
-    address: Address | None,
+    address: IpAddress | None,
 ) -> None:
     """A session that ends after ``ttl_s`` seconds, or ``idle_ttl_s`` without a refresh."""
     await conn.execute(
@@ -119,7 +142,7 @@ async def extend_session(
     refresh_token_hash: bytes,
     idle_ttl_s: int,
     user_agent: str,
-    address: Address | None,
+    address: IpAddress | None,
 ) -> None:
     """The session was seen, from here; the token is its next one."""
     await conn.execute(

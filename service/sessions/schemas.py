@@ -2,8 +2,18 @@
 
 from marshmallow import Schema, fields
 
-from service.encoding import RowSchema
-from service.fields import Text, Timestamp
+from service.http.fields import EmailAddress, Password, Text, Timestamp
+from service.http.row_schema import RowSchema
+
+
+class LoginSchema(Schema):
+    """``POST /auth/login``."""
+
+    email = EmailAddress(required=True)
+    password = Password(required=True)
+
+
+LOGIN = LoginSchema()
 
 
 class SessionSchema(RowSchema):

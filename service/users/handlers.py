@@ -7,30 +7,32 @@ import asyncpg
 from aiohttp import web
 from marshmallow import ValidationError
 
-from service import throttle
-from service.admin import queries as admin_queries
-from service.admin.rules import keep_an_administrator
+from service.accounts import preferences
+from service.accounts import queries as accounts
+from service.accounts.rules import keep_an_administrator
 from service.audit.events import record
-from service.auth import queries as auth_queries
 from service.auth.passwords import hash_password, require_acceptable, require_own
-from service.database import Connection, read, write
-from service.encoding import same
-from service.errors import Problem, not_signed_in
-from service.fields import fold_email
-from service.idempotency import find_answer, write_once
-from service.keys import SETTINGS, USER
-from service.recovery.links import send_mail, start_email_change
-from service.recovery.queries import delete_tokens
-from service.requests import (
+from service.context import SETTINGS, USER
+from service.db.connection import Connection
+from service.db.transactions import read, write
+from service.http.fields import fold_email
+from service.http.idempotency import find_stored_response, write_once
+from service.http.problems import Problem, not_signed_in
+from service.http.requests import (
     check_if_match,
     field_errors,
     json_response,
     read_body,
     uniform_time,
 )
+from service.json_codec import same
+from service.mail.notices import send_mail
+from service.recovery.links import start_email_change
+from service.recovery.queries import delete_tokens
 from service.sessions import queries as session_queries
 from service.sessions.schemas import SESSION
-from service.users import queries, schemas
+from service.throttle import limits as throttle
+from service.users import schemas
 
 
 async def read_me(request: web.Request) -> web.Response:
@@ -53,22 +55,22 @@ async def replace_me(request: web.Request) -> web.Response:
 async def _change_profile(
     conn: Connection, request: web.Request, change: dict[str, Any], *, merge: bool
 ) -> asyncpg.Record:
-    user = await queries.lock_profile(conn, request[USER]["id"])
+    user = await accounts.lock_profile(conn, request[USER]["id"])
     if user is None:
         raise _gone()
     check_if_match(request, user["version"])
     settings = user["settings"]
     if "settings" in change:
         given = change["settings"]
-        settings = schemas.merge_patch(settings, given) if merge else given
+        settings = preferences.merge_patch(settings, given) if merge else given
         try:
-            schemas.check_settings(settings)
+            preferences.check_preferences(settings)
         except ValidationError as error:
             raise field_errors(error, "#/settings") from None
     name = change.get("name", user["name"])
     if name == user["name"] and same(settings, user["settings"]):
         return user
-    updated = await queries.update_profile(conn, user["id"], name, settings)
+    updated = await accounts.update_profile(conn, user["id"], name, settings)
     assert updated is not None  # noqa: S101
     return updated
 
@@ -76,7 +78,7 @@ async def _change_profile(
 async def change_password(request: web.Request) -> web.Response:
     """Set a new password, by the current one; every other session ends."""
     body = await read_body(request, schemas.CHANGE_PASSWORD)
-    if answer := await find_answer(request):
+    if answer := await find_stored_response(request):
         return answer
     user = request[USER]
     account = await _own_account(request, body["current_password"])
@@ -93,7 +95,7 @@ async def _own_account(request: web.Request, password: str) -> asyncpg.Record:
 
     A stolen token is no way to guess passwords: attempts count as those of a sign-in.
     """
-    account = await read(request.app, auth_queries.find_own_credentials, request[USER]["id"])
+    account = await read(request.app, accounts.find_own_credentials, request[USER]["id"])
     if account is None:
         raise _gone()
     await throttle.check(request, throttle.SIGN_IN, fold_email(request[USER]["email"]))
@@ -106,20 +108,20 @@ async def _change_password(
 ) -> web.Response:
     user = request[USER]
     await _lock_credentials(conn, request, old_hash)
-    await queries.update_password(conn, user["id"], new_hash)
+    await accounts.update_password(conn, user["id"], new_hash)
     await session_queries.delete_sessions(conn, user["id"], but=user["session_id"])
     await send_mail(conn, request.app, user, "password_changed")
     for purpose in ("password_reset", "email_change"):
         await delete_tokens(conn, user["id"], purpose)
     await record(conn, request, "password.change", user["id"])
-    await throttle.forgive(conn, request)
+    await throttle.refund(conn, request)
     return web.Response(status=204)
 
 
 async def _lock_credentials(conn: Connection, request: web.Request, password_hash: str) -> None:
     """What was verified must still hold, now that it is acted on: the password, and the session."""
     user = request[USER]
-    if not await auth_queries.lock_credentials(conn, user["id"], password_hash):
+    if not await accounts.lock_credentials(conn, user["id"], password_hash):
         raise Problem(403, "wrong_password", "The password has just been changed.")
     if not await session_queries.find_signed_in(conn, [user["session_id"]]):
         raise not_signed_in("The session has ended; sign in again.", "invalid_token")
@@ -142,13 +144,13 @@ async def _change_email(
 ) -> web.Response:
     user = request[USER]
     await _lock_credentials(conn, request, password_hash)
-    holder = await queries.find_by_email(conn, fold_email(email))
+    holder = await accounts.find_by_email(conn, fold_email(email))
     if holder is None or holder["id"] == user["id"]:
         await start_email_change(conn, request.app, user, email)
     else:
         await send_mail(conn, request.app, holder, "account_exists")
     await record(conn, request, "email.change_request", user["id"], after={"email": email})
-    await throttle.forgive(conn, request)
+    await throttle.refund(conn, request)
     return web.Response(status=202)
 
 
@@ -165,20 +167,20 @@ async def _delete_me(conn: Connection, request: web.Request, password_hash: str)
     await keep_an_administrator(conn, user["id"])
     await _lock_credentials(conn, request, password_hash)
     days = request.app[SETTINGS].deletion_grace_days
-    deleting = await admin_queries.schedule_deletion(conn, user["id"], days)
+    deleting = await accounts.schedule_deletion(conn, user["id"], days)
     purge_at: datetime = deleting["purge_at"]
     await session_queries.delete_sessions(conn, user["id"])
     date = purge_at.date().isoformat()
     await send_mail(conn, request.app, user, "account_deletion", date=date)
     await record(conn, request, "user.delete", user["id"])
-    await throttle.forgive(conn, request)
+    await throttle.refund(conn, request)
     return purge_at
 
 
 async def export_me(request: web.Request) -> web.Response:
     """Everything that is held on the account, as one JSON document to keep."""
     user = request[USER]
-    rows = await read(request.app, queries.export_rows, user["id"])
+    rows = await read(request.app, accounts.export_rows, user["id"])
     document = {
         "account": schemas.OWN_PROFILE.dump(user),
         "sessions": SESSION.dump(rows["sessions"], many=True),

@@ -10,7 +10,7 @@ import pytest
 from yarl import URL
 
 from service.admin import lists
-from service.keys import POOL
+from service.db.connection import POOL
 from tests.support.clients import Client, StartApp
 from tests.support.factories import Account, assert_problem, pointers, register, register_as
 

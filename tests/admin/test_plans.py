@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from service.admin import lists
-from service.admin.queries import select_sessions
 from service.admin.schemas import LIST_USERS
-from service.database import _set_codecs
+from service.db.pool import _set_codecs
+from service.sessions.queries import select_sessions_page
 from tests.support.plans import (
     blocks_of,
     count_generic_plans,
@@ -146,6 +146,6 @@ async def test_a_page_of_sessions_reads_no_other_sessions(conn: Any) -> None:
     await conn.execute("vacuum analyze sessions")
     places: list[list[object] | None] = [None, [uuid.UUID(int=2**127)]]
     for after in places:
-        for plan in await explain_both(conn, select_sessions(user, after, LIMIT)):
+        for plan in await explain_both(conn, select_sessions_page(user, after, LIMIT)):
             assert plan["Actual Rows"] == LIMIT
             assert blocks_of(plan) < 80, plan

@@ -9,7 +9,7 @@ import asyncpg
 import pytest
 
 from service.audit.queries import list_events, select_events
-from service.database import _set_codecs
+from service.db.pool import _set_codecs
 from tests.support.clients import Client
 from tests.support.factories import Account, assert_problem, pointers, register, register_as
 from tests.support.plans import blocks_of, count_generic_plans, explain_both

@@ -9,7 +9,7 @@ import pytest
 from aiohttp import web
 
 from service.audit.partitions import maintain_partitions
-from service.database import write
+from service.db.transactions import write
 from tests.support.clients import Client, StartApp
 
 INSERT = "insert into audit_events (id, occurred_at, action) values (gen_random_uuid(), $1, 'test')"

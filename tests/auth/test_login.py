@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from service.auth.passwords import Hasher
-from service.keys import HASHER
+from service.auth.passwords import HASHER, Hasher
 from tests.support.clients import Client, StartApp
 from tests.support.factories import PASSWORD, assert_problem, bearer, pointers, register
 from tests.support.waiting import eventually

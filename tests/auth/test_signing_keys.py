@@ -12,10 +12,10 @@ from joserfc.jwk import ECKey
 
 from service import purge
 from service.auth import signing_keys
-from service.auth.signing_keys import revoke_keys, rotate_keys
-from service.database import write
-from service.errors import StartError
-from service.keys import DATABASE_TIMERS, KEY_RING
+from service.auth.signing_keys import KEY_RING, revoke_keys, rotate_keys
+from service.db.connection import DATABASE_TIMERS
+from service.db.transactions import write
+from service.exceptions import StartError
 from service.settings import Settings, SettingsError
 from tests.support.clients import Client, StartApp
 from tests.support.factories import Account, register

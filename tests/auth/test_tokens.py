@@ -14,8 +14,7 @@ from joserfc import jwt
 from joserfc.jwk import ECKey, OctKey
 
 from service.app import create_app
-from service.auth.signing_keys import LEEWAY_S, signing_key
-from service.keys import KEY_RING
+from service.auth.signing_keys import KEY_RING, LEEWAY_S, signing_key
 from service.settings import Settings, SettingsError
 from tests.support.clients import Client, StartApp
 from tests.support.factories import assert_problem, register

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from aiohttp import ClientResponse
 
-from service import requests
-from service.keys import HASHER
+from service.auth.passwords import HASHER
+from service.http import requests
 from service.settings import Rate
 from tests.support.clients import Client, StartApp
 from tests.support.factories import PASSWORD, assert_problem, register
@@ -23,7 +23,7 @@ OF_ONE_REQUEST = {"Date", "X-Request-ID", "RateLimit"}
 
 @pytest.fixture
 def long_pause(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(requests, "UNIFORM_ANSWER_S", PAUSE_S)
+    monkeypatch.setattr(requests, "UNIFORM_RESPONSE_S", PAUSE_S)
 
 
 async def timed(asked: Awaitable[ClientResponse]) -> tuple[ClientResponse, float]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from service import migrate
+from service.db import migrations
 from service.settings import Database
 from tests.support.clients import Client
 from tests.support.factories import PASSWORD, bearer, register, register_as
@@ -168,7 +168,7 @@ def test_a_wrong_email_or_password_is_one_line_and_exit_code_2(
 def test_pending_migrations_come_first(empty_database: Database, tmp_path: Path) -> None:
     command = f"create-admin --email {EMAIL}"
     (result,) = run_all(tmp_path, url_of(empty_database), command, read=[PASSWORD])
-    pending = len(migrate.known_migrations())
+    pending = len(migrations.known_migrations())
     assert result == (1, "", f"shinkei: {pending} migrations pending: run shinkei migrate\n")
 
 

@@ -190,7 +190,7 @@ def test_logged_tracebacks_show_no_locals(tmp_path: Path) -> None:
 import logging
 import sys
 import service.app
-from service.logs import configure_logging
+from service.telemetry.logs import configure_logging
 from service.settings import Settings
 assert not [name for name in sys.modules if name.startswith("rich")]
 configure_logging(Settings(log_format="console"))

@@ -14,12 +14,13 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from service import embedded, migrate
 from service.commands import shinkei
+from service.db import migrations
 from service.doctor import database as doctor_database
 from service.doctor import machine
 from service.doctor.checkup import examine
 from service.doctor.findings import Finding, within
+from service.embedded import server as embedded
 from service.settings import VARIABLES, Database, Settings
 from tests.support.clients import SECRET_KEY, Client
 from tests.support.processes import connect, url_of
@@ -111,7 +112,7 @@ def test_a_server_that_never_answers(database: Database, monkeypatch: pytest.Mon
 
 def test_migrations_that_are_pending(empty_database: Database) -> None:
     external = url_of(empty_database)
-    count = len(migrate.known_migrations())
+    count = len(migrations.known_migrations())
     (fault,) = faults(look(external))
     assert (fault.status, fault.mend) == ("fail", "Run shinkei migrate.")
     assert fault.detail.startswith(f"{count} of {count} pending: 0001.create-users to 00")

@@ -8,7 +8,7 @@ from aiohttp import web
 
 from service.app import create_app
 from service.auth.signing_keys import rotate_keys
-from service.database import write
+from service.db.transactions import write
 from service.settings import Settings, SettingsError
 from tests.support.clients import Client
 from tests.support.factories import PASSWORD, assert_problem, register

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from aiohttp import ClientResponse
 
-from service import requests
+from service.http import requests
 from tests.support.clients import Client, StartApp
 from tests.support.factories import PASSWORD, Account, register
 from tests.support.steps import change_email, forgot, resend, send
@@ -46,7 +46,7 @@ async def test_no_answer_comes_early(
         assert (await send(client, "POST", "/auth/register", body)).status == 202
     if whose == "verified":
         await conn.execute("update users set email_verified_at = now()")
-    monkeypatch.setattr(requests, "UNIFORM_ANSWER_S", LEAST_S)
+    monkeypatch.setattr(requests, "UNIFORM_RESPONSE_S", LEAST_S)
     started = time.monotonic()
     response = await ask(client, flow, asker, "ada@example.com")
     assert time.monotonic() - started >= LEAST_S - TICKS_S

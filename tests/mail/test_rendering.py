@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from service.errors import StartError
+from service.exceptions import StartError
 from service.mail.rendering import BUILT_IN, VALUES, read_templates, render
 
 TEMPLATES = read_templates(None)

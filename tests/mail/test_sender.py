@@ -13,8 +13,8 @@ import asyncpg
 import pytest
 from aiohttp import web
 
-from service.database import Connection, write
-from service.keys import POOL
+from service.db.connection import POOL, Connection
+from service.db.transactions import write
 from service.mail import queries, sender
 from service.mail.outbox import enqueue
 from service.settings import Database, MailServer, Settings

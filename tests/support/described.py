@@ -10,7 +10,8 @@ import jsonschema_rs
 import orjson
 from aiohttp import ClientHandlerType, ClientRequest, ClientResponse
 
-from service.openapi import document
+from service.openapi.document import document
+from service.routes import ROUTES
 from service.settings import Settings
 
 _UUID = "[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"
@@ -140,7 +141,7 @@ def find_invalid(schema: Mapping[str, Any], value: object) -> list[str]:
 
 @functools.cache
 def document_of_defaults() -> dict[str, Any]:
-    return document(Settings())
+    return document(ROUTES, Settings())
 
 
 @functools.cache

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from aiohttp import ClientResponse
 
-from service.keys import POOL
+from service.db.connection import POOL
 from tests.support.clients import Client
 
 PASSWORD = "a passphrase nobody else has"

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from service.keys import POOL
+from service.db.connection import POOL
 from tests.support.clients import Client, StartApp
 from tests.support.waiting import eventually
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from service.logs import JsonFormatter, record_in_context
+from service.telemetry.logs import JsonFormatter, record_in_context
 
 OURS = logging.getLogger("service")
 

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from service.encoding import plain
+from service.json_codec import plain
 
 
 async def explain(conn: Any, statement: tuple[Any, ...], options: str = "") -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from service import health
+from service.health import handlers as health
 from tests.support.waiting import DEADLINE_S
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 
-from service.database import write
+from service.db.transactions import write
 from service.mail.outbox import enqueue
 from service.settings import MailServer
 from tests.support.clients import Client

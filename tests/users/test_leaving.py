@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 from service import purge
-from service.database import write
+from service.db.transactions import write
 from service.settings import Settings
 from tests.support.clients import Client
 from tests.support.factories import PASSWORD, Account, assert_problem, register
@@ -102,7 +102,7 @@ async def test_what_has_expired_is_forgotten(client: Client, conn: Any) -> None:
         assert client.app is not None
         await purge.forget_sessions(client.app, connection)
         await purge.forget_links(client.app, connection)
-        await purge.forget_answers(client.app, connection)
+        await purge.forget_stored_responses(client.app, connection)
 
     await write(client.app, forget)
     for table in ("sessions", "refresh_tokens", "action_tokens"):

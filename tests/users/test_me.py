@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from multidict import CIMultiDict
 
-from service.encoding import same
-from service.users.schemas import NUMBER_LIMITS
+from service.accounts.preferences import NUMBER_LIMITS
+from service.json_codec import same
 from tests.support.clients import Client
 from tests.support.factories import assert_problem, pointers, register
 

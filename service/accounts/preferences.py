@@ -1,0 +1,145 @@
+"""An account's preferences: the JSON object that the API calls ``settings``."""
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+import orjson
+from marshmallow import ValidationError, fields
+
+from service.http.fields import NO_NUL, InexactFloat, check_text
+
+ROLES = ("user", "support", "admin")
+NAME_MAX_LENGTH = 200
+IS_EMAIL = {"format": "idn-email"}
+PREFERENCES_MAX_BYTES = 16 * 1024
+PREFERENCES_MAX_DEPTH = 32
+_LANGUAGE_TAG = re.compile(r"[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8}){0,4}")
+# JSON numbers beyond these lose digits in JavaScript (RFC 8259 §6), or do not fit 64 bits.
+_INTEGER_LIMIT = 2**53
+# Of other numbers PostgreSQL writes all digits out: 1e308 takes 309 bytes, and 1e-300 as many.
+NUMBER_LIMITS = (1e-15, float(_INTEGER_LIMIT))
+
+
+class PreferencesField(fields.Field[dict[str, Any]]):
+    """A JSON object of the client's own, in which the well-known keys have types.
+
+    With ``merging``, null anywhere means "take this away" (RFC 7396), so types are checked on
+    the result.
+    """
+
+    def __init__(self, *, merging: bool = False, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.merging = merging
+
+    def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> dict[str, Any]:
+        if not isinstance(value, dict):
+            raise ValidationError("Expected an object.")
+        check_json(value)
+        if not self.merging:
+            check_preferences(value)
+        return value
+
+
+def _language(value: Any) -> bool:
+    return isinstance(value, str) and _LANGUAGE_TAG.fullmatch(value) is not None
+
+
+def _theme(value: Any) -> bool:
+    return value in _THEMES
+
+
+def _short_text(value: Any) -> bool:
+    return isinstance(value, str) and 1 <= len(value) <= 200
+
+
+def _http_url_or_null(value: Any) -> bool:
+    if value is None:
+        return True
+    try:
+        parts = urlsplit(value)
+        printable = value.isascii() and value.isprintable() and " " not in value
+        in_range = parts.port is None or parts.port > 0
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and printable and in_range
+    except (AttributeError, TypeError, ValueError):
+        return False
+
+
+_THEMES = ("light", "dark", "system")
+_SHORT_TEXT = {"type": "string", "minLength": 1, "maxLength": 200, "pattern": NO_NUL}
+# What each accepts, what it says otherwise, and the JSON Schema of it.
+WELL_KNOWN_PREFERENCES: dict[str, tuple[Callable[[Any], bool], str, dict[str, Any]]] = {
+    "language": (
+        _language,
+        'Expected a language tag (RFC 5646), such as "en".',
+        {"type": "string", "pattern": f"^{_LANGUAGE_TAG.pattern}$"},
+    ),
+    "ui_theme": (_theme, "Expected one of light, dark, system.", {"enum": list(_THEMES)}),
+    "llm_provider": (_short_text, "Expected a text of 1 to 200 characters.", _SHORT_TEXT),
+    "llm_model": (_short_text, "Expected a text of 1 to 200 characters.", _SHORT_TEXT),
+    "llm_base_url": (
+        _http_url_or_null,
+        "Expected an http or https URL, or null.",
+        {
+            "anyOf": [{"type": "string", "format": "uri"}, {"type": "null"}],
+            "description": "http or https",
+        },
+    ),
+}
+
+
+def check_preferences(settings: Mapping[str, Any]) -> None:
+    """Raise ValidationError where a well-known key has another type, or all is too large."""
+    errors = {
+        key: [expects]
+        for key, (accepts, expects, _) in WELL_KNOWN_PREFERENCES.items()
+        if key in settings and not accepts(settings[key])
+    }
+    if errors:
+        raise ValidationError(errors)
+    if len(orjson.dumps(settings)) > PREFERENCES_MAX_BYTES:
+        raise ValidationError(f"Must be at most {PREFERENCES_MAX_BYTES} bytes of JSON.")
+
+
+def check_json(value: Any, depth: int = 1) -> None:
+    """Raise ValidationError, keyed by member, for JSON that jsonb would refuse or alter."""
+    if depth > PREFERENCES_MAX_DEPTH:
+        raise ValidationError(f"Must be nested at most {PREFERENCES_MAX_DEPTH} levels deep.")
+    if isinstance(value, str):
+        check_text(value)
+    elif isinstance(value, bool) or value is None:
+        return
+    elif isinstance(value, int):
+        if abs(value) > _INTEGER_LIMIT:
+            raise ValidationError("Integers must be between -2^53 and 2^53.")
+    elif isinstance(value, InexactFloat):
+        raise ValidationError("Numbers must have no more digits than a 64-bit float keeps.")
+    elif isinstance(value, float):
+        least, most = NUMBER_LIMITS
+        if value and not least <= abs(value) <= most:
+            raise ValidationError("Numbers must be 0, or from 1e-15 to 2^53, or as far below 0.")
+    else:
+        members = value.items() if isinstance(value, dict) else enumerate(value)
+        errors: dict[Any, Any] = {}
+        for key, inner in members:
+            try:
+                check_text(key) if isinstance(key, str) else None
+                check_json(inner, depth + 1)
+            except ValidationError as error:
+                errors[key] = error.messages
+        if errors:
+            raise ValidationError(errors)
+
+
+def merge_patch(target: Any, patch: Any) -> Any:
+    """``patch`` applied to ``target`` as RFC 7396 §2 has it; neither is changed."""
+    if not isinstance(patch, dict):
+        return patch
+    merged = dict(target) if isinstance(target, dict) else {}
+    for name, value in patch.items():
+        if value is None:
+            merged.pop(name, None)
+        else:
+            merged[name] = merge_patch(merged.get(name), value)
+    return merged

@@ -1,0 +1,67 @@
+"""Who may call a route: the guards of the route table."""
+
+import functools
+import uuid
+
+import asyncpg
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+from service.auth.tokens import find_verified, verify_access_token
+from service.context import USER
+from service.db.coalescing import Coalesced
+from service.http.problems import Problem, not_signed_in
+
+SIGNED_IN: web.AppKey["Coalesced[uuid.UUID, asyncpg.Record]"] = web.AppKey("signed_in")
+
+
+def anyone(app: web.Application, handler: Handler) -> Handler:
+    """Access for all: the route asks for no token."""
+    return handler
+
+
+def signed_in(app: web.Application, handler: Handler) -> Handler:
+    """Access for the bearer of a token whose session is alive.
+
+    One read gives user and session.
+    """
+    sessions = app[SIGNED_IN]
+
+    @functools.wraps(handler)
+    async def guarded(request: web.Request) -> web.StreamResponse:
+        scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+        if scheme.lower() != "bearer" or not token:
+            raise not_signed_in()
+        token = token.strip()
+        bearer = find_verified(app, token) or await verify_access_token(app, token)
+        user = await sessions.find(bearer.session_id)
+        if user is None or user["id"] != bearer.user_id:
+            raise not_signed_in("The session has ended; sign in again.", "invalid_token")
+        request[USER] = user
+        return await handler(request)
+
+    return guarded
+
+
+def support(app: web.Application, handler: Handler) -> Handler:
+    """Access for those who help users: support may read, and so may administrators."""
+    return signed_in(app, _only_for(handler, "support", "admin"))
+
+
+def admin(app: web.Application, handler: Handler) -> Handler:
+    """Access for administrators."""
+    return signed_in(app, _only_for(handler, "admin"))
+
+
+def _only_for(handler: Handler, *roles: str) -> Handler:
+    @functools.wraps(handler)
+    async def guarded(request: web.Request) -> web.StreamResponse:
+        role = request[USER]["role"]
+        if role == "user" and "user_id" in request.match_info:
+            # Whoever may read nobody's account is not told whose are there.
+            raise Problem(404, "not_found", "There is no such account.")
+        if role not in roles:
+            raise Problem(403, "forbidden", "Your role does not allow this.")
+        return await handler(request)
+
+    return guarded

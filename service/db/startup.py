@@ -1,0 +1,70 @@
+"""Waiting for the database at start, and migrating it if asked to."""
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import asyncpg
+
+from service.db import migrations
+from service.db.connection import LOST, explain
+from service.db.transactions import log
+from service.exceptions import StartError
+from service.settings import Database, Settings
+
+
+@contextmanager
+def start_errors(settings: Settings) -> Iterator[Database]:
+    """The database; what PostgreSQL refuses meanwhile is the operator's one line."""
+    database = settings.database
+    assert database is not None, "start the embedded server first"  # noqa: S101
+    try:
+        yield database
+    except (*LOST, asyncpg.PostgresError) as error:
+        raise _cannot_connect(database, explain(error)[0]) from error
+
+
+async def prepare(settings: Settings) -> None:
+    """Wait for the database, and migrate it where that is asked for. Raises StartError."""
+    with start_errors(settings) as database:
+        conn = await _wait_for_database(database, settings.db_connect_timeout_s)
+        try:
+            pending = await migrations.find_pending(conn)
+        finally:
+            await conn.close(timeout=settings.db_close_timeout_s)
+        if pending and settings.migrate_on_start:
+            stop = threading.Event()
+            try:
+                await asyncio.to_thread(migrations.apply_pending, database, stop=stop)
+            except asyncio.CancelledError:
+                stop.set()
+                raise
+        elif pending:
+            log.warning("migrations pending: run shinkei migrate", extra={"pending": len(pending)})
+
+
+async def _wait_for_database(
+    database: Database, timeout_s: float
+) -> "asyncpg.Connection[asyncpg.Record]":
+    """Try to connect until ``timeout_s`` has passed; a refusal that waiting cannot mend ends it."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + timeout_s
+    while True:
+        try:
+            return await asyncpg.connect(
+                **database.asyncpg_arguments(), timeout=max(1, min(5, deadline - loop.time()))
+            )
+        except (*LOST, asyncpg.PostgresError) as error:
+            reason, hopeless = explain(error)
+        if hopeless or loop.time() >= deadline:
+            tried = "" if hopeless else f" (tried for {timeout_s:g} s, DB_CONNECT_TIMEOUT_S)"
+            raise _cannot_connect(database, reason + tried)
+        await asyncio.sleep(min(0.2, max(0, deadline - loop.time())))
+
+
+def _cannot_connect(database: Database, reason: str) -> StartError:
+    return StartError(
+        f"cannot connect to PostgreSQL at {database.address}, database {database.name},"
+        f" as user {database.user}: {reason}"
+    )

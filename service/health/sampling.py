@@ -1,0 +1,106 @@
+"""Looks at the pool, the hash threads, the event loop and the outbox for the metrics."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+
+from service.auth.passwords import HASHER
+from service.auth.signing_keys import KEY_RING
+from service.db.connection import DATABASE_TIMERS, POOL, POOL_WAITING
+from service.db.transactions import read
+from service.exceptions import DatabaseUnavailable
+from service.mail import queries as mail_queries
+from service.telemetry.metrics import METRICS, create, measure_requests
+
+if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry
+
+SAMPLE_EVERY_S = 1
+OUTBOX_EVERY_S = 15
+
+
+def install(app: web.Application, registry: "CollectorRegistry") -> None:
+    """Measure the application into ``registry``, from its outermost middleware on."""
+    metrics = app[METRICS] = create(registry)
+    app.middlewares.insert(0, measure_requests(metrics))
+    app.cleanup_ctx.append(_metrics_context)
+
+
+async def _metrics_context(app: web.Application) -> AsyncIterator[None]:
+    """Hear of connections and hashes, and look at what has to be looked at while the app lives."""
+    metrics = app[METRICS]
+    queries: dict[str, Callable[[float], None]] = {}
+
+    def heard_of_connection(query: str, waited_s: float, held_s: float) -> None:
+        metrics.db_acquire_wait.observe(waited_s)
+        # One that was not had was held for no time at all.
+        if held_s:
+            observe = queries.get(query)
+            if observe is None:
+                observe = queries[query] = metrics.db_query_duration.labels(query).observe
+            observe(held_s)
+
+    def heard_of_hash(waited_s: float, took_s: float) -> None:
+        metrics.password_hash_wait.observe(waited_s)
+        metrics.password_hash_duration.observe(took_s)
+
+    app[DATABASE_TIMERS].append(heard_of_connection)
+    app[HASHER].timers.append(heard_of_hash)
+    tasks = [
+        asyncio.create_task(_repeat(app, SAMPLE_EVERY_S, _sample), name="metrics"),
+        asyncio.create_task(_repeat(app, OUTBOX_EVERY_S, _sample_outbox), name="outbox metrics"),
+    ]
+    yield
+    for task in tasks:
+        task.cancel()
+    for task in tasks:
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+    # What was counted since the last sample.
+    _count_tokens(app)
+
+
+async def _repeat(
+    app: web.Application,
+    every_s: float,
+    sample: Callable[[web.Application, float], Awaitable[None]],
+) -> None:
+    """Take a sample every so often, each told how late it is."""
+    loop = asyncio.get_running_loop()
+    due = loop.time()
+    while True:
+        await sample(app, loop.time() - due)
+        due = loop.time() + every_s
+        await asyncio.sleep(every_s)
+
+
+async def _sample(app: web.Application, late_s: float) -> None:
+    metrics, pool, hasher = app[METRICS], app[POOL], app[HASHER]
+    open_now = pool.get_size()
+    metrics.http_requests_in_flight.set(metrics.in_flight)
+    metrics.db_pool_connections.set(open_now)
+    metrics.db_pool_connections_max.set(pool.get_max_size())
+    metrics.db_pool_connections_in_use.set(open_now - pool.get_idle_size())
+    metrics.db_pool_waiting.set(app[POOL_WAITING].count)
+    metrics.password_hash_threads.set(hasher.workers)
+    metrics.password_hashes_queued.set(max(0, hasher.queued - hasher.workers))
+    metrics.event_loop_lag.observe(max(0, late_s))
+    _count_tokens(app)
+
+
+def _count_tokens(app: web.Application) -> None:
+    """Take over what each request counts, in plain numbers as it has to be quick."""
+    metrics, ring = app[METRICS], app[KEY_RING]
+    metrics.token_cache.labels("hit").inc(ring.hits)
+    metrics.token_cache.labels("miss").inc(ring.misses)
+    ring.hits = ring.misses = 0
+
+
+async def _sample_outbox(app: web.Application, late_s: float) -> None:
+    with contextlib.suppress(DatabaseUnavailable):
+        mails, oldest_age_s = await read(app, mail_queries.measure_outbox)
+        app[METRICS].mail_outbox_mails.set(mails)
+        app[METRICS].mail_outbox_oldest_age.set(oldest_age_s)

@@ -1,0 +1,76 @@
+"""JSON answers, written at once.
+
+aiohttp writes an answer through nine coroutines, with a dictionary of headers that is the same each
+time but for a few, and a look at each of their characters. Here what is the same is kept as text,
+and one coroutine writes all of it: a tenth of ``GET /users/me``, 350,000 instructions to 313,000.
+"""
+
+import functools
+import re
+import time
+from collections.abc import Mapping
+from email.utils import formatdate
+from http import HTTPStatus
+
+from aiohttp import HttpVersion11, hdrs, web
+from aiohttp.abc import AbstractStreamWriter
+
+from service.context import REQUEST_CONTEXT
+from service.http.headers import RESPONSE_HEADERS
+
+_STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}" for status in HTTPStatus}
+
+_CONTROLS = re.compile("[\x00-\x08\x0a-\x1f\x7f]")
+_CLOSE = "Connection: close\r\n"
+
+
+@functools.lru_cache(maxsize=1)
+def _date(now: int) -> str:
+    return formatdate(now, usegmt=True)
+
+
+class JsonResponse(web.Response):
+    """An answer with a body, sent with the headers of ``AnswerHeaders``; other hooks of
+    ``on_response_prepare`` do not see it.
+
+    HTTP/1.0, HEAD, and headers that differ from those that all answers have are left to aiohttp;
+    ``tests/test_answers.py`` compares the two.
+    """
+
+    def __init__(
+        self,
+        body: bytes,
+        *,
+        status: int = 200,
+        content_type: str = "application/json",
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(status=status, body=body, headers=headers)
+        self.headers[hdrs.CONTENT_TYPE] = content_type
+
+    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
+        if (
+            self.prepared
+            or not isinstance(request, web.Request)
+            or request.method == hdrs.METH_HEAD
+            or request.version != HttpVersion11
+            or (common := request.app[RESPONSE_HEADERS]).differ(self)
+        ):
+            return await super().prepare(request)
+        common.allow_origin(request, self)
+        own = "".join([f"{name}: {value}\r\n" for name, value in self.headers.items()])
+        if _CONTROLS.search("".join(self.headers.values())):
+            raise ValueError("a control character in a header")
+        if self.keep_alive is None:
+            self._keep_alive = request.keep_alive
+        body = self.body
+        assert isinstance(body, bytes)  # noqa: S101
+        head = (
+            f"{_STATUS_LINES[self.status]}\r\n{own}{common.text}"
+            f"Content-Length: {len(body)}\r\nDate: {_date(int(time.time()))}\r\n"
+            f"X-Request-ID: {REQUEST_CONTEXT.get().request_id}\r\n"
+            f"{'' if self._keep_alive else _CLOSE}\r\n"
+        )
+        await request.writer.write_eof(head.encode() + body)
+        self._eof_sent = True
+        return None

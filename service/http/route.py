@@ -1,0 +1,18 @@
+"""A row of the route table."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+
+class Route(NamedTuple):
+    method: str
+    path: str
+    handler: Handler
+    access: Callable[[web.Application, Handler], Handler]
+
+
+# The routes that the application has.
+SERVED: web.AppKey[tuple[Route, ...]] = web.AppKey("served")

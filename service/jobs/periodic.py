@@ -1,0 +1,59 @@
+"""Work that comes back: each job every so often, on one replica at a time."""
+
+import asyncio
+import contextlib
+import logging
+import zlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import NamedTuple
+
+from aiohttp import web
+
+from service.db.connection import Connection
+from service.db.transactions import write
+from service.exceptions import DatabaseUnavailable
+
+log = logging.getLogger(__name__)
+
+
+class Job(NamedTuple):
+    """``work`` runs in a transaction that holds the advisory lock of the job's name."""
+
+    name: str
+    every_s: float
+    work: Callable[[web.Application, Connection], Awaitable[None]]
+
+
+def periodic_context(*jobs: Job) -> Callable[[web.Application], AsyncIterator[None]]:
+    """A cleanup context that runs the jobs while the application lives."""
+
+    async def context(app: web.Application) -> AsyncIterator[None]:
+        tasks = [asyncio.create_task(_repeat(app, job), name=job.name) for job in jobs]
+        yield
+        for task in tasks:
+            task.cancel()
+        for task in tasks:
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+    return context
+
+
+async def _repeat(app: web.Application, job: Job) -> None:
+    while True:
+        try:
+            await write(app, _run_alone, app, job)
+        except DatabaseUnavailable as error:
+            log.warning(
+                "job postponed", extra={"job": job.name, "cause": type(error.__cause__).__name__}
+            )
+        except Exception:
+            log.exception("job failed", extra={"job": job.name})
+        await asyncio.sleep(job.every_s)
+
+
+async def _run_alone(conn: Connection, app: web.Application, job: Job) -> None:
+    """Do the work unless another replica is doing it now."""
+    key = zlib.crc32(f"shinkei job {job.name}".encode())
+    if await conn.fetchval("select pg_try_advisory_xact_lock($1)", key):
+        await job.work(app, conn)

@@ -1,0 +1,91 @@
+"""Signing in with a password."""
+
+import asyncpg
+from aiohttp import web
+
+from service.accounts import queries as accounts
+from service.audit.events import record
+from service.auth.handlers import log
+from service.auth.passwords import rehash_password, verify_password
+from service.auth.signing_keys import signing_key
+from service.context import SETTINGS
+from service.db.connection import Connection
+from service.db.transactions import read, write
+from service.http.fields import fold_email
+from service.http.problems import Problem, refused
+from service.http.requests import json_response, read_body
+from service.sessions import schemas as sessions
+from service.sessions.start import open_session
+from service.telemetry.metrics import count
+from service.throttle import limits as throttle
+
+
+async def login(request: web.Request) -> web.Response:
+    """Exchange address and password for tokens; every way to be refused looks the same."""
+    body = await read_body(request, sessions.LOGIN)
+    email_folded = fold_email(body["email"])
+    try:
+        await throttle.check(request, throttle.SIGN_IN, email_folded)
+    except Problem as problem:
+        if problem.status == 429:
+            count(request.app, "sign_ins", outcome="throttled")
+        raise
+    outcome, tokens = await _try_to_sign_in(request, email_folded, body["password"])
+    count(request.app, "sign_ins", outcome=outcome)
+    if tokens is None:
+        raise refused("invalid_credentials", "Wrong e-mail address or password.")
+    return json_response(tokens)
+
+
+async def _try_to_sign_in(
+    request: web.Request, email_folded: str, password: str
+) -> tuple[str, dict[str, object] | None]:
+    """What came of it, for the operator alone, and the tokens where it is a success."""
+    outcome = "refused"
+    # Twice, for the sign-in whose hash was replaced, while it was verified, by another's rehash.
+    for _ in range(2):
+        account = await read(request.app, accounts.find_credentials, email_folded)
+        password_hash = account["password_hash"] if account else None
+        verified = await verify_password(request.app, password_hash, password)
+        if account is None or not verified:
+            outcome = "wrong"
+            break
+        if not _may_sign_in(request, account):
+            break
+        rehashed = await rehash_password(request.app, account["password_hash"], password)
+        # No transaction waits for keys that are read in another.
+        await signing_key(request.app)
+        tokens = await write(request.app, _sign_in, request, account, rehashed)
+        if tokens is not None:
+            return "success", tokens
+    # Whom they try to be is nowhere else: the request's line knows only those who signed in.
+    log.info("sign-in refused", extra={"account_id": account["id"] if account else None})
+    return outcome, None
+
+
+def _may_sign_in(request: web.Request, account: asyncpg.Record) -> bool:
+    """Looked at after the password, so that an account that may not takes no other time."""
+    unverified = request.app[SETTINGS].require_email_verification and not account["email_verified"]
+    return not account["suspended"] and not unverified
+
+
+async def _sign_in(
+    conn: Connection, request: web.Request, account: asyncpg.Record, rehashed: str | None
+) -> dict[str, object] | None:
+    """Open a session; None where the account may not, or its hash has just been changed."""
+    user = await accounts.lock_credentials(conn, account["id"], account["password_hash"])
+    if user is None or not _may_sign_in(request, user):
+        return None
+    if user["status"] != "active":
+        # A deletion asked for and regretted, or a suspension that has passed.
+        await accounts.reactivate_account(conn, user["id"])
+        before = {"status": user["status"]}
+        await record(
+            conn, request, "user.reactivate", user["id"], actor_id=user["id"], before=before
+        )
+    if rehashed is not None:
+        await accounts.update_password(conn, user["id"], rehashed)
+    await record(conn, request, "session.start", user["id"], actor_id=user["id"])
+    tokens = await open_session(conn, request, user["id"])
+    await throttle.refund(conn, request)
+    return tokens

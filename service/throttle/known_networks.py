@@ -1,0 +1,69 @@
+"""The networks that an account has signed in from."""
+
+import uuid
+
+from aiohttp import web
+
+from service.db.connection import Connection
+from service.http.client_ip import Network, client_ip, client_network
+
+KNOWN_NETWORKS_MAX = 20
+# Sign-ins last a month by default: somebody who is back within half a year is no stranger.
+KNOWN_NETWORKS_DAYS = 180
+
+
+async def remember_network(conn: Connection, request: web.Request, user_id: uuid.UUID) -> None:
+    """Know the client's network from now on as one of the account's, of which the newest 20 stay.
+
+    For whoever has just proved to be the owner, by a password or by a link that was mailed.
+    """
+    network = network_of(request)
+    if network is None:
+        return
+    await conn.execute(
+        """
+        with seen as (
+            insert into known_networks (user_id, network) values ($1, $2)
+            on conflict on constraint known_networks_pkey do update set last_seen_at = now()
+        )
+        delete from known_networks
+        where user_id = $1 and network in (
+            select network from known_networks
+            where user_id = $1 and network <> $2
+            order by last_seen_at desc
+            offset $3
+        )
+        """,
+        user_id,
+        network,
+        KNOWN_NETWORKS_MAX - 1,
+    )
+
+
+def network_of(request: web.Request) -> Network | None:
+    address = client_ip(request)
+    return client_network(address) if address else None
+
+
+async def is_known_network(conn: Connection, account: str, network: Network) -> bool:
+    """Whether the account, if there is one, has signed in from the network before."""
+    known: bool = await conn.fetchval(
+        """
+        select exists (
+            select from users
+            join known_networks on known_networks.user_id = users.id
+            where users.email_folded = $1 and known_networks.network = $2
+        )
+        """,
+        account,
+        network,
+    )
+    return known
+
+
+async def forget_networks(app: web.Application, conn: Connection) -> None:
+    """Delete the networks from which nobody has signed in for half a year."""
+    await conn.execute(
+        "delete from known_networks where last_seen_at < now() - make_interval(days => $1)",
+        KNOWN_NETWORKS_DAYS,
+    )

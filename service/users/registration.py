@@ -1,0 +1,84 @@
+"""Registration."""
+
+from typing import Any
+
+import asyncpg
+import uuid_utils.compat as uuid_utils
+from aiohttp import web
+
+from service.accounts import queries as accounts
+from service.audit.events import record
+from service.auth.passwords import hash_password, require_acceptable
+from service.auth.signing_keys import signing_key
+from service.context import SETTINGS
+from service.db.connection import Connection
+from service.http.fields import fold_email
+from service.http.idempotency import write_once
+from service.http.problems import Problem
+from service.http.requests import json_response, read_body, uniform_time
+from service.mail.notices import send_mail
+from service.recovery.links import start_email_verification
+from service.sessions.start import open_session
+from service.telemetry.metrics import count
+from service.throttle import limits as throttle
+from service.users import schemas as users
+from service.users.schemas import OWN_PROFILE
+
+# Set where the request has created an account, which it counts once that is committed.
+REGISTERED = web.RequestKey("registered", bool)
+
+
+async def register(request: web.Request) -> web.Response:
+    """Create an account and sign it in, or, where addresses are verified first, mail its owner."""
+    body = await read_body(request, users.REGISTER)
+    require_acceptable(request.app, body["password"], "#/password", (body["email"], body["name"]))
+    await throttle.check(request, throttle.REGISTRATION)
+    password_hash = await hash_password(request.app, body["password"])
+    if not request.app[SETTINGS].require_email_verification:
+        await signing_key(request.app)  # as at a sign-in
+        response = await write_once(request, _register, request, body, password_hash)
+    else:
+        async with uniform_time():
+            response = await write_once(request, _register_unverified, request, body, password_hash)
+    if request.get(REGISTERED):
+        count(request.app, "registrations")
+    return response
+
+
+async def _register(
+    conn: Connection, request: web.Request, body: dict[str, Any], password_hash: str
+) -> web.Response:
+    user = await _create_account(conn, request, body, password_hash)
+    if user is None:
+        raise Problem(409, "email_taken", "There is an account with this address.")
+    tokens = await open_session(conn, request, user["id"])
+    return json_response({**tokens, "user": OWN_PROFILE.dump(user)}, status=201)
+
+
+async def _register_unverified(
+    conn: Connection, request: web.Request, body: dict[str, Any], password_hash: str
+) -> web.Response:
+    """202 whether the address is taken or not: what it is, only its owner's mailbox is told."""
+    if await _create_account(conn, request, body, password_hash) is None:
+        owner = await accounts.lock_by_email(conn, fold_email(body["email"]))
+        if owner is not None:
+            await send_mail(conn, request.app, owner, "account_exists")
+    return web.Response(status=202)
+
+
+async def _create_account(
+    conn: Connection, request: web.Request, body: dict[str, Any], password_hash: str
+) -> asyncpg.Record | None:
+    user = await accounts.insert_user(
+        conn,
+        user_id=uuid_utils.uuid7(),
+        email=body["email"],
+        email_folded=fold_email(body["email"]),
+        name=body["name"],
+        password_hash=password_hash,
+    )
+    if user is not None:
+        await start_email_verification(conn, request.app, user)
+        await record(conn, request, "user.register", user["id"], actor_id=user["id"])
+    request[REGISTERED] = user is not None
+    return user
