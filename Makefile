@@ -51,10 +51,11 @@ branches: # What both groups have covered together
 fuzz: $(VENV)/serve.stamp .venv-fuzz/stamp ## Try the API with schemathesis, for FUZZ_SECONDS=240 or more
 	@$(BIN)/python tests/fuzz/run.py --seconds $(FUZZ_SECONDS)
 
-lint: $(VENV)/dev.stamp ## Check style and types
+lint: $(VENV)/dev.stamp ## Check style, types and the direction of imports
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-logo
 
 format: $(VENV)/dev.stamp ## Put the code into the project's format
 	@$(BIN)/ruff check --fix --exit-zero --quiet
@@ -71,7 +72,7 @@ bench-scale: $(VENV)/serve.stamp ## Measure lists of a million accounts, a sign-
 
 clean: ## Remove the virtual environments and caches; data stay
 	@rm -rf .venv .venv-* benchmarks/peers/fastify/node_modules
-	@rm -rf .coverage* .mypy_cache .pytest_cache .ruff_cache build *.egg-info
+	@rm -rf .coverage* .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build *.egg-info
 
 $(BIN)/pip:
 	@echo "Setting up $(VENV) (once)"
