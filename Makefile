@@ -17,7 +17,7 @@ endef
 export BRANCHES
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test fuzz lint format migrate bench bench-scale clean
+.PHONY: help serve test fuzz mutants lint format migrate bench bench-scale clean
 
 help: ## List these commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/' | column -t -s:
@@ -31,6 +31,9 @@ test: .venv/dev.stamp ## Run all tests on an embedded PostgreSQL, or on DATABASE
 
 fuzz: .venv/serve.stamp .venv-fuzz/stamp ## Try the API with schemathesis, for FUZZ_SECONDS=240 or more
 	@$(BIN)/python tests/fuzz/run.py --seconds $(FUZZ_SECONDS)
+
+mutants: .venv/dev.stamp .venv-mutants/stamp ## Check that each guard is tested, and a sample of other code: ONLY, MUTANTS
+	@$(BIN)/python -m tests.mutants.run $(if $(ONLY),--only '$(ONLY)') $(MUTANTS)
 
 lint: .venv/dev.stamp ## Check style and types
 	@$(BIN)/ruff check
@@ -51,7 +54,7 @@ bench-scale: .venv/serve.stamp ## Measure how lists grow, a sign-in flood, idlin
 	@exec $(BIN)/python -m benchmarks.scale
 
 clean: ## Remove the virtual environments and caches; data stay
-	@rm -rf .venv .venv-fuzz .venv-bench benchmarks/peers/fastify/node_modules
+	@rm -rf .venv .venv-fuzz .venv-bench .venv-mutants .mutants benchmarks/peers/fastify/node_modules
 	@rm -rf .coverage* .mypy_cache .pytest_cache .ruff_cache build *.egg-info
 
 .venv/bin/pip:
@@ -79,4 +82,10 @@ PEERS := benchmarks/peers/fastify
 .venv-fuzz/stamp: tests/fuzz/requirements.txt
 	@$(PYTHON) -m venv .venv-fuzz
 	@.venv-fuzz/bin/pip install --disable-pip-version-check --quiet --requirement $<
+	@touch $@
+
+# Likewise: it needs nothing but cosmic-ray.
+.venv-mutants/stamp: tests/mutants/requirements.txt
+	@$(PYTHON) -m venv .venv-mutants
+	@.venv-mutants/bin/pip install --disable-pip-version-check --quiet --requirement $<
 	@touch $@
