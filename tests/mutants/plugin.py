@@ -1,16 +1,20 @@
 """What pytest does for ``tests/mutants/run.py``: say which tests to run, and measure them.
 
-``MUTANTS_SELECT`` names a file with the tests to run, in their order, and ``MUTANTS_DURATIONS`` one
-to write how many seconds each test that passed has taken, and which failed.
+``MUTANTS_SELECT`` names a file with the tests to run, in their order; beside it, as ``.failed``, the
+first that fails is written. ``MUTANTS_DURATIONS`` names one to write how many seconds each test that
+passed has taken, and which failed.
 """
 
 import base64
 import json
 import os
+import threading
 from pathlib import Path
 
 import pytest
 
+# A test that fails may leave behind what its teardown then waits for, without an end.
+_TEARDOWN_S = 20
 _COVERAGE = "COVERAGE_PROCESS_CONFIG"
 _seconds: dict[str, float] = {}
 _failed: set[str] = set()
@@ -38,6 +42,11 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     _seconds[report.nodeid] = _seconds.get(report.nodeid, 0) + report.duration
     if not report.passed:
         (_failed if report.failed else _skipped).add(report.nodeid)
+    if report.failed and "MUTANTS_SELECT" in os.environ:
+        Path(os.environ["MUTANTS_SELECT"]).with_suffix(".failed").write_text(report.nodeid)
+        watchdog = threading.Timer(_TEARDOWN_S, os._exit, [pytest.ExitCode.TESTS_FAILED])
+        watchdog.daemon = True
+        watchdog.start()
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

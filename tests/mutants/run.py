@@ -15,7 +15,6 @@ import json
 import os
 import queue
 import re
-import secrets
 import shutil
 import signal
 import subprocess
@@ -26,7 +25,7 @@ import tomllib
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from service import embedded
@@ -51,12 +50,13 @@ KEPT = ROOT / ".mutants"
 HERE = Path(__file__).parent
 # The usual mutant is killed by one of these; the others are run when none of them fails.
 FIRST_TESTS = 60
+# Of the tests that a survivor has passed so many are shown; the rest is in results.json.
+SHOWN_TESTS = 12
 # A run may take so much longer than its tests did, and as long again to start.
 SLOWER = 10
 START_S = 60
-FAILED = re.compile(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", re.MULTILINE)
 # What pytest's exit codes say of a mutant.
-ENDS = {1: "failed", 2: "no import", 3: "internal error of pytest", 4: "no import"}
+ENDS = {1: "after its tests", 2: "no import", 3: "internal error of pytest", 4: "no import"}
 
 
 @dataclass
@@ -66,7 +66,7 @@ class Result:
     mutant: Mutant
     outcome: str = "not run"
     by: str = ""
-    tests: int = 0
+    tests: list[str] = field(default_factory=list)
     seconds: float = 0
     diff: str = ""
 
@@ -74,7 +74,7 @@ class Result:
         mutant = self.mutant
         by = f" ({self.by})" if self.by else ""
         where = f"{mutant.file}:{mutant.line} {mutant.operator}"
-        return f"{self.outcome:11} {self.seconds:5.1f} s {self.tests:4} tests  {where}{by}"
+        return f"{self.outcome:11} {self.seconds:5.1f} s {len(self.tests):4} tests  {where}{by}"
 
 
 def main() -> int:
@@ -107,7 +107,9 @@ def main() -> int:
                 results = list(pool.map(runner.run, mutants))
             except BaseException:  # Ctrl-C above all
                 runner.stop()
+                save(runner.results)
                 raise
+        save(results)
         code = report(results)
         runner.check(sorted({one.by for one in results if one.by in runner.covered.seconds}))
     return code
@@ -185,6 +187,7 @@ class Runner:
             self._copies.put(copy)
         self._equivalent = _load_equivalent()
         self._killers = _load_killers()
+        self.results: list[Result] = []
         self._running: set[subprocess.Popen[str]] = set()
 
     def typical(self) -> list[str]:
@@ -195,10 +198,10 @@ class Runner:
     def check(self, tests: list[str]) -> None:
         """Run tests without a mutant: if they fail then, they kill whatever there is."""
         copy = self._copies.get()
-        ended, output = self._pytest(copy, tests) if tests else (0, "")
+        ended, failed, output = self._pytest(copy, tests) if tests else (0, "", "")
         self._copies.put(copy)
         if ended != 0:
-            raise SystemExit(f"tests fail although nothing is changed ({ended})\n{output}")
+            raise SystemExit(f"{failed} fails although nothing is changed ({ended})\n{output}")
 
     def stop(self) -> None:
         """End what runs, and start no more."""
@@ -212,6 +215,7 @@ class Runner:
             result = self._run(mutant, copy)
         finally:
             self._copies.put(copy)
+        self.results.append(result)
         print(result.describe(), flush=True)
         return result
 
@@ -223,7 +227,8 @@ class Runner:
             return result
         tests = self.covered.tests(mutant.file, mutant.line)
         # First what killed it before, then the tests whose names have to do with it.
-        about = {word for word in re.findall(r"[a-z]{4,}", _about(mutant)) if word != "service"}
+        said = _about(mutant) if mutant.kind == "guard" else mutant.file
+        about = {word for word in re.findall(r"[a-z]{4,}", said) if word != "service"}
         tests.sort(key=lambda name: not any(word in name for word in about))
         tests.sort(key=lambda name: name != self._killers.get(result.diff))
         if not tests or time.monotonic() > self._until:
@@ -235,15 +240,16 @@ class Runner:
                 _write(copy / file, text)
             result.outcome = "survived"
             for batch in filter(None, (tests[:FIRST_TESTS], tests[FIRST_TESTS:])):
-                result.tests += len(batch)
-                ended, output = self._pytest(copy, batch)
+                result.tests += batch
+                ended, failed, _ = self._pytest(copy, batch)
                 if ended == 5:
                     raise SystemExit(f"pytest found none of {batch}")
+                if ended == -signal.SIGKILL:  # by us, or as memory ran out: it says nothing
+                    result.outcome = "not run"
+                    break
                 if ended != 0:
-                    failed = FAILED.search(output)
                     end = "hangs" if ended is None else ENDS.get(ended, f"ended with {ended}")
-                    named = failed[1] if failed and ended == 1 else ""
-                    result.outcome, result.by = "killed", named or end
+                    result.outcome, result.by = "killed", failed or end
                     break
         finally:
             for file, text in originals.items():
@@ -251,9 +257,13 @@ class Runner:
         result.seconds = time.monotonic() - started
         return result
 
-    def _pytest(self, copy: Path, tests: list[str]) -> tuple[int | None, str]:
-        """Run the tests, in this order, up to the first failure; None where they do not end."""
-        selected = copy / f".select-{secrets.token_hex(4)}.json"
+    def _pytest(self, copy: Path, tests: list[str]) -> tuple[int | None, str, str]:
+        """Run the tests, in this order, up to the first that fails.
+
+        Returns pytest's exit code (None if it had to be killed), that test, and the output.
+        """
+        selected, failed = copy / "selected.json", copy / "selected.failed"
+        failed.write_text("")
         selected.write_text(json.dumps(tests))
         files = list(dict.fromkeys(name.partition("::")[0] for name in tests))
         expected_s = sum(self.covered.seconds[name] for name in tests)
@@ -266,12 +276,11 @@ class Runner:
             self._running.add(process)
             try:
                 output, _ = process.communicate(timeout=START_S + SLOWER * expected_s)
-                return process.returncode, output
+                return process.returncode, failed.read_text(), output
             except subprocess.TimeoutExpired:
-                return None, ""
+                return None, "", ""
             finally:
                 self._running.discard(process)
-                selected.unlink()
 
 
 def _write(path: Path, text: str) -> None:
@@ -306,12 +315,15 @@ def _load_killers() -> dict[str, str]:
     return json.loads(path.read_text()) if path.exists() else {}
 
 
-def report(results: list[Result]) -> int:
-    """Keep the results, print the table and the survivors, and return the exit code."""
+def save(results: list[Result]) -> None:
     rows = [asdict(one) | {"mutant": one.mutant._replace(code={})._asdict()} for one in results]
     (KEPT / "results.json").write_text(json.dumps(rows, indent=1))
     killers = {one.diff: one.by for one in results if one.outcome == "killed"}
     (KEPT / "killers.json").write_text(json.dumps(_load_killers() | killers, indent=1))
+
+
+def report(results: list[Result]) -> int:
+    """Print the table and the survivors, and return the exit code."""
     counted = [one for one in results if one.outcome != "equivalent"]
     score = Counter((one.mutant.file, one.mutant.kind, one.outcome) for one in counted)
     score += Counter(("total", one.mutant.kind, one.outcome) for one in counted)
@@ -327,6 +339,7 @@ def report(results: list[Result]) -> int:
     for one in counted:
         if one.outcome != "killed":
             print(f"\n{one.describe()}\n{one.diff}")
+            print(*(f"    {name}" for name in one.tests[:SHOWN_TESTS]), sep="\n")
     outcomes = Counter(one.outcome for one in results)
     print("\n" + ", ".join(f"{count} {outcome}" for outcome, count in outcomes.items()))
     (guards_killed, guards_all), (killed, of) = (
