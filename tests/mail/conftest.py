@@ -15,15 +15,13 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from service.mail import sender
 from service.settings import MailServer
 from tests.support.smtp import Listen, Mailbox
 
 
 @pytest.fixture(autouse=True)
-def often(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The sender looks for mail many times a second."""
-    monkeypatch.setattr(sender, "POLL_S", 0.02)
+def _quick(mail_at_once: None) -> None:
+    pass
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from service import embedded
+from service.embedded import server as embedded
 from service.settings import VARIABLES
 from tests.mutants.coverage_map import CoverageMap, bring_up_to_date
 from tests.mutants.guards import Mutant, Source, guards
