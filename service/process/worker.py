@@ -122,6 +122,8 @@ async def _serve(
         await serve_until_told(settings, listener, signals, started, registry)
     finally:
         beating.cancel()
+        # Nothing disturbs it on its way out.
+        signal.pthread_sigmask(signal.SIG_BLOCK, HEARD)
 
 
 async def _beat(parent: socket.socket, signals: "asyncio.Queue[signal.Signals]") -> None:

@@ -125,7 +125,7 @@ class Supervisor:
         if self.exporter:
             self.exporter.worker_ended(worker.slot)
         if not (worker.started or worker.old or self.stopping):
-            self.give_up(worker.said.decode() or f"a worker did not start: {how}")
+            self.give_up(worker.said.decode(errors="replace") or f"a worker did not start: {how}")
             await asyncio.sleep(START_AGAIN_S if self.announced else 0)
         elif code and worker.started:
             log.error("worker ended", extra={"pid": worker.process.pid, "how": how})
