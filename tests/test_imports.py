@@ -9,7 +9,6 @@ LATER = {
     "argon2",
     "cryptography",
     "email_validator",
-    "gunicorn",
     "joserfc",
     "opentelemetry",
     "prometheus_client",

@@ -480,8 +480,8 @@ configure_logging(Settings(log_format="json", log_level="debug"))
 logging.getLogger("aiohttp.server").error("first\\nline %s", 2)
 logging.getLogger("yoyo.migrations").warning("second")
 logging.getLogger("asyncpg.pool").exception("never")
-logging.getLogger("gunicorn.error").info("never")
-logging.getLogger("gunicorn.error").critical("%d %d", 1)
+logging.getLogger("aiohttp.access").info("never")
+logging.getLogger("aiohttp.access").critical("%d %d", 1)
 warnings.warn("third", UserWarning)
 
 async def fail():
@@ -512,7 +512,7 @@ raise KeyError("nobody catches this")
     assert [(event["level"], event.get("logger")) for event in events] == [
         ("error", "aiohttp.server"),
         ("warning", "yoyo.migrations"),
-        ("error", "gunicorn.error"),
+        ("error", "aiohttp.access"),
         ("warning", "py.warnings"),
         ("error", "asyncio"),
         ("error", "x"),
@@ -606,13 +606,13 @@ log.info("event", extra={"number": 1})
 
 
 def test_libraries_lines_have_the_same_form() -> None:
-    """Those of gunicorn, aiohttp and asyncio, with the request's id and without their extras."""
+    """Those of aiohttp and asyncio, with the request's id and without their extras."""
     pieces = _pieces_written("""
 from service.context import LOG_CONTEXT
 
 async def main():
     LOG_CONTEXT.set({"request_id": "given"})
-    for name in ("gunicorn.error", "aiohttp.server", "asyncio"):
+    for name in ("aiohttp.access", "aiohttp.server", "asyncio"):
         logging.getLogger(name).warning("of %s", name, extra={"secret": "canary"})
 
 asyncio.run(main())
@@ -621,7 +621,7 @@ asyncio.run(main())
         ["timestamp", "level", "event", "request_id", "logger"]
     ] * 3
     assert [(event["event"], event["logger"]) for piece in pieces for event in piece] == [
-        ("of gunicorn.error", "gunicorn.error"),
+        ("of aiohttp.access", "aiohttp.access"),
         ("of aiohttp.server", "aiohttp.server"),
         ("of asyncio", "asyncio"),
     ]
@@ -642,7 +642,7 @@ def test_only_what_starts_a_process_configures_logging() -> None:
         "commands/connection.py",
         "commands/migrate.py",
         "commands/serve.py",
-        "process/workers.py",
+        "process/worker.py",
     }
 
 

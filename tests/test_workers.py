@@ -8,6 +8,7 @@ import re
 import shutil
 import signal
 import socket
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from functools import partial
@@ -21,6 +22,8 @@ from tests.support.clients import ROOT, SECRET_KEY
 from tests.support.factories import PASSWORD
 from tests.support.processes import (
     SHINKEI,
+    Process,
+    announced,
     call,
     connect,
     environment,
@@ -87,13 +90,26 @@ class Load:
             connection[1].close()
 
 
+def copy_of_the_code(tmp_path: Path) -> Path:
+    for name in ("service", "migrations"):
+        shutil.copytree(ROOT / name, tmp_path / "code" / name)
+    return tmp_path / "code"
+
+
+def event_beginning(words: str, process: Process) -> dict[str, Any]:
+    """Read the log up to the event that begins with these words."""
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith("{") and (event := json.loads(line))["event"].startswith(words):
+            return dict(event)
+    raise AssertionError(words)
+
+
 @pytest.mark.slow
 async def test_a_reload_runs_the_new_code_and_drops_no_request(
     database: Database, tmp_path: Path
 ) -> None:
-    code = tmp_path / "code"
-    for name in ("service", "migrations"):
-        shutil.copytree(ROOT / name, code / name)
+    code = copy_of_the_code(tmp_path)
     variables = {
         "WORKERS": "2",
         # Longer than any client takes to be answered once more, and so to be told to close.
@@ -225,10 +241,7 @@ def test_workers_that_do_not_start_at_a_reload_leave_the_old_ones(
         first = workers_of(process.pid)
         limit(1)
         process.send_signal(signal.SIGHUP)
-        assert process.stderr is not None
-        event: dict[str, Any] = {}
-        while not event.get("event", "").startswith("reload given up"):
-            event = json.loads(process.stderr.readline())
+        event = event_beginning("reload given up", process)
         assert "the server has no connection left" in event["reason"]
         eventually_blocking(lambda: workers_of(process.pid) == first)
         assert call(f"{url}/health/live")[0] == 200
@@ -237,6 +250,49 @@ def test_workers_that_do_not_start_at_a_reload_leave_the_old_ones(
         eventually_blocking(lambda: not first & workers_of(process.pid))
         until_healthy(url)
         assert served.ends_with(signal.SIGTERM) == 0
+
+
+@pytest.mark.slow
+def test_code_that_cannot_be_imported_leaves_the_old_workers(
+    database: Database, tmp_path: Path
+) -> None:
+    code = copy_of_the_code(tmp_path)
+    variables = {"WORKERS": "2", "PYTHONPATH": str(code), **url_of(database)}
+    with serving(tmp_path, **variables) as served:
+        first = workers_of(served.process.pid)
+        (code / "service/app.py").write_text("import nothing_of_this_name\n")
+        served.process.send_signal(signal.SIGHUP)
+        event = event_beginning("reload given up", served.process)
+        assert event["reason"] == "a worker did not start: exit code 1"
+        eventually_blocking(lambda: workers_of(served.process.pid) == first)
+        assert call(f"{served.url}/health/live")[0] == 200
+
+
+@pytest.mark.slow
+def test_a_worker_that_stands_still_is_replaced(database: Database, tmp_path: Path) -> None:
+    with serving(tmp_path, WORKERS="2", **url_of(database)) as (process, _, _):
+        stopped = workers_of(process.pid).pop()
+        os.kill(stopped, signal.SIGSTOP)
+        ended = event_beginning("worker ended", process)
+        assert (ended["pid"], ended["how"]) == (stopped, "signal 9")
+        eventually_blocking(lambda: len(workers_of(process.pid) - {stopped}) == 2)
+
+
+def test_an_operators_own_script_runs_in_every_worker(database: Database, tmp_path: Path) -> None:
+    """docs/logs.md has such a script, which attaches a handler."""
+    script = tmp_path / "serve.py"
+    script.write_text(
+        "import os, pathlib\n"
+        "from service.__main__ import main\n"
+        "if __name__ == '__main__':\n"
+        f"    pathlib.Path({str(tmp_path)!r}, f'{{os.getpid()}}.attached').touch()\n"
+        "    main()\n"
+    )
+    command = (sys.executable, str(script), "serve", "--workers", "2")
+    with started(*command, cwd=tmp_path, env=environment(**url_of(database))) as process:
+        announced(process)
+        attached = {int(path.stem) for path in tmp_path.glob("*.attached")}
+        assert attached == {process.pid, *workers_of(process.pid)}
 
 
 def test_sigterm_drains_all_workers_first(database: Database, tmp_path: Path) -> None:
@@ -291,14 +347,14 @@ def test_a_metrics_port_in_use_is_told_before_anything_is_started(tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    "connected", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["forked", "connected"]
+    "connected", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["started", "connected"]
 )
 def test_it_can_be_stopped_while_workers_start(
     connected: bool, database: Database, tmp_path: Path
 ) -> None:
     """What a worker is told before it hears signals is not lost."""
     command = (*SHINKEI, "serve", "--workers", "2")
-    # The parent's own connection, which it has before it forks, has no such name.
+    # A worker's first connection, with which it waits for the database, has no such name.
     connections = (
         "select count(*) from pg_stat_activity"
         " where datname = current_database() and application_name = 'shinkei'"

@@ -32,18 +32,25 @@ def command(workers: int | None) -> None:
 
     Without DATABASE_URL or DB_HOST, on an embedded PostgreSQL in DATA_DIR.
     """
+    import asyncio
     import dataclasses
     import os
     import signal
     import sys
 
-    # Until the loop, or gunicorn, hears it: what has been started is stopped on the way out.
+    # Until the event loop hears it: what has been started is stopped on the way out.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+
+    from service.process import worker
+
+    if given := os.environ.pop(worker.VARIABLE, ""):
+        sys.exit(worker.serve(given, workers))
 
     from service.commands.connection import database_of
     from service.process.exporter import exporting
     from service.process.server import listen
     from service.process.server import serve as serve_alone
+    from service.process.workers import Supervisor
     from service.settings import load_settings
     from service.telemetry.logs import configure_logging
 
@@ -59,9 +66,7 @@ def command(workers: int | None) -> None:
             registry = exporter.registry if exporter else None
             serve_alone(ready, listener, _announce(settings), registry)
         else:
-            from service.process.workers import serve as serve_together
-
-            serve_together(ready, listener, _announce(settings), exporter)
+            asyncio.run(Supervisor(ready, listener, _announce(settings), exporter).serve())
 
 
 def _announce(configured: "Settings") -> Callable[[str], None]:

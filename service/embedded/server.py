@@ -73,10 +73,8 @@ def running(data_dir: Path, *, connections: int = 0) -> Iterator[Database]:
         raise StartError(f"DATA_DIR {data_dir}: cannot be written ({error.strerror})") from None
     with lock:
         if not _lock(lock.fileno()):
-            yield _attach(data_dir)
+            yield attach(data_dir)
             return
-        # Workers are forked from us: one that outlived us would keep the next start waiting.
-        os.register_at_fork(after_in_child=lock.close)
         # Others than the pools: migrations, a second process, somebody's psql.
         options = {"max_connections": str(max(100, connections + 20))}
         server = start(data_dir, options=options)
@@ -210,7 +208,7 @@ def _lock(fd: int) -> bool:
     return True
 
 
-def _attach(data_dir: Path) -> Database:
+def attach(data_dir: Path) -> Database:
     """The server that another process has started, or is just starting."""
     cluster = data_dir / "postgres"
     deadline = time.monotonic() + READY_TIMEOUT_S

@@ -61,8 +61,6 @@ def exporting(settings: Settings) -> Iterator[Exporter | None]:
         yield None
         return
     listener = listen(settings.metrics_host, settings.metrics_port, "METRICS_")
-    # A worker must not keep the port after us.
-    os.register_at_fork(after_in_child=listener.close)
     # Read when prometheus_client is imported: somebody else's directory is none of ours.
     for variable in (DIRECTORY_VARIABLE, DIRECTORY_VARIABLE.lower()):
         os.environ.pop(variable, None)

@@ -13,7 +13,6 @@ from aiohttp import web
 
 from service.app import create_app
 from service.context import LIFECYCLE
-from service.db import startup
 from service.exceptions import StartError
 from service.settings import Settings
 
@@ -29,6 +28,8 @@ BACKLOG = 1024
 # Tells a worker to leave while others go on: it takes no new connections, but stays ready.
 RETIRE = signal.SIGUSR2
 AT_ONCE = (signal.SIGINT, signal.SIGQUIT)
+# For mail on its way and a busy machine, beyond the delay, requests under way and the pool.
+STOP_MARGIN_S = 5
 
 
 def listen(host: str, port: int, prefix: str = "") -> socket.socket:
@@ -79,6 +80,13 @@ def serve(
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(until_told())
+
+
+def stop_timeout_s(settings: Settings) -> float:
+    """How long stopping may take at most."""
+    return (
+        settings.shutdown_delay_s + SHUTDOWN_TIMEOUT_S + settings.db_close_timeout_s + STOP_MARGIN_S
+    )
 
 
 def hear_signals(*more: signal.Signals) -> "asyncio.Queue[signal.Signals]":
@@ -143,23 +151,6 @@ def _spare_what_stays() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(10_000, 10, 10)
-
-
-def prepare(settings: Settings) -> bool:
-    """Wait for the database and migrate it as ``serve`` would; False where told to stop meanwhile.
-
-    Raises StartError.
-    """
-
-    async def until_told() -> bool:
-        told = asyncio.create_task(hear_signals().get())
-        try:
-            return await unless(told, startup.prepare(settings))
-        finally:
-            told.cancel()
-
-    with asyncio.Runner() as runner:
-        return runner.run(until_told())
 
 
 async def unless(told: "asyncio.Task[Any]", work: Coroutine[Any, Any, None]) -> bool:

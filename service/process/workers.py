@@ -1,311 +1,147 @@
-"""Several processes on one port: gunicorn starts workers, watches them and replaces them.
+"""Several processes on one port: the parent that starts workers, watches and replaces them.
 
-Each worker serves as a single process does (``server.serve_until_told``). What is changed of
-gunicorn: a worker counts once its application has started, and only then do others have to go; one
-that does not start is a line in the log, and ends nothing but the first start.
+Workers are new processes (see ``worker``): they run the code that is on disk when they start.
 """
 
 import asyncio
-import dataclasses
-import importlib
-import itertools
 import logging
-import mmap
-import os
 import signal
-import sys
-import time
+import socket
 from collections.abc import Callable
-from socket import socket
-from typing import Any
-
-from aiohttp.worker import GunicornUVLoopWebWorker
-from gunicorn.app.base import BaseApplication
-from gunicorn.arbiter import Arbiter
-from gunicorn.glogging import Logger
+from dataclasses import dataclass, field
 
 from service.exceptions import StartError
-from service.process.exporter import Exporter, shared_memory, worker_registry
-from service.process.server import (
-    RETIRE,
-    SHUTDOWN_TIMEOUT_S,
-    hear_signals,
-    prepare,
-    serve_until_told,
-    url_of,
-)
-from service.settings import Database, Settings, SettingsError, load_settings
-from service.telemetry.logs import configure_logging
+from service.process.exporter import Exporter
+from service.process.server import RETIRE, hear_signals, stop_timeout_s, url_of
+from service.process.worker import Worker, start_worker
+from service.settings import Settings
 
 log = logging.getLogger(__name__)
 
-BEAT_EVERY_S = 1
-# How long a worker's event loop may stand still before it is killed.
-BEAT_TIMEOUT_S = 15
-# For mail on its way and a busy machine, beyond the delay, requests under way and the pool.
-STOP_MARGIN_S = 5
-# How often the parent looks whether workers have started.
-STARTING_POLL_S = 0.02
-# A worker that does not start is not started more often than this.
-RESPAWN_PAUSE_S = 1
-HEARD = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, RETIRE)
-_STARTED = b"started"
+# A worker that reports nothing for so long is killed: its event loop stands still.
+SILENCE_MAX_S = 15
+# So much longer until its first report: a busy machine takes long to import the service.
+IMPORT_MAX_S = 45
+# How long after a failed start the next one is tried.
+START_AGAIN_S = 1
+# In the queue of signals: there is news of a worker.
+NEWS = signal.SIGCHLD
 
 
-def serve(
-    settings: Settings,
-    listener: socket,
-    announce: Callable[[str], None],
-    exporter: Exporter | None = None,
-) -> None:
-    """Serve with ``settings.workers`` processes until SIGTERM or SIGINT; SIGHUP replaces them.
+@dataclass
+class Supervisor:
+    """The parent. ``announce`` is called with the URL once all workers have started."""
 
-    Raises StartError where the database cannot be reached, or a worker does not start at first.
-    """
-    if not prepare(settings):
-        return
-    parent = os.getpid()
-    arbiter = _Arbiter(_Application(settings), listener, announce, exporter)
-    try:
-        arbiter.run()
-    except SystemExit as end:
-        if os.getpid() != parent:
-            # A worker: what our callers would undo now is the parent's.
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(end.code if isinstance(end.code, int) else 1)
-        if arbiter.failure:
-            raise StartError(arbiter.failure) from None
-        if end.code:
-            raise
+    settings: Settings
+    listener: socket.socket
+    announce: Callable[[str], None]
+    exporter: Exporter | None
+    workers: list[Worker] = field(default_factory=list)
+    announced: bool = False
+    reload_asked: bool = False
+    stopping: bool = False
+    failure: str = ""
 
+    async def serve(self) -> None:
+        """Serve until told to stop; SIGHUP replaces all workers.
 
-class _Worker(GunicornUVLoopWebWorker):
-    """A worker, as the parent knows it before and after the fork, and as it begins in the child."""
+        Raises StartError if one of the first workers does not start.
+        """
+        self.signals = hear_signals(signal.SIGQUIT, signal.SIGHUP)
+        async with asyncio.TaskGroup() as self.tasks:
+            while self.workers or not self.stopping:
+                if not self.stopping:
+                    self.tend()
+                received = await self.signals.get()
+                if received is signal.SIGHUP:
+                    self.reload_asked = True
+                elif received is not NEWS:
+                    self.stop(received)
+        if self.failure:
+            raise StartError(self.failure)
 
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
-        # Shared with the parent: _STARTED, or why it did not start.
-        self.report = mmap.mmap(-1, 1024)
-        self.slot = 0
-        # Replaced by newer ones once these have started.
-        self.old = False
-        self.retired = False
+    def stop(self, wanted: signal.Signals) -> None:
+        """Pass the signal on; kill workers that take longer than a stop may take."""
+        for worker in self.workers:
+            worker.process.send_signal(wanted)
+        if not self.stopping:
+            self.stopping = True
+            timeout_s = stop_timeout_s(self.settings)
+            asyncio.get_running_loop().call_later(timeout_s, self.stop, signal.SIGKILL)
 
-    def say(self, what: bytes) -> None:
-        self.report[: len(what)] = what
-
-    def heard(self) -> bytes:
-        return self.report[:].rstrip(b"\0")
-
-    def has_started(self) -> bool:
-        return self.heard() == _STARTED
-
-    def init_signals(self) -> None:
-        """Not before the loop runs, as uvloop would lose them: see ``work``."""
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        signal.signal(signal.SIGABRT, lambda *_: os._exit(1))
-
-    def load_wsgi(self) -> None:
-        """Nothing yet: see ``_run``."""
-
-    async def _run(self) -> None:
-        """Import this service anew, so that new workers run the code that is there now."""
-        for name in [name for name in sys.modules if name.partition(".")[0] == "service"]:
-            del sys.modules[name]
-        try:
-            work = importlib.import_module("service.process.workers").work
-            self.exit_code = await work(self)
-        except Exception:
-            log.exception("worker failed")
-            self.say(b"unexpected error: see the log")
-            self.exit_code = 1
-
-
-async def work(worker: _Worker) -> int:
-    """Serve until told, in the worker's process; returns its exit code."""
-    signals = hear_signals(signal.SIGQUIT, RETIRE)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, HEARD)
-    beating: asyncio.Task[None] | None = None
-    try:
-        settings = _with_the_parents(load_settings(os.environ), worker.app.settings)
-        configure_logging(settings)
-        beating = asyncio.create_task(_beat(worker, signals))
-        await serve_until_told(
-            settings,
-            worker.sockets[0],
-            signals,
-            lambda: worker.say(_STARTED),
-            worker_registry(settings, worker.slot),
-        )
-    except (SettingsError, StartError) as error:
-        worker.say(str(error).encode()[:1000])
-        return 1
-    finally:
-        if beating is not None:
-            beating.cancel()
-    return 0
-
-
-def _with_the_parents(settings: Settings, parents: Settings) -> Settings:
-    """With what the command line said, and the embedded database, which is the parent's to keep.
-
-    Value by value, as the parent's classes may be of an older release.
-    """
-    settings = dataclasses.replace(settings, workers=parents.workers)
-    if settings.database is not None:
-        return settings
-    assert parents.database is not None  # noqa: S101
-    database = Database(**dataclasses.asdict(parents.database))
-    return dataclasses.replace(settings, database=database, secret_key=parents.secret_key)
-
-
-async def _beat(worker: _Worker, signals: "asyncio.Queue[signal.Signals]") -> None:
-    """Tell the parent that the event loop runs; leave where it is gone."""
-    while os.getppid() == worker.ppid:
-        worker.notify()
-        await asyncio.sleep(BEAT_EVERY_S)
-    signals.put_nowait(signal.SIGQUIT)
-
-
-class _Application(BaseApplication):  # type: ignore[misc]
-    """gunicorn's settings, from ours alone: it reads no file, no variable and no argument."""
-
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
-        super().__init__()
-
-    def load_config(self) -> None:
-        settings = self.settings
-        graceful_s = (
-            settings.shutdown_delay_s + SHUTDOWN_TIMEOUT_S + settings.db_close_timeout_s
-        ) + STOP_MARGIN_S
-        for name, value in {
-            "workers": settings.workers,
-            "worker_class": _Worker,
-            "logger_class": _Log,
-            "timeout": BEAT_TIMEOUT_S,
-            "graceful_timeout": round(graceful_s),
-            "worker_tmp_dir": shared_memory(),
-            "control_socket_disable": True,
-            "pre_fork": lambda arbiter, worker: arbiter.give_slot(worker),
-            "proc_name": "shinkei",
-        }.items():
-            self.cfg.set(name, value)
-
-
-class _Log(Logger):  # type: ignore[misc]
-    """gunicorn's warnings and errors through the root logger, where ``logs`` has its handler."""
-
-    def setup(self, cfg: Any) -> None:
-        self.cfg = cfg
-        self.error_log.propagate = True
-
-
-class _Arbiter(Arbiter):  # type: ignore[misc]
-    """The parent. gunicorn's, but for when workers come and go."""
-
-    def __init__(
-        self,
-        application: _Application,
-        listener: socket,
-        announce: Callable[[str], None],
-        exporter: Exporter | None,
-    ) -> None:
-        super().__init__(application)
-        self.LISTENERS = [listener]
-        self.exporter = exporter
-        self.announce = announce
-        self.announced = False
-        self.failure = ""
-        self.stopping = False
-        self.reload_asked = False
-        self.spawn_at = 0.0
-
-    def wait_for_signals(self, timeout: float = 1.0) -> Any:
-        starting = not all(worker.has_started() for worker in self.WORKERS.values())
-        return super().wait_for_signals(STARTING_POLL_S if starting else timeout)
-
-    def handle_hup(self) -> None:
-        """Replace all workers, once those that are being replaced are gone."""
-        self.reload_asked = True
-
-    def handle_usr2(self) -> None:
-        """Not gunicorn's second parent: it could not listen where the first one does."""
-
-    def manage_workers(self) -> None:
-        """Start what is missing; once it has started, let go what is too much or old."""
-        workers: list[_Worker] = sorted(self.WORKERS.values(), key=lambda worker: worker.age)
-        if self.reload_asked and not any(worker.old for worker in workers):
+    def tend(self) -> None:
+        """Start missing workers; once all have started, retire the old ones."""
+        if self.reload_asked and self.announced and not any(one.old for one in self.workers):
             self.reload_asked = False
-            log.info("reloading", extra={"workers": len(workers)})
-            for worker in workers:
+            log.info("reloading", extra={"workers": len(self.workers)})
+            for worker in self.workers:
                 worker.old = True
-        current = [worker for worker in workers if not worker.old]
-        missing = self.num_workers - len(current)
-        if missing > 0:
-            if time.monotonic() >= self.spawn_at:
-                for _ in range(missing):
-                    self.spawn_worker()
-            return
-        if not all(worker.has_started() for worker in current):
-            return
-        for worker in current[: len(current) - self.num_workers]:
-            worker.old = True
-        for worker in workers:
-            if worker.old and not worker.retired:
-                worker.retired = True
-                self.kill_worker(worker.pid, RETIRE)
-        if not self.announced:
-            self.announced = True
-            self.announce(url_of(self.LISTENERS[0]))
+        current = [worker for worker in self.workers if not worker.old]
+        if missing := self.settings.workers - len(current):
+            self.start(missing)
+        elif all(worker.started for worker in current):
+            for worker in self.workers:
+                if worker.old and not worker.retired:
+                    worker.retired = True
+                    worker.process.send_signal(RETIRE)
+            if not self.announced:
+                self.announced = True
+                self.announce(url_of(self.listener))
 
-    def give_slot(self, worker: _Worker) -> None:
-        """The lowest number that no other worker has: see ``exporter``."""
-        taken = {other.slot for other in self.WORKERS.values()}
-        worker.slot = next(slot for slot in itertools.count() if slot not in taken)
+    def start(self, missing: int) -> None:
+        for _ in range(missing):
+            slot = min({*range(len(self.workers) + 1)} - {one.slot for one in self.workers})
+            try:
+                worker = start_worker(slot, self.listener)
+            except OSError as error:
+                self.give_up(f"cannot start a process: {error.strerror}")
+                loop = asyncio.get_running_loop()
+                loop.call_later(START_AGAIN_S, self.signals.put_nowait, NEWS)
+                return
+            self.workers.append(worker)
+            self.tasks.create_task(self.attend(worker))
+            if self.exporter:
+                self.exporter.processes[str(slot)] = worker.process.pid
 
-    def spawn_worker(self) -> None:
-        """Fork; what the worker is told before it hears signals waits for it in the kernel."""
-        signal.pthread_sigmask(signal.SIG_BLOCK, HEARD)
-        pid = super().spawn_worker()
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, HEARD)
-        if self.exporter is not None:
-            self.exporter.processes[str(self.WORKERS[pid].slot)] = pid
-
-    def reap_workers(self) -> None:
-        """See which workers have ended. No other child is waited for: PostgreSQL's start asks."""
-        for pid, worker in list(self.WORKERS.items()):
-            ended, status = os.waitpid(pid, os.WNOHANG)
-            if not ended:
+    async def attend(self, worker: Worker) -> None:
+        """Listen to a worker until it ends, and say how it did."""
+        reader, writer = await asyncio.open_unix_connection(sock=worker.reports)
+        # Counted, not measured, so that a pause of the whole machine ends no worker.
+        silent_s = -IMPORT_MAX_S
+        while not reader.at_eof():
+            try:
+                report = await asyncio.wait_for(reader.read(4096), 1)
+            except TimeoutError:
+                silent_s += 1
+                if silent_s > SILENCE_MAX_S:
+                    worker.process.kill()
                 continue
-            del self.WORKERS[pid]
-            worker.tmp.close()
-            if self.exporter is not None:
-                self.exporter.worker_ended(worker.slot)
-            code = os.waitstatus_to_exitcode(status)
-            how = f"signal {-code}" if code < 0 else f"exit code {code}"
-            if not (worker.has_started() or worker.old or self.stopping):
-                self._give_up(worker.heard().decode() or f"a worker did not start: {how}")
-            elif code and not self.failure:
-                log.error("worker ended", extra={"pid": pid, "how": how})
-            elif self.announced:
-                log.info("worker ended", extra={"pid": pid})
+            silent_s = 0
+            worker.said += report.replace(b"\0", b"")
+            self.signals.put_nowait(NEWS)
+        writer.close()
+        code = await asyncio.to_thread(worker.process.wait)
+        how = f"signal {-code}" if code < 0 else f"exit code {code}"
+        if self.exporter:
+            self.exporter.worker_ended(worker.slot)
+        if not (worker.started or worker.old or self.stopping):
+            self.give_up(worker.said.decode(errors="replace") or f"a worker did not start: {how}")
+            await asyncio.sleep(START_AGAIN_S if self.announced else 0)
+        elif code and worker.started:
+            log.error("worker ended", extra={"pid": worker.process.pid, "how": how})
+        elif self.announced:
+            log.info("worker ended", extra={"pid": worker.process.pid})
+        self.workers.remove(worker)
+        self.signals.put_nowait(NEWS)
 
-    def _give_up(self, reason: str) -> None:
-        """A worker does not start: at first nothing does; later, what serves goes on serving."""
+    def give_up(self, reason: str) -> None:
+        """Stop if nothing serves yet; go back to the old workers if there are some."""
         if not self.announced:
             self.failure = reason
-            raise StopIteration
-        self.spawn_at = time.monotonic() + RESPAWN_PAUSE_S
-        if not any(worker.old and not worker.retired for worker in self.WORKERS.values()):
+            self.stop(signal.SIGQUIT)
+        elif any(worker.old and not worker.retired for worker in self.workers):
+            log.error("reload given up, the old workers stay", extra={"reason": reason})
+            for worker in self.workers:
+                worker.old = worker.retired or not worker.old
+        else:
             log.error("worker does not start", extra={"reason": reason})
-            return
-        log.error("reload given up, the old workers stay", extra={"reason": reason})
-        for worker in self.WORKERS.values():
-            if not worker.retired:
-                worker.old = not worker.old
-
-    def stop(self, graceful: bool = True) -> None:
-        self.stopping = True
-        super().stop(graceful)

@@ -91,7 +91,7 @@ class _Exporter(OTLPSpanExporter):
 
 
 async def _export_context(provider: TracerProvider, app: web.Application) -> AsyncIterator[None]:
-    """Send spans from a thread of their own, which begins here: after a worker was forked."""
+    """Send spans from a thread of their own, which begins here."""
     for library in ("opentelemetry.exporter", "opentelemetry.sdk._shared_internal"):
         logging.getLogger(library).setLevel(logging.CRITICAL)
     exporter = _Exporter()

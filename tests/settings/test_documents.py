@@ -20,7 +20,7 @@ EXAMPLES = [
 # Names of the system, of Python, of OpenTelemetry, of what runs beside us, and of development.
 OTHERS = re.compile(
     "PATH|USER|PYTHONUNBUFFERED|SSL_CERT_FILE|PG_BINDIR|PG_UNICODE_FAST"
-    "|(OTEL|POSTGRES|GF)_[A-Z_]+|ADMIN_PASSWORD|FUZZ_SECONDS|VERSION|REVISION"
+    "|(OTEL|POSTGRES|GF)_[A-Z_]+|ADMIN_PASSWORD|FUZZ_SECONDS|VERSION|REVISION|ONLY|MUTANTS"
 )
 # A variable that is set (NAME=value, NAME: value, name: NAME) or named in code (`NAME_S`).
 NAMED = re.compile(
