@@ -18,16 +18,16 @@ from service.admin import schemas
 from service.audit.events import record, record_unattended
 from service.db.connection import Connection
 from service.http.fields import fold_email
-from service.http.problems import Problem
+from service.http.problems import ACCOUNT_NOT_FOUND, EMAIL_TAKEN, Problem, ProblemType
 from service.http.requests import check_if_match
 from service.json_codec import same
 from service.sessions import queries as session_queries
 
+ACCOUNT_DELETING = ProblemType(
+    409, "account_deleting", "This account is being deleted. Reinstate it first."
+)
+
 _NOT_CHANGES = {"version", "updated_at"}
-
-
-def no_such_account() -> Problem:
-    return Problem(404, "not_found", "There is no such account.")
 
 
 async def lock_account(
@@ -36,7 +36,7 @@ async def lock_account(
     """The account, locked. Raises Problem 404, and 412 where If-Match is stale."""
     user = await accounts.lock_account(conn, user_id)
     if user is None:
-        raise no_such_account()
+        raise Problem(ACCOUNT_NOT_FOUND)
     if request is not None:
         check_if_match(request, user["version"])
     return user
@@ -68,7 +68,7 @@ async def create_account(
     except asyncpg.UniqueViolationError as error:
         if error.constraint_name != "users_email_folded_key":
             raise
-        raise Problem(409, "email_taken", "There is an account with this address.") from None
+        raise Problem(EMAIL_TAKEN) from None
 
 
 async def create_administrator(conn: Connection, email: str, password_hash: str) -> None:
@@ -90,7 +90,7 @@ async def promote_to_administrator(conn: Connection, email: str) -> None:
     """Make an account an administrator. Raises Problem 404 where none of this address is active."""
     user = await accounts.lock_account_by_email(conn, fold_email(email))
     if user is None or user["status"] != "active":
-        raise Problem(404, "not_found", "There is no active account with this address.")
+        raise Problem(ACCOUNT_NOT_FOUND, "There is no active account with this email.")
     if user["role"] == "admin":
         return
     await accounts.update_account(
@@ -117,7 +117,7 @@ async def suspend(
     await keep_an_administrator(conn, user_id)
     user = await lock_account(conn, user_id, request)
     if user["status"] == "deleting":
-        raise Problem(409, "account_deleting", "The account is being deleted; reinstate it first.")
+        raise Problem(ACCOUNT_DELETING)
     suspended = await accounts.suspend_account(conn, user["id"], reason, until)
     await session_queries.delete_sessions(conn, user["id"])
     await record_change(conn, request, "user.suspend", user, suspended)

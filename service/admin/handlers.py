@@ -12,14 +12,14 @@ from service.accounts import queries as accounts
 from service.accounts.preferences import check_preferences, merge_patch
 from service.accounts.rules import keep_an_administrator
 from service.admin import changes, lists, schemas
-from service.admin.changes import lock_account, no_such_account, record_change
+from service.admin.changes import lock_account, record_change
 from service.audit.events import record
 from service.context import SETTINGS
 from service.db.connection import Connection
 from service.db.transactions import read, write
 from service.http.idempotency import write_once
 from service.http.pages import PAGE, read_cursor, render_page
-from service.http.problems import Problem
+from service.http.problems import ACCOUNT_NOT_FOUND, SESSION_NOT_FOUND, Problem, ProblemType
 from service.http.requests import (
     field_errors,
     json_response,
@@ -30,6 +30,10 @@ from service.http.requests import (
 from service.json_codec import same
 from service.recovery.links import start_password_reset
 from service.sessions import queries as session_queries
+
+ACCOUNT_SUSPENDED = ProblemType(
+    409, "account_suspended", "This account is suspended. Reinstate it first."
+)
 
 
 async def list_users(request: web.Request) -> web.Response:
@@ -65,7 +69,7 @@ async def read_user(request: web.Request) -> web.Response:
     """One account."""
     user = await read(request.app, accounts.find_account, _user_id(request))
     if user is None:
-        raise no_such_account()
+        raise Problem(ACCOUNT_NOT_FOUND)
     return _render(user)
 
 
@@ -108,7 +112,7 @@ async def _delete(conn: Connection, request: web.Request) -> asyncpg.Record:
     user = await lock_account(conn, _user_id(request), request)
     if user["status"] == "suspended":
         # Its owner could undo a deletion by signing in, and with it the suspension.
-        raise Problem(409, "account_suspended", "The account is suspended; reinstate it first.")
+        raise Problem(ACCOUNT_SUSPENDED)
     if user["status"] == "deleting":
         return user
     grace_days = request.app[SETTINGS].deletion_grace_days
@@ -158,7 +162,7 @@ async def list_sessions(request: web.Request) -> web.Response:
     after = read_cursor(request, query, keyset)
     user_id = _user_id(request)
     if await read(request.app, accounts.find_account, user_id) is None:
-        raise no_such_account()
+        raise Problem(ACCOUNT_NOT_FOUND)
     rows = await read(
         request.app, session_queries.list_sessions_page, user_id, after, query["limit"] + 1
     )
@@ -186,7 +190,7 @@ async def end_session(request: web.Request) -> web.Response:
 async def _end_session(conn: Connection, request: web.Request) -> None:
     user_id, session_id = _user_id(request), uuid.UUID(request.match_info["session_id"])
     if not await session_queries.delete_session(conn, user_id, session_id):
-        raise Problem(404, "not_found", "There is no such session.")
+        raise Problem(SESSION_NOT_FOUND)
     await record(conn, request, "session.end", user_id, before={"session_id": str(session_id)})
 
 

@@ -13,8 +13,14 @@ from service.admin.search import indexed_part
 from service.db.connection import Connection
 from service.db.listing import Columns, Keyset, Statement, all_of, page_conditions
 from service.db.transactions import own_plans
-from service.http.problems import Problem
+from service.http.problems import Problem, ProblemType
 from service.json_codec import plain
+
+SEARCH_TOO_BROAD = ProblemType(
+    422,
+    "search_too_broad",
+    "This search matches too many accounts. Add filters or use a longer search text.",
+)
 
 _BY_TIME: Columns = {"created_at": datetime.fromisoformat, "id": uuid.UUID}
 _BY_EMAIL: Columns = {"email_folded": str}
@@ -170,8 +176,4 @@ def _in_time(filters: Mapping[str, Any]) -> Iterator[None]:
     except asyncpg.QueryCanceledError as error:
         if filters.keys().isdisjoint(_CONDITIONS):
             raise
-        raise Problem(
-            422,
-            "search_too_broad",
-            "This search matches too many accounts. Add filters or use a longer search text.",
-        ) from error
+        raise Problem(SEARCH_TOO_BROAD) from error

@@ -15,7 +15,7 @@ from marshmallow import Schema
 from service.context import SETTINGS
 from service.db.listing import Keyset
 from service.http.fields import Digits, Text
-from service.http.problems import Problem
+from service.http.problems import CURSOR_MISMATCH, INVALID_CURSOR, Problem
 from service.http.requests import json_response
 from service.json_codec import encode
 from service.sealing import derive_key
@@ -83,11 +83,10 @@ def open_cursor(
         sealed = b""
     mac, payload = sealed[:_MAC_BYTES], sealed[_MAC_BYTES:]
     if not hmac.compare_digest(mac, _mac(secret_key, payload)):
-        raise Problem(400, "invalid_cursor", "Expected a cursor as an earlier page gave it.")
+        raise Problem(INVALID_CURSOR)
     belongs_to, values = orjson.loads(payload)
     if belongs_to != _fingerprint(path, query):
-        detail = "This cursor is another list's: begin again without it after changing filters."
-        raise Problem(400, "cursor_mismatch", detail)
+        raise Problem(CURSOR_MISMATCH)
     return [read(value) for read, value in zip(keyset.columns.values(), values, strict=True)]
 
 

@@ -4,9 +4,11 @@ apispec is imported when the description is first asked for; from then on its by
 """
 
 import inspect
+import itertools
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from operator import attrgetter
 from typing import Any
 
 from marshmallow import Schema, fields
@@ -20,6 +22,8 @@ from service.accounts.preferences import (
     PreferencesField,
 )
 from service.admin.schemas import ContainedSettings, SearchText
+from service.auth.guards import FORBIDDEN, NOT_SIGNED_IN
+from service.auth.tokens import INVALID_ACCESS_TOKEN
 from service.http.error_responses import phrase
 from service.http.fields import (
     EMAIL_MAX_LENGTH,
@@ -35,9 +39,37 @@ from service.http.fields import (
     Timestamp,
 )
 from service.http.pages import PageSchema
+from service.http.problems import (
+    BODY_TIMEOUT,
+    CONTENT_TOO_LARGE,
+    CURSOR_MISMATCH,
+    DATABASE_UNAVAILABLE,
+    DUPLICATE_PARAMETER,
+    EMPTY_BODY,
+    IDEMPOTENCY_KEY_IN_USE,
+    IDEMPOTENCY_KEY_REUSED,
+    IDEMPOTENT_ANSWER_LOST,
+    INVALID_CURSOR,
+    INVALID_FIELDS,
+    INVALID_IDEMPOTENCY_KEY,
+    INVALID_VALUE,
+    MALFORMED_BODY,
+    MALFORMED_JSON,
+    MALFORMED_QUERY,
+    MALFORMED_REQUEST,
+    MISCONFIGURED,
+    NOT_FOUND,
+    PRECONDITION_FAILED,
+    PRECONDITION_REQUIRED,
+    TIMEOUT,
+    UNSUPPORTED_CONTENT_ENCODING,
+    UNSUPPORTED_MEDIA_TYPE,
+    ProblemType,
+)
 from service.http.route import Route
 from service.openapi.operations import Answer, Operation
 from service.settings import Settings
+from service.throttle.limits import TOO_MANY_REQUESTS
 
 _DESCRIPTION = """\
 Accounts: registration, sign-in, sessions, recovery, profiles, administration and audit.
@@ -130,6 +162,25 @@ _PROBLEM_HEADERS = {
     429: ("Retry-After",),
     503: ("Retry-After",),
 }
+
+_OF_BODIES = (
+    EMPTY_BODY,
+    MALFORMED_BODY,
+    MALFORMED_JSON,
+    BODY_TIMEOUT,
+    CONTENT_TOO_LARGE,
+    UNSUPPORTED_MEDIA_TYPE,
+    UNSUPPORTED_CONTENT_ENCODING,
+    INVALID_FIELDS,
+    INVALID_VALUE,
+)
+_OF_QUERIES = (MALFORMED_QUERY, DUPLICATE_PARAMETER, INVALID_FIELDS, INVALID_VALUE)
+_OF_IDEMPOTENCY_KEYS = (
+    INVALID_IDEMPOTENCY_KEY,
+    IDEMPOTENCY_KEY_IN_USE,
+    IDEMPOTENCY_KEY_REUSED,
+    IDEMPOTENT_ANSWER_LOST,
+)
 
 _PROBLEM_SCHEMA = {
     "type": "object",
@@ -305,11 +356,12 @@ def _responses(route: Route, operation: "Operation", components: Any) -> dict[st
     responses = {
         str(status): _success(answer, rate) for status, answer in operation.answers.items()
     }
-    for status, codes in sorted(_problems(route, operation).items()):
+    for status, kinds in _problems(route, operation).items():
         # Many routes share one: the description is a third of the size with them as components.
+        codes = [kind.code for kind in kinds]
         name = ".".join([str(status), *codes, *(["limited"] if rate else [])])
         if name not in components.responses:
-            components.response(name, _problem(status, codes, rate))
+            components.response(name, _problem(status, kinds, rate))
         responses[str(status)] = {"$ref": f"#/components/responses/{name}"}
     return responses
 
@@ -327,10 +379,8 @@ def _success(answer: "Answer", rate: tuple[str, ...]) -> dict[str, Any]:
     return response
 
 
-def _problem(status: int, codes: tuple[str, ...], rate: tuple[str, ...]) -> dict[str, Any]:
-    from service.openapi.operations import CODES
-
-    details = {code: CODES[status][code] for code in codes}
+def _problem(status: int, kinds: tuple[ProblemType, ...], rate: tuple[str, ...]) -> dict[str, Any]:
+    details = {kind.code: kind.detail for kind in kinds}
     text = "".join(f"\n- `{code}`: {detail}" for code, detail in details.items())
     example = {
         "type": "about:blank",
@@ -338,7 +388,7 @@ def _problem(status: int, codes: tuple[str, ...], rate: tuple[str, ...]) -> dict
         "status": status,
         "request_id": "01a1fba48e2973c28fdb0edde7bcd9f3",
     }
-    narrowed = {"status": {"const": status}, "code": {"enum": list(codes)}}
+    narrowed = {"status": {"const": status}, "code": {"enum": list(details)}}
     return {
         "description": f"{phrase(status)}\n{text}",
         "headers": _headers(*_PROBLEM_HEADERS.get(status, ()), *rate),
@@ -364,47 +414,38 @@ def _headers(*names: str) -> dict[str, Any]:
     }
 
 
-def _problems(route: Route, operation: "Operation") -> dict[int, tuple[str, ...]]:
-    """The codes that it can be refused with, by status: its own, and those that follow."""
-    codes: dict[int, list[str]] = {}
-
-    def add(follows: object, by_status: Mapping[int, tuple[str, ...]]) -> None:
-        for status, more in by_status.items() if follows else ():
-            codes.setdefault(status, []).extend(more)
-
-    add(True, {400: ("malformed_request",)})
-    add(operation.database, {503: ("database_unavailable", "timeout")})
-    add(_guarded(route), {401: ("not_signed_in", "invalid_token"), 503: ("misconfigured",)})
-    add(route.access.__name__ in ("support", "admin"), {403: ("forbidden",)})
-    add("{" in route.path, {404: ("not_found",)})
-    add(
-        operation.body,
-        {
-            400: ("empty_body", "malformed_body", "malformed_json"),
-            408: ("body_timeout",),
-            413: ("content_too_large",),
-            415: ("unsupported_media_type", "unsupported_content_encoding"),
-            422: ("invalid_fields", "invalid_value"),
-        },
-    )
-    add(
-        operation.query,
-        {400: ("malformed_query", "duplicate_parameter"), 422: ("invalid_fields", "invalid_value")},
-    )
-    add(isinstance(operation.query, PageSchema), {400: ("invalid_cursor", "cursor_mismatch")})
-    add(
-        operation.idempotent,
-        {
-            400: ("invalid_idempotency_key",),
-            409: ("idempotency_key_in_use",),
-            422: ("idempotency_key_reused", "idempotent_answer_lost"),
-        },
-    )
-    add(operation.if_match, {412: ("precondition_failed",)})
-    add(operation.if_match == "required", {428: ("precondition_required",)})
-    add(operation.throttled, {429: ("too_many_requests",)})
-    add(True, operation.problems)
-    return {status: tuple(sorted(set(listed))) for status, listed in codes.items()}
+def _problems(route: Route, operation: "Operation") -> dict[int, tuple[ProblemType, ...]]:
+    """The problems that it can be refused with, by status: its own, and those that follow."""
+    found = [MALFORMED_REQUEST, *operation.problems]
+    if operation.database:
+        found += [DATABASE_UNAVAILABLE, TIMEOUT]
+    if _guarded(route):
+        found += [NOT_SIGNED_IN, INVALID_ACCESS_TOKEN, MISCONFIGURED]
+    if route.access.__name__ in ("support", "admin"):
+        found += [FORBIDDEN]
+    if "{" in route.path:
+        found += [NOT_FOUND]
+    if operation.body:
+        found += _OF_BODIES
+    if operation.query:
+        found += _OF_QUERIES
+    if isinstance(operation.query, PageSchema):
+        found += [INVALID_CURSOR, CURSOR_MISMATCH]
+    if operation.idempotent:
+        found += _OF_IDEMPOTENCY_KEYS
+    if operation.if_match:
+        found += [PRECONDITION_FAILED]
+    if operation.if_match == "required":
+        found += [PRECONDITION_REQUIRED]
+    if operation.throttled:
+        found += [TOO_MANY_REQUESTS]
+    by_code = {(kind.status, kind.code): kind for kind in found}
+    return {
+        status: tuple(kinds)
+        for status, kinds in itertools.groupby(
+            (by_code[key] for key in sorted(by_code)), key=attrgetter("status")
+        )
+    }
 
 
 def _name(schema: Schema) -> str:
@@ -433,7 +474,7 @@ def _describe_field(field: fields.Field[Any], settings: Settings) -> dict[str, A
             if isinstance(field, NewPassword):
                 described["minLength"] = settings.password_min_length
                 described["description"] = (
-                    "Neither common or breached, nor made of the account's own address or name."
+                    "Neither common or breached, nor made of your own email or name."
                 )
             if isinstance(field, DisplayName):
                 described["format"] = "display-name"

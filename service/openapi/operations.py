@@ -10,11 +10,20 @@ from typing import Any, Literal, NamedTuple
 
 from marshmallow import Schema
 
+from service.accounts.rules import LAST_ADMINISTRATOR
 from service.admin import schemas as admin
+from service.admin.changes import ACCOUNT_DELETING
+from service.admin.handlers import ACCOUNT_SUSPENDED
+from service.admin.lists import SEARCH_TOO_BROAD
 from service.audit import schemas as audit
+from service.auth.passwords import TOO_MANY_SIGN_INS, WRONG_PASSWORD
 from service.http.pages import PAGE
+from service.http.problems import EMAIL_TAKEN, MISCONFIGURED, ProblemType
 from service.recovery import schemas as recovery
+from service.recovery.handlers import INVALID_LINK
 from service.sessions import schemas as sessions
+from service.sessions.handlers import INVALID_REFRESH_TOKEN
+from service.sessions.sign_in import INVALID_CREDENTIALS
 from service.users import schemas as users
 
 
@@ -31,81 +40,19 @@ class Answer(NamedTuple):
 class Operation(NamedTuple):
     """What a route takes, and answers beyond what follows from that.
 
-    ``problems``: codes by status. ``database``: whether it can be unavailable with the database.
+    ``database``: whether it can be unavailable with the database.
     """
 
     answers: Mapping[int, Answer]
     body: Schema | None = None
     example: Mapping[str, Any] | None = None
     query: Schema | None = None
-    problems: Mapping[int, tuple[str, ...]] = {}
+    problems: tuple[ProblemType, ...] = ()
     idempotent: bool = False
     if_match: Literal["", "honoured", "required"] = ""
     throttled: bool = False
     database: bool = True
 
-
-# Each code with a detail that the service gives it; where it has several, one of them.
-CODES: dict[int, dict[str, str]] = {
-    400: {
-        "cursor_mismatch": (
-            "This cursor is another list's: begin again without it after changing filters."
-        ),
-        "duplicate_parameter": "A parameter is given more than once.",
-        "empty_body": "Expected a JSON body.",
-        "invalid_cursor": "Expected a cursor as an earlier page gave it.",
-        "invalid_idempotency_key": "An Idempotency-Key is 1 to 255 visible ASCII characters.",
-        "invalid_token": "The link is not valid, or no longer: ask for a new one.",
-        "malformed_body": "The body cannot be decoded.",
-        "malformed_json": "The body is not valid UTF-8.",
-        "malformed_request": "This is not HTTP/1.1.",
-        "malformed_query": "The query is not valid UTF-8.",
-    },
-    401: {
-        "invalid_credentials": "Wrong e-mail address or password.",
-        "invalid_refresh_token": "The refresh token is not valid, or no longer: sign in.",
-        "invalid_token": "The access token is not valid, or no longer.",
-        "not_signed_in": "Sign in and send the access token.",
-    },
-    403: {
-        "forbidden": "Your role does not allow this.",
-        "wrong_password": "The current password is wrong.",
-    },
-    404: {"not_found": "There is no such account."},
-    408: {"body_timeout": "The body took too long to arrive."},
-    409: {
-        "account_deleting": "The account is being deleted; reinstate it first.",
-        "account_suspended": "The account is suspended; reinstate it first.",
-        "email_taken": "There is an account with this address.",
-        "idempotency_key_in_use": "A request with this Idempotency-Key is under way.",
-        "last_administrator": "This is the last active administrator; make another one first.",
-    },
-    412: {"precondition_failed": "This has changed since you read it; read it again."},
-    413: {"content_too_large": "The body is larger than this service takes."},
-    415: {
-        "unsupported_content_encoding": "Expected Content-Encoding: gzip, deflate, or none.",
-        "unsupported_media_type": "Expected Content-Type: application/json, in UTF-8.",
-    },
-    422: {
-        "idempotency_key_reused": "This Idempotency-Key was used for another request.",
-        "idempotent_answer_lost": (
-            "This was done, and its answer can no longer be read: look before asking again."
-        ),
-        "invalid_fields": "Some fields are missing or wrong.",
-        "invalid_value": "A value is outside of what can be stored.",
-        "search_too_broad": (
-            "This search matches too many accounts. Add filters or use a longer search text."
-        ),
-    },
-    428: {"precondition_required": "Send If-Match with the ETag of what you read."},
-    429: {"too_many_requests": "Too many attempts; try again later."},
-    503: {
-        "database_unavailable": "The database cannot answer now; try again.",
-        "misconfigured": "The service is not set up yet; try again.",
-        "timeout": "This took too long; try again.",
-        "too_many_sign_ins": "Too many sign-ins at once; try again.",
-    },
-}
 
 _USER_ID = "01a1fba4-8e29-73c2-8fdb-0edde7bcd9f3"
 _SESSION_ID = "01a1fba4-8e2b-7d51-9a14-6c8b3a0f5e72"
@@ -385,8 +332,6 @@ def _account(description: str, **changes: object) -> dict[int, Answer]:
     return {200: Answer(description, _ref("AdminUser"), ("ETag",), example)}
 
 
-_HASHING = ("too_many_sign_ins",)
-_SIGNING = ("misconfigured",)
 _MAILED = {202: Answer("Taken; whether a mail goes out is not told.")}
 
 OPERATIONS: dict[str, Operation] = {
@@ -417,7 +362,7 @@ OPERATIONS: dict[str, Operation] = {
                 },
             )
         },
-        problems={503: _SIGNING},
+        problems=(MISCONFIGURED,),
     ),
     "GET /docs": _file("A page.", "text/html"),
     "GET /docs/page.js": _file("A script.", "text/javascript"),
@@ -442,7 +387,11 @@ OPERATIONS: dict[str, Operation] = {
         },
         body=users.REGISTER,
         example={"email": "ada@example.com", "password": _PASSWORD, "name": "Ada Lovelace"},
-        problems={409: ("email_taken",), 503: _HASHING + _SIGNING},
+        problems=(
+            EMAIL_TAKEN,
+            TOO_MANY_SIGN_INS,
+            MISCONFIGURED,
+        ),
         idempotent=True,
         throttled=True,
     ),
@@ -450,14 +399,21 @@ OPERATIONS: dict[str, Operation] = {
         {200: Answer("Signed in.", _ref("Tokens"), example=_TOKENS)},
         body=sessions.LOGIN,
         example={"email": "ada@example.com", "password": _PASSWORD},
-        problems={401: ("invalid_credentials",), 503: _HASHING + _SIGNING},
+        problems=(
+            INVALID_CREDENTIALS,
+            TOO_MANY_SIGN_INS,
+            MISCONFIGURED,
+        ),
         throttled=True,
     ),
     "POST /api/v1/auth/refresh": Operation(
         {200: Answer("A new pair.", _ref("Tokens"), example=_TOKENS)},
         body=sessions.REFRESH,
         example={"refresh_token": _REFRESH_TOKEN},
-        problems={401: ("invalid_refresh_token",), 503: _SIGNING},
+        problems=(
+            INVALID_REFRESH_TOKEN,
+            MISCONFIGURED,
+        ),
     ),
     "POST /api/v1/auth/logout": Operation({204: Answer("The session has ended.")}),
     "POST /api/v1/auth/password/forgot": Operation(
@@ -471,14 +427,20 @@ OPERATIONS: dict[str, Operation] = {
         {204: Answer("The password is set; every session has ended.")},
         body=recovery.RESET,
         example={"token": _TOKEN, "password": _PASSWORD},
-        problems={400: ("invalid_token",), 503: _HASHING},
+        problems=(
+            INVALID_LINK,
+            TOO_MANY_SIGN_INS,
+        ),
         idempotent=True,
     ),
     "POST /api/v1/auth/email/verify": Operation(
         {204: Answer("Done.")},
         body=recovery.VERIFY,
         example={"token": _TOKEN},
-        problems={400: ("invalid_token",), 409: ("email_taken",)},
+        problems=(
+            INVALID_LINK,
+            EMAIL_TAKEN,
+        ),
         idempotent=True,
     ),
     "POST /api/v1/auth/email/verify/resend": Operation(
@@ -511,7 +473,11 @@ OPERATIONS: dict[str, Operation] = {
         },
         body=users.DELETE_ACCOUNT,
         example={"password": _PASSWORD},
-        problems={403: ("wrong_password",), 409: ("last_administrator",), 503: _HASHING},
+        problems=(
+            WRONG_PASSWORD,
+            LAST_ADMINISTRATOR,
+            TOO_MANY_SIGN_INS,
+        ),
         throttled=True,
     ),
     "GET /api/v1/users/me/export": Operation(
@@ -533,7 +499,10 @@ OPERATIONS: dict[str, Operation] = {
         {204: Answer("The password is set; every other session has ended.")},
         body=users.CHANGE_PASSWORD,
         example={"current_password": _PASSWORD, "password": "weaves algebraic patterns"},
-        problems={403: ("wrong_password",), 503: _HASHING},
+        problems=(
+            WRONG_PASSWORD,
+            TOO_MANY_SIGN_INS,
+        ),
         idempotent=True,
         throttled=True,
     ),
@@ -541,7 +510,10 @@ OPERATIONS: dict[str, Operation] = {
         {202: Answer("Taken; the link in the mail makes the address the account's.")},
         body=users.CHANGE_EMAIL,
         example={"email": "countess@example.com", "password": _PASSWORD},
-        problems={403: ("wrong_password",), 503: _HASHING},
+        problems=(
+            WRONG_PASSWORD,
+            TOO_MANY_SIGN_INS,
+        ),
         idempotent=True,
         throttled=True,
     ),
@@ -559,7 +531,7 @@ OPERATIONS: dict[str, Operation] = {
     "GET /api/v1/users": Operation(
         {200: Answer("A page.", _ref("AdminUserPage"), ("Link",), _page_of(_ACCOUNT, count=1))},
         query=admin.LIST_USERS,
-        problems={422: ("search_too_broad",)},
+        problems=(SEARCH_TOO_BROAD,),
     ),
     "POST /api/v1/users": Operation(
         {
@@ -572,7 +544,7 @@ OPERATIONS: dict[str, Operation] = {
         },
         body=admin.CREATE_USER,
         example={"email": "ada@example.com", "name": "Ada Lovelace", "role": "support"},
-        problems={409: ("email_taken",)},
+        problems=(EMAIL_TAKEN,),
         idempotent=True,
     ),
     "GET /api/v1/users/{user_id}": Operation(_account("The account.")),
@@ -580,7 +552,7 @@ OPERATIONS: dict[str, Operation] = {
         _account("The account as it is now."),
         body=admin.CHANGE_USER,
         example={"role": "support"},
-        problems={409: ("last_administrator",)},
+        problems=(LAST_ADMINISTRATOR,),
         if_match="required",
     ),
     "DELETE /api/v1/users/{user_id}": Operation(
@@ -589,7 +561,10 @@ OPERATIONS: dict[str, Operation] = {
             status="deleting",
             purge_at="2026-03-02T12:00:00.000000Z",
         ),
-        problems={409: ("account_suspended", "last_administrator")},
+        problems=(
+            ACCOUNT_SUSPENDED,
+            LAST_ADMINISTRATOR,
+        ),
         if_match="honoured",
     ),
     "POST /api/v1/users/{user_id}/suspend": Operation(
@@ -600,7 +575,10 @@ OPERATIONS: dict[str, Operation] = {
         ),
         body=admin.SUSPEND_USER,
         example={"reason": "Sends spam.", "until": "2126-01-31T12:00:00Z"},
-        problems={409: ("account_deleting", "last_administrator")},
+        problems=(
+            ACCOUNT_DELETING,
+            LAST_ADMINISTRATOR,
+        ),
         idempotent=True,
         if_match="honoured",
     ),

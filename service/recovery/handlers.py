@@ -13,13 +13,17 @@ from service.db.connection import Connection
 from service.db.transactions import read
 from service.http.fields import fold_email
 from service.http.idempotency import find_stored_response, write_once
-from service.http.problems import Problem
+from service.http.problems import EMAIL_TAKEN, Problem, ProblemType
 from service.http.requests import read_body, uniform_time
 from service.mail import notices
 from service.recovery import links, queries, schemas
 from service.sessions import queries as session_queries
 from service.throttle import known_networks
 from service.throttle import limits as throttle
+
+INVALID_LINK = ProblemType(
+    400, "invalid_token", "This link is invalid or has expired. Request a new one."
+)
 
 VERIFYING = ["email_verify", "email_change", "email_revert"]
 
@@ -76,7 +80,7 @@ async def reset_password(request: web.Request) -> web.Response:
     # Looked at before hashing, so that made-up tokens cost no hash.
     owner = await read(request.app, queries.find_token, token_hash, ["password_reset"])
     if owner is None:
-        raise _refused()
+        raise Problem(INVALID_LINK)
     personal = (owner["email"], owner["name"])
     require_acceptable(request.app, body["password"], "#/password", personal)
     password_hash = await hash_password(request.app, body["password"])
@@ -144,7 +148,7 @@ async def _take_token(
     user = await accounts.lock_profile(conn, owner["id"]) if owner else None
     token = await queries.take_token(conn, token_hash, purposes)
     if token is None or user is None:
-        raise _refused()
+        raise Problem(INVALID_LINK)
     return token, user
 
 
@@ -154,7 +158,7 @@ async def _change_address(conn: Connection, user: asyncpg.Record, email: str) ->
     except asyncpg.UniqueViolationError as error:
         if error.constraint_name != "users_email_folded_key":
             raise
-        raise Problem(409, "email_taken", "There is an account with this address.") from None
+        raise Problem(EMAIL_TAKEN) from None
 
 
 async def _record(
@@ -163,7 +167,3 @@ async def _record(
     before: dict[str, Any] = {"email": user["email"], "email_verified": user["email_verified"]}
     after = {"email": email, "email_verified": True}
     await record(conn, request, action, user["id"], actor_id=user["id"], before=before, after=after)
-
-
-def _refused() -> Problem:
-    return Problem(400, "invalid_token", "The link is not valid, or no longer: ask for a new one.")

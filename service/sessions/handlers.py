@@ -11,13 +11,20 @@ from service.context import SETTINGS, USER
 from service.db.connection import Connection
 from service.db.transactions import read, write
 from service.http.client_ip import client_ip
-from service.http.problems import Problem, refused
+from service.http.problems import CHALLENGE, SESSION_NOT_FOUND, Problem, ProblemType
 from service.http.requests import json_response, read_body
 from service.sessions import queries, schemas
 from service.sessions.tokens import hash_refresh_token, next_refresh_token
 
 # How long a used token may be sent again by a client that never got its answer.
 RETRY_GRACE_S = 10
+
+INVALID_REFRESH_TOKEN = ProblemType(
+    401,
+    "invalid_refresh_token",
+    "This refresh token is invalid or has expired. Sign in again.",
+    CHALLENGE,
+)
 
 
 class Refreshed(NamedTuple):
@@ -33,8 +40,7 @@ async def refresh(request: web.Request) -> web.Response:
     body = await read_body(request, schemas.REFRESH)
     refreshed = await write(request.app, _rotate, request, body["refresh_token"])
     if refreshed is None:
-        detail = "The refresh token is not valid, or no longer: sign in."
-        raise refused("invalid_refresh_token", detail)
+        raise Problem(INVALID_REFRESH_TOKEN)
     return json_response(await token_response(request.app, *refreshed))
 
 
@@ -86,7 +92,7 @@ async def end_one(request: web.Request) -> web.Response:
     """End one of the account's sessions."""
     session_id = uuid.UUID(request.match_info["session_id"])
     if not await write(request.app, _end_session, request, session_id):
-        raise Problem(404, "not_found", "There is no such session.")
+        raise Problem(SESSION_NOT_FOUND)
     return web.Response(status=204)
 
 

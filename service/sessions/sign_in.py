@@ -12,12 +12,14 @@ from service.context import SETTINGS
 from service.db.connection import Connection
 from service.db.transactions import read, write
 from service.http.fields import fold_email
-from service.http.problems import Problem, refused
+from service.http.problems import CHALLENGE, Problem, ProblemType
 from service.http.requests import json_response, read_body
 from service.sessions import schemas as sessions
 from service.sessions.start import open_session
 from service.telemetry.metrics import count
 from service.throttle import limits as throttle
+
+INVALID_CREDENTIALS = ProblemType(401, "invalid_credentials", "Wrong email or password.", CHALLENGE)
 
 
 async def login(request: web.Request) -> web.Response:
@@ -33,7 +35,7 @@ async def login(request: web.Request) -> web.Response:
     outcome, tokens = await _try_to_sign_in(request, email_folded, body["password"])
     count(request.app, "sign_ins", outcome=outcome)
     if tokens is None:
-        raise refused("invalid_credentials", "Wrong e-mail address or password.")
+        raise Problem(INVALID_CREDENTIALS)
     return json_response(tokens)
 
 

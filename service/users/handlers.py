@@ -11,13 +11,19 @@ from service.accounts import preferences
 from service.accounts import queries as accounts
 from service.accounts.rules import keep_an_administrator
 from service.audit.events import record
-from service.auth.passwords import hash_password, require_acceptable, require_own
+from service.auth.passwords import (
+    WRONG_PASSWORD,
+    hash_password,
+    require_acceptable,
+    require_own,
+)
+from service.auth.tokens import INVALID_ACCESS_TOKEN
 from service.context import SETTINGS, USER
 from service.db.connection import Connection
 from service.db.transactions import read, write
 from service.http.fields import fold_email
 from service.http.idempotency import find_stored_response, write_once
-from service.http.problems import Problem, not_signed_in
+from service.http.problems import Problem
 from service.http.requests import (
     check_if_match,
     field_errors,
@@ -122,9 +128,9 @@ async def _lock_credentials(conn: Connection, request: web.Request, password_has
     """What was verified must still hold, now that it is acted on: the password, and the session."""
     user = request[USER]
     if not await accounts.lock_credentials(conn, user["id"], password_hash):
-        raise Problem(403, "wrong_password", "The password has just been changed.")
+        raise Problem(WRONG_PASSWORD, "The password has just been changed.")
     if not await session_queries.find_signed_in(conn, [user["session_id"]]):
-        raise not_signed_in("The session has ended; sign in again.", "invalid_token")
+        raise Problem(INVALID_ACCESS_TOKEN, "The session has ended. Sign in again.")
 
 
 async def change_email(request: web.Request) -> web.Response:
@@ -192,7 +198,7 @@ async def export_me(request: web.Request) -> web.Response:
 
 
 def _gone() -> Problem:
-    return not_signed_in("The account is gone.", "invalid_token")
+    return Problem(INVALID_ACCESS_TOKEN, "The account no longer exists.")
 
 
 def _render(user: asyncpg.Record) -> web.Response:

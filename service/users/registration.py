@@ -14,7 +14,7 @@ from service.context import SETTINGS
 from service.db.connection import Connection
 from service.http.fields import fold_email
 from service.http.idempotency import write_once
-from service.http.problems import Problem
+from service.http.problems import EMAIL_TAKEN, Problem
 from service.http.requests import json_response, read_body, uniform_time
 from service.mail.notices import send_mail
 from service.recovery.links import start_email_verification
@@ -50,7 +50,7 @@ async def _register(
 ) -> web.Response:
     user = await _create_account(conn, request, body, password_hash)
     if user is None:
-        raise Problem(409, "email_taken", "There is an account with this address.")
+        raise Problem(EMAIL_TAKEN)
     tokens = await open_session(conn, request, user["id"])
     return json_response({**tokens, "user": OWN_PROFILE.dump(user)}, status=201)
 

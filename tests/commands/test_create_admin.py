@@ -110,7 +110,7 @@ async def test_an_existing_account_is_an_administrator_only_with_promote(
     assert taken == (
         1,
         "",
-        "shinkei: There is an account with this address. --promote makes it an administrator.\n",
+        "shinkei: An account with this email already exists. --promote makes it an administrator.\n",
     )
     refused = await client.get("/api/v1/users", headers=account.headers)
     assert refused.status == 403
@@ -140,7 +140,7 @@ async def test_only_an_active_account_is_promoted(client: Client, shell: Shell) 
         f"create-admin --promote --email {EMAIL}",
         "create-admin --promote --email nobody@example.com",
     )
-    line = "shinkei: There is no active account with this address.\n"
+    line = "shinkei: There is no active account with this email.\n"
     assert suspended == nobody == (1, "", line)
 
 

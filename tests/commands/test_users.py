@@ -116,7 +116,7 @@ async def test_arguments_that_are_wrong(client: Client, admin: Account, shell: S
         "--settings [1]": "--settings: Expected an object.",
         '--settings {"a":[1e99]}': "--settings: Numbers must be 0, or from 1e-15 to 2^53",
         "--q ab": "--q: Must be at least 3 characters long.",
-        "--cursor x": "Expected a cursor as an earlier page gave it.",
+        "--cursor x": "This cursor is invalid. Use next_cursor from an earlier page.",
         f"--cursor {cursor} --sort email": "This cursor is another list's",
         "--all --limit 5": "--all and --limit exclude each other. See shinkei users list --help.",
         "--nonsense": "No such option '--nonsense'.",
