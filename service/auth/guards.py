@@ -10,19 +10,23 @@ from aiohttp.typedefs import Handler
 from service.auth.tokens import INVALID_ACCESS_TOKEN, find_verified, verify_access_token
 from service.context import USER
 from service.db.coalescing import Coalesced
-from service.http.problems import ACCOUNT_NOT_FOUND, CHALLENGE, Problem, ProblemType
+from service.http.descriptions import describe_access
+from service.http.problems import ACCOUNT_NOT_FOUND, CHALLENGE, MISCONFIGURED, Problem, ProblemType
 
 SIGNED_IN: web.AppKey["Coalesced[uuid.UUID, asyncpg.Record]"] = web.AppKey("signed_in")
 
 NOT_SIGNED_IN = ProblemType(401, "not_signed_in", "Sign in and send the access token.", CHALLENGE)
 FORBIDDEN = ProblemType(403, "forbidden", "Your role does not allow this.")
+_TOKEN_PROBLEMS = (NOT_SIGNED_IN, INVALID_ACCESS_TOKEN, MISCONFIGURED)
 
 
+@describe_access("No sign-in needed.")
 def anyone(app: web.Application, handler: Handler) -> Handler:
     """Access for all: the route asks for no token."""
     return handler
 
 
+@describe_access("For any signed-in user.", *_TOKEN_PROBLEMS)
 def signed_in(app: web.Application, handler: Handler) -> Handler:
     """Access for the bearer of a token whose session is alive.
 
@@ -46,11 +50,13 @@ def signed_in(app: web.Application, handler: Handler) -> Handler:
     return guarded
 
 
+@describe_access("For administrators and support.", *_TOKEN_PROBLEMS, FORBIDDEN)
 def support(app: web.Application, handler: Handler) -> Handler:
     """Access for those who help users: support may read, and so may administrators."""
     return signed_in(app, _only_for(handler, "support", "admin"))
 
 
+@describe_access("For administrators.", *_TOKEN_PROBLEMS, FORBIDDEN)
 def admin(app: web.Application, handler: Handler) -> Handler:
     """Access for administrators."""
     return signed_in(app, _only_for(handler, "admin"))
