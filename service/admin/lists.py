@@ -32,7 +32,7 @@ SORTS = {
 }
 
 # Settings are only shown: as JSON text they need not be parsed. See ``database._set_codecs``.
-_SHOWN = ACCOUNT.replace("settings", "settings::json as settings")
+_SHOWN = ACCOUNT.replace("users.settings", "users.settings::json as settings")
 
 # Each has its index: see migrations 0011, 0014 and 0016.
 _CONDITIONS = {
@@ -107,7 +107,7 @@ def walk_accounts(
         select {_SHOWN} from (
             select * from users where {all_of(conditions)}
             order by {order} limit {WALK_PER_ROW} * ${len(arguments) + 1}
-        ) as walked
+        ) as users
         where {all_of(unordered)}
         order by {order} limit ${len(arguments) + 1}
     """  # noqa: S608

@@ -10,6 +10,7 @@ from marshmallow import ValidationError
 from service.accounts import preferences
 from service.accounts import queries as accounts
 from service.accounts.rules import LAST_ADMINISTRATOR, keep_an_administrator
+from service.audit import queries as audit_queries
 from service.audit.events import record
 from service.auth.passwords import (
     TOO_MANY_SIGN_INS,
@@ -40,6 +41,7 @@ from service.recovery.links import start_email_change
 from service.recovery.queries import delete_tokens
 from service.sessions import queries as session_queries
 from service.sessions.schemas import SESSION
+from service.throttle import known_networks
 from service.throttle import limits as throttle
 from service.throttle.limits import TOO_MANY_REQUESTS
 from service.users import schemas
@@ -259,16 +261,21 @@ async def _delete_me(conn: Connection, request: web.Request, password_hash: str)
 )
 async def export_me(request: web.Request) -> web.Response:
     """Export all data of the account as one JSON document."""
-    user = request[USER]
-    rows = await read(request.app, accounts.export_rows, user["id"])
-    document = {
-        "account": schemas.OWN_PROFILE.dump(user),
-        "sessions": SESSION.dump(rows["sessions"], many=True),
-        "known_networks": schemas.KNOWN_NETWORK.dump(rows["known_networks"], many=True),
-        "audit_events": schemas.OWN_AUDIT_EVENT.dump(rows["audit_events"], many=True),
-    }
+    document = await read(request.app, _export, request[USER])
     disposition = 'attachment; filename="shinkei-account.json"'
     return json_response(document, headers={"Content-Disposition": disposition})
+
+
+async def _export(conn: Connection, user: asyncpg.Record) -> dict[str, Any]:
+    sessions = await session_queries.export_sessions(conn, user["id"])
+    networks = await known_networks.export_networks(conn, user["id"])
+    events = await audit_queries.export_events(conn, user["id"])
+    return {
+        "account": schemas.OWN_PROFILE.dump(user),
+        "sessions": SESSION.dump(sessions, many=True),
+        "known_networks": schemas.KNOWN_NETWORK.dump(networks, many=True),
+        "audit_events": schemas.OWN_AUDIT_EVENT.dump(events, many=True),
+    }
 
 
 def _gone() -> Problem:
