@@ -78,8 +78,8 @@ WELL_KNOWN_PREFERENCES: dict[str, tuple[Callable[[Any], bool], str, dict[str, An
         {"type": "string", "pattern": f"^{_LANGUAGE_TAG.pattern}$"},
     ),
     "ui_theme": (_theme, "Expected one of light, dark, system.", {"enum": list(_THEMES)}),
-    "llm_provider": (_short_text, "Expected a text of 1 to 200 characters.", _SHORT_TEXT),
-    "llm_model": (_short_text, "Expected a text of 1 to 200 characters.", _SHORT_TEXT),
+    "llm_provider": (_short_text, "Expected a string of 1 to 200 characters.", _SHORT_TEXT),
+    "llm_model": (_short_text, "Expected a string of 1 to 200 characters.", _SHORT_TEXT),
     "llm_base_url": (
         _http_url_or_null,
         "Expected an http or https URL, or null.",
@@ -114,13 +114,13 @@ ANY_JSON = Shape(
     },
 )
 _KNOWN = {name: shape for name, (_, _, shape) in WELL_KNOWN_PREFERENCES.items()}
-_SIZE = f"at most {PREFERENCES_MAX_BYTES} bytes of JSON, {PREFERENCES_MAX_DEPTH} levels deep."
+_SIZE = f"{PREFERENCES_MAX_BYTES} bytes of JSON, {PREFERENCES_MAX_DEPTH} levels deep."
 SETTINGS = Shape(
     "Settings",
     {
         **_OBJECT,
         "additionalProperties": ANY_JSON,
-        "description": f"The client's own settings; some keys have types: {_SIZE}",
+        "description": f"The client's own settings. Some keys have types. Limited to {_SIZE}",
         "properties": _KNOWN,
     },
 )
@@ -129,7 +129,7 @@ SETTINGS_PATCH = Shape(
     {
         **_OBJECT,
         "additionalProperties": ANY_JSON,
-        "description": f"Merged (RFC 7396): null removes a key. The result has {_SIZE}",
+        "description": f"Merged (RFC 7396): null removes a key. The result is limited to {_SIZE}",
         "properties": {
             name: {"anyOf": [shape, {"type": "null"}]} for name, shape in _KNOWN.items()
         },
@@ -166,7 +166,7 @@ def check_json(value: Any, depth: int = 1) -> None:
     elif isinstance(value, float):
         least, most = NUMBER_LIMITS
         if value and not least <= abs(value) <= most:
-            raise ValidationError("Numbers must be 0, or from 1e-15 to 2^53, or as far below 0.")
+            raise ValidationError("Numbers must be 0, or between 1e-15 and 2^53 in magnitude.")
     else:
         members = value.items() if isinstance(value, dict) else enumerate(value)
         errors: dict[Any, Any] = {}

@@ -34,7 +34,7 @@ async def insert_account(
     settings: dict[str, Any],
     password_hash: str | None,
 ) -> asyncpg.Record:
-    """Raises UniqueViolationError on users_email_folded_key where the address is taken."""
+    """Raises UniqueViolationError on users_email_folded_key if the email is taken."""
     row = await conn.fetchrow(
         f"""
         insert into users (
@@ -184,7 +184,7 @@ async def insert_user(
     name: str,
     password_hash: str,
 ) -> asyncpg.Record | None:
-    """The new account's profile, or None where the address is taken."""
+    """The new account's profile, or None if the email is taken."""
     return await conn.fetchrow(
         f"""
         insert into users (id, email, email_folded, name, password_hash)
@@ -225,7 +225,7 @@ async def update_profile(
 
 
 async def find_by_email(conn: Connection, email_folded: str) -> asyncpg.Record | None:
-    """The profile of the account with this address."""
+    """The profile of the account with this email."""
     return await conn.fetchrow(
         f"select {PROFILE} from users where email_folded = $1",  # noqa: S608
         email_folded,
@@ -233,7 +233,7 @@ async def find_by_email(conn: Connection, email_folded: str) -> asyncpg.Record |
 
 
 async def lock_by_email(conn: Connection, email_folded: str) -> asyncpg.Record | None:
-    """The profile of the account with this address, locked as by ``lock_profile``."""
+    """The profile of the account with this email, locked as by ``lock_profile``."""
     return await conn.fetchrow(
         f"select {PROFILE} from users where email_folded = $1 for no key update",  # noqa: S608
         email_folded,
@@ -261,7 +261,7 @@ async def verify_email(conn: Connection, user_id: uuid.UUID) -> None:
 
 
 async def update_email(conn: Connection, user_id: uuid.UUID, email: str, email_folded: str) -> None:
-    """Make a verified address the account's. Raises UniqueViolationError where it is another's."""
+    """Set a verified email. Raises UniqueViolationError if it is another account's."""
     await conn.execute(
         """
         update users
@@ -283,7 +283,7 @@ _STANDING = """
 
 
 async def find_credentials(conn: Connection, email_folded: str) -> asyncpg.Record | None:
-    """The id, password hash and standing of the account with this address."""
+    """The id, password hash and standing of the account with this email."""
     return await conn.fetchrow(
         f"select id, password_hash, {_STANDING} from users where email_folded = $1",  # noqa: S608
         email_folded,

@@ -17,7 +17,7 @@ LAST_ADMINISTRATOR = ProblemType(
 
 
 async def keep_an_administrator(conn: Connection, user_id: uuid.UUID) -> None:
-    """Raise Problem 409 where nobody but this account is an active administrator.
+    """Raise Problem 409 if this account is the only active administrator.
 
     To be called before the account itself is locked: administrators are always locked in one
     order, so that those who demote each other wait rather than deadlock.

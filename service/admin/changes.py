@@ -33,7 +33,7 @@ _NOT_CHANGES = {"version", "updated_at"}
 async def lock_account(
     conn: Connection, user_id: uuid.UUID, request: web.Request | None = None
 ) -> asyncpg.Record:
-    """The account, locked. Raises Problem 404, and 412 where If-Match is stale."""
+    """The account, locked. Raises Problem 404, and 412 if If-Match is stale."""
     user = await accounts.lock_account(conn, user_id)
     if user is None:
         raise Problem(ACCOUNT_NOT_FOUND)
@@ -52,7 +52,7 @@ async def create_account(
     settings: dict[str, Any],
     password_hash: str | None = None,
 ) -> asyncpg.Record:
-    """A new account. Raises Problem 409 where its address is taken. The caller records it."""
+    """A new account. Raises Problem 409 if its email is taken. The caller records it."""
     try:
         return await accounts.insert_account(
             conn,
@@ -72,7 +72,7 @@ async def create_account(
 
 
 async def create_administrator(conn: Connection, email: str, password_hash: str) -> None:
-    """Create an account that is an administrator, its address taken as verified."""
+    """Create an account that is an administrator, its email taken as verified."""
     user = await create_account(
         conn,
         email=email,
@@ -87,7 +87,7 @@ async def create_administrator(conn: Connection, email: str, password_hash: str)
 
 
 async def promote_to_administrator(conn: Connection, email: str) -> None:
-    """Make an account an administrator. Raises Problem 404 where none of this address is active."""
+    """Make an account an administrator. Raises Problem 404 if none with this email is active."""
     user = await accounts.lock_account_by_email(conn, fold_email(email))
     if user is None or user["status"] != "active":
         raise Problem(ACCOUNT_NOT_FOUND, "There is no active account with this email.")

@@ -32,17 +32,17 @@ def _is_to_come(value: datetime) -> None:
 
 
 class FoldedEmail(EmailAddress):
-    """An address in the form in which two of them are the same account's."""
+    """An email in the form in which two of them are the same account's."""
 
     def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> str:
         return fold_email(super()._deserialize(value, attr, data, **kwargs))
 
 
 class SearchText(Text):
-    """What addresses and names are to contain, as addresses are folded and as it was given.
+    """A part of an email or a name: folded as emails are, and as given.
 
-    Refused where it holds no trigram that an index could be asked for: three letters or digits in
-    a row, or fewer at the edge of a word (PostgreSQL's pg_trgm, "index support").
+    Refused without a trigram to look up in the index: three letters or digits in a row, or fewer
+    at the edge of a word (PostgreSQL's pg_trgm, "index support").
     """
 
     def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> Any:
@@ -70,7 +70,7 @@ class ContainedSettings(fields.Field[dict[str, Any]]):
 
 
 class AdminUserSchema(RowSchema):
-    """An account as administrators see it; ``version`` is its ETag, there for lists."""
+    """An account as administrators see it. ``version`` is its ETag, for lists."""
 
     id = fields.UUID()
     email = fields.String(metadata=IS_EMAIL)

@@ -79,10 +79,10 @@ def _argon2id(memory_kib: int, iterations: int) -> "argon2.PasswordHasher":
 def require_acceptable(
     app: web.Application, password: str, pointer: str, personal: Iterable[str] = ()
 ) -> None:
-    """Raise Problem 422 where the password may not be chosen (NIST SP 800-63B-4 §3.1.1.2).
+    """Raise Problem 422 if the password may not be chosen (NIST SP 800-63B-4 §3.1.1.2).
 
-    Too short, common or breached, or little more than what is ``personal``: the account's own
-    address and name.
+    Too short, common or breached, or mostly made of what is ``personal``: the account's own email
+    and name.
     """
     minimum = app[SETTINGS].password_min_length
     if len(_normalize(password)) < minimum:
@@ -105,7 +105,7 @@ def _resembles(password: str, personal: Iterable[str]) -> bool:
 
 
 async def hash_password(app: web.Application, password: str) -> str:
-    """The encoded argon2id hash. Raises Problem 503 where too many are waiting already."""
+    """The encoded argon2id hash. Raises Problem 503 if too many are waiting already."""
     argon2id = app[HASHER].argon2id
     return await _on_executor(app, lambda: argon2id.hash(_normalize(password)))
 

@@ -1,4 +1,4 @@
-"""Forgotten passwords, and addresses: verified, changed, given back."""
+"""Links in mails: reset a password; verify, change or restore an email."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -178,7 +178,7 @@ async def _take_token(
 ) -> tuple[asyncpg.Record, asyncpg.Record]:
     """Use the token up and lock its owner: the owner first, as whoever mails links does.
 
-    Raises Problem 400 where the token is not valid, or no longer.
+    Raises Problem 400 if the token is invalid or has expired.
     """
     owner = await queries.find_token(conn, token_hash, purposes)
     user = await accounts.lock_profile(conn, owner["id"]) if owner else None

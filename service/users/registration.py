@@ -86,7 +86,7 @@ async def _register(
 async def _register_unverified(
     conn: Connection, request: web.Request, body: dict[str, Any], password_hash: str
 ) -> web.Response:
-    """202 whether the address is taken or not: what it is, only its owner's mailbox is told."""
+    """Respond 202 whether or not the email is taken; only its owner's mailbox learns which."""
     if await _create_account(conn, request, body, password_hash) is None:
         owner = await accounts.lock_by_email(conn, fold_email(body["email"]))
         if owner is not None:

@@ -148,7 +148,7 @@ def test_a_wrong_email_or_password_is_one_line_and_exit_code_2(
     database: Database, tmp_path: Path
 ) -> None:
     expected = [
-        ("nonsense", PASSWORD, "--email: Not a valid e-mail address."),
+        ("nonsense", PASSWORD, "--email: Not a valid email."),
         (EMAIL, "", "password: Must not be empty."),
         (EMAIL, "too short\n", "password: Must be at least 15 characters long."),
         (EMAIL, "x" * 257, "password: Must be at most 256 characters long."),

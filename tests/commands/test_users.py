@@ -103,7 +103,7 @@ async def test_one_account(client: Client, admin: Account, shell: Shell) -> None
     fields = dict(lines.rows())
     assert fields == {**fields, "id": id_, "role": "admin", "settings": "{}", "name": ""}
     assert nobody == (1, "", "shinkei: There is no such account.\n")
-    assert nonsense == (2, "", "shinkei: ID or EMAIL: Not a valid e-mail address.\n")
+    assert nonsense == (2, "", "shinkei: ID or EMAIL: Not a valid email.\n")
 
 
 async def test_arguments_that_are_wrong(client: Client, admin: Account, shell: Shell) -> None:
@@ -114,7 +114,7 @@ async def test_arguments_that_are_wrong(client: Client, admin: Account, shell: S
         "--status gone": "--status: Must be one of: active, suspended, deleting.",
         "--created-after yesterday": "--created-after: Expected a time with its offset",
         "--settings [1]": "--settings: Expected an object.",
-        '--settings {"a":[1e99]}': "--settings: Numbers must be 0, or from 1e-15 to 2^53",
+        '--settings {"a":[1e99]}': "--settings: Numbers must be 0, or between 1e-15 and 2^53",
         "--q ab": "--q: Must be at least 3 characters long.",
         "--cursor x": "This cursor is invalid. Use next_cursor from an earlier page.",
         f"--cursor {cursor} --sort email": "This cursor belongs to another list",
