@@ -363,7 +363,7 @@ async def test_behind_pgbouncer_no_statement_is_named(start_app: StartApp) -> No
         ({"options": (("sslmode", "verify-full"),)}, ""),
         (
             {"options": (("target_session_attrs", "standby"),)},
-            "no server is as target_session_attrs asks (tried for 0.3 s",
+            "no server matches target_session_attrs (tried for 0.3 s",
         ),
     ],
 )

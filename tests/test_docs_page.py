@@ -186,7 +186,7 @@ async def test_what_one_is_told_and_how_long_one_stays(page: "Page", start_app: 
     told = page.get_by_role("status")
     await open_docs(page, client)
     await sign_in(page, "new@example.com", PASSWORD)
-    await told.get_by_text("Wrong e-mail address or password.").wait_for()
+    await told.get_by_text("Wrong email or password.").wait_for()
     await sign_in(page, "new@example.com", "too short", "Create an account")
     await told.get_by_text("15").wait_for()
     await sign_in(page, "new@example.com", PASSWORD, "Create an account")
@@ -198,7 +198,7 @@ async def test_what_one_is_told_and_how_long_one_stays(page: "Page", start_app: 
     assert client.app is not None
     await client.app[POOL].execute("delete from sessions")
     await execute(page, "users-users_read_me")
-    await told.get_by_text("The refresh token is not valid").wait_for()
+    await told.get_by_text("This refresh token is invalid").wait_for()
 
     client = await start_app(require_email_verification=True)
     await open_docs(page, client)

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 import orjson
 from marshmallow import ValidationError, fields
 
+from service.http.descriptions import Shape, array_of, ref
 from service.http.fields import NO_NUL, InexactFloat, check_text
 
 ROLES = ("user", "support", "admin")
@@ -32,6 +33,7 @@ class PreferencesField(fields.Field[dict[str, Any]]):
     def __init__(self, *, merging: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.merging = merging
+        self.json_schema = SETTINGS_PATCH if merging else SETTINGS
 
     def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> dict[str, Any]:
         if not isinstance(value, dict):
@@ -76,8 +78,8 @@ WELL_KNOWN_PREFERENCES: dict[str, tuple[Callable[[Any], bool], str, dict[str, An
         {"type": "string", "pattern": f"^{_LANGUAGE_TAG.pattern}$"},
     ),
     "ui_theme": (_theme, "Expected one of light, dark, system.", {"enum": list(_THEMES)}),
-    "llm_provider": (_short_text, "Expected a text of 1 to 200 characters.", _SHORT_TEXT),
-    "llm_model": (_short_text, "Expected a text of 1 to 200 characters.", _SHORT_TEXT),
+    "llm_provider": (_short_text, "Expected a string of 1 to 200 characters.", _SHORT_TEXT),
+    "llm_model": (_short_text, "Expected a string of 1 to 200 characters.", _SHORT_TEXT),
     "llm_base_url": (
         _http_url_or_null,
         "Expected an http or https URL, or null.",
@@ -87,6 +89,52 @@ WELL_KNOWN_PREFERENCES: dict[str, tuple[Callable[[Any], bool], str, dict[str, An
         },
     ),
 }
+
+_OBJECT = {
+    "type": "object",
+    "propertyNames": {"pattern": NO_NUL},
+    "additionalProperties": ref("Json"),
+}
+_LEAST, _MOST = NUMBER_LIMITS
+ANY_JSON = Shape(
+    "Json",
+    {
+        "description": (
+            "Any JSON without NUL. Numbers have no more digits than a 64-bit float keeps."
+        ),
+        "anyOf": [
+            {"type": ["boolean", "null"]},
+            {"const": 0},
+            {"type": "number", "minimum": _LEAST, "maximum": _MOST},
+            {"type": "number", "minimum": -_MOST, "maximum": -_LEAST},
+            {"type": "string", "pattern": NO_NUL},
+            array_of(ref("Json")),
+            _OBJECT,
+        ],
+    },
+)
+_KNOWN = {name: shape for name, (_, _, shape) in WELL_KNOWN_PREFERENCES.items()}
+_SIZE = f"{PREFERENCES_MAX_BYTES} bytes of JSON, {PREFERENCES_MAX_DEPTH} levels deep."
+SETTINGS = Shape(
+    "Settings",
+    {
+        **_OBJECT,
+        "additionalProperties": ANY_JSON,
+        "description": f"The client's own settings. Some keys have types. Limited to {_SIZE}",
+        "properties": _KNOWN,
+    },
+)
+SETTINGS_PATCH = Shape(
+    "SettingsPatch",
+    {
+        **_OBJECT,
+        "additionalProperties": ANY_JSON,
+        "description": f"Merged (RFC 7396): null removes a key. The result is limited to {_SIZE}",
+        "properties": {
+            name: {"anyOf": [shape, {"type": "null"}]} for name, shape in _KNOWN.items()
+        },
+    },
+)
 
 
 def check_preferences(settings: Mapping[str, Any]) -> None:
@@ -118,7 +166,7 @@ def check_json(value: Any, depth: int = 1) -> None:
     elif isinstance(value, float):
         least, most = NUMBER_LIMITS
         if value and not least <= abs(value) <= most:
-            raise ValidationError("Numbers must be 0, or from 1e-15 to 2^53, or as far below 0.")
+            raise ValidationError("Numbers must be 0, or between 1e-15 and 2^53 in magnitude.")
     else:
         members = value.items() if isinstance(value, dict) else enumerate(value)
         errors: dict[Any, Any] = {}

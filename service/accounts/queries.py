@@ -10,9 +10,15 @@ from service.db.connection import Connection
 
 STATUSES = ("active", "suspended", "deleting")
 
-ACCOUNT = """
-    id, email, email_verified_at is not null as email_verified, name, role, status, suspended_until,
-    suspension_reason, purge_at, settings, version, created_at, updated_at, email_folded
+# What owners see of an account.
+PROFILE = """
+    users.id, users.email, users.email_verified_at is not null as email_verified, users.name,
+    users.role, users.settings, users.version, users.created_at, users.updated_at
+"""
+# What administrators see, and the form of the email that lists are ordered by.
+ACCOUNT = f"""
+    {PROFILE}, users.status, users.suspended_until, users.suspension_reason, users.purge_at,
+    users.email_folded
 """
 
 
@@ -28,7 +34,7 @@ async def insert_account(
     settings: dict[str, Any],
     password_hash: str | None,
 ) -> asyncpg.Record:
-    """Raises UniqueViolationError on users_email_folded_key where the address is taken."""
+    """Raises UniqueViolationError on users_email_folded_key if the email is taken."""
     row = await conn.fetchrow(
         f"""
         insert into users (
@@ -169,12 +175,6 @@ async def lock_due_suspensions(conn: Connection) -> list[uuid.UUID]:
     return [row["id"] for row in rows]
 
 
-_PROFILE = """
-    id, email, email_verified_at is not null as email_verified, name, role, settings, version,
-    created_at, updated_at
-"""
-
-
 async def insert_user(
     conn: Connection,
     *,
@@ -184,13 +184,13 @@ async def insert_user(
     name: str,
     password_hash: str,
 ) -> asyncpg.Record | None:
-    """The new account's profile, or None where the address is taken."""
+    """The new account's profile, or None if the email is taken."""
     return await conn.fetchrow(
         f"""
         insert into users (id, email, email_folded, name, password_hash)
         values ($1, $2, $3, $4, $5)
         on conflict on constraint users_email_folded_key do nothing
-        returning {_PROFILE}
+        returning {PROFILE}
         """,  # noqa: S608
         user_id,
         email,
@@ -203,7 +203,7 @@ async def insert_user(
 async def lock_profile(conn: Connection, user_id: uuid.UUID) -> asyncpg.Record | None:
     """The profile, which no other transaction can change until this one ends."""
     return await conn.fetchrow(
-        f"select {_PROFILE} from users where id = $1 for no key update",  # noqa: S608
+        f"select {PROFILE} from users where id = $1 for no key update",  # noqa: S608
         user_id,
     )
 
@@ -216,7 +216,7 @@ async def update_profile(
         update users
         set name = $2, settings = $3, version = version + 1, updated_at = now()
         where id = $1
-        returning {_PROFILE}
+        returning {PROFILE}
         """,  # noqa: S608
         user_id,
         name,
@@ -225,17 +225,17 @@ async def update_profile(
 
 
 async def find_by_email(conn: Connection, email_folded: str) -> asyncpg.Record | None:
-    """The profile of the account with this address."""
+    """The profile of the account with this email."""
     return await conn.fetchrow(
-        f"select {_PROFILE} from users where email_folded = $1",  # noqa: S608
+        f"select {PROFILE} from users where email_folded = $1",  # noqa: S608
         email_folded,
     )
 
 
 async def lock_by_email(conn: Connection, email_folded: str) -> asyncpg.Record | None:
-    """The profile of the account with this address, locked as by ``lock_profile``."""
+    """The profile of the account with this email, locked as by ``lock_profile``."""
     return await conn.fetchrow(
-        f"select {_PROFILE} from users where email_folded = $1 for no key update",  # noqa: S608
+        f"select {PROFILE} from users where email_folded = $1 for no key update",  # noqa: S608
         email_folded,
     )
 
@@ -261,7 +261,7 @@ async def verify_email(conn: Connection, user_id: uuid.UUID) -> None:
 
 
 async def update_email(conn: Connection, user_id: uuid.UUID, email: str, email_folded: str) -> None:
-    """Make a verified address the account's. Raises UniqueViolationError where it is another's."""
+    """Set a verified email. Raises UniqueViolationError if it is another account's."""
     await conn.execute(
         """
         update users
@@ -275,36 +275,6 @@ async def update_email(conn: Connection, user_id: uuid.UUID, email: str, email_f
     )
 
 
-async def export_rows(conn: Connection, user_id: uuid.UUID) -> dict[str, list[asyncpg.Record]]:
-    """Everything held on the account beside its profile, by kind."""
-    return {
-        "sessions": await conn.fetch(
-            """
-            select id, created_at, last_seen_at, least(expires_at, idle_expires_at) as expires_at,
-                   user_agent, host(address) as address
-            from sessions where user_id = $1 order by created_at
-            """,
-            user_id,
-        ),
-        "known_networks": await conn.fetch(
-            """
-            select network::text as network, last_seen_at from known_networks
-            where user_id = $1 order by last_seen_at
-            """,
-            user_id,
-        ),
-        "audit_events": await conn.fetch(
-            """
-            select id, occurred_at, action, actor_id = $1 as by_yourself,
-                   case when actor_id = $1 then host(address) end as address,
-                   case when actor_id = $1 then user_agent end as user_agent, before, after
-            from audit_events where subject_id = $1 order by occurred_at, id
-            """,
-            user_id,
-        ),
-    }
-
-
 # Whether the account may sign in; a suspension that has passed is none.
 _STANDING = """
     status, email_verified_at is not null as email_verified,
@@ -313,7 +283,7 @@ _STANDING = """
 
 
 async def find_credentials(conn: Connection, email_folded: str) -> asyncpg.Record | None:
-    """The id, password hash and standing of the account with this address."""
+    """The id, password hash and standing of the account with this email."""
     return await conn.fetchrow(
         f"select id, password_hash, {_STANDING} from users where email_folded = $1",  # noqa: S608
         email_folded,

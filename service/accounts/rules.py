@@ -7,18 +7,23 @@ from aiohttp import web
 from service.accounts import queries as accounts
 from service.audit.events import record_unattended
 from service.db.connection import Connection
-from service.http.problems import Problem
+from service.http.problems import Problem, ProblemType
+
+LAST_ADMINISTRATOR = ProblemType(
+    409,
+    "last_administrator",
+    "This is the last active administrator. Make another account one first.",
+)
 
 
 async def keep_an_administrator(conn: Connection, user_id: uuid.UUID) -> None:
-    """Raise Problem 409 where nobody but this account is an active administrator.
+    """Raise Problem 409 if this account is the only active administrator.
 
     To be called before the account itself is locked: administrators are always locked in one
     order, so that those who demote each other wait rather than deadlock.
     """
     if await accounts.lock_active_administrators(conn) == [user_id]:
-        detail = "This is the last active administrator; make another one first."
-        raise Problem(409, "last_administrator", detail)
+        raise Problem(LAST_ADMINISTRATOR)
 
 
 async def end_due_suspensions(app: web.Application, conn: Connection) -> None:

@@ -1,1 +1,1 @@
-"""Administration: other people's accounts."""
+"""Administration of other people's accounts."""

@@ -18,25 +18,25 @@ from service.admin import schemas
 from service.audit.events import record, record_unattended
 from service.db.connection import Connection
 from service.http.fields import fold_email
-from service.http.problems import Problem
+from service.http.problems import ACCOUNT_NOT_FOUND, EMAIL_TAKEN, Problem, ProblemType
 from service.http.requests import check_if_match
 from service.json_codec import same
 from service.sessions import queries as session_queries
 
+ACCOUNT_DELETING = ProblemType(
+    409, "account_deleting", "This account is being deleted. Reinstate it first."
+)
+
 _NOT_CHANGES = {"version", "updated_at"}
-
-
-def no_such_account() -> Problem:
-    return Problem(404, "not_found", "There is no such account.")
 
 
 async def lock_account(
     conn: Connection, user_id: uuid.UUID, request: web.Request | None = None
 ) -> asyncpg.Record:
-    """The account, locked. Raises Problem 404, and 412 where If-Match is stale."""
+    """The account, locked. Raises Problem 404, and 412 if If-Match is stale."""
     user = await accounts.lock_account(conn, user_id)
     if user is None:
-        raise no_such_account()
+        raise Problem(ACCOUNT_NOT_FOUND)
     if request is not None:
         check_if_match(request, user["version"])
     return user
@@ -52,7 +52,7 @@ async def create_account(
     settings: dict[str, Any],
     password_hash: str | None = None,
 ) -> asyncpg.Record:
-    """A new account. Raises Problem 409 where its address is taken. The caller records it."""
+    """A new account. Raises Problem 409 if its email is taken. The caller records it."""
     try:
         return await accounts.insert_account(
             conn,
@@ -68,11 +68,11 @@ async def create_account(
     except asyncpg.UniqueViolationError as error:
         if error.constraint_name != "users_email_folded_key":
             raise
-        raise Problem(409, "email_taken", "There is an account with this address.") from None
+        raise Problem(EMAIL_TAKEN) from None
 
 
 async def create_administrator(conn: Connection, email: str, password_hash: str) -> None:
-    """Create an account that is an administrator, its address taken as verified."""
+    """Create an account that is an administrator, its email taken as verified."""
     user = await create_account(
         conn,
         email=email,
@@ -87,10 +87,10 @@ async def create_administrator(conn: Connection, email: str, password_hash: str)
 
 
 async def promote_to_administrator(conn: Connection, email: str) -> None:
-    """Make an account an administrator. Raises Problem 404 where none of this address is active."""
+    """Make an account an administrator. Raises Problem 404 if none with this email is active."""
     user = await accounts.lock_account_by_email(conn, fold_email(email))
     if user is None or user["status"] != "active":
-        raise Problem(404, "not_found", "There is no active account with this address.")
+        raise Problem(ACCOUNT_NOT_FOUND, "There is no active account with this email.")
     if user["role"] == "admin":
         return
     await accounts.update_account(
@@ -117,7 +117,7 @@ async def suspend(
     await keep_an_administrator(conn, user_id)
     user = await lock_account(conn, user_id, request)
     if user["status"] == "deleting":
-        raise Problem(409, "account_deleting", "The account is being deleted; reinstate it first.")
+        raise Problem(ACCOUNT_DELETING)
     suspended = await accounts.suspend_account(conn, user["id"], reason, until)
     await session_queries.delete_sessions(conn, user["id"])
     await record_change(conn, request, "user.suspend", user, suspended)

@@ -10,16 +10,24 @@ from marshmallow import ValidationError
 
 from service.accounts import queries as accounts
 from service.accounts.preferences import check_preferences, merge_patch
-from service.accounts.rules import keep_an_administrator
+from service.accounts.rules import LAST_ADMINISTRATOR, keep_an_administrator
 from service.admin import changes, lists, schemas
-from service.admin.changes import lock_account, no_such_account, record_change
+from service.admin.changes import lock_account, record_change
 from service.audit.events import record
 from service.context import SETTINGS
 from service.db.connection import Connection
 from service.db.transactions import read, write
+from service.http import examples
+from service.http.descriptions import Success, describe
 from service.http.idempotency import write_once
-from service.http.pages import PAGE, read_cursor, render_page
-from service.http.problems import Problem
+from service.http.pages import PAGE, page_example, read_cursor, render_page
+from service.http.problems import (
+    ACCOUNT_NOT_FOUND,
+    EMAIL_TAKEN,
+    SESSION_NOT_FOUND,
+    Problem,
+    ProblemType,
+)
 from service.http.requests import (
     field_errors,
     json_response,
@@ -30,10 +38,32 @@ from service.http.requests import (
 from service.json_codec import same
 from service.recovery.links import start_password_reset
 from service.sessions import queries as session_queries
+from service.sessions.schemas import SESSION, SESSION_EXAMPLE
+
+ACCOUNT_SUSPENDED = ProblemType(
+    409, "account_suspended", "This account is suspended. Reinstate it first."
+)
 
 
+def _account(description: str, **changed: object) -> Success:
+    example = {**schemas.ADMIN_USER_EXAMPLE, **changed}
+    return Success(description, schemas.ADMIN_USER, ("ETag",), example)
+
+
+@describe(
+    {
+        200: Success(
+            "A page.",
+            schemas.ADMIN_USER_PAGE,
+            ("Link",),
+            page_example(schemas.ADMIN_USER_EXAMPLE, count=1),
+        )
+    },
+    query=schemas.LIST_USERS,
+    problems=(lists.SEARCH_TOO_BROAD,),
+)
 async def list_users(request: web.Request) -> web.Response:
-    """Accounts, filtered and sorted, a page at a time; how many they are where count asks."""
+    """List accounts, filtered and sorted, one page at a time."""
     query = read_query(request, schemas.LIST_USERS)
     keyset = lists.SORTS[query["sort"]]
     after = read_cursor(request, query, keyset)
@@ -46,8 +76,27 @@ async def list_users(request: web.Request) -> web.Response:
     return render_page(request, query, keyset, rows, schemas.ADMIN_USER, **count)
 
 
+@describe(
+    {
+        201: Success(
+            "Created.",
+            schemas.ADMIN_USER,
+            ("ETag", "Location"),
+            {
+                **schemas.ADMIN_USER_EXAMPLE,
+                "email_verified": False,
+                "version": 1,
+                "updated_at": examples.CREATED_AT,
+            },
+        )
+    },
+    body=schemas.CREATE_USER,
+    example={"email": examples.EMAIL, "name": examples.NAME, "role": "support"},
+    problems=(EMAIL_TAKEN,),
+    idempotent=True,
+)
 async def create_user(request: web.Request) -> web.Response:
-    """Create an account without a password; its owner is sent a link to set one."""
+    """Create an account without a password and mail its owner a link to set one."""
     body = await read_body(request, schemas.CREATE_USER)
     return await write_once(request, _create, request, body)
 
@@ -61,16 +110,27 @@ async def _create(conn: Connection, request: web.Request, body: dict[str, Any]) 
     return response
 
 
+@describe({200: _account("The account.")})
 async def read_user(request: web.Request) -> web.Response:
-    """One account."""
+    """Return an account."""
     user = await read(request.app, accounts.find_account, _user_id(request))
     if user is None:
-        raise no_such_account()
+        raise Problem(ACCOUNT_NOT_FOUND)
     return _render(user)
 
 
+@describe(
+    {200: _account("The updated account.")},
+    body=schemas.CHANGE_USER,
+    example={"role": "support"},
+    problems=(LAST_ADMINISTRATOR,),
+    if_match="required",
+)
 async def change_user(request: web.Request) -> web.Response:
-    """Change what is given of an account; settings are merged. If-Match is required."""
+    """Update an account and merge its settings (RFC 7396).
+
+    Omitted fields keep their values.
+    """
     change = await read_body(request, schemas.CHANGE_USER)
     require_if_match(request)
     return _render(await write(request.app, _change, request, change))
@@ -98,8 +158,19 @@ async def _change(conn: Connection, request: web.Request, change: dict[str, Any]
     return changed
 
 
+@describe(
+    {
+        200: _account(
+            "Scheduled for deletion. Every session has ended.",
+            status="deleting",
+            purge_at=examples.PURGE_AT,
+        )
+    },
+    problems=(ACCOUNT_SUSPENDED, LAST_ADMINISTRATOR),
+    if_match="honoured",
+)
 async def delete_user(request: web.Request) -> web.Response:
-    """End all sessions of an account now, and delete it after the grace period."""
+    """End all sessions of an account now and delete it after a grace period."""
     return _render(await write(request.app, _delete, request))
 
 
@@ -108,7 +179,7 @@ async def _delete(conn: Connection, request: web.Request) -> asyncpg.Record:
     user = await lock_account(conn, _user_id(request), request)
     if user["status"] == "suspended":
         # Its owner could undo a deletion by signing in, and with it the suspension.
-        raise Problem(409, "account_suspended", "The account is suspended; reinstate it first.")
+        raise Problem(ACCOUNT_SUSPENDED)
     if user["status"] == "deleting":
         return user
     grace_days = request.app[SETTINGS].deletion_grace_days
@@ -118,8 +189,25 @@ async def _delete(conn: Connection, request: web.Request) -> asyncpg.Record:
     return deleting
 
 
+@describe(
+    {
+        200: _account(
+            "Suspended. Every session has ended.",
+            status="suspended",
+            suspension_reason="Sends spam.",
+        )
+    },
+    body=schemas.SUSPEND_USER,
+    example={"reason": "Sends spam.", "until": "2126-01-31T12:00:00Z"},
+    problems=(changes.ACCOUNT_DELETING, LAST_ADMINISTRATOR),
+    idempotent=True,
+    if_match="honoured",
+)
 async def suspend_user(request: web.Request) -> web.Response:
-    """Refuse sign-in to an account, for good or until a time, and end all its sessions now."""
+    """Suspend an account and end all its sessions now.
+
+    It cannot sign in until the given time, or until it is reinstated.
+    """
     body = await read_body(request, schemas.SUSPEND_USER)
     return await write_once(request, _suspend, request, body["reason"], body.get("until"))
 
@@ -130,8 +218,9 @@ async def _suspend(
     return _render(await changes.suspend(conn, _user_id(request), reason, until, request))
 
 
+@describe({200: _account("The active account.")}, idempotent=True, if_match="honoured")
 async def reinstate_user(request: web.Request) -> web.Response:
-    """Make an account active again that is suspended or being deleted."""
+    """Reinstate an account that is suspended or scheduled for deletion."""
     return await write_once(request, _reinstate, request)
 
 
@@ -139,8 +228,14 @@ async def _reinstate(conn: Connection, request: web.Request) -> web.Response:
     return _render(await changes.reinstate(conn, _user_id(request), request))
 
 
+@describe(
+    {202: Success("Accepted. A link is mailed to the owner.")}, idempotent=True, if_match="honoured"
+)
 async def reset_password(request: web.Request) -> web.Response:
-    """Send the account's owner a link to set a new password; the old one stays until then."""
+    """Mail the account's owner a link to set a new password.
+
+    The current password works until then.
+    """
     return await write_once(request, _reset_password, request)
 
 
@@ -151,20 +246,25 @@ async def _reset_password(conn: Connection, request: web.Request) -> web.Respons
     return web.Response(status=202)
 
 
+@describe(
+    {200: Success("A page.", schemas.SESSION_PAGE, ("Link",), page_example(SESSION_EXAMPLE))},
+    query=PAGE,
+)
 async def list_sessions(request: web.Request) -> web.Response:
-    """An account's sessions, the newest first, a page at a time."""
+    """List an account's sessions, newest first, one page at a time."""
     query = read_query(request, PAGE)
     keyset = session_queries.SESSIONS_NEWEST_FIRST
     after = read_cursor(request, query, keyset)
     user_id = _user_id(request)
     if await read(request.app, accounts.find_account, user_id) is None:
-        raise no_such_account()
+        raise Problem(ACCOUNT_NOT_FOUND)
     rows = await read(
         request.app, session_queries.list_sessions_page, user_id, after, query["limit"] + 1
     )
-    return render_page(request, query, keyset, rows, schemas.ADMIN_SESSION)
+    return render_page(request, query, keyset, rows, SESSION)
 
 
+@describe({204: Success("The sessions have ended.")}, if_match="honoured")
 async def end_sessions(request: web.Request) -> web.Response:
     """End all sessions of an account."""
     await write(request.app, _end_sessions, request)
@@ -177,6 +277,7 @@ async def _end_sessions(conn: Connection, request: web.Request) -> None:
     await record(conn, request, "session.end_all", user["id"], before={"sessions": ended})
 
 
+@describe({204: Success("The session has ended.")})
 async def end_session(request: web.Request) -> web.Response:
     """End one session of an account."""
     await write(request.app, _end_session, request)
@@ -186,7 +287,7 @@ async def end_session(request: web.Request) -> web.Response:
 async def _end_session(conn: Connection, request: web.Request) -> None:
     user_id, session_id = _user_id(request), uuid.UUID(request.match_info["session_id"])
     if not await session_queries.delete_session(conn, user_id, session_id):
-        raise Problem(404, "not_found", "There is no such session.")
+        raise Problem(SESSION_NOT_FOUND)
     await record(conn, request, "session.end", user_id, before={"session_id": str(session_id)})
 
 

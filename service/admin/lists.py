@@ -13,8 +13,14 @@ from service.admin.search import indexed_part
 from service.db.connection import Connection
 from service.db.listing import Columns, Keyset, Statement, all_of, page_conditions
 from service.db.transactions import own_plans
-from service.http.problems import Problem
+from service.http.problems import Problem, ProblemType
 from service.json_codec import plain
+
+SEARCH_TOO_BROAD = ProblemType(
+    422,
+    "search_too_broad",
+    "This search matches too many accounts. Add filters or use a longer search text.",
+)
 
 _BY_TIME: Columns = {"created_at": datetime.fromisoformat, "id": uuid.UUID}
 _BY_EMAIL: Columns = {"email_folded": str}
@@ -26,7 +32,7 @@ SORTS = {
 }
 
 # Settings are only shown: as JSON text they need not be parsed. See ``database._set_codecs``.
-_SHOWN = ACCOUNT.replace("settings", "settings::json as settings")
+_SHOWN = ACCOUNT.replace("users.settings", "users.settings::json as settings")
 
 # Each has its index: see migrations 0011, 0014 and 0016.
 _CONDITIONS = {
@@ -101,7 +107,7 @@ def walk_accounts(
         select {_SHOWN} from (
             select * from users where {all_of(conditions)}
             order by {order} limit {WALK_PER_ROW} * ${len(arguments) + 1}
-        ) as walked
+        ) as users
         where {all_of(unordered)}
         order by {order} limit ${len(arguments) + 1}
     """  # noqa: S608
@@ -170,8 +176,4 @@ def _in_time(filters: Mapping[str, Any]) -> Iterator[None]:
     except asyncpg.QueryCanceledError as error:
         if filters.keys().isdisjoint(_CONDITIONS):
             raise
-        raise Problem(
-            422,
-            "search_too_broad",
-            "This search matches too many accounts. Add filters or use a longer search text.",
-        ) from error
+        raise Problem(SEARCH_TOO_BROAD) from error

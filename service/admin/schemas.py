@@ -1,11 +1,12 @@
 """What administrators see of accounts, and may make and change."""
 
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, ClassVar
 
 from marshmallow import Schema, ValidationError, fields, validate
 
 from service.accounts.preferences import (
+    ANY_JSON,
     IS_EMAIL,
     NAME_MAX_LENGTH,
     ROLES,
@@ -15,10 +16,12 @@ from service.accounts.preferences import (
 from service.accounts.queries import STATUSES
 from service.admin.lists import SORTS
 from service.admin.search import has_trigram
+from service.http import examples
 from service.http.fields import DisplayName, EmailAddress, Flag, Text, Timestamp, fold_email
-from service.http.pages import BEFORE_TIME, FROM_TIME, PageSchema
+from service.http.pages import BEFORE_TIME, FROM_TIME, PageSchema, page_of
 from service.http.requests import load_json
 from service.http.row_schema import RowSchema
+from service.sessions.schemas import SESSION
 
 REASON_MAX_LENGTH = 500
 
@@ -29,17 +32,17 @@ def _is_to_come(value: datetime) -> None:
 
 
 class FoldedEmail(EmailAddress):
-    """An address in the form in which two of them are the same account's."""
+    """An email in the form in which two of them are the same account's."""
 
     def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> str:
         return fold_email(super()._deserialize(value, attr, data, **kwargs))
 
 
 class SearchText(Text):
-    """What addresses and names are to contain, as addresses are folded and as it was given.
+    """A part of an email or a name: folded as emails are, and as given.
 
-    Refused where it holds no trigram that an index could be asked for: three letters or digits in
-    a row, or fewer at the edge of a word (PostgreSQL's pg_trgm, "index support").
+    Refused without a trigram to look up in the index: three letters or digits in a row, or fewer
+    at the edge of a word (PostgreSQL's pg_trgm, "index support").
     """
 
     def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> Any:
@@ -51,7 +54,9 @@ class SearchText(Text):
 
 
 class ContainedSettings(fields.Field[dict[str, Any]]):
-    """A JSON object, as a query's text, that settings are to contain."""
+    """A JSON object as text in a query: settings must contain it."""
+
+    json_schema: ClassVar = {"contentSchema": {"type": "object", "additionalProperties": ANY_JSON}}
 
     def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> dict[str, Any]:
         try:
@@ -65,7 +70,7 @@ class ContainedSettings(fields.Field[dict[str, Any]]):
 
 
 class AdminUserSchema(RowSchema):
-    """An account as administrators see it; ``version`` is its ETag, there for lists."""
+    """An account as administrators see it. ``version`` is its ETag, for lists."""
 
     id = fields.UUID()
     email = fields.String(metadata=IS_EMAIL)
@@ -82,37 +87,29 @@ class AdminUserSchema(RowSchema):
     updated_at = Timestamp()
 
 
-class AdminSessionSchema(RowSchema):
-    """A session as administrators see it."""
-
-    id = fields.UUID()
-    created_at = Timestamp()
-    last_seen_at = Timestamp()
-    expires_at = Timestamp()
-    user_agent = fields.String()
-    address = fields.String(allow_none=True)
-
-
 class ListUsersSchema(PageSchema):
     """``GET /users``."""
 
-    email = FoldedEmail(metadata={"description": "The address, however it is cased."})
+    email = FoldedEmail(metadata={"description": "The email, in any case."})
     q = SearchText(
         3,
         200,
         metadata={
-            "description": "Within address or name, in any case: three letters or digits in a row."
+            "format": "search",
+            "description": (
+                "A part of the email or name, in any case, with three letters or digits in a row."
+            ),
         },
     )
     status = fields.String(validate=validate.OneOf(STATUSES))
     role = fields.String(validate=validate.OneOf(ROLES))
     created_after = Timestamp(metadata=FROM_TIME)
     created_before = Timestamp(metadata=BEFORE_TIME)
-    settings = ContainedSettings(metadata={"description": "An object that settings contain."})
+    settings = ContainedSettings(metadata={"description": "An object that the settings contain."})
     sort = fields.String(validate=validate.OneOf(SORTS), load_default="-created_at")
     count = fields.String(
         validate=validate.OneOf(("exact", "estimated")),
-        metadata={"description": "How many there are on all pages, counted or guessed quickly."},
+        metadata={"description": "Total over all pages, counted exactly or estimated quickly."},
     )
 
 
@@ -141,8 +138,24 @@ class SuspendUserSchema(Schema):
     until = Timestamp(validate=_is_to_come)
 
 
+ADMIN_USER_EXAMPLE = {
+    "id": examples.USER_ID,
+    "email": examples.EMAIL,
+    "email_verified": True,
+    "name": examples.NAME,
+    "role": "user",
+    "status": "active",
+    "suspended_until": None,
+    "suspension_reason": None,
+    "purge_at": None,
+    "settings": {"language": "en", "ui_theme": "dark"},
+    "version": 2,
+    "created_at": examples.CREATED_AT,
+    "updated_at": examples.SEEN_AT,
+}
 ADMIN_USER = AdminUserSchema()
-ADMIN_SESSION = AdminSessionSchema()
+ADMIN_USER_PAGE = page_of(ADMIN_USER, counted=True)
+SESSION_PAGE = page_of(SESSION)
 LIST_USERS = ListUsersSchema()
 CREATE_USER = CreateUserSchema()
 CHANGE_USER = ChangeUserSchema()

@@ -1,1 +1,1 @@
-"""The audit: who did what to whom, from where, written in the transaction that did it."""
+"""The audit log: who did what to whom, from where and when."""

@@ -4,12 +4,24 @@ from aiohttp import web
 
 from service.audit import queries, schemas
 from service.db.transactions import read
-from service.http.pages import read_cursor, render_page
+from service.http.descriptions import Success, describe
+from service.http.pages import page_example, read_cursor, render_page
 from service.http.requests import read_query
 
 
+@describe(
+    {
+        200: Success(
+            "A page.",
+            schemas.AUDIT_EVENT_PAGE,
+            ("Link",),
+            page_example(schemas.AUDIT_EVENT_EXAMPLE),
+        )
+    },
+    query=schemas.LIST_EVENTS,
+)
 async def list_events(request: web.Request) -> web.Response:
-    """The audit's events, the newest first, filtered, a page at a time."""
+    """List audit events, newest first, filtered, one page at a time."""
     query = read_query(request, schemas.LIST_EVENTS)
     keyset = queries.NEWEST_FIRST
     after = read_cursor(request, query, keyset)

@@ -171,3 +171,16 @@ async def drop_partition(conn: Connection, name: str) -> None:
 async def delete_default_events_before(conn: Connection, time: datetime) -> None:
     """Delete from the default partition, which must be detached."""
     await conn.execute("delete from audit_events_default where occurred_at < $1", time)
+
+
+async def export_events(conn: Connection, user_id: uuid.UUID) -> list[asyncpg.Record]:
+    """Every event of the account, the oldest first. IP and client only if its owner did it."""
+    return await conn.fetch(
+        """
+        select id, occurred_at, action, actor_id = $1 as by_yourself,
+               case when actor_id = $1 then host(address) end as address,
+               case when actor_id = $1 then user_agent end as user_agent, before, after
+        from audit_events where subject_id = $1 order by occurred_at, id
+        """,
+        user_id,
+    )

@@ -2,8 +2,9 @@
 
 from marshmallow import fields
 
+from service.http import examples
 from service.http.fields import Text, Timestamp, UuidText
-from service.http.pages import BEFORE_TIME, FROM_TIME, PageSchema
+from service.http.pages import BEFORE_TIME, FROM_TIME, PageSchema, page_of
 from service.http.row_schema import RowSchema
 
 
@@ -33,5 +34,19 @@ class ListEventsSchema(PageSchema):
     occurred_before = Timestamp(metadata=BEFORE_TIME)
 
 
+AUDIT_EVENT_EXAMPLE = {
+    "id": examples.EVENT_ID,
+    "occurred_at": examples.CREATED_AT,
+    "action": "user.update",
+    "actor_id": "01a1fba4-8e2f-7c11-a8e3-94d2b60f7a15",
+    "actor_role": "admin",
+    "subject_id": examples.USER_ID,
+    "address": examples.IP,
+    "user_agent": examples.USER_AGENT,
+    "request_id": examples.REQUEST_ID,
+    "before": {"role": "user"},
+    "after": {"role": "support"},
+}
 AUDIT_EVENT = AuditEventSchema()
+AUDIT_EVENT_PAGE = page_of(AUDIT_EVENT)
 LIST_EVENTS = ListEventsSchema()

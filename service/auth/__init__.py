@@ -1,1 +1,1 @@
-"""Registration, sign-in, and the tokens that prove it."""
+"""Passwords, access tokens and the keys that sign them."""

@@ -7,19 +7,26 @@ import asyncpg
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from service.auth.tokens import find_verified, verify_access_token
+from service.auth.tokens import INVALID_ACCESS_TOKEN, find_verified, verify_access_token
 from service.context import USER
 from service.db.coalescing import Coalesced
-from service.http.problems import Problem, not_signed_in
+from service.http.descriptions import describe_access
+from service.http.problems import ACCOUNT_NOT_FOUND, CHALLENGE, MISCONFIGURED, Problem, ProblemType
 
 SIGNED_IN: web.AppKey["Coalesced[uuid.UUID, asyncpg.Record]"] = web.AppKey("signed_in")
 
+NOT_SIGNED_IN = ProblemType(401, "not_signed_in", "Sign in and send the access token.", CHALLENGE)
+FORBIDDEN = ProblemType(403, "forbidden", "Your role does not allow this.")
+_TOKEN_PROBLEMS = (NOT_SIGNED_IN, INVALID_ACCESS_TOKEN, MISCONFIGURED)
 
+
+@describe_access("No sign-in needed.")
 def anyone(app: web.Application, handler: Handler) -> Handler:
     """Access for all: the route asks for no token."""
     return handler
 
 
+@describe_access("For any signed-in user.", *_TOKEN_PROBLEMS)
 def signed_in(app: web.Application, handler: Handler) -> Handler:
     """Access for the bearer of a token whose session is alive.
 
@@ -31,23 +38,25 @@ def signed_in(app: web.Application, handler: Handler) -> Handler:
     async def guarded(request: web.Request) -> web.StreamResponse:
         scheme, _, token = request.headers.get("Authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not token:
-            raise not_signed_in()
+            raise Problem(NOT_SIGNED_IN)
         token = token.strip()
         bearer = find_verified(app, token) or await verify_access_token(app, token)
         user = await sessions.find(bearer.session_id)
         if user is None or user["id"] != bearer.user_id:
-            raise not_signed_in("The session has ended; sign in again.", "invalid_token")
+            raise Problem(INVALID_ACCESS_TOKEN, "The session has ended. Sign in again.")
         request[USER] = user
         return await handler(request)
 
     return guarded
 
 
+@describe_access("For administrators and support.", *_TOKEN_PROBLEMS, FORBIDDEN)
 def support(app: web.Application, handler: Handler) -> Handler:
     """Access for those who help users: support may read, and so may administrators."""
     return signed_in(app, _only_for(handler, "support", "admin"))
 
 
+@describe_access("For administrators.", *_TOKEN_PROBLEMS, FORBIDDEN)
 def admin(app: web.Application, handler: Handler) -> Handler:
     """Access for administrators."""
     return signed_in(app, _only_for(handler, "admin"))
@@ -59,9 +68,9 @@ def _only_for(handler: Handler, *roles: str) -> Handler:
         role = request[USER]["role"]
         if role == "user" and "user_id" in request.match_info:
             # Whoever may read nobody's account is not told whose are there.
-            raise Problem(404, "not_found", "There is no such account.")
+            raise Problem(ACCOUNT_NOT_FOUND)
         if role not in roles:
-            raise Problem(403, "forbidden", "Your role does not allow this.")
+            raise Problem(FORBIDDEN)
         return await handler(request)
 
     return guarded

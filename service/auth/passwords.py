@@ -14,12 +14,17 @@ from aiohttp import web
 
 from service.auth.blocklist import is_blocked
 from service.context import SETTINGS
-from service.http.problems import FieldError, Problem, invalid_fields, unavailable
+from service.http.problems import RETRY_SOON, FieldError, Problem, ProblemType, invalid_fields
 
 if TYPE_CHECKING:
     import argon2
 
 HASHER: web.AppKey["Hasher"] = web.AppKey("hasher")
+
+WRONG_PASSWORD = ProblemType(403, "wrong_password", "The current password is wrong.")
+TOO_MANY_SIGN_INS = ProblemType(
+    503, "too_many_sign_ins", "Too many sign-ins are in progress. Try again shortly.", RETRY_SOON
+)
 
 T = TypeVar("T")
 
@@ -74,18 +79,18 @@ def _argon2id(memory_kib: int, iterations: int) -> "argon2.PasswordHasher":
 def require_acceptable(
     app: web.Application, password: str, pointer: str, personal: Iterable[str] = ()
 ) -> None:
-    """Raise Problem 422 where the password may not be chosen (NIST SP 800-63B-4 §3.1.1.2).
+    """Raise Problem 422 if the password may not be chosen (NIST SP 800-63B-4 §3.1.1.2).
 
-    Too short, common or breached, or little more than what is ``personal``: the account's own
-    address and name.
+    Too short, common or breached, or mostly made of what is ``personal``: the account's own email
+    and name.
     """
     minimum = app[SETTINGS].password_min_length
     if len(_normalize(password)) < minimum:
         raise invalid_fields(FieldError(pointer, f"Must be at least {minimum} characters long."))
     if is_blocked(password):
-        raise invalid_fields(FieldError(pointer, "Is among the most common passwords."))
+        raise invalid_fields(FieldError(pointer, "This is one of the most common passwords."))
     if _resembles(password, personal):
-        detail = "Must not be made of the account's own address or name."
+        detail = "Must not be made of your own email or name."
         raise invalid_fields(FieldError(pointer, detail))
 
 
@@ -100,7 +105,7 @@ def _resembles(password: str, personal: Iterable[str]) -> bool:
 
 
 async def hash_password(app: web.Application, password: str) -> str:
-    """The encoded argon2id hash. Raises Problem 503 where too many are waiting already."""
+    """The encoded argon2id hash. Raises Problem 503 if too many are waiting already."""
     argon2id = app[HASHER].argon2id
     return await _on_executor(app, lambda: argon2id.hash(_normalize(password)))
 
@@ -121,9 +126,9 @@ async def verify_password(app: web.Application, password_hash: str | None, passw
 
 
 async def require_own(app: web.Application, password_hash: str | None, password: str) -> None:
-    """Raise Problem 403 where this is not the account's password, asked for once more."""
+    """Raise Problem 403 if this is not the account's password, asked for once more."""
     if not await verify_password(app, password_hash, password):
-        raise Problem(403, "wrong_password", "The current password is wrong.")
+        raise Problem(WRONG_PASSWORD)
 
 
 async def rehash_password(app: web.Application, password_hash: str, password: str) -> str | None:
@@ -171,7 +176,7 @@ def _normalize(password: str) -> str:
 async def _on_executor(app: web.Application, work: Callable[[], T]) -> T:
     hasher = app[HASHER]
     if hasher.queued >= hasher.queue_limit:
-        raise unavailable("too_many_sign_ins", "Too many sign-ins at once; try again.")
+        raise Problem(TOO_MANY_SIGN_INS)
     hasher.queued += 1
     asked = time.perf_counter()
 

@@ -1,7 +1,8 @@
-"""What registration and sign-in take, and what is told of signing keys."""
+"""Tokens and keys as JSON."""
 
 from marshmallow import fields
 
+from service.http.descriptions import Shape, array_of, object_of
 from service.http.fields import Timestamp
 from service.http.row_schema import RowSchema
 
@@ -18,3 +19,46 @@ class SigningKeySchema(RowSchema):
 
 
 SIGNING_KEY = SigningKeySchema()
+
+_TEXT = {"type": "string"}
+TOKEN_MEMBERS = {
+    "access_token": {**_TEXT, "description": "A JWT to send as a bearer token."},
+    "token_type": {"const": "bearer"},
+    "expires_in": {
+        "type": "integer",
+        "minimum": 1,
+        "description": "Lifetime of the access token in seconds.",
+    },
+    "refresh_token": {**_TEXT, "description": "Works once, for a new pair of tokens."},
+}
+TOKENS = Shape("Tokens", object_of(**TOKEN_MEMBERS))
+TOKENS_EXAMPLE = {
+    "access_token": "eyJhbGciOiJFUzI1NiIsInR5cCI6ImF0K2p3dCJ9.eyJzdWIiOiLigKYifQ.c2ln",
+    "token_type": "bearer",
+    "expires_in": 900,
+    "refresh_token": "q7RkV2xW9yB4nM1cP8tL5zH3jF6dS0aG_uE-iO2wKXo",
+}
+
+_JWK = object_of(
+    kty={"const": "EC"},
+    crv={"const": "P-256"},
+    x=_TEXT,
+    y=_TEXT,
+    kid=_TEXT,
+    use={"const": "sig"},
+    alg={"const": "ES256"},
+)
+JWKS = Shape("Jwks", object_of(keys=array_of(_JWK)))
+JWKS_EXAMPLE = {
+    "keys": [
+        {
+            "kty": "EC",
+            "crv": "P-256",
+            "x": "f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU",
+            "y": "x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0",
+            "kid": "NzbLsXh8uDCcd-6MNwXF4W_7noWXFZAfHkxZsRGC9Xs",
+            "use": "sig",
+            "alg": "ES256",
+        }
+    ]
+}

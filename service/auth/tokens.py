@@ -25,12 +25,19 @@ from service.auth.signing_keys import (
     verifying_keys,
 )
 from service.context import SETTINGS
-from service.http.problems import not_signed_in
+from service.http.problems import Problem, ProblemType
 
 if TYPE_CHECKING:
     from joserfc import jwt
     from joserfc.jwk import ECKey
     from joserfc.jws import JWSRegistry
+
+INVALID_ACCESS_TOKEN = ProblemType(
+    401,
+    "invalid_token",
+    "This access token is invalid or has expired.",
+    {"WWW-Authenticate": 'Bearer error="invalid_token"'},
+)
 
 TOKEN_TYPE = "at+jwt"  # noqa: S105
 # Ours are about 550 characters long; nothing longer is parsed.
@@ -132,7 +139,7 @@ async def _verify(app: web.Application, token: str) -> tuple[float, Bearer]:
 
     keys = await verifying_keys(app)
     settings = app[SETTINGS]
-    refused = not_signed_in("The access token is not valid, or no longer.", "invalid_token")
+    refused = Problem(INVALID_ACCESS_TOKEN)
     if len(token) > TOKEN_MAX_LENGTH:
         raise refused
     claims_are = jwt.JWTClaimsRegistry(

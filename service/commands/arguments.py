@@ -9,10 +9,10 @@ import asyncpg
 from marshmallow import Schema, ValidationError, fields
 
 from service.accounts import queries as accounts
-from service.admin.changes import no_such_account
 from service.db.connection import Connection
 from service.exceptions import ArgumentError
 from service.http.fields import UUID_PATTERN, EmailAddress, fold_email
+from service.http.problems import ACCOUNT_NOT_FOUND, Problem
 
 _UUID = re.compile(UUID_PATTERN)
 
@@ -54,5 +54,5 @@ async def get_account(conn: Connection, account: str) -> asyncpg.Record:
     else:
         user = await accounts.find_account_by_email(conn, account)
     if user is None:
-        raise no_such_account()
+        raise Problem(ACCOUNT_NOT_FOUND)
     return user

@@ -6,7 +6,7 @@ import ssl
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import asyncpg
 from aiohttp import web
@@ -35,33 +35,74 @@ LOST = (
 )
 
 
-def explain(error: Exception) -> tuple[str, bool]:
-    """Why a connection failed, in our own words, and whether waiting cannot mend it."""
-    known: tuple[tuple[type[Exception], Literal[True, False], str], ...] = (
-        (asyncpg.InvalidAuthorizationSpecificationError, True, "user or password refused"),
-        (asyncpg.InvalidCatalogNameError, True, "there is no such database"),
-        (asyncpg.CannotConnectNowError, False, "the server is starting up or shutting down"),
-        (asyncpg.TooManyConnectionsError, False, "the server has no connection left"),
-        (ssl.SSLCertVerificationError, True, "the server's TLS certificate is not trusted"),
-        (ssl.SSLError, True, "the TLS handshake failed"),
-        (socket.gaierror, False, "the host name cannot be resolved"),
-        (ConnectionRefusedError, False, "connection refused"),
-        (TimeoutError, False, "no answer"),
-        (
-            asyncpg.TargetServerAttributeNotMatched,
-            False,
-            "no server is as target_session_attrs asks",
+class Failure(NamedTuple):
+    """Why a connection failed: a name for the cause, the reason in words, whether to give up."""
+
+    cause: str
+    reason: str
+    hopeless: bool
+
+
+# The first that fits: what is more specific comes first.
+_FAILURES: tuple[tuple[type[Exception], Failure], ...] = (
+    (
+        asyncpg.InvalidPasswordError,
+        Failure("password", "user or password refused", hopeless=True),
+    ),
+    (
+        asyncpg.InvalidAuthorizationSpecificationError,
+        Failure("not let in", "user or password refused", hopeless=True),
+    ),
+    (
+        asyncpg.InvalidCatalogNameError,
+        Failure("no database", "there is no such database", hopeless=True),
+    ),
+    (
+        asyncpg.CannotConnectNowError,
+        Failure("starting", "the server is starting up or shutting down", hopeless=False),
+    ),
+    (
+        asyncpg.TooManyConnectionsError,
+        Failure("full", "the server has no connection left", hopeless=False),
+    ),
+    (
+        ssl.SSLCertVerificationError,
+        Failure("certificate", "the server's TLS certificate is not trusted", hopeless=True),
+    ),
+    (ssl.SSLError, Failure("handshake", "the TLS handshake failed", hopeless=True)),
+    (socket.gaierror, Failure("host name", "the host name cannot be resolved", hopeless=False)),
+    (ConnectionRefusedError, Failure("refused", "connection refused", hopeless=False)),
+    (TimeoutError, Failure("silence", "no answer", hopeless=False)),
+    (
+        FileNotFoundError,
+        Failure(
+            "file",
+            "a file is missing: a certificate, a key, or the server's socket",
+            hopeless=False,
         ),
-        (asyncpg.ClientConfigurationError, True, "the connection options contradict each other"),
-    )
-    for kind, hopeless, reason in known:
+    ),
+    (
+        asyncpg.TargetServerAttributeNotMatched,
+        Failure("target", "no server matches target_session_attrs", hopeless=False),
+    ),
+    (
+        asyncpg.ClientConfigurationError,
+        Failure("options", "the connection options contradict each other", hopeless=True),
+    ),
+)
+
+
+def explain(error: Exception) -> Failure:
+    """Why a connection failed."""
+    for kind, failure in _FAILURES:
         if isinstance(error, kind):
-            return reason, hopeless
+            return failure
     if "rejected SSL upgrade" in str(error):
-        return "the server does not offer TLS, which sslmode asks for", True
+        reason = "the server does not offer TLS, which sslmode requires"
+        return Failure("no TLS", reason, hopeless=True)
     if isinstance(error, asyncpg.PostgresError):
-        return f"the server answered: {error.message}", True
-    return f"connection failed ({type(error).__name__})", False
+        return Failure("other", f"the server answered: {error.message}", hopeless=True)
+    return Failure("other", f"connection failed ({type(error).__name__})", hopeless=False)
 
 
 # Called after each use of a connection: what for, seconds waited for it, seconds it was held.

@@ -22,7 +22,7 @@ def start_errors(settings: Settings) -> Iterator[Database]:
     try:
         yield database
     except (*LOST, asyncpg.PostgresError) as error:
-        raise _cannot_connect(database, explain(error)[0]) from error
+        raise _cannot_connect(database, explain(error).reason) from error
 
 
 async def prepare(settings: Settings) -> None:
@@ -56,7 +56,7 @@ async def _wait_for_database(
                 **database.asyncpg_arguments(), timeout=max(1, min(5, deadline - loop.time()))
             )
         except (*LOST, asyncpg.PostgresError) as error:
-            reason, hopeless = explain(error)
+            _, reason, hopeless = explain(error)
         if hopeless or loop.time() >= deadline:
             tried = "" if hopeless else f" (tried for {timeout_s:g} s, DB_CONNECT_TIMEOUT_S)"
             raise _cannot_connect(database, reason + tried)

@@ -1,1 +1,1 @@
-"""The page at /docs: the description of the API, to read and to try."""
+"""The documentation page at /docs: read the API's description and try it."""

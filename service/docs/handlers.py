@@ -10,6 +10,8 @@ from pathlib import Path
 
 from aiohttp import hdrs, web
 
+from service.http.descriptions import describe_file
+
 # Scripts and styles from here alone, none inline. Swagger UI's stylesheet has its pictures in
 # itself, as data: URLs. No form is ever sent: page.js reads it.
 PAGE_POLICY = (
@@ -19,30 +21,35 @@ PAGE_POLICY = (
 _HERE = Path(__file__).parent
 
 
+@describe_file("A page.", "text/html")
 async def page(request: web.Request) -> web.Response:
-    """The page on which the API is read and tried."""
+    """Show the documentation of this API."""
     response = _answer(request, "page.html", "text/html")
     response.headers["Content-Security-Policy"] = PAGE_POLICY
     return response
 
 
+@describe_file("A script.", "text/javascript")
 async def page_script(request: web.Request) -> web.Response:
-    """The page's own script: it signs in, and gives the token to Swagger UI."""
+    """Return the script of the documentation page."""
     return _answer(request, "page.js", "text/javascript")
 
 
+@describe_file("A stylesheet.", "text/css")
 async def page_style(request: web.Request) -> web.Response:
-    """The page's own stylesheet."""
+    """Return the stylesheet of the documentation page."""
     return _answer(request, "page.css", "text/css")
 
 
+@describe_file("A script.", "text/javascript")
 async def swagger_ui_script(request: web.Request) -> web.Response:
-    """Swagger UI, as it is published."""
+    """Return the script of Swagger UI, as published."""
     return _answer(request, "swagger_ui/swagger-ui-bundle.js.gz", "text/javascript")
 
 
+@describe_file("A stylesheet.", "text/css")
 async def swagger_ui_style(request: web.Request) -> web.Response:
-    """Swagger UI's stylesheet, as it is published."""
+    """Return the stylesheet of Swagger UI, as published."""
     return _answer(request, "swagger_ui/swagger-ui.css.gz", "text/css")
 
 

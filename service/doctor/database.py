@@ -1,13 +1,11 @@
-"""PostgreSQL, from reaching it to what is in it."""
+"""PostgreSQL: what it is, and what is in it."""
 
 import asyncio
 import contextlib
-import os
 import socket
-import ssl
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
 import asyncpg
 
@@ -15,12 +13,17 @@ from service.auth import queries
 from service.auth.signing_keys import LEEWAY_S, check_secret_key, verifies_s
 from service.db import migrations
 from service.db.connection import LOST, explain
+from service.doctor.connecting import (
+    Connection,
+    Variables,
+    check_tls,
+    name_variables,
+    unreachable,
+)
 from service.doctor.findings import Finding, fail, ok, warn, within
-from service.doctor.machine import is_local
-from service.settings import Database, Settings, SettingsError
+from service.settings import Settings, SettingsError
 
-Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
-Check: TypeAlias = Callable[[Connection, Settings, "Variables"], Awaitable[list[Finding]]]
+Check: TypeAlias = Callable[[Connection, Settings, Variables], Awaitable[list[Finding]]]
 
 CONNECT_S = 5
 CHECK_S = 5
@@ -31,22 +34,11 @@ SKEW_WARN_S = 2
 ASIDE = 1
 
 
-class Variables(NamedTuple):
-    """Where the operator has set each part of the database, for a mend to name it."""
-
-    host: str
-    name: str
-    password: str
-    sslmode: str
-    sslrootcert: str
-    target: str
-
-
 async def check_database(settings: Settings, environ: Mapping[str, str]) -> list[Finding]:
     """Connect, and where that works look at the rest, each under a deadline of its own."""
     database = settings.database
     assert database is not None  # noqa: S101
-    variables = _name_variables(environ, database)
+    variables = name_variables(environ, database)
     try:
         for host, port in database.hosts:
             if not host.startswith("/"):
@@ -58,7 +50,7 @@ async def check_database(settings: Settings, environ: Mapping[str, str]) -> list
             statement_cache_size=0,
         )
     except (*LOST, asyncpg.PostgresError) as error:
-        return [_unreachable(error, database, variables)]
+        return [unreachable(error, database, variables)]
     findings = []
     try:
         for check in _CHECKS:
@@ -69,22 +61,6 @@ async def check_database(settings: Settings, environ: Mapping[str, str]) -> list
     return findings
 
 
-def _name_variables(environ: Mapping[str, str], database: Database) -> Variables:
-    url = "DATABASE_URL" if environ.get("DATABASE_URL") else ""
-
-    def option(variable: str, name: str) -> str:
-        return f"{name} in {url}" if url and not environ.get(variable) else variable
-
-    return Variables(
-        host=url or "DB_HOST and DB_PORT",
-        name=url or "DB_NAME",
-        password=f"the password in {database.password_file or url or 'DB_PASS'}",
-        sslmode=option("DB_SSLMODE", "sslmode"),
-        sslrootcert=option("DB_SSLROOTCERT", "sslrootcert"),
-        target=option("DB_TARGET_SESSION_ATTRS", "target_session_attrs"),
-    )
-
-
 async def _check(
     check: Check, conn: Connection, settings: Settings, variables: Variables
 ) -> list[Finding]:
@@ -92,63 +68,9 @@ async def _check(
         async with asyncio.timeout(CHECK_S):
             return await check(conn, settings, variables)
     except (*LOST, asyncpg.PostgresError) as error:
-        name = check.__name__.removeprefix("_check_")
-        detail = f"could not be looked at: {explain(error)[0]}"
+        name = check.__name__.removeprefix("_").removeprefix("check_")
+        detail = f"could not be looked at: {explain(error).reason}"
         return [fail(name, detail, "Look into PostgreSQL's log.")]
-
-
-def _unreachable(error: Exception, database: Database, variables: Variables) -> Finding:
-    reason, _ = explain(error)
-    mend = "Look into PostgreSQL's log."
-    match error:
-        case asyncpg.InvalidPasswordError():
-            mend = (
-                f"Set {variables.password} to this user's; in psql, \\password {database.user}"
-                " gives it a new one."
-            )
-        case asyncpg.InvalidAuthorizationSpecificationError():
-            reason = error.message or reason
-            mend = "Let it in: a line in pg_hba.conf, and a role that may log in."
-        case asyncpg.InvalidCatalogNameError():
-            mend = (
-                f"Create it: createdb --owner {database.user} {database.name}; or mend the name in"
-                f" {variables.name}."
-            )
-        case asyncpg.TooManyConnectionsError():
-            mend = "Raise max_connections, or lower the pools of those who hold them."
-        case asyncpg.CannotConnectNowError():
-            mend = "Wait, or look into PostgreSQL's log."
-        case asyncpg.TargetServerAttributeNotMatched():
-            reason = "none of the servers is what is asked for"
-            mend = f"Name the primary's host too, or mend {variables.target}."
-        case asyncpg.ClientConfigurationError():
-            mend = f"Mend {variables.sslmode}, {variables.sslrootcert} and the other options."
-        case FileNotFoundError():
-            reason = "a file is not there: a certificate, a key, or the server's socket"
-            mend = f"Mend {variables.sslrootcert}, the other options, or {variables.host}."
-        case ssl.SSLCertVerificationError():
-            mend = (
-                f"Name the file with its authority's certificate in {variables.sslrootcert}, and"
-                " the host as the certificate does."
-            )
-        case ssl.SSLError():
-            mend = "Look at the TLS versions and the certificate of the server."
-        case socket.gaierror():
-            mend = f"Mend the host in {variables.host}."
-        case ConnectionRefusedError():
-            mend = (
-                "Start PostgreSQL there, have it listen on that address (listen_addresses), or mend"
-                f" {variables.host}."
-            )
-        case TimeoutError():
-            mend = f"Let the firewall pass it, or mend {variables.host}."
-        case _ if "rejected SSL upgrade" in str(error):
-            mend = (
-                "Turn TLS on there (ssl = on, and a certificate); or, on a network that you trust,"
-                f" set {variables.sslmode} to disable."
-            )
-    where = f"{database.address}, database {database.name}, user {database.user}"
-    return fail("database", f"{where}: {reason}", mend)
 
 
 async def _check_database(
@@ -187,37 +109,6 @@ async def _check_database(
         mend = f"Name all hosts in {variables.host}, and set {variables.target} to read-write."
         findings.append(fail("database", "it is a standby, which takes no writes", mend))
     return findings
-
-
-async def _check_tls(conn: Connection, settings: Settings, variables: Variables) -> list[Finding]:
-    """Whether the connection is encrypted, and the server known to be the one that is meant."""
-    database = settings.database
-    assert database is not None  # noqa: S101
-    mode = dict(database.options).get("sslmode") or os.environ.get("PGSSLMODE") or "prefer"
-    if settings.db_pgbouncer:
-        # PostgreSQL knows of PgBouncer's connection to it alone.
-        return [ok("tls", f"sslmode={mode} to PgBouncer, which cannot be asked for more")]
-    row = await conn.fetchrow(
-        "select version, cipher from pg_stat_ssl where pid = pg_backend_pid() and ssl"
-    )
-    how = f"{row['version']}, {row['cipher']}" if row else ""
-    if all(is_local(host) for host, _ in database.hosts):
-        return [ok("tls", f"{how or 'not used'}; the server is on this machine")]
-    return [judge_tls(how, mode, variables)]
-
-
-def judge_tls(how: str, mode: str, variables: Variables) -> Finding:
-    """What the connection to another machine is worth; ``how`` is empty where TLS is not used."""
-    mend = f"Set {variables.sslmode} to verify-full, {variables.sslrootcert} to its authority's."
-    if not how:
-        return warn("tls", "not used: accounts go over the network in the clear", mend)
-    if mode == "verify-full":
-        return ok("tls", f"{how}; the server's certificate and name are checked (verify-full)")
-    if mode == "verify-ca":
-        detail = f"{how}; with sslmode=verify-ca any server of this authority's is taken for it"
-        return warn("tls", detail, mend)
-    detail = f"{how}; with sslmode={mode} whoever stands between can pose as the server"
-    return warn("tls", detail, mend)
 
 
 async def _check_collation(
@@ -445,7 +336,7 @@ async def _check_keys(conn: Connection, settings: Settings, variables: Variables
 _CHECKS: tuple[Check, ...] = (
     _check_database,
     _check_collation,
-    _check_tls,
+    check_tls,
     _check_migrations,
     _check_privileges,
     _check_pool,

@@ -1,1 +1,1 @@
-"""health."""
+"""Probes: whether the process is alive, and whether it can serve."""

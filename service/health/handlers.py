@@ -14,6 +14,8 @@ from service import __version__
 from service.context import LIFECYCLE, SETTINGS
 from service.db import migrations
 from service.db.connection import LOST, POOL, WRITES
+from service.health.descriptions import ALIVE, CONTENT_TYPE, HEALTH_SHAPE, describe_probe
+from service.http.descriptions import Success, describe
 from service.http.responses import JsonResponse
 
 DEADLINE_S = 0.5
@@ -44,19 +46,34 @@ async def health_context(app: web.Application) -> AsyncIterator[None]:
             (await task).terminate()
 
 
+@describe(
+    {200: Success("Alive.", HEALTH_SHAPE, example=ALIVE, content_type=CONTENT_TYPE)},
+    database=False,
+)
 async def live(request: web.Request) -> web.Response:
-    """The process answers. No I/O: a database that is down is no reason to restart it."""
+    """Check whether the process is alive.
+
+    Does no I/O: an unreachable database is no reason to restart the process.
+    """
     return _render(200, {"status": "pass", "version": __version__})
 
 
+@describe_probe("Requests can be served.")
 async def ready(request: web.Request) -> web.Response:
-    """Requests can be served: database reached, migrations at head, not told to stop."""
+    """Check whether the process can serve requests.
+
+    It can if the database is reachable, all migrations are applied and no stop is under way.
+    """
     body = await _check(request.app)
     return _render(503 if body["status"] == "fail" else 200, body)
 
 
+@describe_probe("The process has been ready.")
 async def startup(request: web.Request) -> web.Response:
-    """Has been ready once since it started; stays 200 from then on."""
+    """Check whether the process has been ready since it started.
+
+    Once it has, this stays 200.
+    """
     if not request.app[HEALTH].started:
         return await ready(request)
     return _render(200, {"status": "pass", "version": __version__})
@@ -64,9 +81,8 @@ async def startup(request: web.Request) -> web.Response:
 
 def _render(status: int, body: dict[str, object]) -> web.Response:
     headers = {"Retry-After": "1"} if status == 503 else {}
-    content_type = "application/health+json"
     return JsonResponse(
-        orjson.dumps(body), status=status, content_type=content_type, headers=headers
+        orjson.dumps(body), status=status, content_type=CONTENT_TYPE, headers=headers
     )
 
 

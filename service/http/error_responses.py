@@ -11,28 +11,35 @@ from aiohttp.http_exceptions import LineTooLong
 from service.context import LOG_CONTEXT, REQUEST_CONTEXT
 from service.exceptions import DatabaseUnavailable
 from service.http.headers import ON_EVERY_RESPONSE, SERVER
-from service.http.problems import Problem, log, unavailable
+from service.http.problems import (
+    CONTENT_TOO_LARGE,
+    DATABASE_UNAVAILABLE,
+    INTERNAL_ERROR,
+    INVALID_VALUE,
+    MALFORMED_REQUEST,
+    METHOD_NOT_ALLOWED,
+    MISCONFIGURED,
+    PATH_NOT_FOUND,
+    TIMEOUT,
+    Problem,
+    ProblemType,
+    log,
+)
 from service.http.responses import JsonResponse
 from service.settings import SettingsError
 
-# The framework's own answers in our words; any other of its kind is a "request_refused".
-_FRAMEWORK = {
-    404: ("not_found", "There is nothing at this path."),
-    405: (
-        "method_not_allowed",
-        "This path does not take this method; the Allow header lists those it takes.",
-    ),
-    413: ("content_too_large", "The body is larger than this service takes."),
-}
+# The framework's own errors in our words; any other of its kind is a "request_refused".
+_FRAMEWORK = {kind.status: kind for kind in (PATH_NOT_FOUND, METHOD_NOT_ALLOWED, CONTENT_TOO_LARGE)}
 # RFC 9110's names, which Python 3.13 has and older ones have not.
 _PHRASES = {413: "Content Too Large", 422: "Unprocessable Content"}
 
 
 def _from_framework(error: web.HTTPException) -> Problem:
-    """The framework's own answer (404, 405, 413, …) as a problem, without its text."""
-    code, detail = _FRAMEWORK.get(error.status, ("request_refused", phrase(error.status)))
+    """The framework's own error (404, 405, 413, …) as a problem, without its text."""
+    unnamed = ProblemType(error.status, "request_refused", phrase(error.status))
     kept = {name: error.headers[name] for name in ("Allow",) if name in error.headers}
-    return Problem(error.status, code, detail, headers=kept, close=error.status == 413)
+    kind = _FRAMEWORK.get(error.status, unnamed)
+    return Problem(kind, headers=kept, close=error.status == 413)
 
 
 def phrase(status: int) -> str:
@@ -77,26 +84,22 @@ def malformed_response(
     LOG_CONTEXT.set({**LOG_CONTEXT.get(), "request_id": request_id})
     if status >= 500:
         log.error("unexpected error", exc_info=exc)
-        problem = _internal_error()
+        problem = Problem(INTERNAL_ERROR)
     else:
         log.info(
             "malformed request",
             extra={"cause": type(exc).__name__, "client": request.remote},
         )
-        detail = "This is not HTTP/1.1."
+        detail = None
         if isinstance(exc, LineTooLong):
             detail = f"The path with its query, or a header, is longer than {exc.args[1]} bytes."
-        problem = Problem(status, "malformed_request", detail)
+        problem = Problem(MALFORMED_REQUEST._replace(status=status), detail)
     response = render(problem, request_id)
     response.headers["X-Request-ID"] = request_id
     response.headers["Server"] = SERVER
     response.headers.update(ON_EVERY_RESPONSE)
     response.force_close()
     return response
-
-
-def _internal_error() -> Problem:
-    return Problem(500, "internal_error", "Something went wrong here; it has been logged.")
 
 
 def error_response(error: Exception) -> web.Response:
@@ -125,17 +128,17 @@ def _problem_of(error: Exception) -> Problem:
         case DatabaseUnavailable():
             cause = type(error.__cause__).__name__
             log.warning("unavailable", extra={"code": "database_unavailable", "cause": cause})
-            return unavailable("database_unavailable", "The database cannot answer now; try again.")
+            return Problem(DATABASE_UNAVAILABLE)
         case TimeoutError():
             log.warning("unavailable", extra={"code": "timeout", "cause": "TimeoutError"})
-            return unavailable("timeout", "This took too long; try again.")
+            return Problem(TIMEOUT)
         case asyncpg.DataError():
             # Schemas refuse what PostgreSQL would; what slips past is still the client's value.
             log.warning("value refused by the database", extra={"sqlstate": error.sqlstate})
-            return Problem(422, "invalid_value", "A value is outside of what can be stored.")
+            return Problem(INVALID_VALUE)
         case SettingsError():
             log.warning("cannot serve", extra={"reason": str(error)})
-            return unavailable("misconfigured", "The service is not set up yet; try again.")
+            return Problem(MISCONFIGURED)
         case _:
             log.error("unexpected error", exc_info=error)
-            return _internal_error()
+            return Problem(INTERNAL_ERROR)

@@ -97,7 +97,7 @@ class DisplayName(Text):
 
 
 class UuidText(fields.UUID):
-    """A UUID as it is written (RFC 9562 §4); Python's also takes braces, underscores and 0x."""
+    """A UUID as written (RFC 9562 §4); Python's also takes braces, underscores and 0x."""
 
     def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> uuid.UUID:
         if not isinstance(value, str) or not _UUID.fullmatch(value):
@@ -106,7 +106,7 @@ class UuidText(fields.UUID):
 
 
 class EmailAddress(fields.String):
-    """An address that could receive mail, internationalised ones included (RFC 6531).
+    """An email that could receive mail, internationalised ones included (RFC 6531).
 
     Loads as email-validator normalises it: NFC, the domain in lower case and as Unicode. Nothing is
     looked up. ``.test`` (RFC 6761) is accepted, so that an integration's own tests can use it.
@@ -126,14 +126,14 @@ class EmailAddress(fields.String):
                 value, check_deliverability=False, test_environment=True, strict=True
             )
         except (EmailNotValidError, UnicodeError):
-            raise ValidationError("Not a valid e-mail address.") from None
+            raise ValidationError("Not a valid email.") from None
         return checked.normalized
 
 
 def fold_email(email: str) -> str:
-    """The form in which two addresses are the same account's: Unicode's caseless match.
+    """The form in which two emails are the same account's: Unicode's caseless match.
 
-    A dotless ı does not fold to i, so it names another account. Mail goes to the stored address,
+    A dotless ı does not fold to i, so it names another account. Mail goes to the stored email,
     never to the one that was typed.
     """
     return unicodedata.normalize("NFC", email.casefold())

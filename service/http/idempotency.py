@@ -19,7 +19,13 @@ from service.context import SETTINGS, USER
 from service.db.connection import Connection
 from service.db.transactions import read, write
 from service.http.client_ip import client_ip, client_network
-from service.http.problems import Problem
+from service.http.problems import (
+    IDEMPOTENCY_KEY_IN_USE,
+    IDEMPOTENCY_KEY_REUSED,
+    IDEMPOTENT_ANSWER_LOST,
+    INVALID_IDEMPOTENCY_KEY,
+    Problem,
+)
 from service.sealing import SealError, seal, unseal
 from service.telemetry.metrics import count
 
@@ -48,8 +54,7 @@ async def write_once(
     if key is None:
         return await write(request.app, work, *args, **kwargs)
     if not _KEY.fullmatch(key):
-        detail = "An Idempotency-Key is 1 to 255 visible ASCII characters."
-        raise Problem(400, "invalid_idempotency_key", detail)
+        raise Problem(INVALID_IDEMPOTENCY_KEY)
     caller = _caller(request)
     fingerprint = await _fingerprint(request)
 
@@ -57,13 +62,11 @@ async def write_once(
     async def once(conn: Connection) -> web.Response:
         lock = int.from_bytes(hashlib.sha256(caller + key.encode()).digest()[:8], signed=True)
         if not await conn.fetchval("select pg_try_advisory_xact_lock($1)", lock):
-            detail = "A request with this Idempotency-Key is under way."
-            raise Problem(409, "idempotency_key_in_use", detail, headers={"Retry-After": "1"})
+            raise Problem(IDEMPOTENCY_KEY_IN_USE)
         found = await _find(conn, caller, key)
         if found:
             if found["fingerprint"] != fingerprint:
-                detail = "This Idempotency-Key was used for another request."
-                raise Problem(422, "idempotency_key_reused", detail)
+                raise Problem(IDEMPOTENCY_KEY_REUSED)
             return _replay(request, key, found["answer"])
         response = await work(conn, *args, **kwargs)
         await conn.execute(
@@ -104,8 +107,7 @@ def _replay(request: web.Request, key: str, sealed: bytes) -> web.Response:
         place = _place(_caller(request), key)
         stored = unseal(request.app[SETTINGS].secret_key, _PURPOSE, place, sealed)
     except SealError:
-        detail = "This was done, and its answer can no longer be read: look before asking again."
-        raise Problem(422, "idempotent_answer_lost", detail) from None
+        raise Problem(IDEMPOTENT_ANSWER_LOST) from None
     count(request.app, "idempotent_replays")
     return _read_response(stored)
 

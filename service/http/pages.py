@@ -14,16 +14,17 @@ from marshmallow import Schema
 
 from service.context import SETTINGS
 from service.db.listing import Keyset
+from service.http.descriptions import Shape, array_of, object_of
 from service.http.fields import Digits, Text
-from service.http.problems import Problem
+from service.http.problems import CURSOR_MISMATCH, INVALID_CURSOR, Problem
 from service.http.requests import json_response
 from service.json_codec import encode
 from service.sealing import derive_key
 
 LIMIT_DEFAULT = 50
 LIMIT_MAX = 200
-FROM_TIME = {"description": "From this time on, itself included."}
-BEFORE_TIME = {"description": "Before this time."}
+FROM_TIME = {"description": "From this time on, inclusive."}
+BEFORE_TIME = {"description": "Before this time, exclusive."}
 _MAC_BYTES = 16
 # What may differ from one page of a list to its next.
 _FREE = {"cursor", "limit", "count"}
@@ -36,11 +37,35 @@ class PageSchema(Schema):
     cursor = Text(
         1,
         4000,
-        metadata={"description": "`next_cursor` of the page before, which had the same filters."},
+        metadata={"description": "`next_cursor` of the previous page, with the same filters."},
     )
 
 
 PAGE = PageSchema()
+
+
+def page_of(schema: Schema, *, counted: bool = False) -> Shape:
+    """The shape of a page of what ``schema`` dumps."""
+    page = object_of(
+        items={**array_of(schema), "maxItems": LIMIT_MAX},
+        next_cursor={
+            "type": ["string", "null"],
+            "description": "Send as `cursor`, with the same filters.",
+        },
+        has_more={"type": "boolean"},
+    )
+    if counted:
+        page["properties"]["count"] = {
+            "type": "integer",
+            "minimum": 0,
+            "description": "Only if `count` was requested.",
+        }
+    return Shape(f"{type(schema).__name__.removesuffix('Schema')}Page", page)
+
+
+def page_example(item: object, **members: object) -> dict[str, object]:
+    """A page of one item."""
+    return {"items": [item], "next_cursor": None, "has_more": False, **members}
 
 
 def read_cursor(
@@ -83,11 +108,10 @@ def open_cursor(
         sealed = b""
     mac, payload = sealed[:_MAC_BYTES], sealed[_MAC_BYTES:]
     if not hmac.compare_digest(mac, _mac(secret_key, payload)):
-        raise Problem(400, "invalid_cursor", "Expected a cursor as an earlier page gave it.")
+        raise Problem(INVALID_CURSOR)
     belongs_to, values = orjson.loads(payload)
     if belongs_to != _fingerprint(path, query):
-        detail = "This cursor is another list's: begin again without it after changing filters."
-        raise Problem(400, "cursor_mismatch", detail)
+        raise Problem(CURSOR_MISMATCH)
     return [read(value) for read, value in zip(keyset.columns.values(), values, strict=True)]
 
 

@@ -1,12 +1,25 @@
-"""Problems: what a handler raises to refuse a request (RFC 9457)."""
+"""Problems: what a handler raises to refuse a request (RFC 9457).
+
+Each is declared once, as a ``ProblemType``: the code raises it and the description of the API reads
+it. Those of this package and those that several features raise are here; the rest are with their
+feature.
+"""
 
 import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 log = logging.getLogger(__name__)
 
-RETRY_AFTER_S = 1
+
+class ProblemType(NamedTuple):
+    """One way to refuse. ``code`` is stable and snake_case; ``detail`` is for people."""
+
+    status: int
+    code: str
+    detail: str
+    headers: Mapping[str, str] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,47 +31,118 @@ class FieldError:
 
 
 class Problem(Exception):
-    """An answer to the client. ``code`` is stable and snake_case; ``detail`` is for people.
+    """A problem response, with a ``detail`` of its own if one is given.
 
-    ``close`` ends the connection, where the rest of the request cannot be read.
+    ``close`` ends the connection, for a request whose rest cannot be read.
     """
 
     def __init__(
         self,
-        status: int,
-        code: str,
-        detail: str,
+        kind: ProblemType,
+        detail: str | None = None,
         *,
         errors: Iterable[FieldError] = (),
         headers: Mapping[str, str] | None = None,
         close: bool = False,
     ) -> None:
-        super().__init__(detail)
-        self.status = status
-        self.code = code
-        self.detail = detail
+        self.status = kind.status
+        self.code = kind.code
+        self.detail = detail or kind.detail
+        super().__init__(self.detail)
         self.errors = tuple(errors)
-        self.headers = headers or {}
+        self.headers = {**kind.headers, **(headers or {})}
         self.close = close
 
 
 def invalid_fields(*errors: FieldError) -> Problem:
     """422: the body is JSON, but not what this route takes."""
-    return Problem(422, "invalid_fields", "Some fields are missing or wrong.", errors=errors)
+    return Problem(INVALID_FIELDS, errors=errors)
 
 
-def not_signed_in(detail: str = "Sign in and send the access token.", error: str = "") -> Problem:
-    """401 with the challenge of RFC 6750 §3."""
-    challenge = f'Bearer error="{error}"' if error else "Bearer"
-    code = error or "not_signed_in"
-    return Problem(401, code, detail, headers={"WWW-Authenticate": challenge})
+# Every 401 has a challenge (RFC 9110 §15.5.2, RFC 6750 §3).
+CHALLENGE = {"WWW-Authenticate": "Bearer"}
+# The same request may succeed in a moment.
+RETRY_SOON = {"Retry-After": "1"}
 
-
-def refused(code: str, detail: str) -> Problem:
-    """401 for what came in the body, with the challenge that each 401 has (RFC 9110 §15.5.2)."""
-    return Problem(401, code, detail, headers={"WWW-Authenticate": "Bearer"})
-
-
-def unavailable(code: str, detail: str) -> Problem:
-    """503: the same request may succeed in a moment."""
-    return Problem(503, code, detail, headers={"Retry-After": str(RETRY_AFTER_S)})
+MALFORMED_REQUEST = ProblemType(400, "malformed_request", "This is not a valid HTTP/1.1 request.")
+MALFORMED_QUERY = ProblemType(
+    400, "malformed_query", "The query string is not percent-encoded UTF-8."
+)
+DUPLICATE_PARAMETER = ProblemType(
+    400, "duplicate_parameter", "A query parameter is given more than once."
+)
+EMPTY_BODY = ProblemType(400, "empty_body", "Expected a JSON body.")
+MALFORMED_BODY = ProblemType(400, "malformed_body", "The body could not be decoded.")
+MALFORMED_JSON = ProblemType(400, "malformed_json", "The body is not valid JSON.")
+INVALID_CURSOR = ProblemType(
+    400, "invalid_cursor", "This cursor is invalid. Use next_cursor from an earlier page."
+)
+CURSOR_MISMATCH = ProblemType(
+    400,
+    "cursor_mismatch",
+    "This cursor belongs to another list or other filters. Start again without it.",
+)
+INVALID_IDEMPOTENCY_KEY = ProblemType(
+    400, "invalid_idempotency_key", "An Idempotency-Key must be 1 to 255 visible ASCII characters."
+)
+NOT_FOUND = ProblemType(404, "not_found", "This does not exist, or you may not see it.")
+ACCOUNT_NOT_FOUND = NOT_FOUND._replace(detail="There is no such account.")
+SESSION_NOT_FOUND = NOT_FOUND._replace(detail="There is no such session.")
+PATH_NOT_FOUND = NOT_FOUND._replace(detail="There is nothing at this path.")
+METHOD_NOT_ALLOWED = ProblemType(
+    405,
+    "method_not_allowed",
+    "This path does not support this method. The Allow header lists those it does.",
+)
+BODY_TIMEOUT = ProblemType(408, "body_timeout", "The body took too long to arrive.")
+EMAIL_TAKEN = ProblemType(409, "email_taken", "An account with this email already exists.")
+IDEMPOTENCY_KEY_IN_USE = ProblemType(
+    409,
+    "idempotency_key_in_use",
+    "Another request with this Idempotency-Key is still in progress.",
+    RETRY_SOON,
+)
+PRECONDITION_FAILED = ProblemType(
+    412, "precondition_failed", "This has changed since you read it. Read it again."
+)
+CONTENT_TOO_LARGE = ProblemType(
+    413, "content_too_large", "The body is larger than this service accepts."
+)
+UNSUPPORTED_MEDIA_TYPE = ProblemType(
+    415,
+    "unsupported_media_type",
+    "Expected Content-Type: application/json in UTF-8.",
+    {"Accept": "application/json"},
+)
+UNSUPPORTED_CONTENT_ENCODING = ProblemType(
+    415,
+    "unsupported_content_encoding",
+    "The body must be compressed with gzip or deflate, or not at all.",
+    {"Accept-Encoding": "gzip, deflate"},
+)
+INVALID_FIELDS = ProblemType(422, "invalid_fields", "Some fields are missing or invalid.")
+INVALID_VALUE = ProblemType(
+    422, "invalid_value", "A value is outside the range that can be stored."
+)
+IDEMPOTENCY_KEY_REUSED = ProblemType(
+    422,
+    "idempotency_key_reused",
+    "This Idempotency-Key was already used for a different request.",
+)
+IDEMPOTENT_ANSWER_LOST = ProblemType(
+    422,
+    "idempotent_answer_lost",
+    "This request already succeeded, but its response can no longer be read."
+    " Check the result before you send it again.",
+)
+PRECONDITION_REQUIRED = ProblemType(
+    428, "precondition_required", "Send If-Match with the ETag from a previous read."
+)
+INTERNAL_ERROR = ProblemType(500, "internal_error", "An unexpected error occurred. It was logged.")
+DATABASE_UNAVAILABLE = ProblemType(
+    503, "database_unavailable", "The database is unavailable. Try again shortly.", RETRY_SOON
+)
+MISCONFIGURED = ProblemType(
+    503, "misconfigured", "The service is not fully configured. Try again later.", RETRY_SOON
+)
+TIMEOUT = ProblemType(503, "timeout", "The request took too long. Try again.", RETRY_SOON)

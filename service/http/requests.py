@@ -14,7 +14,21 @@ from aiohttp import HttpVersion11, web
 from marshmallow import Schema, ValidationError, missing
 
 from service.http.fields import read_float
-from service.http.problems import FieldError, Problem, invalid_fields
+from service.http.problems import (
+    BODY_TIMEOUT,
+    DUPLICATE_PARAMETER,
+    EMPTY_BODY,
+    MALFORMED_BODY,
+    MALFORMED_JSON,
+    MALFORMED_QUERY,
+    PRECONDITION_FAILED,
+    PRECONDITION_REQUIRED,
+    UNSUPPORTED_CONTENT_ENCODING,
+    UNSUPPORTED_MEDIA_TYPE,
+    FieldError,
+    Problem,
+    invalid_fields,
+)
 from service.http.responses import JsonResponse
 from service.json_codec import encode
 
@@ -34,11 +48,9 @@ async def read_in_time(request: web.Request, timeout_s: float) -> None:
         async with asyncio.timeout(timeout_s):
             await request.read()
     except TimeoutError:
-        detail = "The body took too long to arrive."
-        raise Problem(408, "body_timeout", detail, close=True) from None
+        raise Problem(BODY_TIMEOUT, close=True) from None
     except (web.RequestPayloadError, ConnectionError):
-        detail = "The body cannot be decoded."
-        raise Problem(400, "malformed_body", detail, close=True) from None
+        raise Problem(MALFORMED_BODY, close=True) from None
 
 
 async def meet_expectation(request: web.Request) -> None:
@@ -79,15 +91,14 @@ def read_query(request: web.Request, schema: Schema) -> dict[str, Any]:
     given: dict[str, str] = {}
     for pair in filter(None, raw.split("&")):
         if _BAD_ESCAPE.search(pair):
-            raise Problem(400, "malformed_query", "The query has a % that escapes nothing.")
+            raise Problem(MALFORMED_QUERY)
         try:
             name, value = (unquote_plus(part, errors="strict") for part in pair.partition("=")[::2])
         except UnicodeDecodeError:
-            raise Problem(400, "malformed_query", "The query is not valid UTF-8.") from None
+            raise Problem(MALFORMED_QUERY) from None
         if name in given:
             shown = FieldError(f"?/{escape_pointer(name)}", "Given more than once.")
-            detail = "A parameter is given more than once."
-            raise Problem(400, "duplicate_parameter", detail, errors=[shown])
+            raise Problem(DUPLICATE_PARAMETER, errors=[shown])
         given[name] = value
     known = frozenset(given.keys() & schema.fields.keys())
     try:
@@ -115,33 +126,22 @@ def field_errors(error: ValidationError, pointer: str) -> Problem:
 
 def _parse_json(request: web.Request, body: bytes) -> object:
     if not body:
-        raise Problem(400, "empty_body", "Expected a JSON body.")
+        raise Problem(EMPTY_BODY)
     charset = (request.charset or "utf-8").lower()
     encoding = request.headers.get("Content-Encoding", "identity").lower()
     if request.content_type != "application/json" or charset != "utf-8":
-        raise Problem(
-            415,
-            "unsupported_media_type",
-            "Expected Content-Type: application/json, in UTF-8.",
-            headers={"Accept": "application/json"},
-        )
+        raise Problem(UNSUPPORTED_MEDIA_TYPE)
     if encoding not in ("identity", "gzip", "deflate"):
-        detail = "Expected Content-Encoding: gzip, deflate, or none."
-        headers = {"Accept-Encoding": "gzip, deflate"}
-        raise Problem(415, "unsupported_content_encoding", detail, headers=headers)
+        raise Problem(UNSUPPORTED_CONTENT_ENCODING)
     try:
         return load_json(body.decode("utf-8"))
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}"
-        raise Problem(400, "malformed_json", f"The body is not valid JSON ({where}).") from None
+        raise Problem(MALFORMED_JSON, f"The body is not valid JSON ({where}).") from None
     except UnicodeDecodeError:
-        raise Problem(400, "malformed_json", "The body is not valid UTF-8.") from None
+        raise Problem(MALFORMED_JSON, "The body is not valid UTF-8.") from None
     except (ValueError, RecursionError):
-        raise Problem(
-            400,
-            "malformed_json",
-            "The body is not JSON that can be read: see RFC 7493.",
-        ) from None
+        raise Problem(MALFORMED_JSON, "The body is not valid I-JSON (RFC 7493).") from None
 
 
 def load_json(text: str) -> object:
@@ -196,11 +196,7 @@ def check_if_match(request: web.Request, version: int) -> None:
     """
     given = _if_match(request)
     if given not in ("", "*") and ("", str(version)) not in _TAG.findall(given):
-        raise Problem(
-            412,
-            "precondition_failed",
-            "This has changed since you read it; read it again.",
-        )
+        raise Problem(PRECONDITION_FAILED)
 
 
 def _if_match(request: web.Request) -> str:
@@ -211,8 +207,7 @@ def _if_match(request: web.Request) -> str:
 def require_if_match(request: web.Request) -> None:
     """Raise Problem 428 where the request does not say which version it changes (RFC 6585 §3)."""
     if not _if_match(request):
-        detail = "Send If-Match with the ETag of what you read."
-        raise Problem(428, "precondition_required", detail)
+        raise Problem(PRECONDITION_REQUIRED)
 
 
 def json_response(

@@ -1,1 +1,1 @@
-"""Links in mails: a forgotten password, an address to verify, to change or to give back."""
+"""Links in mails: reset a password; verify, change or restore an email."""

@@ -1,4 +1,4 @@
-"""Forgotten passwords, and addresses: verified, changed, given back."""
+"""Links in mails: reset a password; verify, change or restore an email."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -8,12 +8,14 @@ from aiohttp import web
 
 from service.accounts import queries as accounts
 from service.audit.events import record
-from service.auth.passwords import hash_password, require_acceptable
+from service.auth.passwords import TOO_MANY_SIGN_INS, hash_password, require_acceptable
 from service.db.connection import Connection
 from service.db.transactions import read
+from service.http import examples
+from service.http.descriptions import Success, describe
 from service.http.fields import fold_email
 from service.http.idempotency import find_stored_response, write_once
-from service.http.problems import Problem
+from service.http.problems import EMAIL_TAKEN, Problem, ProblemType
 from service.http.requests import read_body, uniform_time
 from service.mail import notices
 from service.recovery import links, queries, schemas
@@ -21,16 +23,37 @@ from service.sessions import queries as session_queries
 from service.throttle import known_networks
 from service.throttle import limits as throttle
 
+INVALID_LINK = ProblemType(
+    400, "invalid_token", "This link is invalid or has expired. Request a new one."
+)
+
+_EXAMPLE_TOKEN = "Hk3vX0m2yQ8rT5wL9bN1cJ7pF4sD6gA0zE3uI8oK2hM"  # noqa: S105
+_describe_mailing = describe(
+    {202: Success("Accepted. The response is the same whether or not a mail is sent.")},
+    body=schemas.ADDRESS,
+    example={"email": examples.EMAIL},
+    problems=(throttle.TOO_MANY_REQUESTS,),
+    idempotent=True,
+)
+
 VERIFYING = ["email_verify", "email_change", "email_revert"]
 
 
+@_describe_mailing
 async def forgot_password(request: web.Request) -> web.Response:
-    """Mail a link that sets a new password, if the address is an account's; 202 either way."""
+    """Mail a link to reset the password.
+
+    The response is the same whether or not the email belongs to an account.
+    """
     return await _mail_if_known(request, throttle.PASSWORD_RESET, _start_reset)
 
 
+@_describe_mailing
 async def resend_verification(request: web.Request) -> web.Response:
-    """Mail the verifying link again, if the address is an unverified account's; 202 either way."""
+    """Mail the link to verify an email again.
+
+    The response is the same whether or not the email belongs to an unverified account.
+    """
     return await _mail_if_known(request, throttle.VERIFICATION, _start_verification)
 
 
@@ -67,8 +90,18 @@ async def _start_verification(conn: Connection, request: web.Request, user: asyn
         await links.start_email_verification(conn, request.app, user)
 
 
+@describe(
+    {204: Success("The password is set. Every session has ended.")},
+    body=schemas.RESET,
+    example={"token": _EXAMPLE_TOKEN, "password": examples.PASSWORD},
+    problems=(INVALID_LINK, TOO_MANY_SIGN_INS),
+    idempotent=True,
+)
 async def reset_password(request: web.Request) -> web.Response:
-    """Set a new password by the link's token, which is good once; every session ends."""
+    """Set a new password with the token of a mailed link.
+
+    The token works once. Every session ends.
+    """
     body = await read_body(request, schemas.RESET)
     if answer := await find_stored_response(request):
         return answer
@@ -76,7 +109,7 @@ async def reset_password(request: web.Request) -> web.Response:
     # Looked at before hashing, so that made-up tokens cost no hash.
     owner = await read(request.app, queries.find_token, token_hash, ["password_reset"])
     if owner is None:
-        raise _refused()
+        raise Problem(INVALID_LINK)
     personal = (owner["email"], owner["name"])
     require_acceptable(request.app, body["password"], "#/password", personal)
     password_hash = await hash_password(request.app, body["password"])
@@ -100,8 +133,15 @@ async def _reset(
     return web.Response(status=204)
 
 
+@describe(
+    {204: Success("Done.")},
+    body=schemas.VERIFY,
+    example={"token": _EXAMPLE_TOKEN},
+    problems=(INVALID_LINK, EMAIL_TAKEN),
+    idempotent=True,
+)
 async def verify_email(request: web.Request) -> web.Response:
-    """Do what the link in a mail stands for: verify an address, change to it, or give it back."""
+    """Verify, change or restore an email with the token of a mailed link."""
     body = await read_body(request, schemas.VERIFY)
     return await write_once(request, _verify, request, links.hash_token(body["token"]))
 
@@ -138,13 +178,13 @@ async def _take_token(
 ) -> tuple[asyncpg.Record, asyncpg.Record]:
     """Use the token up and lock its owner: the owner first, as whoever mails links does.
 
-    Raises Problem 400 where the token is not valid, or no longer.
+    Raises Problem 400 if the token is invalid or has expired.
     """
     owner = await queries.find_token(conn, token_hash, purposes)
     user = await accounts.lock_profile(conn, owner["id"]) if owner else None
     token = await queries.take_token(conn, token_hash, purposes)
     if token is None or user is None:
-        raise _refused()
+        raise Problem(INVALID_LINK)
     return token, user
 
 
@@ -154,7 +194,7 @@ async def _change_address(conn: Connection, user: asyncpg.Record, email: str) ->
     except asyncpg.UniqueViolationError as error:
         if error.constraint_name != "users_email_folded_key":
             raise
-        raise Problem(409, "email_taken", "There is an account with this address.") from None
+        raise Problem(EMAIL_TAKEN) from None
 
 
 async def _record(
@@ -163,7 +203,3 @@ async def _record(
     before: dict[str, Any] = {"email": user["email"], "email_verified": user["email_verified"]}
     after = {"email": email, "email_verified": True}
     await record(conn, request, action, user["id"], actor_id=user["id"], before=before, after=after)
-
-
-def _refused() -> Problem:
-    return Problem(400, "invalid_token", "The link is not valid, or no longer: ask for a new one.")

@@ -1,1 +1,1 @@
-"""Sessions: one row for each sign-in, which its tokens live and die with."""
+"""Sessions: one for each sign-in. Its tokens work until it ends."""

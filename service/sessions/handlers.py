@@ -6,18 +6,27 @@ from typing import NamedTuple
 from aiohttp import web
 
 from service.audit.events import record, user_agent
+from service.auth.schemas import TOKENS, TOKENS_EXAMPLE
 from service.auth.tokens import token_response
 from service.context import SETTINGS, USER
 from service.db.connection import Connection
 from service.db.transactions import read, write
 from service.http.client_ip import client_ip
-from service.http.problems import Problem, refused
+from service.http.descriptions import Success, describe
+from service.http.problems import CHALLENGE, MISCONFIGURED, SESSION_NOT_FOUND, Problem, ProblemType
 from service.http.requests import json_response, read_body
 from service.sessions import queries, schemas
 from service.sessions.tokens import hash_refresh_token, next_refresh_token
 
 # How long a used token may be sent again by a client that never got its answer.
 RETRY_GRACE_S = 10
+
+INVALID_REFRESH_TOKEN = ProblemType(
+    401,
+    "invalid_refresh_token",
+    "This refresh token is invalid or has expired. Sign in again.",
+    CHALLENGE,
+)
 
 
 class Refreshed(NamedTuple):
@@ -28,13 +37,18 @@ class Refreshed(NamedTuple):
     refresh_token: str
 
 
+@describe(
+    {200: Success("A new pair of tokens.", TOKENS, example=TOKENS_EXAMPLE)},
+    body=schemas.REFRESH,
+    example={"refresh_token": TOKENS_EXAMPLE["refresh_token"]},
+    problems=(INVALID_REFRESH_TOKEN, MISCONFIGURED),
+)
 async def refresh(request: web.Request) -> web.Response:
-    """Exchange a refresh token, which is good once, for a new pair."""
+    """Exchange a refresh token, which works once, for a new pair of tokens."""
     body = await read_body(request, schemas.REFRESH)
     refreshed = await write(request.app, _rotate, request, body["refresh_token"])
     if refreshed is None:
-        detail = "The refresh token is not valid, or no longer: sign in."
-        raise refused("invalid_refresh_token", detail)
+        raise Problem(INVALID_REFRESH_TOKEN)
     return json_response(await token_response(request.app, *refreshed))
 
 
@@ -67,31 +81,46 @@ async def _rotate(conn: Connection, request: web.Request, token: str) -> Refresh
     return Refreshed(session["user_id"], session["id"], successor)
 
 
+@describe({204: Success("The session has ended.")})
 async def logout(request: web.Request) -> web.Response:
-    """End the session of the access token: both of its tokens die at once."""
+    """End the current session.
+
+    Its access token and refresh token stop working at once.
+    """
     user = request[USER]
     await write(request.app, _end_session, request, user["session_id"])
     return web.Response(status=204)
 
 
+@describe(
+    {
+        200: Success(
+            "All live sessions.",
+            schemas.OWN_SESSION_LIST,
+            example={"items": [{**schemas.SESSION_EXAMPLE, "current": True}]},
+        )
+    }
+)
 async def list_mine(request: web.Request) -> web.Response:
-    """The account's sessions, last seen first, and which of them this one is."""
+    """List the account's sessions, last seen first."""
     user = request[USER]
     rows = await read(request.app, queries.list_sessions, user["id"])
     mine = [{**row, "current": row["id"] == user["session_id"]} for row in rows]
     return json_response({"items": schemas.OWN_SESSION.dump(mine, many=True)})
 
 
+@describe({204: Success("The session has ended.")})
 async def end_one(request: web.Request) -> web.Response:
     """End one of the account's sessions."""
     session_id = uuid.UUID(request.match_info["session_id"])
     if not await write(request.app, _end_session, request, session_id):
-        raise Problem(404, "not_found", "There is no such session.")
+        raise Problem(SESSION_NOT_FOUND)
     return web.Response(status=204)
 
 
+@describe({204: Success("The sessions have ended.")})
 async def end_others(request: web.Request) -> web.Response:
-    """End all of the account's sessions but this one."""
+    """End all of the account's sessions except the current one."""
     await write(request.app, _end_other_sessions, request)
     return web.Response(status=204)
 

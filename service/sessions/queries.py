@@ -5,10 +5,15 @@ from collections.abc import Sequence
 
 import asyncpg
 
+from service.accounts.queries import PROFILE
 from service.db.connection import Connection
 from service.db.listing import Keyset, Statement
 from service.http.client_ip import IpAddress
 
+SESSION = """
+    id, created_at, last_seen_at, least(expires_at, idle_expires_at) as expires_at, user_agent,
+    host(address) as address
+"""
 SESSIONS_NEWEST_FIRST = Keyset({"id": uuid.UUID}, descending=True)
 
 
@@ -22,9 +27,7 @@ def select_sessions_page(user_id: uuid.UUID, after: list[object] | None, limit: 
     """A page of the account's live sessions; ``after`` is a place in SESSIONS_NEWEST_FIRST."""
     beyond = SESSIONS_NEWEST_FIRST.beyond(3) if after else "true"
     statement = f"""
-        select id, created_at, last_seen_at, least(expires_at, idle_expires_at) as expires_at,
-               user_agent, host(address) as address
-        from sessions
+        select {SESSION} from sessions
         where user_id = $1 and least(expires_at, idle_expires_at) > now() and {beyond}
         order by {SESSIONS_NEWEST_FIRST.order_by()}
         limit $2
@@ -75,15 +78,13 @@ async def find_signed_in(
     each connection, which takes longer than connecting.
     """
     rows = await conn.fetch(
-        """
-        select users.id, users.email, users.email_verified_at is not null as email_verified,
-               users.name, users.role, users.settings, users.version,
-               users.created_at, users.updated_at, sessions.id as session_id
+        f"""
+        select {PROFILE}, sessions.id as session_id
         from sessions
         join users on users.id = sessions.user_id
         where sessions.id = any($1::text[]::uuid[])
           and sessions.expires_at > now() and sessions.idle_expires_at > now()
-        """,
+        """,  # noqa: S608
         [str(session_id) for session_id in session_ids],
     )
     return {row["session_id"]: row for row in rows}
@@ -168,13 +169,19 @@ async def extend_session(
 async def list_sessions(conn: Connection, user_id: uuid.UUID) -> list[asyncpg.Record]:
     """The user's live sessions, last seen first."""
     return await conn.fetch(
-        """
-        select id, created_at, last_seen_at, least(expires_at, idle_expires_at) as expires_at,
-               user_agent, host(address) as address
-        from sessions
+        f"""
+        select {SESSION} from sessions
         where user_id = $1 and expires_at > now() and idle_expires_at > now()
         order by last_seen_at desc, id desc
-        """,
+        """,  # noqa: S608
+        user_id,
+    )
+
+
+async def export_sessions(conn: Connection, user_id: uuid.UUID) -> list[asyncpg.Record]:
+    """All of the user's sessions, the oldest first, ended ones that are not yet purged included."""
+    return await conn.fetch(
+        f"select {SESSION} from sessions where user_id = $1 order by created_at",  # noqa: S608
         user_id,
     )
 

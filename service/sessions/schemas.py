@@ -2,6 +2,8 @@
 
 from marshmallow import Schema, fields
 
+from service.http import examples
+from service.http.descriptions import Shape, array_of, object_of
 from service.http.fields import EmailAddress, Password, Text, Timestamp
 from service.http.row_schema import RowSchema
 
@@ -17,7 +19,7 @@ LOGIN = LoginSchema()
 
 
 class SessionSchema(RowSchema):
-    """One sign-in; ``last_seen_at`` is its last refresh."""
+    """One sign-in. ``last_seen_at`` is its last refresh."""
 
     id = fields.UUID()
     created_at = Timestamp()
@@ -39,6 +41,15 @@ class RefreshSchema(Schema):
     refresh_token = Text(1, 512, required=True)
 
 
+SESSION_EXAMPLE = {
+    "id": examples.SESSION_ID,
+    "created_at": examples.CREATED_AT,
+    "last_seen_at": examples.SEEN_AT,
+    "expires_at": examples.EXPIRES_AT,
+    "user_agent": examples.USER_AGENT,
+    "address": examples.IP,
+}
 SESSION = SessionSchema()
 OWN_SESSION = OwnSessionSchema()
+OWN_SESSION_LIST = Shape("OwnSessionList", object_of(items=array_of(OWN_SESSION)))
 REFRESH = RefreshSchema()

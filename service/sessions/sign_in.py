@@ -6,22 +6,38 @@ from aiohttp import web
 from service.accounts import queries as accounts
 from service.audit.events import record
 from service.auth.handlers import log
-from service.auth.passwords import rehash_password, verify_password
+from service.auth.passwords import TOO_MANY_SIGN_INS, rehash_password, verify_password
+from service.auth.schemas import TOKENS, TOKENS_EXAMPLE
 from service.auth.signing_keys import signing_key
 from service.context import SETTINGS
 from service.db.connection import Connection
 from service.db.transactions import read, write
+from service.http import examples
+from service.http.descriptions import Success, describe
 from service.http.fields import fold_email
-from service.http.problems import Problem, refused
+from service.http.problems import CHALLENGE, MISCONFIGURED, Problem, ProblemType
 from service.http.requests import json_response, read_body
 from service.sessions import schemas as sessions
 from service.sessions.start import open_session
 from service.telemetry.metrics import count
 from service.throttle import limits as throttle
+from service.throttle.limits import TOO_MANY_REQUESTS
+
+INVALID_CREDENTIALS = ProblemType(401, "invalid_credentials", "Wrong email or password.", CHALLENGE)
 
 
+@describe(
+    {200: Success("Signed in.", TOKENS, example=TOKENS_EXAMPLE)},
+    body=sessions.LOGIN,
+    example={"email": examples.EMAIL, "password": examples.PASSWORD},
+    problems=(INVALID_CREDENTIALS, TOO_MANY_REQUESTS, TOO_MANY_SIGN_INS, MISCONFIGURED),
+)
 async def login(request: web.Request) -> web.Response:
-    """Exchange address and password for tokens; every way to be refused looks the same."""
+    """Exchange email and password for tokens.
+
+    The response is the same whether the password is wrong, the account does not exist, or it may
+    not sign in.
+    """
     body = await read_body(request, sessions.LOGIN)
     email_folded = fold_email(body["email"])
     try:
@@ -33,7 +49,7 @@ async def login(request: web.Request) -> web.Response:
     outcome, tokens = await _try_to_sign_in(request, email_folded, body["password"])
     count(request.app, "sign_ins", outcome=outcome)
     if tokens is None:
-        raise refused("invalid_credentials", "Wrong e-mail address or password.")
+        raise Problem(INVALID_CREDENTIALS)
     return json_response(tokens)
 
 

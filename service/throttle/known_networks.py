@@ -2,6 +2,7 @@
 
 import uuid
 
+import asyncpg
 from aiohttp import web
 
 from service.db.connection import Connection
@@ -59,6 +60,17 @@ async def is_known_network(conn: Connection, account: str, network: Network) -> 
         network,
     )
     return known
+
+
+async def export_networks(conn: Connection, user_id: uuid.UUID) -> list[asyncpg.Record]:
+    """The account's networks, the one last seen at the end."""
+    return await conn.fetch(
+        """
+        select network::text as network, last_seen_at from known_networks
+        where user_id = $1 order by last_seen_at
+        """,
+        user_id,
+    )
 
 
 async def forget_networks(app: web.Application, conn: Connection) -> None:

@@ -26,7 +26,7 @@ from aiohttp import web
 from service.context import REQUEST_CONTEXT, SETTINGS
 from service.db.connection import Connection
 from service.db.transactions import write
-from service.http.problems import Problem
+from service.http.problems import Problem, ProblemType
 from service.jobs.periodic import Job
 from service.sealing import derive_key
 from service.settings import Rate, Settings
@@ -34,6 +34,8 @@ from service.telemetry import metrics
 from service.throttle.known_networks import forget_networks, is_known_network, network_of
 
 FORGOTTEN_AT_ONCE = 50_000
+
+TOO_MANY_REQUESTS = ProblemType(429, "too_many_requests", "Too many attempts. Try again later.")
 
 
 class Action(NamedTuple):
@@ -101,12 +103,7 @@ async def check(request: web.Request, action: Action, account: str | None = None
     _set_headers(counts)
     if counts and not counts[-1].allowed:
         metrics.count(request.app, "throttled_requests", policy=counts[-1].limit.name)
-        raise Problem(
-            429,
-            "too_many_requests",
-            "Too many attempts; try again later.",
-            headers={"Retry-After": str(_wait_s(counts[-1]))},
-        )
+        raise Problem(TOO_MANY_REQUESTS, headers={"Retry-After": str(_wait_s(counts[-1]))})
 
 
 async def refund(conn: Connection, request: web.Request) -> None:

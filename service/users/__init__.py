@@ -1,1 +1,1 @@
-"""Accounts: the owner's own profile."""
+"""Accounts, for their owners: registration and profile."""

@@ -9,15 +9,25 @@ from marshmallow import ValidationError
 
 from service.accounts import preferences
 from service.accounts import queries as accounts
-from service.accounts.rules import keep_an_administrator
+from service.accounts.rules import LAST_ADMINISTRATOR, keep_an_administrator
+from service.audit import queries as audit_queries
 from service.audit.events import record
-from service.auth.passwords import hash_password, require_acceptable, require_own
+from service.auth.passwords import (
+    TOO_MANY_SIGN_INS,
+    WRONG_PASSWORD,
+    hash_password,
+    require_acceptable,
+    require_own,
+)
+from service.auth.tokens import INVALID_ACCESS_TOKEN
 from service.context import SETTINGS, USER
 from service.db.connection import Connection
 from service.db.transactions import read, write
+from service.http import examples
+from service.http.descriptions import Success, describe
 from service.http.fields import fold_email
 from service.http.idempotency import find_stored_response, write_once
-from service.http.problems import Problem, not_signed_in
+from service.http.problems import Problem
 from service.http.requests import (
     check_if_match,
     field_errors,
@@ -31,23 +41,50 @@ from service.recovery.links import start_email_change
 from service.recovery.queries import delete_tokens
 from service.sessions import queries as session_queries
 from service.sessions.schemas import SESSION
+from service.throttle import known_networks
 from service.throttle import limits as throttle
+from service.throttle.limits import TOO_MANY_REQUESTS
 from service.users import schemas
 
+_PASSWORD_PROBLEMS = (WRONG_PASSWORD, TOO_MANY_REQUESTS, TOO_MANY_SIGN_INS)
 
+
+def _profile(description: str) -> Success:
+    return Success(description, schemas.OWN_PROFILE, ("ETag",), schemas.PROFILE_EXAMPLE)
+
+
+@describe({200: _profile("The account.")})
 async def read_me(request: web.Request) -> web.Response:
-    """The signed-in account."""
+    """Return the signed-in account."""
     return _render(request[USER])
 
 
+@describe(
+    {200: _profile("The updated account.")},
+    body=schemas.MERGE_PROFILE,
+    example={"settings": {"ui_theme": "dark", "llm_model": None}},
+    if_match="honoured",
+)
 async def merge_me(request: web.Request) -> web.Response:
-    """Change what is given; settings are merged (RFC 7396), and null takes a key away."""
+    """Update the signed-in account and merge its settings (RFC 7396).
+
+    Omitted fields keep their values; null removes a key from the settings.
+    """
     change = await read_body(request, schemas.MERGE_PROFILE)
     return _render(await write(request.app, _change_profile, request, change, merge=True))
 
 
+@describe(
+    {200: _profile("The updated account.")},
+    body=schemas.REPLACE_PROFILE,
+    example={"name": examples.NAME, "settings": {"language": "en"}},
+    if_match="honoured",
+)
 async def replace_me(request: web.Request) -> web.Response:
-    """Change what is given; settings are replaced."""
+    """Update the signed-in account and replace its settings.
+
+    Omitted fields keep their values.
+    """
     change = await read_body(request, schemas.REPLACE_PROFILE)
     return _render(await write(request.app, _change_profile, request, change, merge=False))
 
@@ -75,8 +112,18 @@ async def _change_profile(
     return updated
 
 
+@describe(
+    {204: Success("The password is changed. Every other session has ended.")},
+    body=schemas.CHANGE_PASSWORD,
+    example={"current_password": examples.PASSWORD, "password": "weaves algebraic patterns"},
+    problems=_PASSWORD_PROBLEMS,
+    idempotent=True,
+)
 async def change_password(request: web.Request) -> web.Response:
-    """Set a new password, by the current one; every other session ends."""
+    """Change the password.
+
+    Every other session ends.
+    """
     body = await read_body(request, schemas.CHANGE_PASSWORD)
     if answer := await find_stored_response(request):
         return answer
@@ -122,13 +169,23 @@ async def _lock_credentials(conn: Connection, request: web.Request, password_has
     """What was verified must still hold, now that it is acted on: the password, and the session."""
     user = request[USER]
     if not await accounts.lock_credentials(conn, user["id"], password_hash):
-        raise Problem(403, "wrong_password", "The password has just been changed.")
+        raise Problem(WRONG_PASSWORD, "The password has just been changed.")
     if not await session_queries.find_signed_in(conn, [user["session_id"]]):
-        raise not_signed_in("The session has ended; sign in again.", "invalid_token")
+        raise Problem(INVALID_ACCESS_TOKEN, "The session has ended. Sign in again.")
 
 
+@describe(
+    {202: Success("Accepted. The link in the mail completes the change.")},
+    body=schemas.CHANGE_EMAIL,
+    example={"email": "countess@example.com", "password": examples.PASSWORD},
+    problems=_PASSWORD_PROBLEMS,
+    idempotent=True,
+)
 async def change_email(request: web.Request) -> web.Response:
-    """Mail a link to the new address that makes it the account's; 202 even if it is another's."""
+    """Send a link to a new email, which becomes the account's once the link is opened.
+
+    The response is the same if the email belongs to another account.
+    """
     body = await read_body(request, schemas.CHANGE_EMAIL)
     # Not given back, unlike the count of the password: a mail goes out, to anybody's address.
     await throttle.check(request, throttle.VERIFICATION, fold_email(body["email"]))
@@ -154,8 +211,23 @@ async def _change_email(
     return web.Response(status=202)
 
 
+@describe(
+    {
+        202: Success(
+            "Scheduled for deletion. Every session has ended.",
+            schemas.DELETION,
+            example={"purge_at": examples.PURGE_AT},
+        )
+    },
+    body=schemas.DELETE_ACCOUNT,
+    example={"password": examples.PASSWORD},
+    problems=(*_PASSWORD_PROBLEMS, LAST_ADMINISTRATOR),
+)
 async def delete_me(request: web.Request) -> web.Response:
-    """Delete the account after the grace period; signing in before takes it back."""
+    """Delete the signed-in account after a grace period.
+
+    Every session ends. Signing in before the period is over cancels the deletion.
+    """
     body = await read_body(request, schemas.DELETE_ACCOUNT)
     account = await _own_account(request, body["password"])
     purge_at = await write(request.app, _delete_me, request, account["password_hash"])
@@ -177,22 +249,37 @@ async def _delete_me(conn: Connection, request: web.Request, password_hash: str)
     return purge_at
 
 
-async def export_me(request: web.Request) -> web.Response:
-    """Everything that is held on the account, as one JSON document to keep."""
-    user = request[USER]
-    rows = await read(request.app, accounts.export_rows, user["id"])
-    document = {
-        "account": schemas.OWN_PROFILE.dump(user),
-        "sessions": SESSION.dump(rows["sessions"], many=True),
-        "known_networks": schemas.KNOWN_NETWORK.dump(rows["known_networks"], many=True),
-        "audit_events": schemas.OWN_AUDIT_EVENT.dump(rows["audit_events"], many=True),
+@describe(
+    {
+        200: Success(
+            "All data of the account.",
+            schemas.EXPORT,
+            ("Content-Disposition",),
+            schemas.EXPORT_EXAMPLE,
+        )
     }
+)
+async def export_me(request: web.Request) -> web.Response:
+    """Export all data of the account as one JSON document."""
+    document = await read(request.app, _export, request[USER])
     disposition = 'attachment; filename="shinkei-account.json"'
     return json_response(document, headers={"Content-Disposition": disposition})
 
 
+async def _export(conn: Connection, user: asyncpg.Record) -> dict[str, Any]:
+    sessions = await session_queries.export_sessions(conn, user["id"])
+    networks = await known_networks.export_networks(conn, user["id"])
+    events = await audit_queries.export_events(conn, user["id"])
+    return {
+        "account": schemas.OWN_PROFILE.dump(user),
+        "sessions": SESSION.dump(sessions, many=True),
+        "known_networks": schemas.KNOWN_NETWORK.dump(networks, many=True),
+        "audit_events": schemas.OWN_AUDIT_EVENT.dump(events, many=True),
+    }
+
+
 def _gone() -> Problem:
-    return not_signed_in("The account is gone.", "invalid_token")
+    return Problem(INVALID_ACCESS_TOKEN, "The account no longer exists.")
 
 
 def _render(user: asyncpg.Record) -> web.Response:

@@ -8,19 +8,23 @@ from aiohttp import web
 
 from service.accounts import queries as accounts
 from service.audit.events import record
-from service.auth.passwords import hash_password, require_acceptable
+from service.auth.passwords import TOO_MANY_SIGN_INS, hash_password, require_acceptable
+from service.auth.schemas import TOKENS_EXAMPLE
 from service.auth.signing_keys import signing_key
 from service.context import SETTINGS
 from service.db.connection import Connection
+from service.http import examples
+from service.http.descriptions import Success, describe
 from service.http.fields import fold_email
 from service.http.idempotency import write_once
-from service.http.problems import Problem
+from service.http.problems import EMAIL_TAKEN, MISCONFIGURED, Problem
 from service.http.requests import json_response, read_body, uniform_time
 from service.mail.notices import send_mail
 from service.recovery.links import start_email_verification
 from service.sessions.start import open_session
 from service.telemetry.metrics import count
 from service.throttle import limits as throttle
+from service.throttle.limits import TOO_MANY_REQUESTS
 from service.users import schemas as users
 from service.users.schemas import OWN_PROFILE
 
@@ -28,8 +32,32 @@ from service.users.schemas import OWN_PROFILE
 REGISTERED = web.RequestKey("registered", bool)
 
 
+@describe(
+    {
+        201: Success(
+            "Created and signed in.",
+            users.REGISTERED,
+            example={
+                **TOKENS_EXAMPLE,
+                "user": {
+                    **users.PROFILE_EXAMPLE,
+                    "email_verified": False,
+                    "updated_at": examples.CREATED_AT,
+                },
+            },
+        ),
+        202: Success("Accepted. If the email must be verified first, a mail says how to go on."),
+    },
+    body=users.REGISTER,
+    example={"email": examples.EMAIL, "password": examples.PASSWORD, "name": examples.NAME},
+    problems=(EMAIL_TAKEN, TOO_MANY_REQUESTS, TOO_MANY_SIGN_INS, MISCONFIGURED),
+    idempotent=True,
+)
 async def register(request: web.Request) -> web.Response:
-    """Create an account and sign it in, or, where addresses are verified first, mail its owner."""
+    """Create an account and sign in to it.
+
+    If emails must be verified first, the response is 202 whether or not the email is taken.
+    """
     body = await read_body(request, users.REGISTER)
     require_acceptable(request.app, body["password"], "#/password", (body["email"], body["name"]))
     await throttle.check(request, throttle.REGISTRATION)
@@ -50,7 +78,7 @@ async def _register(
 ) -> web.Response:
     user = await _create_account(conn, request, body, password_hash)
     if user is None:
-        raise Problem(409, "email_taken", "There is an account with this address.")
+        raise Problem(EMAIL_TAKEN)
     tokens = await open_session(conn, request, user["id"])
     return json_response({**tokens, "user": OWN_PROFILE.dump(user)}, status=201)
 
@@ -58,7 +86,7 @@ async def _register(
 async def _register_unverified(
     conn: Connection, request: web.Request, body: dict[str, Any], password_hash: str
 ) -> web.Response:
-    """202 whether the address is taken or not: what it is, only its owner's mailbox is told."""
+    """Respond 202 whether or not the email is taken; only its owner's mailbox learns which."""
     if await _create_account(conn, request, body, password_hash) is None:
         owner = await accounts.lock_by_email(conn, fold_email(body["email"]))
         if owner is not None:

@@ -3,8 +3,12 @@
 from marshmallow import Schema, fields, validate
 
 from service.accounts.preferences import IS_EMAIL, NAME_MAX_LENGTH, ROLES, PreferencesField
+from service.auth.schemas import TOKEN_MEMBERS
+from service.http import examples
+from service.http.descriptions import Shape, array_of, object_of
 from service.http.fields import DisplayName, EmailAddress, NewPassword, Password, Timestamp
 from service.http.row_schema import RowSchema
+from service.sessions.schemas import SESSION, SESSION_EXAMPLE
 
 
 class OwnProfileSchema(RowSchema):
@@ -80,6 +84,16 @@ class OwnAuditEventSchema(RowSchema):
     after = fields.Dict(allow_none=True)
 
 
+PROFILE_EXAMPLE = {
+    "id": examples.USER_ID,
+    "email": examples.EMAIL,
+    "email_verified": True,
+    "name": examples.NAME,
+    "role": "user",
+    "settings": {"language": "en", "ui_theme": "dark"},
+    "created_at": examples.CREATED_AT,
+    "updated_at": examples.SEEN_AT,
+}
 OWN_PROFILE = OwnProfileSchema()
 MERGE_PROFILE = MergeProfileSchema()
 REPLACE_PROFILE = ReplaceProfileSchema()
@@ -100,3 +114,32 @@ class RegisterSchema(Schema):
 
 
 REGISTER = RegisterSchema()
+
+REGISTERED = Shape("Registered", object_of(**TOKEN_MEMBERS, user=OWN_PROFILE))
+
+EXPORT = Shape(
+    "Export",
+    object_of(
+        account=OWN_PROFILE,
+        sessions=array_of(SESSION),
+        known_networks=array_of(KNOWN_NETWORK),
+        audit_events=array_of(OWN_AUDIT_EVENT),
+    ),
+)
+EXPORT_EXAMPLE = {
+    "account": PROFILE_EXAMPLE,
+    "sessions": [SESSION_EXAMPLE],
+    "known_networks": [{"network": f"{examples.IP}/32", "last_seen_at": examples.SEEN_AT}],
+    "audit_events": [
+        {
+            "id": examples.EVENT_ID,
+            "occurred_at": examples.CREATED_AT,
+            "action": "user.register",
+            "by_yourself": True,
+            "address": examples.IP,
+            "user_agent": examples.USER_AGENT,
+            "before": None,
+            "after": None,
+        }
+    ],
+}

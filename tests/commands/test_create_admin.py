@@ -110,7 +110,7 @@ async def test_an_existing_account_is_an_administrator_only_with_promote(
     assert taken == (
         1,
         "",
-        "shinkei: There is an account with this address. --promote makes it an administrator.\n",
+        "shinkei: An account with this email already exists. --promote makes it an administrator.\n",
     )
     refused = await client.get("/api/v1/users", headers=account.headers)
     assert refused.status == 403
@@ -140,7 +140,7 @@ async def test_only_an_active_account_is_promoted(client: Client, shell: Shell) 
         f"create-admin --promote --email {EMAIL}",
         "create-admin --promote --email nobody@example.com",
     )
-    line = "shinkei: There is no active account with this address.\n"
+    line = "shinkei: There is no active account with this email.\n"
     assert suspended == nobody == (1, "", line)
 
 
@@ -148,7 +148,7 @@ def test_a_wrong_email_or_password_is_one_line_and_exit_code_2(
     database: Database, tmp_path: Path
 ) -> None:
     expected = [
-        ("nonsense", PASSWORD, "--email: Not a valid e-mail address."),
+        ("nonsense", PASSWORD, "--email: Not a valid email."),
         (EMAIL, "", "password: Must not be empty."),
         (EMAIL, "too short\n", "password: Must be at least 15 characters long."),
         (EMAIL, "x" * 257, "password: Must be at most 256 characters long."),

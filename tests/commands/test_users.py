@@ -103,7 +103,7 @@ async def test_one_account(client: Client, admin: Account, shell: Shell) -> None
     fields = dict(lines.rows())
     assert fields == {**fields, "id": id_, "role": "admin", "settings": "{}", "name": ""}
     assert nobody == (1, "", "shinkei: There is no such account.\n")
-    assert nonsense == (2, "", "shinkei: ID or EMAIL: Not a valid e-mail address.\n")
+    assert nonsense == (2, "", "shinkei: ID or EMAIL: Not a valid email.\n")
 
 
 async def test_arguments_that_are_wrong(client: Client, admin: Account, shell: Shell) -> None:
@@ -114,10 +114,10 @@ async def test_arguments_that_are_wrong(client: Client, admin: Account, shell: S
         "--status gone": "--status: Must be one of: active, suspended, deleting.",
         "--created-after yesterday": "--created-after: Expected a time with its offset",
         "--settings [1]": "--settings: Expected an object.",
-        '--settings {"a":[1e99]}': "--settings: Numbers must be 0, or from 1e-15 to 2^53",
+        '--settings {"a":[1e99]}': "--settings: Numbers must be 0, or between 1e-15 and 2^53",
         "--q ab": "--q: Must be at least 3 characters long.",
-        "--cursor x": "Expected a cursor as an earlier page gave it.",
-        f"--cursor {cursor} --sort email": "This cursor is another list's",
+        "--cursor x": "This cursor is invalid. Use next_cursor from an earlier page.",
+        f"--cursor {cursor} --sort email": "This cursor belongs to another list",
         "--all --limit 5": "--all and --limit exclude each other. See shinkei users list --help.",
         "--nonsense": "No such option '--nonsense'.",
     }
@@ -171,7 +171,7 @@ async def test_what_may_not_be_suspended(
     )
     assert (last.code, deleting.code, nobody.code) == (1, 1, 1)
     assert "This is the last active administrator" in last.stderr
-    assert "The account is being deleted; reinstate it first." in deleting.stderr
+    assert "This account is being deleted. Reinstate it first." in deleting.stderr
     assert "There is no such account." in nobody.stderr
     assert (no_reason.code, past.code, empty.code) == (2, 2, 2)
     assert "Missing option '--reason'" in no_reason.stderr

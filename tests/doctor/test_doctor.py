@@ -16,8 +16,8 @@ from click.testing import CliRunner
 
 from service.commands import shinkei
 from service.db import migrations
+from service.doctor import connecting, machine
 from service.doctor import database as doctor_database
-from service.doctor import machine
 from service.doctor.checkup import examine
 from service.doctor.findings import Finding, within
 from service.embedded import server as embedded
@@ -73,17 +73,17 @@ async def test_a_set_up_that_is_well(client: Client, database: Database, tmp_pat
         ({"hosts": (("nowhere.invalid", 1),)}, "cannot be resolved", "Mend the host in DATABASE_"),
         (
             {"options": (("sslmode", "require"),)},
-            "the server does not offer TLS, which sslmode asks for",
+            "the server does not offer TLS, which sslmode requires",
             "a network that you trust, set sslmode in DATABASE_URL to disable",
         ),
         (
             {"options": (("sslmode", "verify-ca"), ("sslrootcert", "/nonexistent"))},
-            "a file is not there: a certificate, a key",
+            "a file is missing: a certificate, a key",
             "Mend sslrootcert in DATABASE_URL",
         ),
         (
             {"options": (("target_session_attrs", "standby"),)},
-            "none of the servers is what is asked for",
+            "no server matches target_session_attrs",
             "mend target_session_attrs in DATABASE_URL",
         ),
     ],
@@ -343,14 +343,14 @@ def test_secrets_that_others_can_read_and_a_full_disk(
 
 
 def test_what_a_connection_to_another_machine_is_worth() -> None:
-    variables = doctor_database.Variables("h", "n", "p", "DB_SSLMODE", "DB_SSLROOTCERT", "t")
+    variables = connecting.Variables("h", "n", "p", "DB_SSLMODE", "DB_SSLROOTCERT", "t")
     for how, mode, status, told in (
         ("", "prefer", "warn", "in the clear"),
         ("TLSv1.3", "require", "warn", "whoever stands between"),
         ("TLSv1.3", "verify-ca", "warn", "any server of this authority's"),
         ("TLSv1.3", "verify-full", "ok", "certificate and name are checked"),
     ):
-        finding = doctor_database.judge_tls(how, mode, variables)
+        finding = connecting.judge_tls(how, mode, variables)
         assert finding.status == status
         assert told in finding.detail
         assert status == "ok" or "DB_SSLMODE to verify-full" in finding.mend

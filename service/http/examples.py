@@ -1,0 +1,15 @@
+"""Ids, times and secrets that the examples of several features share."""
+
+USER_ID = "01a1fba4-8e29-73c2-8fdb-0edde7bcd9f3"
+SESSION_ID = "01a1fba4-8e2b-7d51-9a14-6c8b3a0f5e72"
+EVENT_ID = "01a1fba4-8e2d-7b9c-8b52-3a7d1f6e9c04"
+REQUEST_ID = "01a1fba48e2973c28fdb0edde7bcd9f3"
+EMAIL = "ada@example.com"
+NAME = "Ada Lovelace"
+PASSWORD = "the analytical engine"  # noqa: S105
+IP = "192.0.2.7"
+USER_AGENT = "curl/8.5.0"
+CREATED_AT = "2026-01-31T12:00:00.000000Z"
+SEEN_AT = "2026-02-01T08:30:15.250000Z"
+EXPIRES_AT = "2026-02-08T08:30:15.250000Z"
+PURGE_AT = "2026-03-02T12:00:00.000000Z"

@@ -1,0 +1,179 @@
+"""Components that operations refer to: headers, schemas, problems."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from marshmallow import Schema
+
+from service.http.descriptions import Shape, ref
+from service.http.error_responses import phrase
+from service.http.examples import REQUEST_ID
+from service.http.problems import ProblemType
+
+_REQUEST_ID = "[A-Za-z0-9._-]{1,128}"
+_PROBLEM = "application/problem+json"
+RATE_HEADERS = ("RateLimit", "RateLimit-Policy")
+
+HEADERS: dict[str, dict[str, Any]] = {
+    "Accept": {
+        "description": "The content type to send.",
+        "schema": {"const": "application/json"},
+    },
+    "Accept-Encoding": {
+        "description": "The content encodings to choose from.",
+        "schema": {"const": "gzip, deflate"},
+    },
+    "Content-Disposition": {
+        "description": "The name to save the file under.",
+        "required": True,
+        "schema": {"type": "string", "pattern": "^attachment; filename="},
+    },
+    "ETag": {
+        "description": "The version, to send as If-Match (RFC 9110 §8.8.3).",
+        "required": True,
+        "schema": {"type": "string", "pattern": '^"[0-9a-f]+"$'},
+    },
+    "Link": {
+        "description": 'The next page, `rel="next"` (RFC 8288), if there is one.',
+        "schema": {"type": "string", "pattern": '^<[^>]+>; rel="next"$'},
+    },
+    "Location": {
+        "description": "The URL of the created resource.",
+        "required": True,
+        "schema": {"type": "string", "format": "uri-reference"},
+    },
+    "RateLimit": {
+        "description": (
+            "Attempts left under the limit closest to being reached, and seconds until there is"
+            " one more (draft-ietf-httpapi-ratelimit-headers-10)."
+        ),
+        "schema": {"type": "string", "pattern": '^"[a-z-]+";r=[0-9]+;t=[0-9]+$'},
+    },
+    "RateLimit-Policy": {
+        "description": "That limit: attempts per number of seconds.",
+        "schema": {"type": "string", "pattern": '^"[a-z-]+";q=[0-9]+;w=[0-9]+$'},
+    },
+    "Retry-After": {
+        "description": "Seconds to wait before the same request may succeed.",
+        "required": True,
+        "schema": {"type": "integer", "minimum": 1},
+    },
+    "Retry-After-Perhaps": {
+        "description": "Seconds to wait, if waiting helps.",
+        "schema": {"type": "integer", "minimum": 1},
+    },
+    "WWW-Authenticate": {
+        "description": "The challenge of RFC 6750 §3.",
+        "required": True,
+        "schema": {"type": "string", "pattern": "^Bearer"},
+    },
+    "X-Request-ID": {
+        "description": "The id of the request in the logs: the client's own, or a new one.",
+        "required": True,
+        "schema": {"type": "string", "pattern": f"^{_REQUEST_ID}$"},
+    },
+}
+# Headers of problems, by status.
+_PROBLEM_HEADERS = {
+    401: ("WWW-Authenticate",),
+    409: ("Retry-After-Perhaps",),
+    415: ("Accept", "Accept-Encoding"),
+    429: ("Retry-After",),
+    503: ("Retry-After",),
+}
+
+PROBLEM = Shape(
+    "Problem",
+    {
+        "type": "object",
+        "description": "A problem (RFC 9457).",
+        "properties": {
+            "type": {"const": "about:blank"},
+            "title": {"type": "string", "description": "The name of the status."},
+            "status": {"type": "integer", "minimum": 400, "maximum": 599},
+            "detail": {"type": "string", "description": "For people. May change."},
+            "code": {"type": "string", "description": "For programs. Stable."},
+            "request_id": {"type": "string", "pattern": f"^{_REQUEST_ID}$"},
+            "errors": {
+                "type": "array",
+                "minItems": 1,
+                "description": "The invalid fields.",
+                "items": {
+                    "type": "object",
+                    "properties": {
+                        "pointer": {
+                            "type": "string",
+                            "description": (
+                                "JSON Pointer (RFC 6901 §6) into the body (`#`) or the query (`?`)."
+                            ),
+                            "pattern": "^[#?]",
+                        },
+                        "detail": {"type": "string"},
+                    },
+                    "required": ["pointer", "detail"],
+                    "additionalProperties": False,
+                },
+            },
+        },
+        "required": ["type", "title", "status", "detail", "code", "request_id"],
+        "additionalProperties": False,
+    },
+)
+
+
+def resolve(described: Any, components: Any) -> Any:
+    """Put references where Shapes and schemas stand, and make them components."""
+    match described:
+        case Shape(name=name, schema=schema):
+            if name not in components.schemas:
+                components.schema(name, resolve(schema, components))
+            return ref(name)
+        case Schema():
+            name = type(described).__name__.removesuffix("Schema")
+            if name not in components.schemas:
+                components.schema(name, schema=described)
+                shape = components.schemas[name]
+                shape["required"] = list(shape["properties"])  # a response has every member
+            return ref(name)
+        case Mapping():
+            return {key: resolve(inner, components) for key, inner in described.items()}
+        case list():
+            return [resolve(inner, components) for inner in described]
+    return described
+
+
+def problem_response(
+    status: int, kinds: Iterable[ProblemType], rate: tuple[str, ...]
+) -> dict[str, Any]:
+    details = {kind.code: kind.detail for kind in kinds}
+    text = "".join(f"\n- `{code}`: {detail}" for code, detail in details.items())
+    example = {
+        "type": "about:blank",
+        "title": phrase(status),
+        "status": status,
+        "request_id": REQUEST_ID,
+    }
+    narrowed = {"status": {"const": status}, "code": {"enum": list(details)}}
+    return {
+        "description": f"{phrase(status)}\n{text}",
+        "headers": headers_of(*_PROBLEM_HEADERS.get(status, ()), *rate),
+        "content": {
+            _PROBLEM: {
+                "schema": {
+                    "allOf": [ref("Problem")],
+                    "properties": narrowed,
+                },
+                "examples": {
+                    code: {"value": {**example, "code": code, "detail": detail}}
+                    for code, detail in details.items()
+                },
+            }
+        },
+    }
+
+
+def headers_of(*names: str) -> dict[str, Any]:
+    return {
+        name.removesuffix("-Perhaps"): {"$ref": f"#/components/headers/{name}"}
+        for name in ("X-Request-ID", *names)
+    }

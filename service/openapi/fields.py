@@ -1,0 +1,66 @@
+"""The JSON Schema of a field: what apispec cannot know of our own ones."""
+
+from typing import Any
+
+from marshmallow import fields
+
+from service.http.fields import (
+    EMAIL_MAX_LENGTH,
+    NO_NUL,
+    RFC3339,
+    Digits,
+    DisplayName,
+    EmailAddress,
+    Flag,
+    NewPassword,
+    Password,
+    Text,
+    Timestamp,
+)
+from service.settings import Settings
+
+
+def describe_field(field: fields.Field[Any], settings: Settings) -> dict[str, Any]:
+    """A feature's own field has its JSON Schema as its ``json_schema``."""
+    described: dict[str, Any] = getattr(field, "json_schema", {})
+    match field:
+        case EmailAddress():
+            described = {"type": "string", "format": "idn-email", "maxLength": EMAIL_MAX_LENGTH}
+        case Text():
+            described = _describe_text(field, settings)
+        case Digits():
+            described = {"type": "integer", "minimum": field.low, "maximum": field.high}
+        case Flag():
+            described = {"type": "boolean"}
+        case Timestamp():
+            described = {"type": "string", "format": "date-time", "pattern": f"^{RFC3339.pattern}$"}
+    if "type" in described and field.allow_none:
+        described["type"] = [described["type"], "null"]
+    return described
+
+
+def _describe_text(field: Text, settings: Settings) -> dict[str, Any]:
+    described: dict[str, Any] = {
+        "type": "string",
+        "minLength": field.min_length,
+        "maxLength": field.max_length,
+        "pattern": NO_NUL,
+    }
+    match field:
+        case NewPassword():
+            described |= {
+                "format": "password",
+                "writeOnly": True,
+                "minLength": settings.password_min_length,
+                "description": (
+                    "Must not be common or breached, or made of your own email or name."
+                ),
+            }
+        case Password():
+            described |= {"format": "password", "writeOnly": True}
+        case DisplayName():
+            described |= {
+                "format": "display-name",
+                "description": "One line, without invisible characters.",
+            }
+    return described
