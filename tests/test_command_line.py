@@ -344,6 +344,7 @@ def test_connections_that_the_server_refuses_at_start_are_one_line(
     assert "hush" not in result.stderr
 
 
+@pytest.mark.asvs("16.2.4")
 def test_logs_are_json_lines_with_request_ids_and_no_secrets(
     database: Database, tmp_path: Path
 ) -> None:

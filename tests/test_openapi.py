@@ -35,6 +35,7 @@ def operations() -> list[tuple[str, dict[str, Any]]]:
     ]
 
 
+@pytest.mark.asvs("6.3.4")
 def test_every_route_is_described_and_nothing_else() -> None:
     assert list(OPERATIONS) == [f"{route.method} {route.path}" for route in ROUTES]
     assert [name for name, _ in operations()] == list(OPERATIONS)
