@@ -18,7 +18,7 @@ endef
 export BRANCHES
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-slow check coverage fuzz lint format migrate bench bench-scale clean
+.PHONY: help serve test test-slow check coverage branches fuzz mutants lint format migrate bench bench-scale clean
 
 help: ## List these commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/' | column -t -s:
@@ -43,13 +43,15 @@ coverage: $(VENV)/dev.stamp ## Run both groups and require 95 % of branches to b
 	@$(MAKE) --no-print-directory COVERAGE=yes test test-slow branches
 
 branches: # What both groups have covered together
-	@$(BIN)/coverage combine --quiet --append 2>/dev/null || true
 	@$(BIN)/coverage report
 	@$(BIN)/coverage json --quiet -o .coverage.json
 	@$(BIN)/python -c "$$BRANCHES"
 
 fuzz: $(VENV)/serve.stamp .venv-fuzz/stamp ## Try the API with schemathesis, for FUZZ_SECONDS=240 or more
 	@$(BIN)/python tests/fuzz/run.py --seconds $(FUZZ_SECONDS)
+
+mutants: $(VENV)/dev.stamp .venv-mutants/stamp ## Check that each guard is tested, and a sample of other code: ONLY, MUTANTS
+	@$(BIN)/python -m tests.mutants.run $(if $(ONLY),--only '$(ONLY)') $(MUTANTS)
 
 lint: $(VENV)/dev.stamp ## Check style, types and the direction of imports
 	@$(BIN)/ruff check
@@ -71,7 +73,7 @@ bench-scale: $(VENV)/serve.stamp ## Measure lists of a million accounts, a sign-
 	@exec $(BIN)/python -m benchmarks.scale
 
 clean: ## Remove the virtual environments and caches; data stay
-	@rm -rf .venv .venv-* benchmarks/peers/fastify/node_modules
+	@rm -rf .venv .venv-* .mutants benchmarks/peers/fastify/node_modules
 	@rm -rf .coverage* .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build *.egg-info
 
 $(BIN)/pip:
@@ -99,4 +101,10 @@ PEERS := benchmarks/peers/fastify
 .venv-fuzz/stamp: tests/fuzz/requirements.txt
 	@$(PYTHON) -m venv .venv-fuzz
 	@.venv-fuzz/bin/pip install --disable-pip-version-check --quiet --requirement $<
+	@touch $@
+
+# Likewise: it needs nothing but cosmic-ray.
+.venv-mutants/stamp: tests/mutants/requirements.txt
+	@$(PYTHON) -m venv .venv-mutants
+	@.venv-mutants/bin/pip install --disable-pip-version-check --quiet --requirement $<
 	@touch $@

@@ -28,6 +28,7 @@ from pytest_aiohttp import AiohttpClient
 from service.app import create_app
 from service.db import migrations
 from service.embedded import server as embedded
+from service.mail import sender
 from service.settings import Database, Settings, load_settings
 from tests.support import described
 from tests.support.clients import FAST, PLENTY, SECRET_KEY, Client, StartApp
@@ -288,6 +289,12 @@ def start_app(settings: Settings, aiohttp_client: AiohttpClient) -> StartApp:
         return await aiohttp_client(app, middlewares=checks)
 
     return start
+
+
+@pytest.fixture
+def mail_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the sender look for mail many times a second."""
+    monkeypatch.setattr(sender, "POLL_S", 0.02)
 
 
 @pytest.fixture

@@ -651,7 +651,7 @@ def test_only_what_starts_a_process_configures_logging() -> None:
         "commands/connection.py",
         "commands/migrate.py",
         "commands/serve.py",
-        "workers.py",
+        "process/workers.py",
     }
 
 

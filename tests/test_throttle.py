@@ -1,6 +1,7 @@
 """Throttling: limits bite, recover, are shared, and leave the owner a way in."""
 
 import asyncio
+import contextlib
 import dataclasses
 import re
 from datetime import timedelta
@@ -295,7 +296,10 @@ async def test_over_a_unix_socket_only_accounts_are_limited(
     await runner.setup()
     await web.UnixSite(runner, tmp_path / "socket").start()
     statuses = []
-    async with ClientSession(connector=UnixConnector(str(tmp_path / "socket"))) as session:
+    async with contextlib.AsyncExitStack() as stack:
+        stack.push_async_callback(runner.cleanup)
+        connector = UnixConnector(str(tmp_path / "socket"))
+        session = await stack.enter_async_context(ClientSession(connector=connector))
         registered = {"email": "ada@example.com", "password": PASSWORD}
         async with session.post(f"http://shinkei{REGISTER}", json=registered) as response:
             assert response.status == 201
@@ -304,7 +308,6 @@ async def test_over_a_unix_socket_only_accounts_are_limited(
             body = {"email": "ada@example.com", "password": password}
             async with session.post(f"http://shinkei{LOGIN}", json=body) as response:
                 statuses.append(response.status)
-    await runner.cleanup()
     assert statuses == [200, 401, 401, 401, 429]
 
 

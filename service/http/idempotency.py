@@ -76,7 +76,12 @@ async def write_once(
             caller,
             key,
             fingerprint,
-            seal(request.app[SETTINGS].secret_key, _PURPOSE, key, _write_response(response)),
+            seal(
+                request.app[SETTINGS].secret_key,
+                _PURPOSE,
+                _place(caller, key),
+                _write_response(response),
+            ),
         )
         return response
 
@@ -96,12 +101,18 @@ async def find_stored_response(request: web.Request) -> web.Response | None:
 
 def _replay(request: web.Request, key: str, sealed: bytes) -> web.Response:
     try:
-        stored = unseal(request.app[SETTINGS].secret_key, _PURPOSE, key, sealed)
+        place = _place(_caller(request), key)
+        stored = unseal(request.app[SETTINGS].secret_key, _PURPOSE, place, sealed)
     except SealError:
         detail = "This was done, and its answer can no longer be read: look before asking again."
         raise Problem(422, "idempotent_answer_lost", detail) from None
     count(request.app, "idempotent_replays")
     return _read_response(stored)
+
+
+def _place(caller: bytes, key: str) -> str:
+    """Name the row that a sealed response belongs to. It may hold tokens of its caller."""
+    return f"{caller.hex()} {key}"
 
 
 async def _find(conn: Connection, caller: bytes, key: str) -> asyncpg.Record | None:

@@ -24,6 +24,8 @@ from service.embedded import server as embedded
 from service.settings import VARIABLES, Database, Settings
 from tests.support.clients import SECRET_KEY, Client
 from tests.support.processes import connect, url_of
+from tests.support.refusing import refusing
+from tests.support.tls import self_signed
 
 CHEAP = {"PASSWORD_HASH_MEMORY_KIB": "8", "PASSWORD_HASH_ITERATIONS": "1"}
 
@@ -98,6 +100,54 @@ def test_a_database_that_cannot_be_reached(
     assert detail in fault.detail
     assert f"{host}:{port}, database {broken.name}, user {broken.user}" in fault.detail
     assert mend in fault.mend
+
+
+@pytest.mark.parametrize(
+    ("sqlstate", "detail", "mend"),
+    [
+        ("28000", "no entry for this host", "Let it in: a line in pg_hba.conf"),
+        ("53300", "the server has no connection left", "Raise max_connections"),
+        ("57P03", "the server is starting up or shutting down", "Wait, or look"),
+        ("XX000", "the server answered: no entry for this host", "Look into PostgreSQL's log."),
+    ],
+)
+def test_a_server_that_refuses_connections(sqlstate: str, detail: str, mend: str) -> None:
+    with refusing(sqlstate, "no entry for this host") as port:
+        url = f"postgresql://u:hush@127.0.0.1:{port}/n"
+        (fault,) = faults(look({"DATABASE_URL": url, "SECRET_KEY": SECRET_KEY}))
+    assert detail in fault.detail
+    assert fault.mend.startswith(mend)
+
+
+def test_a_server_whose_certificate_nobody_vouches_for(tmp_path: Path) -> None:
+    context = self_signed(tmp_path / "one.pem")
+    self_signed(tmp_path / "another.pem")
+    with refusing("57P03", tls=context) as port:
+        options = f"sslmode=verify-full&sslrootcert={tmp_path / 'another.pem'}"
+        url = f"postgresql://u:hush@127.0.0.1:{port}/n?{options}"
+        (fault,) = faults(look({"DATABASE_URL": url, "SECRET_KEY": SECRET_KEY}))
+    assert "the server's TLS certificate is not trusted" in fault.detail
+    assert "sslrootcert in DATABASE_URL" in fault.mend
+
+
+def test_a_server_whose_tls_handshake_fails() -> None:
+    with refusing("57P03", tls=b"\x15\x03\x03\x00\x02\x02\x28") as port:
+        url = f"postgresql://u:hush@127.0.0.1:{port}/n?sslmode=require"
+        (fault,) = faults(look({"DATABASE_URL": url, "SECRET_KEY": SECRET_KEY}))
+    assert "the TLS handshake failed" in fault.detail
+    assert fault.mend == "Look at the TLS versions and the certificate of the server."
+
+
+def test_a_database_whose_encoding_cannot_hold_all_names(maintenance: Database) -> None:
+    name = "shinkei_ascii"
+    with connect(maintenance) as conn:
+        conn.execute(f"create database {name} encoding 'SQL_ASCII' locale 'C' template template0")
+        try:
+            findings = look(url_of(dataclasses.replace(maintenance, name=name)))
+        finally:
+            conn.execute(f"drop database {name} with (force)")
+    details = [found.detail for found in findings if found.check == "database"]
+    assert "its encoding is SQL_ASCII, which cannot hold all names" in details
 
 
 def test_a_server_that_never_answers(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:

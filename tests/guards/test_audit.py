@@ -1,13 +1,17 @@
 """Each action leaves one event: by whom, of whom, and what became of what."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from service.settings import Settings
+from service.settings import Database, Settings
 from tests.support.clients import Client, StartApp
 from tests.support.factories import Account, register, register_as
+from tests.support.processes import url_of
+from tests.support.shell import run_all
 from tests.support.steps import (
     change_email,
     change_password,
@@ -22,6 +26,7 @@ from tests.support.steps import (
     sign_in_again,
     verify,
 )
+from tests.support.tokens import published
 from tests.support.waiting import eventually
 
 OWN = "ada@example.com"
@@ -89,10 +94,6 @@ async def leaving(client: Client, settings: Settings, account: Account, admin: A
 async def coming_back(client: Client, settings: Settings, account: Account, admin: Account) -> None:
     await leaving(client, settings, account, admin)
     await sign_in(client, account)
-
-
-async def signing_out(client: Client, settings: Settings, account: Account, admin: Account) -> None:
-    await send(client, "POST", "/auth/logout", by=account)
 
 
 async def ending_the_others(
@@ -290,3 +291,46 @@ async def test_what_a_job_does_is_recorded_without_an_actor(
     await start_app()
     found = await eventually(lambda: events_of(client, admin, id_, action))
     assert found == [(None, before, after)]
+
+
+@pytest.mark.parametrize(
+    ("option", "action"), [("--now", "key.rotate"), ("--revoke", "key.revoke")]
+)
+async def test_a_change_of_keys_by_an_operator_is_recorded(
+    client: Client, database: Database, tmp_path: Path, option: str, action: str
+) -> None:
+    admin = await register_as(client, "admin")
+    before = await published(client)
+    command = f"keys rotate {option}"
+    (result,) = await asyncio.to_thread(run_all, tmp_path, url_of(database), command)
+    assert result.code == 0
+    response = await send(client, "GET", f"/audit-events?action={action}", by=admin)
+    (event,) = (await response.json())["items"]
+    assert (event["actor_id"], event["before"]) == (None, {"keys": before})
+    assert event["after"]["key"] == result.stdout.split()[0]
+
+
+@pytest.mark.parametrize("act", ["suspend", "reinstate"])
+async def test_what_an_operator_does_to_an_account_is_recorded(
+    client: Client, database: Database, tmp_path: Path, act: str
+) -> None:
+    account, admin = await register(client), await register_as(client, "admin")
+    email, id_ = account.profile["email"], account.profile["id"]
+    commands = [f"users suspend {email} --reason spam", f"users reinstate {email}"]
+    results = await asyncio.to_thread(run_all, tmp_path, url_of(database), *commands)
+    assert [result.code for result in results] == [0, 0]
+    active = {"status": "active", "suspension_reason": None}
+    suspended = {"status": "suspended", "suspension_reason": "spam"}
+    changed = (active, suspended) if act == "suspend" else (suspended, active)
+    assert await events_of(client, admin, id_, f"user.{act}") == [(None, *changed)]
+
+
+async def test_a_promotion_by_an_operator_is_recorded(
+    client: Client, database: Database, tmp_path: Path
+) -> None:
+    account, admin = await register(client), await register_as(client, "admin")
+    command = ["create-admin", "--email", account.profile["email"], "--promote"]
+    (result,) = await asyncio.to_thread(run_all, tmp_path, url_of(database), command)
+    assert result.code == 0
+    expected = (None, {"role": "user"}, {"role": "admin"})
+    assert await events_of(client, admin, account.profile["id"], "user.update") == [expected]

@@ -1,5 +1,6 @@
 """What is sealed belongs to its row and its purpose: moved to another, it is refused."""
 
+import hashlib
 import uuid
 from typing import Any
 
@@ -32,6 +33,28 @@ async def test_an_answer_moved_to_another_key_is_refused(client: Client, conn: A
     await assert_problem(await register_once(client, "two"), 422, "idempotent_answer_lost")
 
 
+async def test_an_answer_moved_to_another_caller_is_refused(client: Client, conn: Any) -> None:
+    """It may hold tokens: whoever can write to the table must not read them over HTTP."""
+    ada, eve = await register(client), await register(client)
+    body = {"password": "a passphrase nobody has guessed", "current_password": PASSWORD}
+    key = {"Idempotency-Key": "one"}
+    changed = await send(client, "POST", "/users/me/password", body, headers={**ada.headers, **key})
+    assert changed.status == 204
+    ours, theirs = (
+        f"\\x{hashlib.sha256(a.profile['id'].encode()).hexdigest()}" for a in (eve, ada)
+    )
+    moved = await conn.execute(
+        "update idempotency_keys set caller = $1::text::bytea where caller = $2::text::bytea",
+        ours,
+        theirs,
+    )
+    assert moved == "UPDATE 1"
+    response = await send(
+        client, "POST", "/users/me/password", body, headers={**eve.headers, **key}
+    )
+    await assert_problem(response, 422, "idempotent_answer_lost")
+
+
 async def test_a_mail_moved_to_another_row_is_not_sent(
     client: Client, settings: Settings, conn: Any
 ) -> None:
@@ -49,7 +72,6 @@ async def test_a_mail_moved_to_another_row_is_not_sent(
 
 
 async def test_an_answer_is_no_mail(client: Client, conn: Any) -> None:
-    """Although it is bound to the very id that the mail has."""
     await conn.execute(LATER)
     assert (await register_once(client, str(uuid.uuid4()))).status == 201
     with logged() as logs:
@@ -62,7 +84,6 @@ async def test_an_answer_is_no_mail(client: Client, conn: Any) -> None:
 
 
 async def test_a_mail_is_no_answer(client: Client, conn: Any) -> None:
-    """Although it is bound to the very key that the client sends."""
     await conn.execute(LATER)
     await register(client, email="eve@example.com")
     mail_id = str(await conn.fetchval("select id from mail_outbox"))
@@ -110,15 +131,16 @@ async def test_one_bit_changed_is_refused(client: Client, conn: Any, name: str) 
     assert [entry.get("reason") for entry in outcomes(logs)] == ["SealError"]
 
 
-async def test_an_answer_is_one_clients_own(client: Client) -> None:
-    """The key and the request of another are no way to it."""
-    ada, eve = await register(client), await register(client)
-    headers = {"Idempotency-Key": "one"}
-    path, body = "/users/me/email", {"email": "new@example.com", "password": "not its password"}
-    right = {**body, "password": PASSWORD}
-    assert (await send(client, "POST", path, right, by=ada, headers=headers)).status == 202
-    response = await send(client, "POST", path, body, by=eve, headers=headers)
-    await assert_problem(response, 403, "wrong_password")
+async def test_the_same_key_and_request_of_another_are_another_request(
+    client: Client, conn: Any
+) -> None:
+    """An answer of somebody else's would leave the second undone."""
+    body, headers = {"email": "new@example.com", "password": PASSWORD}, {"Idempotency-Key": "one"}
+    for account in (await register(client), await register(client)):
+        response = await send(client, "POST", "/users/me/email", body, by=account, headers=headers)
+        assert response.status == 202
+    asked = "select count(distinct user_id) from action_tokens where purpose = 'email_change'"
+    assert await conn.fetchval(asked) == 2
 
 
 async def test_another_path_is_another_request(client: Client) -> None:

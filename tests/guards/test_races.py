@@ -21,7 +21,7 @@ from tests.support.factories import (
 from tests.support.holding import holding
 from tests.support.jobs import run_jobs
 from tests.support.processes import url_of
-from tests.support.shell import run_all
+from tests.support.shell import Result, run_all
 from tests.support.steps import (
     ASKING,
     NEW_PASSWORD,
@@ -48,6 +48,8 @@ from tests.support.tokens import published
 ROW = "select from users where id = $1 for update"
 ALL_ROWS = "select from users for update"
 FRESH = {"If-Match": '"1"'}
+# Of commands that are held by a lock while others start.
+PATIENT = {"DB_LOCK_TIMEOUT_S": "60", "DB_COMMAND_TIMEOUT_S": "60"}
 
 
 async def test_merges_at_once_lose_nothing(client: Client, conn: Any) -> None:
@@ -293,6 +295,31 @@ async def test_replicas_that_start_at_once_make_one_key(
     assert keys[0] == keys[1]
 
 
+async def test_of_two_rotations_at_once_the_second_is_refused(
+    client: Client, database: Database, conn: Any, tmp_path: Path
+) -> None:
+    def rotate() -> Awaitable[list[Result]]:
+        return asyncio.to_thread(run_all, tmp_path, url_of(database) | PATIENT, "keys rotate")
+
+    async with holding(conn, "lock table signing_keys in share mode") as start:
+        rotations = [await start(rotate()) for _ in range(2)]
+    assert [(await each)[0].code for each in rotations] == [0, 1]
+
+
+async def test_of_two_revocations_at_once_one_key_is_left(
+    client: Client, database: Database, conn: Any, tmp_path: Path
+) -> None:
+    def revoke() -> Awaitable[list[Result]]:
+        return asyncio.to_thread(
+            run_all, tmp_path, url_of(database) | PATIENT, "keys rotate --revoke"
+        )
+
+    async with holding(conn, "select from signing_keys for update") as start:
+        revocations = [await start(revoke()) for _ in range(2)]
+    assert [(await each)[0].code for each in revocations] == [0, 0]
+    assert await conn.fetchval("select count(*) from signing_keys") == 1
+
+
 async def test_a_promotion_undoes_no_change_that_it_waited_for(
     client: Client, database: Database, conn: Any, tmp_path: Path
 ) -> None:
@@ -300,7 +327,9 @@ async def test_a_promotion_undoes_no_change_that_it_waited_for(
     command = ["create-admin", "--email", account.profile["email"], "--promote"]
     change = "update users set name = 'Ada' where id = $1"
     async with holding(conn, change, account.profile["id"]) as start:
-        promoting = await start(asyncio.to_thread(run_all, tmp_path, url_of(database), command))
+        promoting = await start(
+            asyncio.to_thread(run_all, tmp_path, url_of(database) | PATIENT, command)
+        )
     (result,) = await promoting
     assert (result.code, result.stderr) == (0, "")
     me = await (await send(client, "GET", "/users/me", by=account)).json()

@@ -1,15 +1,20 @@
 """How long an answer takes tells nothing of an address: none comes before the same time."""
 
+import dataclasses
 import time
 from typing import Any
 
 import pytest
 from aiohttp import ClientResponse
+from prometheus_client import CollectorRegistry
+from pytest_aiohttp import AiohttpClient
 
+from service.app import create_app
 from service.http import requests
+from service.settings import Settings
 from tests.support.clients import Client, StartApp
 from tests.support.factories import PASSWORD, Account, register
-from tests.support.steps import change_email, forgot, resend, send
+from tests.support.steps import WRONG, change_email, forgot, resend, send
 
 LEAST_S = 0.5
 # The event loop's clock ticks in milliseconds.
@@ -51,3 +56,30 @@ async def test_no_answer_comes_early(
     response = await ask(client, flow, asker, "ada@example.com")
     assert time.monotonic() - started >= LEAST_S - TICKS_S
     assert (response.status, await response.read()) == (202, b"")
+
+
+@pytest.mark.parametrize("why", ["wrong", "unknown", "suspended", "unverified"])
+async def test_a_refused_sign_in_computes_one_hash(
+    settings: Settings, aiohttp_client: AiohttpClient, conn: Any, why: str
+) -> None:
+    """Neither none nor two: each would take another time."""
+    registry = CollectorRegistry()
+    changed = dataclasses.replace(settings, require_email_verification=True)
+    client = await aiohttp_client(create_app(changed, registry))
+    body = {"email": "ada@example.com", "password": PASSWORD}
+    if why != "unknown":
+        assert (await send(client, "POST", "/auth/register", body)).status == 202
+    if why != "unverified":
+        await conn.execute("update users set email_verified_at = now()")
+    if why == "suspended":
+        await conn.execute("update users set status = 'suspended'")
+    if why == "wrong":
+        body["password"] = WRONG
+
+    def hashes() -> float:
+        name = "shinkei_password_hash_duration_seconds_count"
+        return registry.get_sample_value(name) or 0
+
+    before = hashes()
+    assert (await send(client, "POST", "/auth/login", body)).status == 401
+    assert hashes() - before == 1

@@ -1,0 +1,160 @@
+"""The guards of the service, and the code without each of them."""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+# A statement that calls one of these becomes ``pass``; what is assigned or returned, None.
+CALLS = (
+    # limits, and what is given back
+    "throttle.check",
+    "throttle.refund",
+    "remember_network",
+    # audit
+    "record",
+    "record_unattended",
+    "record_change",
+    # notices by mail
+    "send_mail",
+    "enqueue",
+    "start_password_reset",
+    "start_email_verification",
+    "start_email_change",
+    "offer_email_revert",
+    # rules, preconditions, locks
+    "require_acceptable",
+    "require_own",
+    "check_if_match",
+    "keep_an_administrator",
+    "_lock_credentials",
+    # what ends with a password or an address
+    "delete_session",
+    "delete_sessions",
+    "delete_tokens",
+    "delete_reverts_since",
+)
+# ``async with`` one of these becomes ``async with nullcontext()``.
+CONTEXTS = ("uniform_time",)
+# The argument that binds what is sealed to its place, and the constant put there. It is replaced
+# wherever a folder seals for one purpose: a change at one end alone fails every use.
+BINDINGS = {
+    "seal": (2, '"unbound"'),
+    "unseal": (2, '"unbound"'),
+    "encrypt": (2, "None"),
+    "decrypt": (2, "None"),
+}
+LOCK = re.compile(r"\s*\bfor (no key )?update( of \w+)?( skip locked)?")
+
+
+class Mutant(NamedTuple):
+    """A change of the service: ``code`` is each changed file's new text."""
+
+    kind: str
+    operator: str
+    file: str
+    line: int
+    code: dict[str, str]
+
+
+class Source:
+    """A module's text, with its parsed form."""
+
+    def __init__(self, root: Path, file: str) -> None:
+        self.file, self.text = file, (root / file).read_text()
+        self.tree = ast.parse(self.text)
+        self.lines = self.text.splitlines(keepends=True)
+
+    def cut(self, node: ast.expr | ast.stmt) -> tuple[int, int]:
+        """Where the node's text starts and ends; ast counts columns in bytes."""
+        assert node.end_lineno is not None
+        assert node.end_col_offset is not None
+
+        def offset(line: int, column: int) -> int:
+            before = sum(map(len, self.lines[: line - 1]))
+            return before + len(self.lines[line - 1].encode()[:column].decode())
+
+        return offset(node.lineno, node.col_offset), offset(node.end_lineno, node.end_col_offset)
+
+    def part(self, node: ast.expr | ast.stmt) -> str:
+        start, end = self.cut(node)
+        return self.text[start:end]
+
+    def changed(self, changes: list[tuple[ast.expr | ast.stmt, str]]) -> str:
+        """The text with other text for each node."""
+        text = self.text
+        for (start, end), new in sorted(((self.cut(node), new) for node, new in changes))[::-1]:
+            text = text[:start] + new + text[end:]
+        return text
+
+
+def guards(sources: list[Source]) -> list[Mutant]:
+    """The mutants; each name above must stand somewhere, so that none is lost when it changes."""
+    found = [mutant for source in sources for mutant in _calls_and_locks(source)]
+    gone = [name for name in (*CALLS, *CONTEXTS) if f"no {name}" not in {one[1] for one in found}]
+    if gone:
+        raise SystemExit(f"tests/mutants/guards.py: nothing calls {', '.join(gone)}")
+    return sorted([*found, *_bindings(sources)], key=lambda mutant: (mutant.file, mutant.line))
+
+
+def _calls_and_locks(source: Source) -> Iterator[Mutant]:
+    def mutant(name: str, node: ast.expr | ast.stmt, new: str) -> Mutant:
+        code = {source.file: source.changed([(node, new)])}
+        return Mutant("guard", name, source.file, node.lineno, code)
+
+    for node in ast.walk(source.tree):
+        if isinstance(node, ast.Expr | ast.Assign | ast.Return) and node.value is not None:
+            if name := _called(node.value, CALLS):
+                is_statement = isinstance(node, ast.Expr)
+                replaced = node if is_statement else node.value
+                yield mutant(f"no {name}", replaced, "pass" if is_statement else "None")
+        elif isinstance(node, ast.AsyncWith):
+            for item in node.items:
+                if name := _called(item.context_expr, CONTEXTS):
+                    nothing = '__import__("contextlib").nullcontext()'
+                    yield mutant(f"no {name}", item.context_expr, nothing)
+        elif isinstance(node, ast.Call):
+            for argument in node.args:
+                text = source.part(argument)
+                if _is_text(argument) and (lock := LOCK.search(text)):
+                    without = text[: lock.start()] + text[lock.end() :]
+                    yield mutant(f"no {lock[0].strip()}", argument, without)
+
+
+def _is_text(node: ast.expr) -> bool:
+    return isinstance(node, ast.JoinedStr) or (
+        isinstance(node, ast.Constant) and isinstance(node.value, str)
+    )
+
+
+def _called(node: ast.expr, names: tuple[str, ...]) -> str | None:
+    """Which of the names is called, whatever module stands before it."""
+    if isinstance(node, ast.Await):
+        node = node.value
+    if not isinstance(node, ast.Call):
+        return None
+    function = f".{ast.unparse(node.func)}"
+    return next((name for name in names if function.endswith(f".{name}")), None)
+
+
+def _bindings(sources: list[Source]) -> Iterator[Mutant]:
+    groups: dict[tuple[Path, str], list[tuple[Source, ast.expr, str]]] = {}
+    for source in sources:
+        for node in ast.walk(source.tree):
+            name = isinstance(node, ast.Call) and _called(node, tuple(BINDINGS))
+            if name and isinstance(node, ast.Call):
+                position, new = BINDINGS[name]
+                named = {keyword.arg: keyword.value for keyword in node.keywords}
+                bound = named.get("bound_to") or node.args[position]
+                purpose = ast.unparse(node.args[1]) if "seal" in name else "cipher"
+                group = groups.setdefault((Path(source.file).parent, purpose), [])
+                group.append((source, bound, new))
+    for group in groups.values():
+        code = {
+            source.file: source.changed(
+                [(node, new) for other, node, new in group if other is source]
+            )
+            for source, _, _ in group
+        }
+        yield Mutant("guard", "not bound", group[0][0].file, group[0][1].lineno, code)

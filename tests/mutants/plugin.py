@@ -1,0 +1,56 @@
+"""What pytest does for ``tests/mutants/run.py``: say which tests to run, and measure them.
+
+``MUTANTS_SELECT`` names a file with the tests to run, in their order; beside it, as ``.failed``, the
+first that fails is written. ``MUTANTS_DURATIONS`` names one to write how many seconds each test that
+passed has taken, and which failed.
+"""
+
+import base64
+import json
+import os
+import threading
+from pathlib import Path
+
+import pytest
+
+# A test that fails may leave behind what its teardown then waits for, without an end.
+_TEARDOWN_S = 20
+_COVERAGE = "COVERAGE_PROCESS_CONFIG"
+_seconds: dict[str, float] = {}
+_failed: set[str] = set()
+_skipped: set[str] = set()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if "MUTANTS_SELECT" in os.environ:
+        wanted = json.loads(Path(os.environ["MUTANTS_SELECT"]).read_text())
+        found = {item.nodeid: item for item in items}
+        items[:] = [found[name] for name in wanted if name in found]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Have the processes that the test starts say whose lines they cover."""
+    if _COVERAGE in os.environ:
+        config = json.loads(base64.b64decode(os.environ[_COVERAGE]))
+        config["context"] = item.nodeid
+        os.environ[_COVERAGE] = base64.b64encode(json.dumps(config).encode()).decode()
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    _seconds[report.nodeid] = _seconds.get(report.nodeid, 0) + report.duration
+    if not report.passed:
+        (_failed if report.failed else _skipped).add(report.nodeid)
+    if report.failed and "MUTANTS_SELECT" in os.environ:
+        Path(os.environ["MUTANTS_SELECT"]).with_suffix(".failed").write_text(report.nodeid)
+        watchdog = threading.Timer(_TEARDOWN_S, os._exit, [pytest.ExitCode.TESTS_FAILED])
+        watchdog.daemon = True
+        watchdog.start()
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if "MUTANTS_DURATIONS" in os.environ and not hasattr(session.config, "workerinput"):
+        passed = {name: _seconds[name] for name in _seconds if name not in _failed | _skipped}
+        measured = {"passed": passed, "failed": sorted(_failed)}
+        Path(os.environ["MUTANTS_DURATIONS"]).write_text(json.dumps(measured))

@@ -1,0 +1,37 @@
+"""Sealing: what is sealed opens in its own place, for its own purpose and whole, and nowhere else."""
+
+import pytest
+
+from service.sealing import SealError, seal, unseal
+
+KEY = "a secret key of the tests, long enough to be taken"
+
+
+def test_sealed_bytes_open_in_their_own_place() -> None:
+    assert unseal(KEY, "mail", "row 1", seal(KEY, "mail", "row 1", b"secret")) == b"secret"
+
+
+@pytest.mark.parametrize(
+    ("key", "purpose", "place"),
+    [
+        (KEY[::-1], "mail", "row 1"),
+        (KEY, "answers", "row 1"),
+        (KEY, "mail", "row 2"),
+    ],
+    ids=["another key", "another purpose", "another row"],
+)
+def test_sealed_bytes_open_nowhere_else(key: str, purpose: str, place: str) -> None:
+    with pytest.raises(SealError):
+        unseal(key, purpose, place, seal(KEY, "mail", "row 1", b"secret"))
+
+
+def test_the_same_bytes_are_sealed_differently_each_time() -> None:
+    assert seal(KEY, "mail", "row 1", b"secret") != seal(KEY, "mail", "row 1", b"secret")
+
+
+@pytest.mark.parametrize("place", [0, 12, -1])
+def test_a_changed_byte_is_noticed(place: int) -> None:
+    sealed = bytearray(seal(KEY, "mail", "row 1", b"secret"))
+    sealed[place] ^= 1
+    with pytest.raises(SealError):
+        unseal(KEY, "mail", "row 1", bytes(sealed))
