@@ -3,6 +3,8 @@
 import re
 from typing import Any
 
+import pytest
+
 from service.auth.guards import anyone, signed_in, support
 from service.http.route import Route
 from service.routes import ROUTES
@@ -27,6 +29,7 @@ def expected(route: Route, caller: str) -> int | None:
     return 404 if caller != "support" and "{user_id}" in route.path else 403
 
 
+@pytest.mark.asvs("3.5.3")
 async def test_every_route_by_every_caller(client: Client, conn: Any) -> None:
     """Bodies are left out, so that whoever gets beyond the guard changes nothing but by DELETE."""
     owner = await register(client)

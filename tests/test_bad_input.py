@@ -87,6 +87,7 @@ CONTENT_TYPES = [
 ]
 
 
+@pytest.mark.asvs("3.5.1")
 async def test_another_content_type(client: Client) -> None:
     account = await register_as(client, "admin")
     for method, path in WITH_BODY:

@@ -2,11 +2,9 @@
 
 import json
 import os
-import shutil
 import signal
 import socket
 import sys
-import zipfile
 from functools import partial
 from pathlib import Path
 
@@ -25,8 +23,6 @@ from tests.support.processes import (
     processes,
     reserved_port,
     run,
-    run_command,
-    run_python,
     serving,
     started,
     until_healthy,
@@ -348,6 +344,7 @@ def test_connections_that_the_server_refuses_at_start_are_one_line(
     assert "hush" not in result.stderr
 
 
+@pytest.mark.asvs("16.2.4")
 def test_logs_are_json_lines_with_request_ids_and_no_secrets(
     database: Database, tmp_path: Path
 ) -> None:
@@ -422,32 +419,3 @@ def test_password_hashes_are_calibrated_and_never_below_the_minimum(tmp_path: Pa
 def test_a_calibration_needs_a_target(tmp_path: Path) -> None:
     (result,) = run_all(tmp_path, {}, "calibrate-passwords --target-ms 0")
     assert (result.code, result.stdout) == (2, "")
-
-
-@pytest.mark.slow
-def test_an_installed_wheel_migrates_from_an_empty_directory(
-    empty_database: Database, tmp_path: Path
-) -> None:
-    """Built and unpacked as pip would; its own files alone, none of the checkout's."""
-    source = tmp_path / "source"
-    for name in ("service", "migrations"):
-        ignored = shutil.ignore_patterns("__pycache__")
-        shutil.copytree(ROOT / name, source / name, ignore=ignored)
-    for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, source)
-    build = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-q"]
-    built = run_command(*build, "-w", str(tmp_path), str(source), env=dict(os.environ))
-    assert built.returncode == 0, built.stderr
-    (wheel,) = tmp_path.glob("shinkei-*.whl")
-    installed, empty = tmp_path / "installed", tmp_path / "empty"
-    empty.mkdir()
-    with zipfile.ZipFile(wheel) as archive:
-        archive.extractall(installed)
-    variables = {**url_of(empty_database), "PYTHONPATH": str(installed)}
-    result = run("migrate", cwd=empty, **variables)
-    assert (result.returncode, result.stderr) == (0, "")
-    assert result.stdout.splitlines()[0] == "applied  0001.create-users"
-    code = "from service.db.migrations import migrations_dir as d; print(d())"
-    where = run_python(code, cwd=empty, **variables)
-    assert Path(where.stdout.strip()).is_relative_to(installed)
-    assert (installed / "service/mail/templates/fr/verify_email.html").is_file()

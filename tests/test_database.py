@@ -43,6 +43,7 @@ async def test_a_read_survives_its_connection(client: Client, conn: Any) -> None
         assert response.status == 200, await response.text()
 
 
+@pytest.mark.asvs("16.5.3")
 async def test_a_write_whose_connection_is_lost_is_a_503_and_leaves_nothing(
     client: Client, conn: Any
 ) -> None:
@@ -271,6 +272,7 @@ async def test_a_table_that_is_not_there_is_a_503(client: Client, conn: Any) -> 
     assert (await client.get(ME, headers=account.headers)).status == 200
 
 
+@pytest.mark.asvs("16.5.1")
 async def test_our_own_mistakes_are_a_500_without_a_word_of_them(
     client: Client, conn: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:

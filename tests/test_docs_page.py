@@ -120,6 +120,7 @@ async def width_beyond(page: "Page") -> int:
     return beyond
 
 
+@pytest.mark.asvs("3.4.3", "6.2.6", "7.4.4", "14.3.1", "14.3.3")
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 async def test_one_signs_in_and_tries_a_request(page: "Page", client: Client) -> None:

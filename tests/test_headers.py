@@ -52,6 +52,19 @@ def assert_secure(response: ClientResponse) -> None:
     assert "Set-Cookie" not in headers
 
 
+@pytest.mark.asvs(
+    "3.2.1",
+    "3.3.1",
+    "3.3.2",
+    "3.3.3",
+    "3.3.4",
+    "3.4.3",
+    "3.4.4",
+    "3.4.5",
+    "3.4.6",
+    "14.2.2",
+    "14.3.2",
+)
 async def test_every_answer_of_every_route(client: Client) -> None:
     """As a stranger, and as an administrator who sends no body; then what sending one answers."""
     statuses = set()
@@ -85,6 +98,7 @@ async def test_every_answer_of_every_route(client: Client) -> None:
     assert statuses >= {200, 201, 202, 204, 400, 401, 404, 405, 413}
 
 
+@pytest.mark.asvs("3.4.1")
 async def test_hsts_where_clients_come_by_https(client: Client, start_app: StartApp) -> None:
     assert "Strict-Transport-Security" not in (await client.get("/health/live")).headers
     client = await start_app(public_origin=APP)
@@ -93,6 +107,7 @@ async def test_hsts_where_clients_come_by_https(client: Client, start_app: Start
         assert response.headers["Strict-Transport-Security"] == "max-age=31536000"
 
 
+@pytest.mark.asvs("3.4.2")
 async def test_other_origins_read_nothing_unless_listed(client: Client) -> None:
     account = await register(client)
     asks = {"Origin": APP, "Access-Control-Request-Method": "GET"}
@@ -135,6 +150,7 @@ async def test_preflights_of_every_route(start_app: StartApp) -> None:
     }
 
 
+@pytest.mark.asvs("3.5.2")
 async def test_what_is_no_preflight_or_of_no_path_is_refused(start_app: StartApp) -> None:
     client = await start_app(cors_origins=ALLOWED)
     response = await preflight(client, "/nothing", APP)
@@ -145,6 +161,7 @@ async def test_what_is_no_preflight_or_of_no_path_is_refused(start_app: StartApp
         assert "Access-Control-Allow-Methods" not in response.headers
 
 
+@pytest.mark.asvs("3.4.2")
 @pytest.mark.parametrize("origin", STRANGERS)
 async def test_strangers_read_nothing(start_app: StartApp, origin: str) -> None:
     client = await start_app(cors_origins=ALLOWED)

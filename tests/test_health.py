@@ -154,6 +154,7 @@ def own_server(tmp_path: Path) -> Iterator[embedded.Server]:
         server.stop()
 
 
+@pytest.mark.asvs("16.5.2")
 async def test_postgresql_stopped_and_started_again(
     start_app: StartApp, own_server: embedded.Server, tmp_path: Path
 ) -> None:

@@ -51,6 +51,7 @@ async def test_another_request_under_the_same_key_is_refused(client: Client) -> 
     await assert_problem(forgot, 422, "idempotency_key_reused")
 
 
+@pytest.mark.asvs("8.2.2")
 async def test_keys_of_one_caller_are_invisible_to_another(client: Client) -> None:
     accounts = [await register(client) for _ in range(2)]
     for number, account in enumerate(accounts):

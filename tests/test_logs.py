@@ -62,6 +62,7 @@ WAITING = (
 VISIBLE = re.compile(r"[^\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]*")
 
 
+@pytest.mark.asvs("16.4.1")
 @pytest.mark.parametrize("text", NASTY.values(), ids=NASTY)
 def test_whatever_it_is_about_an_event_is_one_line_of_json(text: str) -> None:
     error = ValueError(text)
@@ -76,6 +77,7 @@ def test_whatever_it_is_about_an_event_is_one_line_of_json(text: str) -> None:
     assert event["exception"].endswith(text)
 
 
+@pytest.mark.asvs("16.4.1")
 @pytest.mark.parametrize("text", NASTY.values(), ids=NASTY)
 def test_whatever_it_is_about_an_event_is_one_readable_line(text: str) -> None:
     with written(ConsoleFormatter()) as pieces:
@@ -151,6 +153,7 @@ def test_what_json_cannot_say_is_logged_all_the_same() -> None:
     assert pieces[0].endswith(b"half \\ud800 value='\\ud800'\n")
 
 
+@pytest.mark.asvs("16.2.5")
 async def test_tracebacks_leave_out_what_postgresql_repeats_of_rows(
     client: Client, conn: Any
 ) -> None:
@@ -184,6 +187,7 @@ def raw(url: str, sent: bytes) -> bytes:
         return b"".join(iter(lambda: connection.recv(65536), b""))
 
 
+@pytest.mark.asvs("16.2.5", "16.3.3", "16.4.1")
 @pytest.mark.parametrize("log_format", ["json", "console"])
 def test_clients_cannot_write_the_log(database: Database, tmp_path: Path, log_format: str) -> None:
     """Path, method, headers, names and addresses of mails, with all that could end a line."""
@@ -226,6 +230,7 @@ def test_clients_cannot_write_the_log(database: Database, tmp_path: Path, log_fo
         assert all(re.match(r"\d\d:\d\d:\d\d\.\d{3} (info|debug) ", line) for line in lines)
 
 
+@pytest.mark.asvs("16.2.1", "16.2.2")
 async def test_the_line_of_a_request(client: Client, conn: Any) -> None:
     account = await register(client)
     with logged() as events:
@@ -252,6 +257,7 @@ async def test_the_line_of_a_request(client: Client, conn: Any) -> None:
     assert (missing["route"], missing["user_id"], missing["database_calls"]) == (None, None, 0)
 
 
+@pytest.mark.asvs("16.3.1", "16.3.2", "16.3.3")
 async def test_who_is_refused_is_logged(start_app: StartApp) -> None:
     """Wrong passwords, with whose they were to be; tokens; roles; and one attempt too many."""
     client = await start_app(throttle_sign_in_per_account=Rate(2, 60))
@@ -304,6 +310,7 @@ async def test_waiting_for_a_connection_is_time_on_the_database(
     assert request["database_ms"] >= held_ms
 
 
+@pytest.mark.asvs("16.2.1")
 async def test_the_client_is_found_behind_proxies(start_app: StartApp) -> None:
     client = await start_app(trusted_proxies=(ip_network("127.0.0.1"), ip_network("10.0.0.0/8")))
     with logged() as events:
@@ -384,6 +391,7 @@ def events_in(events: list[dict[str, Any]]) -> Callable[[], Awaitable[bool]]:
     return some
 
 
+@pytest.mark.asvs("16.2.5")
 async def test_slow_queries(start_app: StartApp) -> None:
     """With their request and without their parameters, on connections used again and again."""
     client = await start_app(slow_query_ms=0.0001, db_pool_size=1)
@@ -469,6 +477,7 @@ async def test_fast_queries_are_not_logged(start_app: StartApp, slow_query_ms: f
     assert "slow query" not in {event["event"] for event in events}
 
 
+@pytest.mark.asvs("16.2.4", "16.3.4")
 def test_what_others_say_is_one_line_each(tmp_path: Path) -> None:
     """Libraries, warnings, tasks that nobody awaits, and what nobody catches."""
     code = """
@@ -689,6 +698,7 @@ class Found(ast.NodeVisitor):
         self.events += [(str(event), level, names) for level in levels]
 
 
+@pytest.mark.asvs("16.2.4")
 def test_every_event_is_documented_and_no_other() -> None:
     page = (ROOT / "docs" / "logs.md").read_text(encoding="utf-8")
     table = page.split("## Events")[1].split("| fields of `request` |")[0]

@@ -145,7 +145,8 @@ def test_no_migrations_at_all_is_told(
 
 def test_what_the_planner_has_to_know_is_known_at_once(database: Database) -> None:
     """Statistics that are created on accounts that were analyzed before are filled."""
-    assert migrations.roll_back(database, 4)[-1] == "0014.index-users-by-address"
+    while migrations.roll_back(database, 1) != ["0014.index-users-by-address"]:
+        pass
     with connect(database) as conn:
         conn.execute(
             """

@@ -3,6 +3,8 @@
 import itertools
 import re
 
+import pytest
+
 from service.auth.guards import admin, anyone, signed_in, support
 from service.routes import ROUTES
 from tests.support.clients import Client
@@ -30,10 +32,12 @@ PUBLIC = {
 }
 
 
+@pytest.mark.asvs("6.3.4")
 def test_what_is_public_is_what_is_listed_here() -> None:
     assert {(route.method, route.path) for route in ROUTES if route.access is anyone} == PUBLIC
 
 
+@pytest.mark.asvs("6.4.2")
 async def test_the_router_holds_the_table_and_nothing_else(client: Client) -> None:
     assert client.app is not None
     registered = {
@@ -44,6 +48,7 @@ async def test_the_router_holds_the_table_and_nothing_else(client: Client) -> No
     assert registered == listed | {("HEAD", path) for method, path in listed if method == "GET"}
 
 
+@pytest.mark.asvs("3.5.1", "8.2.1")
 async def test_every_route_outside_of_the_public_set_answers_401(client: Client) -> None:
     for route, slash in itertools.product(ROUTES, ("", "/")):
         path = re.sub(r"{[^}]*}", "01890000-0000-7000-8000-000000000000", route.path) + slash

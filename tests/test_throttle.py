@@ -79,6 +79,7 @@ async def pass_time(conn: Any, seconds: float) -> None:
     )
 
 
+@pytest.mark.asvs("6.3.1")
 async def test_a_limit_bites_and_recovers(start_app: StartApp, conn: Any) -> None:
     client = await start_app(throttle_sign_in_per_account=FEW)
     for source, left in zip(strangers(3), (2, 1, 0), strict=True):
@@ -107,6 +108,7 @@ async def test_what_is_refused_prolongs_nothing(start_app: StartApp, conn: Any) 
     assert await conn.fetchval(latest) == before
 
 
+@pytest.mark.asvs("6.3.1")
 async def test_no_password_is_hashed_beyond_the_limit(start_app: StartApp) -> None:
     client = await start_app(throttle_sign_in_per_account=FEW)
     await sign_up(client, "ada@example.com")
@@ -119,6 +121,7 @@ async def test_no_password_is_hashed_beyond_the_limit(start_app: StartApp) -> No
     await assert_problem(response, 503, "too_many_sign_ins")
 
 
+@pytest.mark.asvs("6.3.1")
 async def test_replicas_count_together(start_app: StartApp) -> None:
     replicas = [await start_app(throttle_sign_in_per_account=FEW) for _ in range(2)]
     for number, source in enumerate(strangers(3)):
@@ -159,6 +162,7 @@ async def test_attempts_that_waited_for_a_later_one_pass_all_the_same(
     await assert_limited(await sign_in(client, "ada@example.com", HOME))
 
 
+@pytest.mark.asvs("6.3.1")
 async def test_a_client_is_limited_whatever_the_account(start_app: StartApp) -> None:
     client = await start_app(throttle_sign_in_per_ip=FEW)
     for number in range(3):
@@ -197,6 +201,7 @@ async def test_a_forged_forwarding_header_hides_nobody(start_app: StartApp, trus
     await assert_limited(response)
 
 
+@pytest.mark.asvs("6.3.1")
 async def test_an_owner_under_attack_signs_in_from_where_they_were_before(
     start_app: StartApp,
 ) -> None:

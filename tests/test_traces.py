@@ -259,6 +259,7 @@ async def test_all_spans_that_are_lost_are_told_of(
     assert lost() == [1, 20]
 
 
+@pytest.mark.asvs("16.5.2")
 @pytest.mark.slow
 def test_a_collector_that_is_away_harms_nothing(
     away: dict[str, str], database: Database, tmp_path: Path
@@ -273,6 +274,7 @@ def test_a_collector_that_is_away_harms_nothing(
         assert served.ends_with(signal.SIGTERM) == 0
 
 
+@pytest.mark.asvs("16.2.3")
 def test_without_the_setting_nothing_of_it_is_imported(tmp_path: Path) -> None:
     code = (
         "import sys; from service.app import create_app; from service.settings import Settings;"

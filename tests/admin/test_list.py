@@ -428,6 +428,7 @@ async def test_a_cursor_belongs_to_its_filters_and_its_list(client: Client) -> N
     await assert_problem(await answer(USERS, **params), 400, "invalid_cursor")
 
 
+@pytest.mark.asvs("8.2.3")
 async def test_no_secret_is_listed(client: Client) -> None:
     reader = await register_as(client, "support")
     text = await (await client.get(USERS, headers=reader.headers)).text()

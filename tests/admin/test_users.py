@@ -57,6 +57,7 @@ def administrative() -> list[tuple[str, str, str]]:
     ]
 
 
+@pytest.mark.asvs("8.2.1", "8.2.2", "8.3.1")
 @pytest.mark.parametrize("role", ["user", "support", "admin"])
 async def test_roles_and_routes(client: Client, role: str) -> None:
     """Whoever may not is refused before anything is read; whoever may gets beyond the guard."""
@@ -100,6 +101,7 @@ async def test_an_account_that_is_not_there(client: Client, conn: Any) -> None:
     assert await conn.fetchval("select count(*) from audit_events") == before
 
 
+@pytest.mark.asvs("6.4.1")
 async def test_create_user(client: Client, conn: Any) -> None:
     admin = await register_as(client, "admin")
     body = {"email": "Ada@Example.com", "name": "Ada", "role": "support", "settings": {"a": 1}}
@@ -229,6 +231,7 @@ async def test_change_user(client: Client) -> None:
     assert (changed["email_verified"], changed["version"]) == (False, 4)
 
 
+@pytest.mark.asvs("8.2.3")
 @pytest.mark.parametrize(
     ("body", "pointer"),
     [
@@ -299,6 +302,7 @@ async def test_if_match_is_honoured_where_it_is_not_required(
         assert response.status == status
 
 
+@pytest.mark.asvs("8.3.1")
 async def test_a_demotion_bites_at_once_and_keeps_the_session(client: Client) -> None:
     admin, other = await register_as(client, "admin"), await register_as(client, "admin")
     headers = {**admin.headers, "If-Match": '"1"'}
@@ -309,6 +313,7 @@ async def test_a_demotion_bites_at_once_and_keeps_the_session(client: Client) ->
     assert (await client.get(ME, headers=other.headers)).status == 200
 
 
+@pytest.mark.asvs("7.4.2")
 async def test_suspend_and_reinstate(client: Client) -> None:
     admin, account = await register_as(client, "admin"), await register(client)
     more = await (await sign_in(client, account)).json()
@@ -403,6 +408,7 @@ async def test_suspend_with_what_is_wrong(
     assert pointers(problem) == {pointer}
 
 
+@pytest.mark.asvs("7.4.2")
 async def test_delete_user(client: Client) -> None:
     admin, account = await register_as(client, "admin"), await register(client)
     response = await client.delete(url_of(account), headers=admin.headers)
@@ -466,6 +472,7 @@ async def test_trigger_a_password_reset(client: Client, conn: Any) -> None:
     assert (await sign_in(client, account)).status == 200
 
 
+@pytest.mark.asvs("7.4.5")
 async def test_sessions(client: Client) -> None:
     admin, account = await register_as(client, "admin"), await register(client)
     tokens = [await (await sign_in(client, account)).json() for _ in range(2)]
@@ -571,6 +578,7 @@ async def test_of_ten_administrators_who_all_leave_at_once_one_stays(
     assert await conn.fetchval(left) == 1
 
 
+@pytest.mark.asvs("7.4.2")
 async def test_a_suspension_while_signing_in_leaves_no_session(
     start_app: StartApp, conn: Any
 ) -> None:

@@ -25,6 +25,7 @@ def data_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
     blocklist._load.cache_clear()
 
 
+@pytest.mark.asvs("6.2.4")
 @pytest.mark.parametrize(
     "password",
     [
@@ -53,6 +54,7 @@ def test_compatibility_characters_are_no_disguise() -> None:
     assert is_blocked("password".replace("o", "º").replace("ss", "ˢˢ") * 2)
 
 
+@pytest.mark.asvs("6.2.12")
 @pytest.mark.parametrize(
     "password",
     [

@@ -28,6 +28,7 @@ def busy(hasher: Hasher) -> Iterator[None]:
         go_on.set()
 
 
+@pytest.mark.asvs("7.2.4")
 async def test_login(client: Client) -> None:
     account = await register(client)
     credentials = {"email": account.profile["email"].upper(), "password": PASSWORD}
@@ -58,6 +59,7 @@ async def test_unknown_address_and_wrong_password_look_the_same(client: Client, 
     assert answers[0] == answers[1] == answers[2]
 
 
+@pytest.mark.asvs("6.2.8")
 async def test_a_password_is_the_same_in_another_normal_form(client: Client) -> None:
     account = await register(client, password="ﬁve Å cafés, composed")
     decomposed = "five A\u030a cafe\u0301s, composed"

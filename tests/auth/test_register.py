@@ -83,6 +83,7 @@ async def test_wrong_addresses_are_refused(client: Client) -> None:
         assert pointers(problem) == {"#/email"}, email
 
 
+@pytest.mark.asvs("6.2.1")
 @pytest.mark.parametrize(
     "password", ["", "short", "14 characters.", "x" * 257, "nul\0" * 5, "\udfff" * 15, 7, None, []]
 )
@@ -92,6 +93,7 @@ async def test_wrong_passwords_are_refused(client: Client, password: Any) -> Non
     assert pointers(problem) == {"#/password"}
 
 
+@pytest.mark.asvs("6.2.5", "6.2.8", "6.2.9")
 @pytest.mark.parametrize(
     "password",
     [
@@ -110,11 +112,13 @@ async def test_any_long_password_signs_in(client: Client, password: str) -> None
     assert response.status == 401, "no part of a password is cut off"
 
 
+@pytest.mark.asvs("6.2.1")
 async def test_the_minimum_length_is_a_setting(start_app: StartApp) -> None:
     client = await start_app(password_min_length=8)
     await register(client, password="8 x Wörd")
 
 
+@pytest.mark.asvs("6.4.2")
 async def test_what_is_missing_or_unknown_is_named(client: Client) -> None:
     response = await client.post(REGISTER, json={"e-mail": "a@example.com", "role": "admin"})
     problem = await assert_problem(response, 422, "invalid_fields")
@@ -131,6 +135,7 @@ async def test_secrets_are_stored_as_hashes_only(client: Client, conn: Any) -> N
         assert secret not in stored
 
 
+@pytest.mark.asvs("6.2.4", "6.2.12")
 @pytest.mark.parametrize(
     "password",
     [
@@ -153,6 +158,7 @@ async def test_common_and_personal_passwords_are_refused(client: Client, passwor
     assert pointers(problem) == {"#/password"}
 
 
+@pytest.mark.asvs("6.2.8")
 async def test_the_case_of_a_password_counts(client: Client) -> None:
     account = await register(client)
     credentials = {"email": account.profile["email"], "password": PASSWORD.upper()}

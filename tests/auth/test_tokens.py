@@ -21,6 +21,7 @@ from tests.support.factories import assert_problem, register
 from tests.support.tokens import ME, ask, encode, parts
 
 
+@pytest.mark.asvs("7.2.2", "9.1.2", "10.3.3")
 async def test_what_a_token_says(client: Client) -> None:
     account = await register(client)
     header, claims = parts(account)
@@ -39,6 +40,7 @@ async def test_published_keys_are_public_only(client: Client) -> None:
     assert set(key) == {"kty", "crv", "x", "y", "kid", "use", "alg"}
 
 
+@pytest.mark.asvs("9.1.1", "9.1.2", "9.1.3")
 async def test_forged_tokens_are_refused(client: Client) -> None:
     account = await register(client)
     header, claims = parts(account)
@@ -75,6 +77,7 @@ async def test_forged_tokens_are_refused(client: Client) -> None:
     assert await ask(client, account.tokens["access_token"]) == 200
 
 
+@pytest.mark.asvs("9.2.1", "9.2.2", "9.2.3", "10.3.1")
 async def test_claims_are_checked_though_the_signature_is_ours(client: Client) -> None:
     account = await register(client)
     header, claims = parts(account)
@@ -114,12 +117,14 @@ async def test_the_scheme_is_caseless(client: Client) -> None:
     assert (await client.get(ME, headers=headers)).status == 200
 
 
+@pytest.mark.asvs("9.1.1")
 @pytest.mark.property
 @given(token=st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1, max_size=200))
 async def test_no_text_is_a_token(client: Client, token: str) -> None:
     assert await ask(client, token) == 401
 
 
+@pytest.mark.asvs("7.2.1", "7.4.1")
 @pytest.mark.parametrize(
     "ending",
     [
@@ -138,6 +143,7 @@ async def test_a_token_dies_with_its_session(client: Client, conn: Any, ending: 
     assert await ask(client, other.tokens["access_token"]) == 200
 
 
+@pytest.mark.asvs("8.2.2", "10.3.2")
 async def test_a_token_of_another_users_session_is_refused(client: Client) -> None:
     account, other = await register(client), await register(client)
     header, claims = parts(account)
@@ -147,6 +153,7 @@ async def test_a_token_of_another_users_session_is_refused(client: Client) -> No
     assert await ask(client, jwt.encode(header, mixed, key)) == 401
 
 
+@pytest.mark.asvs("7.2.1")
 async def test_replicas_share_keys_and_sessions(start_app: StartApp, conn: Any) -> None:
     one, two = await start_app(), await start_app()
     account = await register(one)

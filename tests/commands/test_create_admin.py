@@ -172,6 +172,7 @@ def test_pending_migrations_come_first(empty_database: Database, tmp_path: Path)
     assert result == (1, "", f"shinkei: {pending} migrations pending: run shinkei migrate\n")
 
 
+@pytest.mark.asvs("6.3.2")
 @pytest.mark.slow
 def test_on_the_embedded_server_before_and_while_it_serves(tmp_path: Path) -> None:
     second = "second@example.com"

@@ -101,6 +101,7 @@ async def test_a_server_without_starttls_gets_nothing_where_it_is_asked_for(
     assert not await is_empty(conn)
 
 
+@pytest.mark.asvs("16.3.4")
 async def test_a_certificate_that_is_not_trusted_gets_nothing(
     start_app: StartApp,
     listen: Listen,
@@ -275,6 +276,7 @@ async def test_a_transaction_that_rolls_back_sends_nothing(
     assert [taken.recipients for taken in mailbox.taken] == [["after@example.com"]]
 
 
+@pytest.mark.asvs("16.5.2")
 async def test_a_silent_server_harms_nothing_else(
     start_app: StartApp, conn: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

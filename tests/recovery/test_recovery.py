@@ -44,6 +44,7 @@ async def verify(client: Client, token: str) -> int:
     return response.status
 
 
+@pytest.mark.asvs("6.4.1", "6.4.3", "7.4.3")
 async def test_a_forgotten_password_is_set_anew(client: Client, settings: Settings) -> None:
     account = await register(client)
     email = account.profile["email"]
@@ -63,12 +64,14 @@ async def test_a_forgotten_password_is_set_anew(client: Client, settings: Settin
     assert await reset(client, token) == 400, "a link is good once"
 
 
+@pytest.mark.asvs("6.4.3")
 async def test_of_fifty_uses_at_once_one_succeeds(client: Client, settings: Settings) -> None:
     token = await forget(client, settings, await register(client))
     statuses = await asyncio.gather(*(reset(client, token) for _ in range(50)))
     assert sorted(statuses) == [204] + [400] * 49
 
 
+@pytest.mark.asvs("6.4.1")
 async def test_links_expire_and_newer_ones_replace_older(
     client: Client, settings: Settings, conn: Any
 ) -> None:
@@ -87,6 +90,7 @@ async def test_links_expire_and_newer_ones_replace_older(
     assert await sign_in(client, email, PASSWORD) == 200
 
 
+@pytest.mark.asvs("9.2.2")
 async def test_a_link_is_good_for_its_own_purpose_only(client: Client, settings: Settings) -> None:
     account = await register(client)
     verifying = token_of(await next_mail(settings.data_dir, account.profile["email"]))
@@ -101,6 +105,7 @@ async def test_a_link_is_good_for_its_own_purpose_only(client: Client, settings:
     assert await reset(client, resetting) == 204
 
 
+@pytest.mark.asvs("6.2.11")
 async def test_a_weak_password_leaves_the_link_good(client: Client, settings: Settings) -> None:
     token = await forget(client, settings, await register(client, name="Ada Lovelace"))
     for password in ("short", "123456789012345", "Ada Lovelace Ada"):
@@ -120,6 +125,7 @@ async def test_unknown_addresses_get_the_same_answer_and_no_mail(
     assert await conn.fetchval("select count(*) from mail_outbox") == 0
 
 
+@pytest.mark.asvs("6.4.3", "14.2.1")
 async def test_links_begin_with_the_configured_origin(
     start_app: StartApp, settings: Settings
 ) -> None:
@@ -256,6 +262,7 @@ async def change_email(client: Client, account: Account, email: str) -> int:
     return response.status
 
 
+@pytest.mark.asvs("7.5.1", "10.3.3")
 async def test_an_address_is_changed_and_given_back(client: Client, settings: Settings) -> None:
     account = await register_verified(client, settings)
     old, new = account.profile["email"], "new@example.com"
@@ -295,6 +302,7 @@ async def test_anothers_address_cannot_be_taken(client: Client, settings: Settin
     await assert_problem(taken_since, 409, "email_taken")
 
 
+@pytest.mark.asvs("6.2.3", "7.5.1")
 async def test_a_wrong_password_changes_nothing(client: Client, conn: Any) -> None:
     account = await register(client)
     for path, body in [
@@ -309,6 +317,7 @@ async def test_a_wrong_password_changes_nothing(client: Client, conn: Any) -> No
     assert (await client.get(ME, headers=account.headers)).status == 200
 
 
+@pytest.mark.asvs("6.2.2", "7.4.3")
 async def test_a_password_is_changed_and_other_sessions_end(
     client: Client, settings: Settings
 ) -> None:

@@ -27,6 +27,7 @@ async def is_signed_in(client: Client, access_token: str) -> bool:
     return (await client.get(ME, headers=bearer(access_token))).status == 200
 
 
+@pytest.mark.asvs("7.2.2", "7.2.3")
 async def test_a_token_is_exchanged_for_a_new_pair(client: Client, conn: Any) -> None:
     tokens = (await register(client)).tokens
     seen = {tokens["refresh_token"]}
@@ -46,6 +47,7 @@ def long_grace(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("service.sessions.handlers.RETRY_GRACE_S", 3600)
 
 
+@pytest.mark.asvs("10.4.5")
 @pytest.mark.usefixtures("long_grace")
 async def test_a_retry_after_a_lost_answer_gets_the_same_successor(client: Client) -> None:
     tokens = (await register(client)).tokens
@@ -67,6 +69,7 @@ async def test_fifty_at_once_get_one_successor(client: Client, conn: Any) -> Non
     assert await conn.fetchval("select count(*) from sessions") == 1
 
 
+@pytest.mark.asvs("10.4.5")
 async def test_a_replay_ends_the_session(client: Client, conn: Any) -> None:
     account = await register(client)
     stolen = account.tokens["refresh_token"]
@@ -82,6 +85,7 @@ async def test_a_replay_ends_the_session(client: Client, conn: Any) -> None:
     assert action == "session.replay"
 
 
+@pytest.mark.asvs("10.4.5")
 @pytest.mark.usefixtures("long_grace")
 async def test_a_token_whose_successor_was_used_is_a_replay_at_once(client: Client) -> None:
     """Within the grace too: the client has its answer, so this is somebody else."""
@@ -109,11 +113,13 @@ async def test_what_is_no_refresh_token(client: Client) -> None:
     assert await refresh(client, account.tokens["refresh_token"]) is not None
 
 
+@pytest.mark.asvs("9.2.2")
 async def test_a_refresh_token_is_no_access_token(client: Client) -> None:
     account = await register(client)
     assert not await is_signed_in(client, account.tokens["refresh_token"])
 
 
+@pytest.mark.asvs("7.3.1", "7.3.2", "10.4.8")
 async def test_sessions_end_by_themselves(start_app: StartApp, conn: Any) -> None:
     client = await start_app(session_idle_ttl_s=3600)
     tokens = (await register(client)).tokens
@@ -131,6 +137,7 @@ async def test_sessions_end_by_themselves(start_app: StartApp, conn: Any) -> Non
     assert await is_signed_in(client, refreshed["access_token"])
 
 
+@pytest.mark.asvs("7.4.1", "10.4.9")
 async def test_logout_ends_both_tokens_at_once(client: Client) -> None:
     account, other = await register(client), await register(client)
     response = await client.post("/api/v1/auth/logout", headers=account.headers)

@@ -49,6 +49,7 @@ async def test_sessions_are_listed_with_the_current_one_marked(client: Client) -
     assert newest["expires_at"] > newest["last_seen_at"]
 
 
+@pytest.mark.asvs("7.5.2", "10.4.9")
 async def test_an_owner_ends_one(client: Client) -> None:
     account = await register(client)
     other = await sign_in(client, account)
@@ -61,6 +62,7 @@ async def test_an_owner_ends_one(client: Client) -> None:
     await assert_problem(again, 404, "not_found")
 
 
+@pytest.mark.asvs("7.5.2", "10.4.9")
 async def test_an_owner_ends_all_others(client: Client) -> None:
     account, stranger = await register(client), await register(client)
     others = [await sign_in(client, account) for _ in range(3)]
@@ -80,6 +82,7 @@ async def test_what_is_no_session(client: Client, session_id: str) -> None:
     await assert_problem(response, 404, "not_found")
 
 
+@pytest.mark.asvs("8.2.2")
 async def test_another_owners_session_is_not_there(client: Client) -> None:
     account, stranger = await register(client), await register(client)
     (mine,) = await listed(client, account.headers)

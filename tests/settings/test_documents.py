@@ -13,6 +13,7 @@ from tools.configuration import DOCUMENT, markdown
 
 EXAMPLES = [
     ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
     *sorted((ROOT / "docs").glob("*.md")),
     *sorted(path for path in (ROOT / "docker").rglob("*") if path.is_file()),
     *sorted((ROOT / "examples").glob("*.py")),
@@ -20,7 +21,8 @@ EXAMPLES = [
 # Names of the system, of Python, of OpenTelemetry, of what runs beside us, and of development.
 OTHERS = re.compile(
     "PATH|USER|PYTHONUNBUFFERED|SSL_CERT_FILE|PG_BINDIR|PG_UNICODE_FAST"
-    "|(OTEL|POSTGRES|GF)_[A-Z_]+|ADMIN_PASSWORD|FUZZ_SECONDS|VERSION|REVISION|ONLY|MUTANTS"
+    "|(OTEL|POSTGRES|GF)_[A-Z_]+|ADMIN_PASSWORD|FUZZ_SECONDS|VERSION|REVISION"
+    "|FEATURE|MUTANTS|ONLY|PYTHON|ROUNDS|VENV"
 )
 # A variable that is set (NAME=value, NAME: value, name: NAME) or named in code (`NAME_S`).
 NAMED = re.compile(

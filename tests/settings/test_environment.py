@@ -32,6 +32,7 @@ def test_defaults_are_those_of_the_class() -> None:
     )
 
 
+@pytest.mark.asvs("3.4.2")
 @pytest.mark.parametrize(
     ("environ", "line"),
     [

@@ -3,6 +3,8 @@
 import json
 from typing import Any
 
+import pytest
+
 from service import purge
 from service.db.transactions import write
 from service.settings import Settings
@@ -42,6 +44,7 @@ async def test_everything_held_is_exported(client: Client) -> None:
         assert secret not in text
 
 
+@pytest.mark.asvs("7.4.2")
 async def test_a_deletion_is_undone_by_signing_in(
     client: Client, settings: Settings, conn: Any
 ) -> None:

@@ -228,6 +228,7 @@ async def test_merging_cannot_outgrow_the_limit(client: Client) -> None:
     assert statuses == [200, 422]
 
 
+@pytest.mark.asvs("8.2.3")
 async def test_fields_that_are_not_the_owners_to_change_are_refused(client: Client) -> None:
     account = await register(client)
     for field in ("role", "id", "email", "email_verified", "version", "created_at"):

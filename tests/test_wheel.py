@@ -1,0 +1,93 @@
+"""The wheel, installed with its dependencies and nothing else."""
+
+import os
+import shutil
+import signal
+import sys
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from service.settings import Database
+from tests.support.clients import ROOT
+from tests.support.factories import PASSWORD
+from tests.support.processes import (
+    announced,
+    call,
+    environment,
+    run_command,
+    started,
+    until_healthy,
+    url_of,
+)
+from tests.support.waiting import eventually_blocking
+
+# What docker/Dockerfile copies, too.
+SOURCES = (
+    "service",
+    "migrations",
+    "setup.cfg",
+    "pyproject.toml",
+    "README.md",
+    "LICENSE",
+    "LICENSES-blocklist.txt",
+)
+# Installing downloads 50 packages if pip has none of them in its cache.
+INSTALL_S = 500
+
+
+def build_wheel(tmp_path: Path) -> Path:
+    source = tmp_path / "source"
+    source.mkdir()
+    for name in SOURCES:
+        path = ROOT / name
+        if path.is_dir():
+            shutil.copytree(path, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(path, source)
+    pip_wheel = (sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-q")
+    built = run_command(*pip_wheel, "-w", str(tmp_path), str(source), env=dict(os.environ))
+    assert built.returncode == 0, built.stderr
+    (wheel,) = tmp_path.glob("shinkei-*.whl")
+    return wheel
+
+
+def install(wheel: Path, target: Path) -> Path:
+    """Install it into an environment of its own, and return the command."""
+    made = run_command(sys.executable, "-m", "venv", str(target), env=dict(os.environ))
+    assert made.returncode == 0, made.stderr
+    pip_install = (str(target / "bin/pip"), "install", "-q", "--disable-pip-version-check")
+    constraints = str(ROOT / "constraints.txt")
+    with started(
+        *pip_install, "--constraint", constraints, str(wheel), env=dict(os.environ)
+    ) as process:
+        _, errors = process.communicate(timeout=INSTALL_S)
+        assert process.returncode == 0, errors
+    return target / "bin/shinkei"
+
+
+@pytest.mark.slow
+def test_an_installed_wheel_migrates_and_serves_from_an_empty_directory(
+    empty_database: Database, tmp_path: Path
+) -> None:
+    shinkei = str(install(build_wheel(tmp_path), tmp_path / "installed"))
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    # Without the checkout on its path.
+    variables = environment(PYTHONPATH="", **url_of(empty_database))
+    migrated = run_command(shinkei, "migrate", cwd=empty, env=variables)
+    assert (migrated.returncode, migrated.stderr) == (0, "")
+    assert migrated.stdout.splitlines()[0] == "applied  0001.create-users"
+    with started(shinkei, "serve", cwd=empty, env=variables) as process:
+        served = announced(process)
+        until_healthy(served.url)
+        account = {"email": "ada@example.com", "password": PASSWORD}
+        assert call(f"{served.url}/api/v1/auth/register", account)[0] == 201
+        # The files that are no Python: the blocklist, the mails' templates, the docs page.
+        common = {"email": "bob@example.com", "password": "passwordpassword"}
+        assert call(f"{served.url}/api/v1/auth/register", common)[0] == 422
+        eventually_blocking(lambda: list(empty.glob(".data/mail/*")))
+        with urllib.request.urlopen(f"{served.url}/docs/swagger-ui.js") as script:
+            assert script.status == 200
+        assert served.ends_with(signal.SIGTERM) == 0
