@@ -1,1 +1,1 @@
-"""embedded."""
+"""The embedded PostgreSQL that runs if no database is configured."""

@@ -1,1 +1,1 @@
-"""http."""
+"""What every route shares: the middleware, requests, responses, problems, fields and pages."""

@@ -1,1 +1,1 @@
-"""jobs."""
+"""Work that comes back, on one replica at a time."""

@@ -1,1 +1,1 @@
-"""process."""
+"""Processes: listening, serving, several workers, and the listener for Prometheus."""

@@ -1,1 +1,1 @@
-"""telemetry."""
+"""Logs, metrics and traces."""

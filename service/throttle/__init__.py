@@ -1,1 +1,1 @@
-"""throttle."""
+"""Rate limits, shared by all replicas."""
