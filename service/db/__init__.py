@@ -1,1 +1,1 @@
-"""PostgreSQL: the pool, transactions, reads that share a query, lists and migrations. It knows no HTTP."""
+"""PostgreSQL: the pool, transactions, shared reads, lists and migrations. It knows no HTTP."""
