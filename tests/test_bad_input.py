@@ -7,17 +7,19 @@ import json
 
 import pytest
 
+from service.http.descriptions import description_of
 from service.routes import ROUTES
 from tests.support.clients import Client, StartApp
 from tests.support.factories import assert_problem, pointers, register, register_as
 
+NO_ONE = "01890000-0000-7000-8000-000000000000"
 WITHOUT_BODY = {
     "/api/v1/auth/logout",
     "/api/v1/users/{user_id}/reinstate",
     "/api/v1/users/{user_id}/password-reset",
 }
 WITH_BODY = [
-    (route.method, route.path.replace("{user_id}", "01890000-0000-7000-8000-000000000000"))
+    (route.method, route.path.replace("{user_id}", NO_ONE))
     for route in ROUTES
     if route.method in ("POST", "PUT", "PATCH") and route.path not in WITHOUT_BODY
 ]
@@ -54,6 +56,25 @@ async def test_what_is_json_but_no_object(client: Client) -> None:
             response = await client.request(method, path, headers=headers, data=body)
             problem = await assert_problem(response, 422, "invalid_fields")
             assert pointers(problem) == {"#"}
+
+
+async def test_a_required_field_that_is_missing_is_named(client: Client) -> None:
+    account = await register_as(client, "admin")
+    required = {
+        path: {f"#/{name}" for name, field in body.fields.items() if field.required}
+        for method, path in WITH_BODY
+        for route in ROUTES
+        if (route.method, route.path.replace("{user_id}", NO_ONE)) == (method, path)
+        and (body := description_of(route.handler).body) is not None
+    }
+    assert required["/api/v1/auth/login"] == {"#/email", "#/password"}
+    assert required["/api/v1/auth/register"] == {"#/email", "#/password"}
+    assert required["/api/v1/auth/refresh"] == {"#/refresh_token"}
+    assert required["/api/v1/users/me/email"] == {"#/email", "#/password"}
+    for path, missing in required.items():
+        if missing:
+            response = await client.post(path, headers=account.headers, json={})
+            assert pointers(await assert_problem(response, 422, "invalid_fields")) == missing
 
 
 async def test_numbers_that_are_further_out_than_any_other(client: Client) -> None:

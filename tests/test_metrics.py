@@ -77,6 +77,8 @@ async def test_requests_by_route_method_and_status(
     assert (requests("200"), requests("401")) == (3, 1)
     count = "shinkei_http_request_duration_seconds_count"
     assert registry.get_sample_value(count, labels) == 4
+    duration = "shinkei_db_query_duration_seconds_count"
+    assert registry.get_sample_value(duration, {"query": "users.register"}) == 1
     query = {"query": "sessions.find_signed_in"}
     assert registry.get_sample_value("shinkei_db_query_duration_seconds_count", query) == 3
     await eventually(lambda: value(registry, "shinkei_http_requests_in_flight") == 0)

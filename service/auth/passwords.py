@@ -138,25 +138,6 @@ async def rehash_password(app: web.Application, password_hash: str, password: st
     return await hash_password(app, password)
 
 
-def calibrate(target_ms: float) -> tuple[int, int, float]:
-    """Memory in KiB, iterations, and the milliseconds that a hash of them takes on this machine.
-
-    As near below ``target_ms`` as it gets, with memory first and iterations then; never below
-    OWASP's minimum, however slow the machine.
-    """
-    memory_kib, iterations = MEMORY_MIN_KIB, ITERATIONS_MIN
-    factor = target_ms / measure_ms(memory_kib, iterations)
-    if factor > 1:
-        memory_kib = min(MEMORY_ENOUGH_KIB, int(memory_kib * factor) // 1024 * 1024)
-        per_iteration_ms = measure_ms(memory_kib, iterations) / iterations
-        iterations = max(iterations, int(target_ms / per_iteration_ms))
-    while (measured_ms := measure_ms(memory_kib, iterations)) > target_ms:
-        if iterations == ITERATIONS_MIN:
-            break
-        iterations -= 1
-    return memory_kib, iterations, measured_ms
-
-
 def measure_ms(memory_kib: int, iterations: int, tries: int = 5) -> float:
     """How long one hash takes: the best of some, as what else the machine does only adds to it."""
     argon2id = _argon2id(memory_kib, iterations)
@@ -166,6 +147,27 @@ def measure_ms(memory_kib: int, iterations: int, tries: int = 5) -> float:
         argon2id.hash(b"as long as most passwords are")
         times.append((time.perf_counter() - started) * 1000)
     return min(times)
+
+
+def calibrate(
+    target_ms: float, measure: Callable[[int, int], float] = measure_ms
+) -> tuple[int, int, float]:
+    """Return memory in KiB, iterations, and the milliseconds that such a hash takes here.
+
+    As near below ``target_ms`` as it gets, with memory first and iterations then; never below
+    OWASP's minimum, however slow the machine. ``measure`` takes memory and iterations.
+    """
+    memory_kib, iterations = MEMORY_MIN_KIB, ITERATIONS_MIN
+    factor = target_ms / measure(memory_kib, iterations)
+    if factor > 1:
+        memory_kib = min(MEMORY_ENOUGH_KIB, int(memory_kib * factor) // 1024 * 1024)
+        per_iteration_ms = measure(memory_kib, iterations) / iterations
+        iterations = max(iterations, int(target_ms / per_iteration_ms))
+    while (measured_ms := measure(memory_kib, iterations)) > target_ms:
+        if iterations == ITERATIONS_MIN:
+            break
+        iterations -= 1
+    return memory_kib, iterations, measured_ms
 
 
 def _normalize(password: str) -> str:
