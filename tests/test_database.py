@@ -1,14 +1,19 @@
 """Reads and writes under what a database does to its clients."""
 
 import asyncio
+import contextlib
 import dataclasses
+import os
 import secrets
 import sys
-from collections.abc import AsyncIterator
+import tempfile
+from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
 from typing import Any
 
 import asyncpg
+import psycopg
 import pytest
 from aiohttp import web
 from hypothesis import given
@@ -24,9 +29,10 @@ from tests.support.clients import ROOT, Client, StartApp
 from tests.support.factories import PASSWORD, assert_problem, register, register_as
 from tests.support.locks import WAITING
 from tests.support.probes import make_patient
-from tests.support.processes import environment, run_command
+from tests.support.processes import connect, environment, reserved_port, run_command, started
+from tests.support.programs import require
 from tests.support.proxy import proxy_to
-from tests.support.waiting import eventually
+from tests.support.waiting import eventually, eventually_blocking
 
 ME = "/api/v1/users/me"
 
@@ -344,6 +350,52 @@ async def test_every_flow_leaves_its_sessions_of_postgresql_as_they_were(
         )
         assert [row["name"] for row in left_behind] == []
         await pool.release(held)
+
+
+@pytest.fixture
+def pgbouncer(database: Database) -> Iterator[Database]:
+    """The database as it is reached through PgBouncer in transaction mode."""
+    program = require("pgbouncer", "/usr/sbin/pgbouncer")
+    host, port = database.hosts[0]
+    # PgBouncer refuses to be root; as nobody it has to find its way to the file.
+    with reserved_port() as listen_port, tempfile.TemporaryDirectory() as directory:
+        Path(directory).chmod(0o755)
+        file = Path(directory, "pgbouncer.ini")
+        file.write_text(
+            f"""
+            [databases]
+            * = host={host} port={port} user={database.user} password={database.password}
+            [pgbouncer]
+            listen_addr = 127.0.0.1
+            listen_port = {listen_port}
+            unix_socket_dir =
+            auth_type = any
+            pool_mode = transaction
+            """.replace("            ", "")
+        )
+        user = ["-u", "nobody"] if os.geteuid() == 0 else []
+        with started(program, *user, str(file)):
+            through = dataclasses.replace(database, hosts=(("127.0.0.1", listen_port),))
+            eventually_blocking(lambda: _answers(through))
+            yield through
+
+
+def _answers(database: Database) -> bool:
+    with contextlib.suppress(psycopg.OperationalError), connect(database):
+        return True
+    return False
+
+
+async def test_it_serves_behind_pgbouncer(start_app: StartApp, pgbouncer: Database) -> None:
+    client = await start_app(database=pgbouncer, db_pgbouncer=True)
+    account = await register(client)
+    for name in ("Ada", "Grace"):
+        response = await client.patch(ME, headers=account.headers, json={"name": name})
+        assert response.status == 200
+    answers = await asyncio.gather(*(client.get(ME, headers=account.headers) for _ in range(40)))
+    assert {(answer.status, (await answer.json())["name"]) for answer in answers} == {
+        (200, "Grace")
+    }
 
 
 async def test_behind_pgbouncer_no_statement_is_named(start_app: StartApp) -> None:

@@ -2,7 +2,6 @@
 
 import gzip
 import re
-import shutil
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
@@ -13,6 +12,7 @@ from service.docs.handlers import PAGE_POLICY
 from service.routes import ROUTES
 from tests.support.clients import Client, StartApp
 from tests.support.factories import PASSWORD, assert_problem, register
+from tests.support.programs import require
 from tests.support.waiting import DEADLINE_S, eventually
 
 if TYPE_CHECKING:
@@ -81,9 +81,7 @@ async def test_it_can_be_turned_off(start_app: StartApp) -> None:
 @pytest.fixture
 async def page() -> AsyncIterator["Page"]:
     """A page of a new browser; what it complains of, and whom it asks, is kept in its attributes."""
-    executable = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if executable is None:
-        pytest.skip(f"none of {', '.join(BROWSERS)} is installed")
+    executable = require(*BROWSERS)
     from playwright.async_api import async_playwright
 
     async with async_playwright() as playwright:
