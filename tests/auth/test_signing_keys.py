@@ -106,7 +106,10 @@ async def test_revoked_keys_verify_nothing_and_sessions_live(
     account = await register(one)
     waiting = await rotate(one, settings)
     assert one.app is not None
-    new = (await write(one.app, revoke_keys, settings))["id"]
+    revoked = await write(one.app, revoke_keys, settings)
+    new = revoked["id"]
+    # No key is left that could sign meanwhile.
+    assert revoked["signs_from"] <= await conn.fetchval("select now()")
 
     async def refused() -> bool:
         return [await ask(client, account.tokens["access_token"]) for client in (one, two)] == [
