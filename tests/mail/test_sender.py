@@ -427,9 +427,13 @@ async def test_a_mail_sealed_under_another_key_waits_for_it(
     mailbox = Mailbox()
     async with listen(mailbox) as server:
         client = await start_app(mail_server=server)
+        # Nobody takes the mail before it is changed.
+        await conn.execute(
+            "alter table mail_outbox alter next_attempt_at set default now() + interval '1 hour'"
+        )
         await send(client)
-        await conn.execute("update mail_outbox set message = '\\x00'::bytea || message")
         with logged() as logs:
+            await conn.execute(f"{MAKE_DUE}, message = '\\x00'::bytea || message")
             await eventually(lambda: _has(logs, "mail not sent"))
         assert logs[0]["reason"] == "SealError"
         await conn.execute(f"{MAKE_DUE}, message = substr(message, 2)")
