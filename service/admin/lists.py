@@ -31,7 +31,7 @@ SORTS = {
     "-email": Keyset(_BY_EMAIL, descending=True),
 }
 
-# Settings are only shown: as JSON text they need not be parsed. See ``database._set_codecs``.
+# Settings are only shown: as JSON text they need not be parsed. See ``pool._set_codecs``.
 _SHOWN = ACCOUNT.replace("users.settings", "users.settings::json as settings")
 
 # Each has its index: see migrations 0011, 0014 and 0016.

@@ -9,7 +9,7 @@ A query for 30 sessions costs a few times what one for a single session does: at
 - An error reaches every caller that waits for the query, as the one exception that it is.
 - A query has at most ``BATCH_MAX`` keys, and of a kind one is under way at a time: those who come
   meanwhile share the next. Where one takes longer than ``PATIENCE_S`` another goes beside it, so
-  that a connection that hangs does not stop the reads; at most ``FLIGHTS_MAX``, so that the rest of
+  that a connection that hangs does not stop the reads; at most ``BATCHES_MAX``, so that the rest of
   the pool is left to others.
 """
 

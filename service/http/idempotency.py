@@ -43,7 +43,7 @@ async def write_once(
     *args: P.args,
     **kwargs: P.kwargs,
 ) -> web.Response:
-    """Run ``work`` in one transaction as ``database.write`` does, at most once for a key.
+    """Run ``work`` in one transaction as ``transactions.write`` does, at most once for a key.
 
     Without an Idempotency-Key it just runs. With one: the first answer again for the same request,
     or Problem 422 where SECRET_KEY has changed since; 422 for another request under the same key,

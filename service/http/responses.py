@@ -30,7 +30,7 @@ def _date(now: int) -> str:
 
 
 class JsonResponse(web.Response):
-    """An answer with a body, sent with the headers of ``AnswerHeaders``; other hooks of
+    """An answer with a body, sent with the headers of ``ResponseHeaders``; other hooks of
     ``on_response_prepare`` do not see it.
 
     HTTP/1.0, HEAD, and headers that differ from those that all answers have are left to aiohttp;

@@ -6,7 +6,7 @@ unless that would put it further ahead than the window; a refused attempt moves 
 attacker can prolong a penalty. The clock is the database's, which the replicas share.
 
 What ``check`` counts are attempts, before a password is hashed; a handler gives back those that
-succeed (``forgive``). So only failures use a quota up, while of a burst of guesses no more are let
+succeed (``refund``). So only failures use a quota up, while of a burst of guesses no more are let
 through than there is quota.
 
 An owner's way past an attacker: the networks where an account has signed in before
