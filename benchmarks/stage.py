@@ -164,7 +164,7 @@ async def seed(database: Database, users: int, sessions: int) -> list[Identity]:
             identities.append(Identity(email, access_token, refresh_token, *peer_tokens))
         await conn.executemany(
             """
-            insert into sessions (id, user_id, expires_at, idle_expires_at, user_agent, address)
+            insert into sessions (id, user_id, expires_at, idle_expires_at, user_agent, ip)
             values ($1, $2, now() + interval '30 days', now() + interval '7 days', '', '127.0.0.1')
             """,
             records,

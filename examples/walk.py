@@ -26,7 +26,7 @@ MAIL_DIR = Path(os.environ.get("DATA_DIR", ".data")) / "mail"
 ADMIN_EMAIL = os.environ.get("ADMIN_EMAIL", "root@example.com")
 ADMIN_PASSWORD = os.environ.get("ADMIN_PASSWORD", "")
 
-# A new address at each run, so that the walk can be repeated.
+# A new email at each run, so that the walk can be repeated.
 ADDRESS = f"ada-{secrets.token_hex(4)}@example.com"
 NEW_ADDRESS = f"countess-{secrets.token_hex(4)}@example.com"
 PASSWORD = "the analytical engine weaves"
@@ -54,25 +54,25 @@ class Client:
                 sys.exit(f"expected {expected}: {text}")
             return await response.json(content_type=None) if text else None
 
-    async def sign_in(self, address: str, password: str, expected: int = 200) -> None:
+    async def sign_in(self, email: str, password: str, expected: int = 200) -> None:
         self.tokens = {}
-        credentials = {"email": address, "password": password}
+        credentials = {"email": email, "password": password}
         answer = await self.call(expected, "POST", "/auth/login", credentials)
         self.tokens = answer if expected == 200 else {}
 
 
-async def token_from_mail(address: str, subject: str) -> str:
-    """The token in the newest mail to the address whose subject has this word; it is taken away."""
+async def token_from_mail(recipient: str, subject: str) -> str:
+    """The token in the newest mail to ``recipient`` with this word in its subject; deletes it."""
     for _ in range(100):
         for path in sorted(MAIL_DIR.glob("*.eml"), reverse=True):
             mail = email.message_from_bytes(path.read_bytes(), policy=email.policy.default)
             part = mail.get_body(("plain",))
             found = part and re.search(r"#token=([\w-]+)", part.get_content())
-            if mail["To"] == address and subject in mail["Subject"].lower() and found:
+            if mail["To"] == recipient and subject in mail["Subject"].lower() and found:
                 path.unlink()
                 return found[1]
         await asyncio.sleep(0.1)
-    sys.exit(f"no mail about {subject} to {address} in {MAIL_DIR}")
+    sys.exit(f"no mail about {subject} to {recipient} in {MAIL_DIR}")
 
 
 async def walk_as_owner(ada: Client, other: Client) -> None:
@@ -85,7 +85,7 @@ async def walk_as_owner(ada: Client, other: Client) -> None:
     ada.tokens = first
     await other.call(409, "POST", "/auth/register", body)
 
-    print("-- the address, verified by the link in the mail")
+    print("-- the email: verified by the link in the mail")
     token = await token_from_mail(ADDRESS, "confirm")
     await other.call(204, "POST", "/auth/email/verify", {"token": token})
 
@@ -118,7 +118,7 @@ async def walk_as_owner(ada: Client, other: Client) -> None:
     await ada.sign_in(ADDRESS, SECOND_PASSWORD, 401)
     await ada.sign_in(ADDRESS, THIRD_PASSWORD)
 
-    print("-- the address: changed, confirmed at the new one")
+    print("-- the email: changed, confirmed at the new one")
     change = {"email": NEW_ADDRESS, "password": THIRD_PASSWORD}
     await ada.call(202, "POST", "/users/me/email", change)
     token = await token_from_mail(NEW_ADDRESS, "adresse")

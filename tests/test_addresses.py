@@ -57,12 +57,12 @@ async def test_the_client_is_what_the_nearest_trusted_proxy_saw(
 
 
 @pytest.mark.parametrize(
-    ("address", "network"),
+    ("ip", "network"),
     [
         ("203.0.113.1", "203.0.113.1/32"),
         ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
         ("fe80::1%eth0", "fe80::/64"),
     ],
 )
-def test_one_client_is_an_ipv4_address_or_an_ipv6_network(address: str, network: str) -> None:
-    assert client_network(ip_address(address)) == ip_network(network)
+def test_one_client_is_an_ipv4_address_or_an_ipv6_network(ip: str, network: str) -> None:
+    assert client_network(ip_address(ip)) == ip_network(network)

@@ -98,7 +98,7 @@ async def open_docs(page: "Page", client: Client) -> None:
 
 
 async def sign_in(page: "Page", email: str, password: str, button: str = "Sign in") -> None:
-    await page.get_by_label("E-mail", exact=True).fill(email)
+    await page.get_by_label("Email", exact=True).fill(email)
     await page.get_by_label("Password", exact=True).fill(password)
     await page.get_by_role("button", name=button, exact=True).click()
 

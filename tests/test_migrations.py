@@ -143,6 +143,38 @@ def test_no_migrations_at_all_is_told(
         migrations.apply_pending(empty_database)
 
 
+def test_ips_survive_their_columns_being_renamed(database: Database) -> None:
+    ips = """
+        select host(ip) from sessions union all select host(ip) from audit_events
+    """
+    with connect(database) as conn:
+        conn.execute(
+            """
+            with account as (
+                insert into users (id, email, email_folded, name)
+                values (gen_random_uuid(), 'a@example.com', 'a@example.com', '')
+                returning id
+            )
+            insert into sessions (id, user_id, expires_at, ip)
+            select gen_random_uuid(), id, now(), '192.0.2.1' from account
+            """
+        )
+        conn.execute(
+            """
+            insert into audit_events (id, action, ip)
+            values (gen_random_uuid(), 'sign_in', '192.0.2.2')
+            """
+        )
+    while migrations.roll_back(database, 1) != ["0018.name-the-ip"]:
+        pass
+    with connect(database) as conn:
+        before = conn.execute(ips.replace("ip)", "address)")).fetchall()
+    migrations.apply_pending(database)
+    with connect(database) as conn:
+        after = conn.execute(ips).fetchall()
+    assert before == after == [("192.0.2.1",), ("192.0.2.2",)]
+
+
 def test_what_the_planner_has_to_know_is_known_at_once(database: Database) -> None:
     """Statistics that are created on accounts that were analyzed before are filled."""
     while migrations.roll_back(database, 1) != ["0014.index-users-by-address"]:

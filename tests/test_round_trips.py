@@ -52,22 +52,22 @@ def addresses(draw: st.DrawFn) -> tuple[str, str]:
 
 
 @pytest.mark.property
-@given(address=addresses())
+@given(parts=addresses())
 async def test_an_address_keeps_its_local_part_and_has_its_domain_in_lower_case(
-    client: Client, address: tuple[str, str]
+    client: Client, parts: tuple[str, str]
 ) -> None:
-    local, domain = address
+    local, domain = parts
     account = await register(client, email=f"{local}@{domain}")
     assert account.profile["email"] == unicodedata.normalize("NFC", f"{local}@{domain.lower()}")
 
 
 @pytest.mark.property
-@given(address=addresses())
+@given(parts=addresses())
 async def test_an_address_signs_in_however_it_is_cased(
-    client: Client, address: tuple[str, str]
+    client: Client, parts: tuple[str, str]
 ) -> None:
-    account = await register(client, email="@".join(address))
-    shouted = {"email": "@".join(address).upper(), "password": account.password}
+    account = await register(client, email="@".join(parts))
+    shouted = {"email": "@".join(parts).upper(), "password": account.password}
     response = await client.post("/api/v1/auth/login", json=shouted)
     assert response.status == 200, await response.text()
     taken = await client.post(REGISTER, json=shouted)
@@ -78,11 +78,11 @@ _wrong = st.sampled_from(list(' ()<>[]:;,\\"\0\x1f\x7f\u202e\u200b\ud800'))
 
 
 @pytest.mark.property
-@given(address=addresses(), wrong=_wrong, in_domain=st.booleans())
+@given(parts=addresses(), wrong=_wrong, in_domain=st.booleans())
 async def test_an_address_with_a_character_that_none_has_is_refused(
-    client: Client, address: tuple[str, str], wrong: str, in_domain: bool
+    client: Client, parts: tuple[str, str], wrong: str, in_domain: bool
 ) -> None:
-    local, domain = address
+    local, domain = parts
     email = f"{local}@{wrong}{domain}" if in_domain else f"{local}{wrong}a@{domain}"
     body = {"email": email, "password": PASSWORD}
     problem = await assert_problem(await client.post(REGISTER, json=body), 422, "invalid_fields")

@@ -31,7 +31,7 @@ async def insert_event(
     actor_id: uuid.UUID | None,
     actor_role: str | None,
     subject_id: uuid.UUID | None,
-    address: IpAddress | None,
+    ip: IpAddress | None,
     user_agent: str | None,
     request_id: str | None,
     before: dict[str, Any] | None,
@@ -40,7 +40,7 @@ async def insert_event(
     await conn.execute(
         """
         insert into audit_events (
-            id, action, actor_id, actor_role, subject_id, address, user_agent, request_id,
+            id, action, actor_id, actor_role, subject_id, ip, user_agent, request_id,
             before, after
         )
         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
@@ -50,7 +50,7 @@ async def insert_event(
         actor_id,
         actor_role,
         subject_id,
-        address,
+        ip,
         user_agent,
         request_id,
         before,
@@ -66,7 +66,7 @@ async def pseudonymise(conn: Connection, user_id: uuid.UUID) -> None:
         update audit_events
         set before = case when subject_id = $1 then null else before end,
             after = case when subject_id = $1 then null else after end,
-            address = case when coalesce(actor_id, $1) = $1 then null else address end,
+            ip = case when coalesce(actor_id, $1) = $1 then null else ip end,
             user_agent = case when coalesce(actor_id, $1) = $1 then null else user_agent end
         where subject_id = $1 or actor_id = $1
         """,
@@ -91,7 +91,7 @@ def select_events(filters: Mapping[str, Any], after: list[object] | None, limit:
     arguments.append(limit)
     statement = f"""
         select id, occurred_at, action, actor_id, actor_role, subject_id,
-               host(address) as address, user_agent, request_id, before, after
+               host(ip) as ip, user_agent, request_id, before, after
         from audit_events
         where {all_of(conditions)}
         order by {NEWEST_FIRST.order_by()}
@@ -140,14 +140,14 @@ async def create_partition(conn: Connection, name: str, start: datetime, end: da
         f"""
         with moved as (
             delete from audit_events_default where occurred_at >= $1 and occurred_at < $2
-            returning id, occurred_at, action, actor_id, actor_role, subject_id, address,
+            returning id, occurred_at, action, actor_id, actor_role, subject_id, ip,
                       user_agent, request_id, before, after
         )
         insert into {name} (
-            id, occurred_at, action, actor_id, actor_role, subject_id, address, user_agent,
+            id, occurred_at, action, actor_id, actor_role, subject_id, ip, user_agent,
             request_id, before, after
         )
-        select id, occurred_at, action, actor_id, actor_role, subject_id, address, user_agent,
+        select id, occurred_at, action, actor_id, actor_role, subject_id, ip, user_agent,
                request_id, before, after
         from moved
         """,  # noqa: S608
@@ -178,7 +178,7 @@ async def export_events(conn: Connection, user_id: uuid.UUID) -> list[asyncpg.Re
     return await conn.fetch(
         """
         select id, occurred_at, action, actor_id = $1 as by_yourself,
-               case when actor_id = $1 then host(address) end as address,
+               case when actor_id = $1 then host(ip) end as ip,
                case when actor_id = $1 then user_agent end as user_agent, before, after
         from audit_events where subject_id = $1 order by occurred_at, id
         """,

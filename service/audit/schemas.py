@@ -17,7 +17,7 @@ class AuditEventSchema(RowSchema):
     actor_id = fields.UUID(allow_none=True)
     actor_role = fields.String(allow_none=True)
     subject_id = fields.UUID(allow_none=True)
-    address = fields.String(allow_none=True)
+    ip = fields.String(allow_none=True)
     user_agent = fields.String(allow_none=True)
     request_id = fields.String(allow_none=True)
     before = fields.Dict(allow_none=True)
@@ -41,7 +41,7 @@ AUDIT_EVENT_EXAMPLE = {
     "actor_id": "01a1fba4-8e2f-7c11-a8e3-94d2b60f7a15",
     "actor_role": "admin",
     "subject_id": examples.USER_ID,
-    "address": examples.IP,
+    "ip": examples.IP,
     "user_agent": examples.USER_AGENT,
     "request_id": examples.REQUEST_ID,
     "before": {"role": "user"},

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option("--email", required=True, help="The administrator's address.")
+@click.option("--email", required=True, help="The administrator's email.")
 @click.option("--promote", is_flag=True, help="Make an existing account an administrator.")
 def command(email: str, promote: bool) -> None:
     """Create the first administrator.
@@ -22,33 +22,33 @@ def command(email: str, promote: bool) -> None:
     from service.commands.connection import run
     from service.http.fields import EmailAddress, Password
 
-    address = check(EmailAddress(), "--email", email)
+    email = check(EmailAddress(), "--email", email)
     if promote:
-        run(lambda app: _promote(app, address))
+        run(lambda app: _promote(app, email))
     else:
         password = check(Password(), "password", _read_password())
-        run(lambda app: _create(app, address, password), hasher_context)
-    click.echo(f"administrator  {address}")
+        run(lambda app: _create(app, email, password), hasher_context)
+    click.echo(f"administrator  {email}")
 
 
-async def _promote(app: "web.Application", address: str) -> None:
+async def _promote(app: "web.Application", email: str) -> None:
     from service.admin import changes
     from service.db.transactions import write
 
-    await write(app, changes.promote_to_administrator, address)
+    await write(app, changes.promote_to_administrator, email)
 
 
-async def _create(app: "web.Application", address: str, password: str) -> None:
+async def _create(app: "web.Application", email: str, password: str) -> None:
     from service.admin import changes
     from service.auth.passwords import hash_password, require_acceptable
     from service.db.transactions import write
     from service.exceptions import StartError
     from service.http.problems import Problem
 
-    require_acceptable(app, password, "#/password", (address,))
+    require_acceptable(app, password, "#/password", (email,))
     password_hash = await hash_password(app, password)
     try:
-        await write(app, changes.create_administrator, address, password_hash)
+        await write(app, changes.create_administrator, email, password_hash)
     except Problem as problem:
         if problem.code != "email_taken":
             raise

@@ -21,7 +21,7 @@ def command() -> None:
 
 
 @command.command("list")
-@click.option("--email", help="The account of this address, however it is cased.")
+@click.option("--email", help="The account with this email, in any case.")
 @click.option("--q", help="Address or name contains this.")
 @click.option("--status", help="active, suspended or deleting.")
 @click.option("--role", help="user, support or admin.")

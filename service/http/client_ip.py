@@ -1,4 +1,4 @@
-"""Whose request it is: the client's address, through the proxies that are trusted."""
+"""The client's IP, read through trusted proxies."""
 
 import functools
 import ipaddress
@@ -11,61 +11,61 @@ from service.context import SETTINGS
 IpAddress: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 
-# Of IPv6 with an IPv4 address in it, a zone, and spaces around.
+# An IPv6 address that embeds an IPv4 one, with a zone and spaces around it.
 IP_MAX_CHARS = 80
 
 
 def client_ip(request: web.Request) -> IpAddress | None:
-    """The address that the nearest trusted proxy saw, or the peer's where none stands between.
+    """The IP that the nearest trusted proxy saw, or the peer's if there is no trusted proxy.
 
-    ``X-Forwarded-For`` is read from its end, where proxies append, and only as long as each hop is
-    in TRUSTED_PROXIES: what a client wrote into it itself is never reached. None on a Unix socket.
+    ``X-Forwarded-For`` is read from its end, where proxies append, while each hop is in
+    TRUSTED_PROXIES. Entries that a client added itself are never reached. None on a Unix socket.
     """
-    address = _parse(request.remote or "")
+    ip = _parse(request.remote or "")
     trusted = request.app[SETTINGS].trusted_proxies
     if not trusted:
-        return address
+        return ip
     hops = ",".join(request.headers.getall("X-Forwarded-For", ())).split(",")
-    while address is not None and hops and any(address in network for network in trusted):
+    while ip is not None and hops and any(ip in network for network in trusted):
         hop = _parse(hops.pop())
         if hop is None:
             break
-        address = hop
-    return address
+        ip = hop
+    return ip
 
 
 def shown_client_ip(request: web.Request) -> str | None:
-    """The client's address as text, as each request's line in the log has it."""
+    """The client's IP as text, for the access log."""
     if not request.app[SETTINGS].trusted_proxies:
         return _show(request.remote or "")
-    address = client_ip(request)
-    return str(address) if address else None
+    ip = client_ip(request)
+    return str(ip) if ip else None
 
 
-def client_network(address: IpAddress) -> Network:
-    """What counts as one client: an IPv4 address, or the /64 that an IPv6 client is given."""
-    if isinstance(address, ipaddress.IPv6Address):
-        return ipaddress.IPv6Network((address, 64), strict=False)
-    return ipaddress.IPv4Network(address)
+def client_network(ip: IpAddress) -> Network:
+    """The network that counts as one client: an IPv4 address, or the /64 of an IPv6 one."""
+    if isinstance(ip, ipaddress.IPv6Address):
+        return ipaddress.IPv6Network((ip, 64), strict=False)
+    return ipaddress.IPv4Network(ip)
 
 
 def _parse(text: str) -> IpAddress | None:
-    """An address, with IPv4 inside of IPv6 taken out, or None."""
+    """The IP, with an IPv4-mapped IPv6 address as IPv4, or None."""
     return _parse_short(text) if len(text) <= IP_MAX_CHARS else None
 
 
 @functools.lru_cache(maxsize=4096)
 def _show(text: str) -> str | None:
-    address = _parse(text)
-    return str(address) if address else None
+    ip = _parse(text)
+    return str(ip) if ip else None
 
 
 @functools.lru_cache(maxsize=4096)
 def _parse_short(text: str) -> IpAddress | None:
-    """Remembered, because each request asks, and parsing takes 3 µs."""
+    """Cached, because every request asks."""
     try:
-        address = ipaddress.ip_address(text.strip())
+        ip = ipaddress.ip_address(text.strip())
     except ValueError:
         return None
-    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
-    return mapped or address
+    mapped = ip.ipv4_mapped if isinstance(ip, ipaddress.IPv6Address) else None
+    return mapped or ip

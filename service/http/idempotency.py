@@ -132,8 +132,8 @@ async def _find(conn: Connection, caller: bytes, key: str) -> asyncpg.Record | N
 def _caller(request: web.Request) -> bytes:
     """Whose key it is: the signed-in user's, or the client's network where nobody is signed in."""
     user = request.get(USER)
-    address = client_ip(request)
-    whose = user["id"] if user else client_network(address) if address else ""
+    ip = client_ip(request)
+    whose = user["id"] if user else client_network(ip) if ip else ""
     return hashlib.sha256(str(whose).encode()).digest()
 
 

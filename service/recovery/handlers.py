@@ -152,7 +152,7 @@ async def _verify(conn: Connection, request: web.Request, token_hash: bytes) -> 
         await accounts.verify_email(conn, user["id"])
         await _record(conn, request, user, "email.verify", user["email"])
         return web.Response(status=204)
-    await _change_address(conn, user, token["email"])
+    await _change_email(conn, user, token["email"])
     await queries.delete_tokens(conn, user["id"], "password_reset")
     await queries.delete_tokens(conn, user["id"], "email_verify")
     if token["purpose"] == "email_change":
@@ -188,7 +188,7 @@ async def _take_token(
     return token, user
 
 
-async def _change_address(conn: Connection, user: asyncpg.Record, email: str) -> None:
+async def _change_email(conn: Connection, user: asyncpg.Record, email: str) -> None:
     try:
         await accounts.update_email(conn, user["id"], email, fold_email(email))
     except asyncpg.UniqueViolationError as error:

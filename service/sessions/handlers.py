@@ -72,7 +72,7 @@ async def _rotate(conn: Connection, request: web.Request, token: str) -> Refresh
             refresh_token_hash=successor_hash,
             idle_ttl_s=settings.session_idle_ttl_s,
             user_agent=user_agent(request),
-            address=client_ip(request),
+            ip=client_ip(request),
         )
     elif not await queries.is_retry(conn, token_hash, successor_hash, RETRY_GRACE_S):
         await queries.delete_session(conn, session["user_id"], session["id"])

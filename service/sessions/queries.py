@@ -12,7 +12,7 @@ from service.http.client_ip import IpAddress
 
 SESSION = """
     id, created_at, last_seen_at, least(expires_at, idle_expires_at) as expires_at, user_agent,
-    host(address) as address
+    host(ip) as ip
 """
 SESSIONS_NEWEST_FIRST = Keyset({"id": uuid.UUID}, descending=True)
 
@@ -44,13 +44,13 @@ async def insert_session(
     ttl_s: int,
     idle_ttl_s: int,
     user_agent: str,
-    address: IpAddress | None,
+    ip: IpAddress | None,
 ) -> None:
     """A session that ends after ``ttl_s`` seconds, or ``idle_ttl_s`` without a refresh."""
     await conn.execute(
         """
         with session as (
-            insert into sessions (id, user_id, expires_at, idle_expires_at, user_agent, address)
+            insert into sessions (id, user_id, expires_at, idle_expires_at, user_agent, ip)
             values (
                 $1, $2, now() + make_interval(secs => $3), now() + make_interval(secs => $4), $5, $6
             )
@@ -64,7 +64,7 @@ async def insert_session(
         ttl_s,
         idle_ttl_s,
         user_agent,
-        address,
+        ip,
         refresh_token_hash,
     )
 
@@ -143,7 +143,7 @@ async def extend_session(
     refresh_token_hash: bytes,
     idle_ttl_s: int,
     user_agent: str,
-    address: IpAddress | None,
+    ip: IpAddress | None,
 ) -> None:
     """The session was seen, from here; the token is its next one."""
     await conn.execute(
@@ -151,7 +151,7 @@ async def extend_session(
         with session as (
             update sessions
             set last_seen_at = now(), idle_expires_at = now() + make_interval(secs => $3),
-                user_agent = $4, address = $5
+                user_agent = $4, ip = $5
             where id = $1
             returning id
         )
@@ -162,7 +162,7 @@ async def extend_session(
         refresh_token_hash,
         idle_ttl_s,
         user_agent,
-        address,
+        ip,
     )
 
 

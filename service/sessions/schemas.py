@@ -26,7 +26,7 @@ class SessionSchema(RowSchema):
     last_seen_at = Timestamp()
     expires_at = Timestamp()
     user_agent = fields.String()
-    address = fields.String(allow_none=True)
+    ip = fields.String(allow_none=True)
 
 
 class OwnSessionSchema(SessionSchema):
@@ -47,7 +47,7 @@ SESSION_EXAMPLE = {
     "last_seen_at": examples.SEEN_AT,
     "expires_at": examples.EXPIRES_AT,
     "user_agent": examples.USER_AGENT,
-    "address": examples.IP,
+    "ip": examples.IP,
 }
 SESSION = SessionSchema()
 OWN_SESSION = OwnSessionSchema()

@@ -30,7 +30,7 @@ async def open_session(
         ttl_s=settings.session_ttl_s,
         idle_ttl_s=settings.session_idle_ttl_s,
         user_agent=user_agent(request),
-        address=client_ip(request),
+        ip=client_ip(request),
     )
     await known_networks.remember_network(conn, request, user_id)
     return await token_response(request.app, user_id, session_id, refresh_token)

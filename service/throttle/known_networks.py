@@ -42,8 +42,8 @@ async def remember_network(conn: Connection, request: web.Request, user_id: uuid
 
 
 def network_of(request: web.Request) -> Network | None:
-    address = client_ip(request)
-    return client_network(address) if address else None
+    ip = client_ip(request)
+    return client_network(ip) if ip else None
 
 
 async def is_known_network(conn: Connection, account: str, network: Network) -> bool:

@@ -78,7 +78,7 @@ class OwnAuditEventSchema(RowSchema):
     occurred_at = Timestamp()
     action = fields.String()
     by_yourself = fields.Boolean()
-    address = fields.String(allow_none=True)
+    ip = fields.String(allow_none=True)
     user_agent = fields.String(allow_none=True)
     before = fields.Dict(allow_none=True)
     after = fields.Dict(allow_none=True)
@@ -136,7 +136,7 @@ EXPORT_EXAMPLE = {
             "occurred_at": examples.CREATED_AT,
             "action": "user.register",
             "by_yourself": True,
-            "address": examples.IP,
+            "ip": examples.IP,
             "user_agent": examples.USER_AGENT,
             "before": None,
             "after": None,

@@ -490,7 +490,7 @@ async def test_sessions(client: Client) -> None:
         "last_seen_at": sessions[0]["created_at"],
         "expires_at": sessions[0]["expires_at"],
         "user_agent": sessions[0]["user_agent"],
-        "address": sessions[0]["address"],
+        "ip": sessions[0]["ip"],
     }
 
     ended = await client.delete(f"{url}/{sessions[0]['id']}", headers=admin.headers)

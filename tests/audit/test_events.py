@@ -57,7 +57,7 @@ async def test_a_whole_event(client: Client) -> None:
         "actor_id": admin.profile["id"],
         "actor_role": "admin",
         "subject_id": account.profile["id"],
-        "address": "127.0.0.1",
+        "ip": "127.0.0.1",
         "user_agent": "tester/1",
         "request_id": "mine",
         "before": {"status": "active", "suspension_reason": None},

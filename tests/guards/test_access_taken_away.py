@@ -50,7 +50,7 @@ async def by_giving_the_address_back(
     token = await link_about(
         settings.data_dir,
         account.profile["email"],
-        "The e-mail address of your account was changed",
+        "The email address of your account was changed",
     )
     assert (await verify(client, token)).status == 204
 
@@ -100,12 +100,12 @@ ENDINGS: list[Ending] = [
 
 
 async def move(client: Client, settings: Settings, account: Account, to: str) -> None:
-    """Verify the account's address, and change it."""
-    address = account.profile["email"]
-    token = await link_about(settings.data_dir, address, "Confirm your e-mail address")
+    """Verify the account's email, and change it."""
+    email = account.profile["email"]
+    token = await link_about(settings.data_dir, email, "Confirm your email address")
     assert (await verify(client, token)).status == 204
     assert (await change_email(client, account, account.password, to=to)).status == 202
-    token = await link_about(settings.data_dir, to, "Confirm your new e-mail address")
+    token = await link_about(settings.data_dir, to, "Confirm your new email address")
     assert (await verify(client, token)).status == 204
 
 
@@ -146,9 +146,7 @@ async def test_a_change_of_password_ends_a_change_of_address(
 ) -> None:
     account = await register(client)
     await change_email(client, account, account.password, to="new@example.com")
-    token = await link_about(
-        settings.data_dir, "new@example.com", "Confirm your new e-mail address"
-    )
+    token = await link_about(settings.data_dir, "new@example.com", "Confirm your new email address")
     assert (await change_password(client, account, account.password)).status == 204
     assert (await verify(client, token)).status == 400
 
@@ -168,7 +166,7 @@ async def test_a_change_of_password_leaves_the_link_that_verifies(
     account = await register(client)
     assert (await change_password(client, account, account.password)).status == 204
     token = await link_about(
-        settings.data_dir, account.profile["email"], "Confirm your e-mail address"
+        settings.data_dir, account.profile["email"], "Confirm your email address"
     )
     assert (await verify(client, token)).status == 204
 
@@ -177,7 +175,7 @@ async def test_a_reset_ends_a_change_of_address(client: Client, settings: Settin
     account = await register(client)
     await change_email(client, account, account.password, to="thief@example.com")
     token = await link_about(
-        settings.data_dir, "thief@example.com", "Confirm your new e-mail address"
+        settings.data_dir, "thief@example.com", "Confirm your new email address"
     )
     await by_reset(client, settings, account, account)
     assert (await verify(client, token)).status == 400
@@ -191,7 +189,7 @@ async def test_a_change_of_address_ends_links_to_the_old_one(
     token = await mail_reset(client, settings.data_dir, account)
     await change_email(client, account, account.password, to="new@example.com")
     changing = await link_about(
-        settings.data_dir, "new@example.com", "Confirm your new e-mail address"
+        settings.data_dir, "new@example.com", "Confirm your new email address"
     )
     assert (await verify(client, changing)).status == 204
     assert (await reset(client, token)).status == 400
@@ -202,11 +200,11 @@ async def test_a_change_of_address_ends_the_link_that_verified_the_old_one(
 ) -> None:
     account = await register(client)
     verifying = await link_about(
-        settings.data_dir, account.profile["email"], "Confirm your e-mail address"
+        settings.data_dir, account.profile["email"], "Confirm your email address"
     )
     await change_email(client, account, account.password, to="new@example.com")
     changing = await link_about(
-        settings.data_dir, "new@example.com", "Confirm your new e-mail address"
+        settings.data_dir, "new@example.com", "Confirm your new email address"
     )
     assert (await verify(client, changing)).status == 204
     assert (await verify(client, verifying)).status == 400
@@ -219,12 +217,12 @@ async def test_giving_an_address_back_ends_a_change_that_waits(
     await move(client, settings, account, "thief@example.com")
     await change_email(client, account, account.password, to="thief-too@example.com")
     changing = await link_about(
-        settings.data_dir, "thief-too@example.com", "Confirm your new e-mail address"
+        settings.data_dir, "thief-too@example.com", "Confirm your new email address"
     )
     back = await link_about(
         settings.data_dir,
         account.profile["email"],
-        "The e-mail address of your account was changed",
+        "The email address of your account was changed",
     )
     assert (await verify(client, back)).status == 204
     assert (await verify(client, changing)).status == 400
@@ -242,18 +240,18 @@ async def test_giving_an_address_back_takes_the_password_away(
 @pytest.mark.parametrize("kind", ["reset", "verification", "change of address"])
 async def test_a_newer_link_ends_the_older(client: Client, settings: Settings, kind: str) -> None:
     account = await register(client)
-    address = account.profile["email"]
-    await link_about(settings.data_dir, address, "Confirm your e-mail address")
+    email = account.profile["email"]
+    await link_about(settings.data_dir, email, "Confirm your email address")
 
     async def mail() -> str:
         if kind == "reset":
             return await mail_reset(client, settings.data_dir, account)
         if kind == "verification":
-            await send(client, "POST", "/auth/email/verify/resend", {"email": address})
-            return await link_about(settings.data_dir, address, "Confirm your e-mail address")
+            await send(client, "POST", "/auth/email/verify/resend", {"email": email})
+            return await link_about(settings.data_dir, email, "Confirm your email address")
         await change_email(client, account, account.password, to="new@example.com")
         return await link_about(
-            settings.data_dir, "new@example.com", "Confirm your new e-mail address"
+            settings.data_dir, "new@example.com", "Confirm your new email address"
         )
 
     older, newer = await mail(), await mail()
@@ -271,7 +269,7 @@ async def test_an_expired_link_is_refused(
         token = await mail_reset(client, settings.data_dir, account)
     else:
         token = await link_about(
-            settings.data_dir, account.profile["email"], "Confirm your e-mail address"
+            settings.data_dir, account.profile["email"], "Confirm your email address"
         )
     await conn.execute("update action_tokens set expires_at = now() - interval '1 second'")
     response = await (reset if kind == "reset" else verify)(client, token)
@@ -292,7 +290,7 @@ async def test_a_link_of_another_purpose_has_no_password_looked_at(
 ) -> None:
     account = await register(client)
     token = await link_about(
-        settings.data_dir, account.profile["email"], "Confirm your e-mail address"
+        settings.data_dir, account.profile["email"], "Confirm your email address"
     )
     assert (await reset(client, token, "password")).status == 400
 
@@ -369,10 +367,10 @@ async def test_an_older_way_back_outlives_a_newer_one(client: Client, settings: 
     await move(client, settings, account, "second@example.com")
     await change_email(client, account, account.password, to="third@example.com")
     to_third = await link_about(
-        settings.data_dir, "third@example.com", "Confirm your new e-mail address"
+        settings.data_dir, "third@example.com", "Confirm your new email address"
     )
     assert (await verify(client, to_third)).status == 204
-    subject = "The e-mail address of your account was changed"
+    subject = "The email address of your account was changed"
     newer = await link_about(settings.data_dir, "second@example.com", subject)
     older = await link_about(settings.data_dir, account.profile["email"], subject)
     assert [(await verify(client, token)).status for token in (newer, older)] == [204, 204]
@@ -384,7 +382,7 @@ async def test_a_way_back_outlives_that_of_another_account(
     account, other = await register(client), await register(client)
     await move(client, settings, account, "new@example.com")
     await move(client, settings, other, "newer@example.com")
-    subject = "The e-mail address of your account was changed"
+    subject = "The email address of your account was changed"
     backs = [
         await link_about(settings.data_dir, each.profile["email"], subject)
         for each in (account, other)

@@ -31,9 +31,9 @@ from tests.support.waiting import eventually
 
 OWN = "ada@example.com"
 NEW = "ada.new@example.com"
-VERIFY = "Confirm your e-mail address"
-CHANGE = "Confirm your new e-mail address"
-CHANGED = "The e-mail address of your account was changed"
+VERIFY = "Confirm your email address"
+CHANGE = "Confirm your new email address"
+CHANGED = "The email address of your account was changed"
 
 Act = Callable[[Client, Settings, Account, Account], Awaitable[Any]]
 

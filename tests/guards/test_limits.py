@@ -28,9 +28,9 @@ FEW = Rate(3, 3600)
 Ask = Callable[[Client, str], Awaitable[ClientResponse]]
 
 
-async def ask_for_change(client: Client, address: str) -> ClientResponse:
+async def ask_for_change(client: Client, email: str) -> ClientResponse:
     """From an account of its own each time, so that only the new address is the same."""
-    return await change_email(client, await register(client), PASSWORD, to=address)
+    return await change_email(client, await register(client), PASSWORD, to=email)
 
 
 MAILING: dict[str, Ask] = {

@@ -24,10 +24,10 @@ from tests.support.steps import (
 
 OWN = "ada@example.com"
 NEW = "ada.new@example.com"
-VERIFY = "Confirm your e-mail address"
-CHANGE = "Confirm your new e-mail address"
+VERIFY = "Confirm your email address"
+CHANGE = "Confirm your new email address"
 RESET = "Choose a new password"
-CHANGED = "The e-mail address of your account was changed"
+CHANGED = "The email address of your account was changed"
 
 Act = Callable[[Client, Settings, Account], Awaitable[Any]]
 

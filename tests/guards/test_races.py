@@ -152,19 +152,17 @@ async def test_of_links_mailed_at_once_one_is_good(
     client: Client, settings: Settings, conn: Any, how: str
 ) -> None:
     account, admin = await register(client), await register_as(client, "admin")
-    address, id_ = account.profile["email"], account.profile["id"]
+    email, id_ = account.profile["email"], account.profile["id"]
 
     def ask() -> Awaitable[ClientResponse]:
         if how == "forgot":
-            return forgot(client, address)
+            return forgot(client, email)
         return send(client, "POST", f"/users/{id_}/password-reset", by=admin)
 
     async with holding(conn, ROW, id_) as start:
         asked = [await start(ask()) for _ in range(2)]
     assert await wait_for(*asked) == [202, 202]
-    tokens = [
-        await link_about(settings.data_dir, address, "Choose a new password") for _ in range(2)
-    ]
+    tokens = [await link_about(settings.data_dir, email, "Choose a new password") for _ in range(2)]
     assert sorted([(await reset(client, token)).status for token in tokens]) == [204, 400]
 
 
@@ -173,21 +171,21 @@ async def test_of_verifying_links_mailed_at_once_one_is_good(
     client: Client, settings: Settings, conn: Any, how: str
 ) -> None:
     account = await register(client)
-    address = account.profile["email"]
-    subject = "Confirm your e-mail address"
-    await link_about(settings.data_dir, address, subject)
+    email = account.profile["email"]
+    subject = "Confirm your email address"
+    await link_about(settings.data_dir, email, subject)
 
     def ask() -> Awaitable[ClientResponse]:
         if how == "resend":
-            return resend(client, address)
+            return resend(client, email)
         return change_email(client, account, account.password)
 
     async with holding(conn, ROW, account.profile["id"]) as start:
         asked = [await start(ask()) for _ in range(2)]
     assert await wait_for(*asked) == [202, 202]
     if how != "resend":
-        address, subject = "new@example.com", "Confirm your new e-mail address"
-    tokens = [await link_about(settings.data_dir, address, subject) for _ in range(2)]
+        email, subject = "new@example.com", "Confirm your new email address"
+    tokens = [await link_about(settings.data_dir, email, subject) for _ in range(2)]
     assert sorted([(await verify(client, token)).status for token in tokens]) == [204, 400]
 
 
@@ -206,7 +204,7 @@ async def test_of_two_verifications_by_a_link_at_once_one_succeeds(
 ) -> None:
     account = await register(client)
     token = await link_about(
-        settings.data_dir, account.profile["email"], "Confirm your e-mail address"
+        settings.data_dir, account.profile["email"], "Confirm your email address"
     )
     async with holding(conn, ROW, account.profile["id"]) as start:
         uses = [await start(verify(client, token)) for _ in range(2)]
@@ -425,7 +423,7 @@ async def test_a_mail_is_sent_only_for_what_was_done(
     assert (await refused).status == 403
     subjects = [subject for _, subject in await mails(settings.data_dir, conn)]
     assert subjects.count("Your password was changed") == 1
-    assert "Confirm your new e-mail address" not in subjects
+    assert "Confirm your new email address" not in subjects
 
 
 async def test_a_sign_in_with_the_password_just_set_succeeds(client: Client, conn: Any) -> None:

@@ -1,4 +1,4 @@
-"""How long an answer takes tells nothing of an address: none comes before the same time."""
+"""How long an answer takes tells nothing of an email: none comes before the same time."""
 
 import dataclasses
 import time
@@ -21,17 +21,17 @@ LEAST_S = 0.5
 TICKS_S = 0.01
 
 
-async def ask(client: Client, flow: str, asker: Account, address: str) -> ClientResponse:
+async def ask(client: Client, flow: str, asker: Account, email: str) -> ClientResponse:
     match flow:
         case "register":
-            body = {"email": address, "password": PASSWORD}
+            body = {"email": email, "password": PASSWORD}
             return await send(client, "POST", "/auth/register", body)
         case "forgot":
-            return await forgot(client, address)
+            return await forgot(client, email)
         case "resend":
-            return await resend(client, address)
+            return await resend(client, email)
         case _:
-            return await change_email(client, asker, asker.password, to=address)
+            return await change_email(client, asker, asker.password, to=email)
 
 
 @pytest.mark.parametrize("whose", ["nobody's", "somebody's", "verified"])

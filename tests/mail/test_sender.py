@@ -56,7 +56,7 @@ async def test_a_mail_arrives_whole(start_app: StartApp, listen: Listen, conn: A
     message = taken.message
     assert taken.recipients == [TO]
     assert (message["From"], message["To"]) == ("Acme <no-reply@acme.example>", TO)
-    assert message["Subject"] == "Confirm your e-mail address"
+    assert message["Subject"] == "Confirm your email address"
     assert message["Auto-Submitted"] == "auto-generated"
     assert message["Message-ID"].endswith("@acme.example>")
     assert message["Date"].datetime is not None

@@ -40,12 +40,12 @@ async def test_sessions_are_listed_with_the_current_one_marked(client: Client) -
         "last_seen_at",
         "expires_at",
         "user_agent",
-        "address",
+        "ip",
         "current",
     }
     assert (newest["current"], oldest["current"]) == (True, False)
     assert newest["user_agent"].startswith("a browser")
-    assert newest["address"] == "127.0.0.1"
+    assert newest["ip"] == "127.0.0.1"
     assert newest["expires_at"] > newest["last_seen_at"]
 
 
@@ -98,4 +98,4 @@ async def test_the_address_is_the_clients_behind_a_trusted_proxy(start_app: Star
     account = await register(client)
     forged = "203.0.113.9, 198.51.100.7"
     headers = await sign_in(client, account, **{"X-Forwarded-For": forged})
-    assert (await listed(client, headers))[0]["address"] == "198.51.100.7"
+    assert (await listed(client, headers))[0]["ip"] == "198.51.100.7"

@@ -77,12 +77,12 @@ ASKING: dict[str, Asking] = {
 }
 
 
-async def forgot(client: Client, address: str) -> ClientResponse:
-    return await send(client, "POST", "/auth/password/forgot", {"email": address})
+async def forgot(client: Client, email: str) -> ClientResponse:
+    return await send(client, "POST", "/auth/password/forgot", {"email": email})
 
 
-async def resend(client: Client, address: str) -> ClientResponse:
-    return await send(client, "POST", "/auth/email/verify/resend", {"email": address})
+async def resend(client: Client, email: str) -> ClientResponse:
+    return await send(client, "POST", "/auth/email/verify/resend", {"email": email})
 
 
 async def reset(client: Client, token: str, password: str = NEW_PASSWORD) -> ClientResponse:
@@ -98,22 +98,22 @@ async def refresh(client: Client, token: str) -> ClientResponse:
     return await send(client, "POST", "/auth/refresh", {"refresh_token": token})
 
 
-async def link_to(data_dir: Path, address: str) -> str:
-    """The token in the next mail to the address."""
-    return token_of(await next_mail(data_dir, address))
+async def link_to(data_dir: Path, email: str) -> str:
+    """The token in the next mail to the email."""
+    return token_of(await next_mail(data_dir, email))
 
 
 async def mail_reset(client: Client, data_dir: Path, account: Account) -> str:
     """The token of a link that sets the account's password, asked for anew."""
-    address = account.profile["email"]
-    assert (await forgot(client, address)).status == 202
-    return await link_about(data_dir, address, "Choose a new password")
+    email = account.profile["email"]
+    assert (await forgot(client, email)).status == 202
+    return await link_about(data_dir, email, "Choose a new password")
 
 
-async def link_about(data_dir: Path, address: str, subject: str) -> str:
-    """The token in the next mail to the address with this subject."""
+async def link_about(data_dir: Path, email: str, subject: str) -> str:
+    """The token in the next mail to the email with this subject."""
     while True:
-        mail = await next_mail(data_dir, address)
+        mail = await next_mail(data_dir, email)
         if str(mail["Subject"]) == subject:
             return token_of(mail)
 

@@ -37,7 +37,7 @@ async def test_everything_held_is_exported(client: Client) -> None:
     assert set(document) == {"account", "sessions", "known_networks", "audit_events"}
     assert document["account"] == await (await client.get(ME, headers=account.headers)).json()
     (session,) = document["sessions"]
-    assert session["address"] == "127.0.0.1"
+    assert session["ip"] == "127.0.0.1"
     assert "user.register" in {event["action"] for event in document["audit_events"]}
     text = json.dumps(document)
     for secret in (PASSWORD, "argon2", account.tokens["refresh_token"]):
@@ -87,11 +87,11 @@ async def test_after_the_grace_nothing_names_the_person(client: Client, conn: An
     assert account.profile["email"] not in left
     assert "Ada" not in left
     actions = await conn.fetch(
-        "select action, address from audit_events where subject_id = $1 order by occurred_at, id",
+        "select action, ip from audit_events where subject_id = $1 order by occurred_at, id",
         account.profile["id"],
     )
     assert [row["action"] for row in actions][-2:] == ["user.delete", "user.purge"]
-    assert {row["address"] for row in actions} == {None}
+    assert {row["ip"] for row in actions} == {None}
     await register(client, email=account.profile["email"])
 
 
