@@ -144,7 +144,7 @@ async def _keep_session(conn: Connection) -> None:
 
     asyncpg itself has rolled back by now and dropped listeners; the query that it would send, to
     unlock advisory locks and reset settings, is a second round trip for each use of a connection.
-    ``tests/test_database.py`` goes through every flow and looks for what it left behind.
+    ``tests/db/test_database.py`` goes through every flow and looks for what it left behind.
     """
 
 

@@ -34,7 +34,7 @@ class JsonResponse(web.Response):
     ``on_response_prepare`` do not see it.
 
     HTTP/1.0, HEAD, and headers that differ from those that all answers have are left to aiohttp;
-    ``tests/test_answers.py`` compares the two.
+    ``tests/http/test_responses.py`` compares the two.
     """
 
     def __init__(

@@ -24,7 +24,7 @@ from tests.support.processes import environment, reserved_port, run_command
 from tests.support.scrape import metrics_at
 from tests.support.waiting import eventually
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 LOGIN = "/api/v1/auth/login"
 ORIGIN = "https://app.example.com"
 
