@@ -1,4 +1,4 @@
-# Everything a developer runs. `make` lists it.
+# Development commands; `make` lists them.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -7,7 +7,7 @@ FEATURE ?= users
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --disable-pip-version-check --quiet --constraint constraints.txt
 
-# coverage's own figure mixes lines and branches; what has to be covered is branches.
+# coverage reports lines and branches as one figure; the requirement is for branches.
 define BRANCHES
 import json, sys
 totals = json.load(open(".coverage.json"))["totals"]
@@ -26,7 +26,7 @@ help: ## List these commands
 serve: $(VENV)/serve.stamp ## Run the service on its embedded PostgreSQL: PORT, HOST, DATA_DIR
 	@exec $(BIN)/shinkei serve
 
-# COVERAGE=yes adds what a group covers to what the others did: see coverage.
+# COVERAGE=yes accumulates coverage over several groups of tests: see coverage.
 PYTEST = $(BIN)/pytest $(if $(COVERAGE),--cov --cov-append --cov-report=)
 
 test: $(VENV)/dev.stamp ## Run the quick tests on an embedded PostgreSQL, or on DATABASE_URL
@@ -42,15 +42,15 @@ coverage: $(VENV)/dev.stamp ## Run both groups and require 95 % of branches to b
 	@rm -f .coverage .coverage.*
 	@$(MAKE) --no-print-directory COVERAGE=yes test test-slow branches
 
-branches: # What both groups have covered together
+branches: # Report the coverage of both groups
 	@$(BIN)/coverage report
 	@$(BIN)/coverage json --quiet -o .coverage.json
 	@$(BIN)/python -c "$$BRANCHES"
 
-fuzz: $(VENV)/serve.stamp .venv-fuzz/stamp ## Try the API with schemathesis, for FUZZ_SECONDS=240 or more
+fuzz: $(VENV)/serve.stamp .venv-fuzz/stamp ## Fuzz the API with schemathesis, for FUZZ_SECONDS=240 or more
 	@$(BIN)/python tests/fuzz/run.py --seconds $(FUZZ_SECONDS)
 
-mutants: $(VENV)/dev.stamp .venv-mutants/stamp ## Check that each guard is tested, and a sample of other code: ONLY, MUTANTS
+mutants: $(VENV)/dev.stamp .venv-mutants/stamp ## Check that tests catch a removed guard, and a sample of other mutants: ONLY, MUTANTS
 	@$(BIN)/python -m tests.mutants.run $(if $(ONLY),--only '$(ONLY)') $(MUTANTS)
 
 lint: $(VENV)/dev.stamp ## Check style, types and the direction of imports
@@ -59,20 +59,20 @@ lint: $(VENV)/dev.stamp ## Check style, types and the direction of imports
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo
 
-format: $(VENV)/dev.stamp ## Put the code into the project's format
+format: $(VENV)/dev.stamp ## Format the code
 	@$(BIN)/ruff check --fix --exit-zero --quiet
 	@$(BIN)/ruff format
 
 migrate: $(VENV)/serve.stamp ## Apply pending migrations
 	@exec $(BIN)/shinkei migrate
 
-bench: $(VENV)/serve.stamp .venv-bench/stamp ## Measure requests against other stacks: ROUNDS, SECONDS, ONLY
+bench: $(VENV)/serve.stamp .venv-bench/stamp ## Compare requests with other stacks: ROUNDS, SECONDS, ONLY
 	@exec $(BIN)/python -m benchmarks.run
 
 bench-scale: $(VENV)/serve.stamp ## Measure lists of a million accounts, a sign-in flood, idling, and a soak
 	@exec $(BIN)/python -m benchmarks.scale
 
-clean: ## Remove the virtual environments and caches; data stay
+clean: ## Remove virtual environments and caches, but no data
 	@rm -rf .venv .venv-* .mutants benchmarks/peers/fastify/node_modules
 	@rm -rf .coverage* .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build *.egg-info
 
@@ -97,13 +97,13 @@ PEERS := benchmarks/peers/fastify
 	@if command -v npm >/dev/null; then npm ci --prefix $(PEERS) --omit=dev --no-audit --no-fund --silent; fi
 	@touch $@
 
-# An environment of its own: what schemathesis depends on is nothing to the service or its tests.
+# A separate environment keeps schemathesis's dependencies away from the service and its tests.
 .venv-fuzz/stamp: tests/fuzz/requirements.txt
 	@$(PYTHON) -m venv .venv-fuzz
 	@.venv-fuzz/bin/pip install --disable-pip-version-check --quiet --requirement $<
 	@touch $@
 
-# Likewise: it needs nothing but cosmic-ray.
+# Likewise for cosmic-ray.
 .venv-mutants/stamp: tests/mutants/requirements.txt
 	@$(PYTHON) -m venv .venv-mutants
 	@.venv-mutants/bin/pip install --disable-pip-version-check --quiet --requirement $<

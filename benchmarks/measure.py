@@ -1,4 +1,4 @@
-"""What a request costs: CPU time of processes from /proc, and load from wrk."""
+"""Measures the cost of requests: CPU time of processes from /proc, and load from wrk."""
 
 import json
 import os
@@ -17,7 +17,7 @@ _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
 class Load(NamedTuple):
-    """What wrk saw in one run. Latencies are corrected for coordinated omission, as wrk does."""
+    """Results of one run of wrk, which corrects latencies for coordinated omission."""
 
     requests: int
     duration_s: float
@@ -28,7 +28,7 @@ class Load(NamedTuple):
 
 
 class Cost(NamedTuple):
-    """One run: what wrk saw, and the CPU time per answered request of the server and PostgreSQL."""
+    """The results of one run, and the CPU time per request of the server and PostgreSQL."""
 
     load: Load
     cpu_us: float
@@ -36,18 +36,18 @@ class Cost(NamedTuple):
 
 
 def require_answers(loads: Iterable[Load]) -> None:
-    """Figures of requests that failed count for nothing, and are not kept."""
+    """Exit if any request failed, as the figures are then meaningless."""
     if any(load.non_2xx or load.socket_errors for load in loads):
-        sys.exit("bench: not every request was answered 2xx: the figures do not count")
+        sys.exit("bench: some requests failed, so the figures are void")
 
 
 def require_wrk() -> None:
     if shutil.which("wrk") is None:
-        sys.exit("bench: wrk is needed: apt install wrk, brew install wrk, or github.com/wg/wrk")
+        sys.exit("bench: wrk is required: apt install wrk, brew install wrk, or github.com/wg/wrk")
 
 
 def tree(pid: int) -> Iterator[int]:
-    """The process and its descendants that are alive."""
+    """Yield the ids of the process and its living descendants."""
     yield pid
     for children in Path(f"/proc/{pid}/task").glob("*/children"):
         for child in children.read_text().split():
@@ -55,15 +55,15 @@ def tree(pid: int) -> Iterator[int]:
 
 
 def cpu_s(pid: int) -> float:
-    """CPU seconds, user and system, of a process, its threads and its descendants, ended or not.
+    """CPU seconds, user and system, of a process and its descendants, living and ended.
 
-    Fields 14 to 17 of /proc/PID/stat (proc(5)): the last two are those of children waited for.
+    Sums fields 14 to 17 of /proc/PID/stat (proc(5)); the last two count children waited for.
     """
     while True:
         try:
             return sum(map(_ticks, tree(pid))) / _TICKS_PER_S
         except (FileNotFoundError, ProcessLookupError):
-            # A descendant has just ended, and its time is its parent's from now on.
+            # A descendant has just ended; its parent now accounts for its time.
             _ticks(pid)
 
 
@@ -73,19 +73,19 @@ def _ticks(pid: int) -> int:
 
 
 def rss_bytes(pid: int) -> int:
-    """Resident memory of the process."""
+    """Resident set size of the process."""
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * _PAGE_BYTES
 
 
 def fds(pid: int) -> int:
-    """How many file descriptors the process holds."""
+    """Number of file descriptors that the process holds."""
     return len(list(Path(f"/proc/{pid}/fd").iterdir()))
 
 
 def start_wrk(
     url: str, script: str, arguments: Sequence[object], *, connections: int, seconds: float
 ) -> "subprocess.Popen[str]":
-    """wrk with one of ``workloads/``; ``finish_wrk`` waits for it."""
+    """Start wrk with a script of ``workloads/``; ``finish_wrk`` waits for it."""
     return subprocess.Popen(
         [
             *("wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s", "--timeout", "10s"),
@@ -124,9 +124,10 @@ def measure(
     connections: int,
     seconds: float,
 ) -> Cost:
-    """One run of wrk, and what it cost the server and PostgreSQL.
+    """Run wrk once and measure its cost for the server and PostgreSQL.
 
-    wrk leaves one request of each connection under way, which the server goes on to answer.
+    When wrk stops, one request per connection is in flight. The server still handles those, so they
+    count too.
     """
     server, postgres = cpu_s(server_pid), cpu_s(postgres_pid)
     load = run_wrk(url, script, arguments, connections=connections, seconds=seconds)

@@ -1,11 +1,11 @@
-"""The plot that README shows: CPU time per request of each stack, as an SVG for light and dark."""
+"""The plot in README: CPU time per request of each stack, as an SVG for light and dark mode."""
 
 from html import escape
 from pathlib import Path
 from typing import Any
 
 WIDTH, LABEL, ROW, BAR, GAP = 760, 210, 26, 16, 46
-# Room to the right of the longest bar for its figure.
+# Room for the figure to the right of the longest bar.
 FIGURE = 150
 STYLE = """
 text { font: 13px system-ui, sans-serif; fill: #1f2328 }
@@ -23,7 +23,7 @@ text { font: 13px system-ui, sans-serif; fill: #1f2328 }
 
 
 def write(results: dict[str, Any], path: Path, workloads: dict[str, str], ours: str) -> None:
-    """Bars of each of ``workloads``, which are given with their titles, one below the other."""
+    """Write one bar chart per workload, one below the other; ``workloads`` maps names to titles."""
     machine = results["machine"]
     parts, top = [], 0
     for name, title in workloads.items():
@@ -46,8 +46,8 @@ def write(results: dict[str, Any], path: Path, workloads: dict[str, str], ours: 
 
 
 def _bars(title: str, peers: dict[str, Any], ours: str, top: int) -> tuple[list[str], int]:
-    """One chart, and where it ends."""
-    parts = [_text(0, top - 12, f"{title}: CPU µs per request, less is better", "title")]
+    """Return a chart and the y coordinate where it ends."""
+    parts = [_text(0, top - 12, f"{title}: CPU µs per request, lower is better", "title")]
     scale = (WIDTH - LABEL - FIGURE) / max(peer["cpu_us"] for peer in peers.values())
     for name, peer in sorted(peers.items(), key=lambda item: item[1]["cpu_us"]):
         length = max(2, round(peer["cpu_us"] * scale))

@@ -1,9 +1,9 @@
-"""What a request costs the service and its peers, side by side: ``make bench``.
+"""Compares the CPU cost of requests with that of other stacks: ``make bench``.
 
-Each peer does the same work: verify the token, read the user from PostgreSQL, answer the same
-fields. One process each, pinned to one core; PostgreSQL and wrk have the others; 32 keep-alive
-connections. Rounds are interleaved, so that what else the machine does falls on all alike, and a
-ratio is that of two runs of the same round. ``benchmarks/README.md`` says what is in whose favour.
+Each peer does the same work: verify the token, read the user from PostgreSQL, return the same
+fields. Each is one process, pinned to one core; PostgreSQL and wrk share the other cores. Rounds
+are interleaved, so that other load on the machine affects all peers alike, and ratios compare two
+runs of the same round. ``benchmarks/README.md`` lists the remaining differences.
 """
 
 import asyncio
@@ -29,16 +29,16 @@ PYTHON = HERE.parent / ".venv-bench/bin/python"
 ROUNDS = int(os.environ.get("ROUNDS", "12"))
 SECONDS = int(os.environ.get("SECONDS", "1"))
 ONLY = set(filter(None, os.environ.get("ONLY", "").split(",")))
-# The first is long enough for each of 5,000 tokens to have been seen.
+# The first warm-up is long enough to use every token.
 FIRST_WARM_UP_S, WARM_UP_S = 5, 1
 USERS, SESSIONS = 100_000, 5_000
-# Refresh tokens that one run of wrk begins with; each of the sessions begins one chain.
+# Chains of refresh tokens per run of wrk; each session can start one chain.
 CHAINS = 48
 
 ME = {"id", "email", "email_verified", "name", "role", "settings", "created_at", "updated_at"}
 ACCOUNT = ME | {"status", "suspended_until", "suspension_reason", "purge_at", "version"}
 
-# The columns that fastapi-users asks for. It looks an address up by lower(email).
+# The columns that fastapi-users requires. It looks users up by lower(email).
 FASTAPI_USERS = """
 create table fastapi_users as
 select id, email, password_hash as hashed_password, status = 'active' as is_active,
@@ -52,7 +52,7 @@ vacuum (freeze, analyze) fastapi_users;
 
 
 class Peer(NamedTuple):
-    """A server, which workloads it has, and which of an Identity's tokens are its."""
+    """A server, the workloads that it supports, and the field of Identity with its tokens."""
 
     title: str
     command: list[str]
@@ -63,7 +63,7 @@ class Peer(NamedTuple):
 
 
 class Workload(NamedTuple):
-    """wrk runs ``script`` on ``path``; ``check`` is one such request, and what it has to answer."""
+    """A path, and the script that wrk runs on it."""
 
     title: str
     path: str
@@ -80,8 +80,8 @@ WORKLOADS = {
     "list": Workload(
         "GET /users, 50 of 100,000 by a filter", "/users?role=support&limit=50", "get"
     ),
-    # Each takes 60 ms of a core: more at once would only wait, and be under way when wrk ends, and
-    # in a second there would be too few.
+    # A hash keeps a core busy. More connections would only queue, and shorter runs would see too
+    # few sign-ins.
     "login": Workload(
         "POST /auth/login, argon2id 19 MiB, t=2, p=1", "/auth/login", "login", 4, 4 * SECONDS
     ),
@@ -134,7 +134,7 @@ PEERS = {
 
 
 class Stand(NamedTuple):
-    """All that runs: servers by the name of their peer, and files for wrk by what is in them."""
+    """Everything that runs: servers by peer, and files for wrk by the field that they hold."""
 
     servers: dict[str, stage.Server]
     postgres: Database
@@ -148,10 +148,10 @@ def main() -> None:
     workloads = [name for name in WORKLOADS if not ONLY & set(WORKLOADS) or name in ONLY]
     peers = [name for name in PEERS if not ONLY & set(PEERS) or name in ONLY | {OURS}]
     if unknown := ONLY - set(WORKLOADS) - set(PEERS):
-        sys.exit(f"bench: ONLY takes {', '.join([*WORKLOADS, *PEERS])}; not {min(unknown)}")
+        sys.exit(f"bench: ONLY accepts {', '.join([*WORKLOADS, *PEERS])}; not {min(unknown)}")
     if "fastify" in peers and not (HERE / "peers/fastify/node_modules").exists():
         peers.remove("fastify")
-        print("bench: no Fastify, as node and npm are not there")
+        print("bench: skipping Fastify, which needs node and npm")
     with contextlib.ExitStack() as stack:
         stand = asyncio.run(_set_up(stack, peers))
         machine = _machine(stand)
@@ -184,7 +184,7 @@ async def _set_up(stack: contextlib.ExitStack, peers: list[str]) -> Stand:
 
 
 def _measure_all(stand: Stand, peers: Iterable[str], name: str) -> dict[str, list[Cost]]:
-    """Every round of a workload for each peer that has it; what is measured is printed as it is."""
+    """Run every round of a workload for each peer that supports it, and print the results."""
     workload = WORKLOADS[name]
     having = [peer for peer in peers if name in PEERS[peer].workloads]
     costs: dict[str, list[Cost]] = {peer: [] for peer in having}
@@ -193,7 +193,7 @@ def _measure_all(stand: Stand, peers: Iterable[str], name: str) -> dict[str, lis
         _warm_up(stand, peer, name, -1, FIRST_WARM_UP_S)
     for number in range(ROUNDS):
         for peer in having:
-            # Again each time, for caches and compilers that forgot it while it idled.
+            # Caches have gone cold while the peer idled.
             _warm_up(stand, peer, name, number, WARM_UP_S)
             url, arguments = _target(stand, peer, name, 2 * number + 1)
             cost = measure(
@@ -217,7 +217,7 @@ def _warm_up(stand: Stand, peer: str, name: str, number: int, seconds: float) ->
 
 
 def _target(stand: Stand, peer: str, name: str, number: int) -> tuple[str, list[object]]:
-    """The URL, and the arguments of wrk's script, for a peer's run of a workload."""
+    """Return the URL and the script's arguments for a peer's run of a workload."""
     tokens = stand.files[PEERS[peer].token]
     arguments: dict[str, list[object]] = {
         "me": [tokens, 1],
@@ -233,32 +233,32 @@ def _target(stand: Stand, peer: str, name: str, number: int) -> tuple[str, list[
 
 
 def _check(stand: Stand, peer: str, name: str) -> None:
-    """The peer has to do the work: one request, and a look at its answer."""
+    """Check one response, so that no peer skips the work. Raises RuntimeError."""
     url, _ = _target(stand, peer, name, 0)
     one = stand.identities[0]
     ask = partial(stage.ask, url, token=getattr(one, PEERS[peer].token))
-    # What is email_verified elsewhere.
+    # fastapi-users calls email_verified is_verified.
     me = ME - {"email_verified"} | {"is_verified"} if peer == "fastapi-users" else ME
     if name in ("me", "me-5000"):
-        status, answer = ask()
-        right = answer.keys() >= me
+        status, body = ask()
+        right = body.keys() >= me
     elif name == "patch":
-        status, answer = ask("PATCH", body=b'{"name": "Another"}')
-        right = answer.keys() >= me and answer["name"] == "Another"
+        status, body = ask("PATCH", body=b'{"name": "Another"}')
+        right = body.keys() >= me and body["name"] == "Another"
     elif name == "list":
-        status, answer = ask()
-        right = len(answer["items"]) == 50 and all(row.keys() >= ACCOUNT for row in answer["items"])
+        status, body = ask()
+        right = len(body["items"]) == 50 and all(row.keys() >= ACCOUNT for row in body["items"])
     elif name == "live":
-        status, answer = stage.ask(url)
-        right = "status" in answer
+        status, body = stage.ask(url)
+        right = "status" in body
     else:
         return
     if status != 200 or not right:
-        raise RuntimeError(f"{peer} answers {name} with {status}: {str(answer)[:500]}")
+        raise RuntimeError(f"{peer} responds to {name} with {status}: {str(body)[:500]}")
 
 
 def _ratios(costs: dict[str, list[Cost]], peer: str) -> list[float]:
-    """What we cost by what the peer costs, round by round."""
+    """Our CPU time divided by the peer's, for each round."""
     return [
         ours.cpu_us / theirs.cpu_us for ours, theirs in zip(costs[OURS], costs[peer], strict=True)
     ]
@@ -276,7 +276,7 @@ def _summary(costs: dict[str, list[Cost]]) -> dict[str, Any]:
             "cpu_us_rounds": [round(cost.cpu_us, 1) for cost in rounds],
             "ours_to_theirs": {
                 "median": round(statistics.median(ratios), 3),
-                # Of the middle half of the rounds.
+                # The range of the middle half of the rounds.
                 "low": round(ratios[quarter], 3),
                 "high": round(ratios[-1 - quarter], 3),
             },
@@ -306,7 +306,7 @@ def _print_table(title: str, costs: dict[str, list[Cost]]) -> None:
 
 
 def _machine(stand: Stand) -> dict[str, Any]:
-    """Where and when it was measured, and the versions of the peers."""
+    """Describe the machine, the run and the versions of the peers."""
     pinned = dict(
         line.strip().split("==") for line in (HERE / "requirements.txt").read_text().splitlines()
     )

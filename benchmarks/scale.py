@@ -1,8 +1,8 @@
-"""How it scales and lasts: ``make bench-scale``.
+"""Measures scale and endurance: ``make bench-scale``.
 
-Six lists of 1,000,000 accounts; others' requests during a flood of sign-ins; starting; idling; and
-a soak. ONLY=lists,start,idle,flood,soak chooses; SAMPLES says how often each list is asked for,
-IDLE_S and SOAK_S how long those take.
+It measures six lists of 1,000,000 accounts, startup, an idle worker, other requests during a flood
+of sign-ins, and a soak. ONLY=lists,start,idle,flood,soak selects parts. SAMPLES is the number of
+requests per list; IDLE_S and SOAK_S are durations.
 """
 
 import asyncio
@@ -37,7 +37,7 @@ FLOOD_CLIENTS, FLOOD_S = 64, 20
 LIST_BAR_MS = 150
 MIB = 2**20
 
-# See ``stage.USERS`` for who has what.
+# ``stage.USERS`` defines the accounts.
 LISTS = {
     "`user9`, which 11 % have, by email: they come last": {"q": "user9", "sort": "email"},
     "settings that the oldest twentieth have": {"settings": '{"founder": true}'},
@@ -55,7 +55,7 @@ def main() -> None:
     if ONLY & {"flood", "soak"}:
         measure.require_wrk()
     if unknown := ONLY - set(PARTS):
-        sys.exit(f"bench: ONLY takes {', '.join(PARTS)}; not {min(unknown)}")
+        sys.exit(f"bench: ONLY accepts {', '.join(PARTS)}; not {min(unknown)}")
     results: dict[str, Any] = {}
     with stage.stage() as (directory, postgres):
         results["machine"] = stage.machine(postgres.database)
@@ -72,7 +72,7 @@ def main() -> None:
         if "idle" in ONLY:
             results["idle"] = _idle(serve, database)
         if ONLY & {"flood", "soak"}:
-            # Each sign-in from an ip of its own: one alone has a limit of 50 at a time.
+            # Each sign-in comes from its own ip, as the rate limit of one ip is low.
             serve = partial(serve, database, pinned=False, TRUSTED_PROXIES="127.0.0.1")
         if "flood" in ONLY:
             results["flood"] = _flood(serve, files)
@@ -91,7 +91,7 @@ async def _seed(server: Database, users: int) -> tuple[Database, list[stage.Iden
 
 
 def _table(title: str, header: str, rows: Iterator[tuple[object, ...]]) -> None:
-    """A Markdown table on stdout."""
+    """Print a Markdown table."""
     columns = header.split("|")
     print(f"\n### {title}\n\n|{header}|\n|{'|'.join(['---'] + ['--:'] * (len(columns) - 1))}|")
     for row in rows:
@@ -104,7 +104,7 @@ def _table(title: str, header: str, rows: Iterator[tuple[object, ...]]) -> None:
 
 
 def _lists(url: str, token: str) -> dict[str, float]:
-    """The p50 of each list in ms, over HTTP, one request at a time."""
+    """Measure each list's p50 in ms over HTTP, one request at a time."""
     parts = urlsplit(url)
     connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=30)
 
@@ -115,7 +115,7 @@ def _lists(url: str, token: str) -> dict[str, float]:
         response = connection.getresponse()
         body = response.read()
         if response.status != 200 or b'"items":[]' in body:
-            raise RuntimeError(f"{query} was answered {body.decode()}")
+            raise RuntimeError(f"{query}: unexpected response: {body.decode()}")
         return (time.perf_counter() - started) * 1000
 
     p50: dict[str, float] = {}
@@ -126,7 +126,7 @@ def _lists(url: str, token: str) -> dict[str, float]:
     return p50
 
 
-# One worker: starting, idling, a flood
+# Startup, an idle worker, a flood
 
 
 def _start(serve: Any, database: Database, directory: Path) -> dict[str, Any]:
@@ -166,7 +166,7 @@ def _idle(serve: Any, database: Database) -> dict[str, float]:
 
 
 def _flood(serve: Any, files: dict[str, Path]) -> dict[str, Any]:
-    """``users/me`` on 4 connections, alone and while 64 clients sign in; no core is kept apart."""
+    """Measure ``users/me`` alone and while other clients sign in. No core is reserved."""
     with serve() as server:
         me = partial(
             measure.start_wrk, f"{server.url}/api/v1/users/me", "get",
@@ -184,7 +184,7 @@ def _flood(serve: Any, files: dict[str, Path]) -> dict[str, Any]:
             time.sleep(0.05)
         loads = measure.finish_wrk(others, 30), measure.finish_wrk(sign_ins, 30)
         cores = (measure.cpu_s(server.pid) - before) / FLOOD_S
-    # A connection takes 22 KiB, from 2 to 128 of them, and its body at most what is allowed.
+    # A connection's memory is small; a body takes at most what is allowed.
     workers = os.cpu_count() or 1
     hashes = workers * Settings.password_hash_memory_kib * 1024
     bound = idle + hashes + FLOOD_CLIENTS * BODY_MAX_BYTES
@@ -208,13 +208,13 @@ def _flood(serve: Any, files: dict[str, Path]) -> dict[str, Any]:
             ("RSS before, MiB", idle / MIB),
             ("RSS peak, MiB", peak / MIB),
             (f"RSS before + {workers} hashes + {FLOOD_CLIENTS} bodies, MiB", bound / MIB),
-            ("users/me not answered 2xx", loads[0].non_2xx),
-            ("sign-ins not answered 2xx", loads[1].non_2xx),
+            ("users/me, not 2xx", loads[0].non_2xx),
+            ("sign-ins, not 2xx", loads[1].non_2xx),
         ]),
     )  # fmt: skip
     measure.require_answers([alone, *loads])
     if peak > bound:
-        sys.exit("bench: the sign-ins took more memory than computed")
+        sys.exit("bench: the sign-ins took more memory than the bound")
     return result
 
 
@@ -222,7 +222,7 @@ def _flood(serve: Any, files: dict[str, Path]) -> dict[str, Any]:
 
 
 async def _soak(serve: Any, files: dict[str, Path], database: Database) -> dict[str, Any]:
-    """All kinds of requests at once for ``SOAK_S``: memory, descriptors and connections by time."""
+    """Mix requests for ``SOAK_S`` and sample memory, file descriptors and connections."""
     conn = await asyncpg.connect(**database.asyncpg_arguments())
     samples: list[dict[str, float]] = []
     with serve() as server, contextlib.ExitStack() as stack:
@@ -256,10 +256,10 @@ async def _soak(serve: Any, files: dict[str, Path], database: Database) -> dict[
             await asyncio.sleep(5)
         done = [measure.finish_wrk(wrk, 60) for wrk in loads]
     await conn.close()
-    answered = sum(load.requests for load in done)
+    total = sum(load.requests for load in done)
     failed = sum(load.non_2xx + load.socket_errors for load in done)
     _table(
-        f"A soak: {answered} requests in {SOAK_S:g} s, of which {failed} failed",
+        f"A soak: {total} requests in {SOAK_S:g} s, {failed} failed",
         " at, s | RSS, MiB | descriptors | connections ",
         (tuple(sample.values()) for sample in samples[:: max(1, len(samples) // 10)]),
     )

@@ -1,4 +1,4 @@
-"""What is measured, and on what: a PostgreSQL, accounts in it, and servers pinned to a core."""
+"""The test bed: a PostgreSQL with accounts, and servers pinned to a core."""
 
 import contextlib
 import dataclasses
@@ -35,7 +35,7 @@ from service.embedded import server as embedded
 from service.sessions.tokens import hash_refresh_token, new_refresh_token
 from service.settings import Database, Settings
 
-# The service and its peers have the first core each in turn; all else shares the others.
+# The measured server gets the first core; everything else shares the others.
 SERVER_CORE, *OTHER_CORES = sorted(os.sched_getaffinity(0))
 SECRET = "a secret key of the benchmarks, and nothing else's"
 PASSWORD = "a passphrase of the benchmarks"
@@ -43,7 +43,7 @@ SHINKEI = [str(Path(sys.executable).with_name("shinkei")), "serve"]
 STARTUP_S = 30
 TOKEN_TTL_S = 86_400
 
-# As a small server would be set up; what makes it durable stays as PostgreSQL has it.
+# Tuned like a small server; durability settings keep PostgreSQL's defaults.
 POSTGRES = {
     "max_connections": "200",
     "shared_buffers": "512MB",
@@ -53,8 +53,8 @@ POSTGRES = {
     "random_page_cost": "1.1",
 }
 
-# Account n was made n minutes after START; its id is the UUIDv7 of that moment. One in a thousand
-# is an administrator, two are support; one in two hundred is suspended; the oldest twentieth are
+# Account n is created n minutes after START, and its id is a UUIDv7 of that time. Of a thousand,
+# one is an administrator, two are support and five are suspended. The oldest twentieth are
 # founders.
 START = datetime(2020, 1, 1, tzinfo=UTC)
 USERS = """
@@ -76,12 +76,12 @@ from generate_series(1, $1) n, md5(n::text) h,
 
 
 def created_at(number: int) -> str:
-    """When account ``number`` was made."""
+    """Return the creation time of account ``number``."""
     return (START + timedelta(minutes=number)).isoformat().replace("+00:00", "Z")
 
 
 class Identity(NamedTuple):
-    """A user who is signed in, with the service's own tokens, and as the peers' tutorials sign."""
+    """A signed-in user, with the service's tokens and those that the peers accept."""
 
     email: str
     access_token: str
@@ -91,7 +91,7 @@ class Identity(NamedTuple):
 
 
 class Server(NamedTuple):
-    """A server that answers at ``url``."""
+    """A server that is ready at ``url``."""
 
     url: str
     pid: int
@@ -99,9 +99,9 @@ class Server(NamedTuple):
 
 @contextlib.contextmanager
 def stage() -> Iterator[tuple[Path, embedded.Server]]:
-    """A temporary directory and a PostgreSQL in it. This process and all it starts share cores.
+    """Run a PostgreSQL in a temporary directory, on all cores but the server's.
 
-    Ctrl-C and SIGTERM end all of it in order.
+    This process moves to those cores too. Ctrl-C and SIGTERM stop everything in order.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     os.sched_setaffinity(0, OTHER_CORES or {SERVER_CORE})
@@ -132,9 +132,9 @@ async def create_database(server: Database, name: str) -> Database:
 
 
 async def seed(database: Database, users: int, sessions: int) -> list[Identity]:
-    """Migrate, and fill in ``users`` accounts with one password; sign in ``sessions`` of them.
+    """Migrate, insert ``users`` accounts with one password, and sign in ``sessions`` of them.
 
-    The first of those is an administrator, the others are spread over all that are active users.
+    The first identity is an administrator. The others are a sample of the active users.
     """
     migrations.apply_pending(database)
     settings = Settings(database=database, secret_key=SECRET, access_token_ttl_s=TOKEN_TTL_S)
@@ -196,7 +196,7 @@ def serving(
     ready: str = "/health/live",
     **environ: str,
 ) -> Iterator[Server]:
-    """A server on a free port that answers ``ready``; its output goes to ``log``."""
+    """Run a server on a free port and wait for ``ready``; its output goes to ``log``."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     given = {
@@ -216,7 +216,7 @@ def serving(
             stdout=output,
             stderr=output,
             env=given,
-            # Ctrl-C is for us alone, who then stop it.
+            # Only this process gets Ctrl-C, and then stops the server.
             start_new_session=True,
         )
     try:
@@ -251,7 +251,7 @@ def ask(
     body: bytes | None = None,
     content_type: str = "application/json",
 ) -> tuple[int, Any]:
-    """One request: the status, and the JSON of the answer."""
+    """Send a request and return the status and the JSON body (None if empty)."""
     parts = urlsplit(url)
     conn = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=10)
     headers = {"Content-Type": content_type} if body else {}
@@ -265,7 +265,7 @@ def ask(
 
 
 def write_files(directory: Path, identities: list[Identity]) -> dict[str, Path]:
-    """For wrk's scripts: a file for each field of an Identity, a line for each of them."""
+    """Write a file per field of Identity, with a line per identity, for wrk's scripts."""
     for field in Identity._fields:
         lines = [f"{getattr(one, field)}\n" for one in identities]
         (directory / field).write_text("".join(lines))
@@ -273,7 +273,7 @@ def write_files(directory: Path, identities: list[Identity]) -> dict[str, Path]:
 
 
 def machine(postgres: Database) -> dict[str, Any]:
-    """Where, when and of what it is measured."""
+    """Describe the machine, the time, the commit and the versions."""
     lines, here = Path("/proc/cpuinfo").read_text().splitlines(), str(Path(__file__).parent)
     with psycopg.connect(**postgres.libpq_arguments()) as conn:  # type: ignore[arg-type]
         major, minor = divmod(conn.info.server_version, 10_000)

@@ -1,11 +1,11 @@
-"""Every flow of accounts over HTTP, one after the other, against a running service.
+"""Walks through every account flow over HTTP, against a running service.
 
     make serve                                                          # in one terminal
     .venv/bin/shinkei create-admin --email root@example.com             # asks for a password
     ADMIN_PASSWORD='…' .venv/bin/python examples/walk.py                # in another
 
-Links are read from the mails in DATA_DIR/mail, as there is no MAIL_URL in development.
-SHINKEI_URL, DATA_DIR, ADMIN_EMAIL and ADMIN_PASSWORD say otherwise.
+Links are read from the emails in DATA_DIR/mail, as development has no MAIL_URL. SHINKEI_URL,
+DATA_DIR and ADMIN_EMAIL override the defaults. Without ADMIN_PASSWORD, administration is skipped.
 """
 
 import asyncio
@@ -26,16 +26,16 @@ MAIL_DIR = Path(os.environ.get("DATA_DIR", ".data")) / "mail"
 ADMIN_EMAIL = os.environ.get("ADMIN_EMAIL", "root@example.com")
 ADMIN_PASSWORD = os.environ.get("ADMIN_PASSWORD", "")
 
-# A new email at each run, so that the walk can be repeated.
-ADDRESS = f"ada-{secrets.token_hex(4)}@example.com"
-NEW_ADDRESS = f"countess-{secrets.token_hex(4)}@example.com"
+# New emails for each run, so that it can be repeated.
+EMAIL = f"ada-{secrets.token_hex(4)}@example.com"
+NEW_EMAIL = f"countess-{secrets.token_hex(4)}@example.com"
 PASSWORD = "the analytical engine weaves"
 SECOND_PASSWORD = "algebraic patterns, as a loom"
 THIRD_PASSWORD = "weaves flowers and leaves too"
 
 
 class Client:
-    """One signed-in client: a session of HTTP, and a pair of tokens."""
+    """A client: an HTTP session and, once signed in, a pair of tokens."""
 
     def __init__(self, http: aiohttp.ClientSession) -> None:
         self.http = http
@@ -44,7 +44,7 @@ class Client:
     async def call(
         self, expected: int, method: str, path: str, body: object = None, **headers: str
     ) -> Any:
-        """Send a request, say what came back, and stop where it is not what was expected."""
+        """Send a request and print the status. Exits if it is not the expected one."""
         if self.tokens:
             headers["Authorization"] = f"Bearer {self.tokens['access_token']}"
         async with self.http.request(method, URL + path, json=body, headers=headers) as response:
@@ -57,12 +57,15 @@ class Client:
     async def sign_in(self, email: str, password: str, expected: int = 200) -> None:
         self.tokens = {}
         credentials = {"email": email, "password": password}
-        answer = await self.call(expected, "POST", "/auth/login", credentials)
-        self.tokens = answer if expected == 200 else {}
+        response = await self.call(expected, "POST", "/auth/login", credentials)
+        self.tokens = response if expected == 200 else {}
 
 
 async def token_from_mail(recipient: str, subject: str) -> str:
-    """The token in the newest mail to ``recipient`` with this word in its subject; deletes it."""
+    """Take the token from the newest email to ``recipient`` with ``subject`` in its subject.
+
+    Waits for the email and deletes it.
+    """
     for _ in range(100):
         for path in sorted(MAIL_DIR.glob("*.eml"), reverse=True):
             mail = email.message_from_bytes(path.read_bytes(), policy=email.policy.default)
@@ -72,12 +75,12 @@ async def token_from_mail(recipient: str, subject: str) -> str:
                 path.unlink()
                 return found[1]
         await asyncio.sleep(0.1)
-    sys.exit(f"no mail about {subject} to {recipient} in {MAIL_DIR}")
+    sys.exit(f"no email about {subject} to {recipient} in {MAIL_DIR}")
 
 
 async def walk_as_owner(ada: Client, other: Client) -> None:
-    print("-- registration, asked for twice under one key")
-    body = {"email": ADDRESS, "password": PASSWORD, "name": "Ada"}
+    print("-- registration, sent twice with one idempotency key")
+    body = {"email": EMAIL, "password": PASSWORD, "name": "Ada"}
     key = {"Idempotency-Key": str(uuid.uuid4())}
     first = await ada.call(201, "POST", "/auth/register", body, **key)
     again = await ada.call(201, "POST", "/auth/register", body, **key)
@@ -85,19 +88,19 @@ async def walk_as_owner(ada: Client, other: Client) -> None:
     ada.tokens = first
     await other.call(409, "POST", "/auth/register", body)
 
-    print("-- the email: verified by the link in the mail")
-    token = await token_from_mail(ADDRESS, "confirm")
+    print("-- email: verified with the emailed link")
+    token = await token_from_mail(EMAIL, "confirm")
     await other.call(204, "POST", "/auth/email/verify", {"token": token})
 
-    print("-- the profile, with optimistic concurrency")
+    print("-- profile, with optimistic concurrency")
     await ada.call(200, "GET", "/users/me")
     change = {"name": "Ada Lovelace", "settings": {"ui_theme": "dark", "language": "en"}}
     await ada.call(200, "PATCH", "/users/me", change, **{"If-Match": '"2"'})
     await ada.call(412, "PATCH", "/users/me", change, **{"If-Match": '"2"'})
     await ada.call(200, "PUT", "/users/me", {"settings": {"language": "fr"}})
 
-    print("-- sessions: a second one, refreshed, listed, ended")
-    await other.sign_in(ADDRESS.upper(), PASSWORD)
+    print("-- sessions: a second one, refreshed, listed and ended")
+    await other.sign_in(EMAIL.upper(), PASSWORD)
     used = other.tokens["refresh_token"]
     other.tokens = await other.call(200, "POST", "/auth/refresh", {"refresh_token": used})
     sessions = (await ada.call(200, "GET", "/users/me/sessions"))["items"]
@@ -105,31 +108,31 @@ async def walk_as_owner(ada: Client, other: Client) -> None:
     await ada.call(204, "DELETE", f"/users/me/sessions/{theirs}")
     await other.call(401, "GET", "/users/me")
 
-    print("-- the password: changed, forgotten, set anew by the link in the mail")
+    print("-- password: changed, then reset with the emailed link")
     change = {"current_password": PASSWORD, "password": SECOND_PASSWORD}
     await ada.call(204, "POST", "/users/me/password", change)
     other.tokens = {}
-    await other.call(202, "POST", "/auth/password/forgot", {"email": ADDRESS})
-    token = await token_from_mail(ADDRESS, "mot de passe")
+    await other.call(202, "POST", "/auth/password/forgot", {"email": EMAIL})
+    token = await token_from_mail(EMAIL, "mot de passe")
     reset = {"token": token, "password": THIRD_PASSWORD}
     await other.call(204, "POST", "/auth/password/reset", reset)
     await other.call(400, "POST", "/auth/password/reset", reset)
     await ada.call(401, "GET", "/users/me")
-    await ada.sign_in(ADDRESS, SECOND_PASSWORD, 401)
-    await ada.sign_in(ADDRESS, THIRD_PASSWORD)
+    await ada.sign_in(EMAIL, SECOND_PASSWORD, 401)
+    await ada.sign_in(EMAIL, THIRD_PASSWORD)
 
-    print("-- the email: changed, confirmed at the new one")
-    change = {"email": NEW_ADDRESS, "password": THIRD_PASSWORD}
+    print("-- email: changed, and confirmed from the new one")
+    change = {"email": NEW_EMAIL, "password": THIRD_PASSWORD}
     await ada.call(202, "POST", "/users/me/email", change)
-    token = await token_from_mail(NEW_ADDRESS, "adresse")
+    token = await token_from_mail(NEW_EMAIL, "adresse")
     await ada.call(204, "POST", "/auth/email/verify", {"token": token})
-    assert (await ada.call(200, "GET", "/users/me"))["email"] == NEW_ADDRESS
+    assert (await ada.call(200, "GET", "/users/me"))["email"] == NEW_EMAIL
 
 
 async def walk_as_administrator(root: Client, ada: Client) -> None:
-    print("-- administration: found, changed, suspended, reinstated")
+    print("-- administration: an account found, changed, suspended, reinstated")
     await root.sign_in(ADMIN_EMAIL, ADMIN_PASSWORD)
-    found = await root.call(200, "GET", f"/users?email={NEW_ADDRESS}&status=active")
+    found = await root.call(200, "GET", f"/users?email={NEW_EMAIL}&status=active")
     (user,) = found["items"]
     path = f"/users/{user['id']}"
     await root.call(428, "PATCH", path, {"role": "support"})
@@ -139,20 +142,20 @@ async def walk_as_administrator(root: Client, ada: Client) -> None:
     await ada.call(403, "GET", "/audit-events")
     await root.call(200, "POST", f"{path}/suspend", {"reason": "an example"})
     await ada.call(401, "GET", "/users/me")
-    await ada.sign_in(NEW_ADDRESS, THIRD_PASSWORD, 401)
+    await ada.sign_in(NEW_EMAIL, THIRD_PASSWORD, 401)
     await root.call(200, "POST", f"{path}/reinstate")
     events = await root.call(200, "GET", f"/audit-events?subject_id={user['id']}&limit=200")
     print("   " + ", ".join(event["action"] for event in events["items"]))
 
 
 async def leave(ada: Client) -> None:
-    print("-- leaving: exported, deleted, taken back, deleted")
-    await ada.sign_in(NEW_ADDRESS, THIRD_PASSWORD)
+    print("-- leaving: exported, deleted, restored by signing in")
+    await ada.sign_in(NEW_EMAIL, THIRD_PASSWORD)
     export = await ada.call(200, "GET", "/users/me/export")
     print("   " + ", ".join(f"{len(part)} {name}" for name, part in export.items()))
     await ada.call(202, "DELETE", "/users/me", {"password": THIRD_PASSWORD})
     await ada.call(401, "GET", "/users/me")
-    await ada.sign_in(NEW_ADDRESS, THIRD_PASSWORD)
+    await ada.sign_in(NEW_EMAIL, THIRD_PASSWORD)
     await ada.call(204, "POST", "/auth/logout")
     await ada.call(401, "GET", "/users/me")
 
@@ -164,7 +167,7 @@ async def main() -> None:
         if ADMIN_PASSWORD:
             await walk_as_administrator(root, ada)
         else:
-            print("-- no ADMIN_PASSWORD: administration left out")
+            print("-- administration skipped: ADMIN_PASSWORD is not set")
         await leave(ada)
     print("done")
 

@@ -1,8 +1,8 @@
 -- depends: 0017.index-sessions-of-a-user
 --
--- The network address of a client is its ip, in the API and in the tables: "address" also meant an
--- email. It is renamed in one step, as no released version knows the old name. A rerun of 0004 or
--- 0010 adds or names the old column again, so both cases are handled here.
+-- A client's IP is called ip in the API and the tables, because "address" also meant an email. The
+-- columns are renamed in one step, as no released version uses the old name. Rerunning 0004 or 0010
+-- brings the old column back, so both cases are handled here.
 
 set local lock_timeout = '5s';
 

@@ -1,4 +1,4 @@
-"""``shinkei`` and ``python -m service``: runs a command, and tells in one line why one failed."""
+"""``shinkei`` and ``python -m service``: run a command, and report a failure in one line."""
 
 import contextlib
 import os
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def main() -> None:
-    """Run the command; a failure is one line on stderr and an exit code, never a traceback."""
+    """Run the command. A failure prints one line on stderr, never a traceback."""
     code: object
     try:
         from service.commands import shinkei
@@ -26,14 +26,14 @@ def main() -> None:
     try:
         sys.stdout.flush()
     except OSError:
-        # Its reader is gone, or its disk full: do not try again at exit, where it would be told.
+        # The reader is gone or the disk is full. Python would flush again at exit and complain.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(code)  # type: ignore[arg-type]
 
 
 def _explain(error: BaseException) -> tuple[str, int]:
-    """What to print, and the exit code."""
-    # Imports here and below are paid by failures alone.
+    """Return the text to print and the exit code."""
+    # Imported here and below so that only failures pay for it.
     import click
 
     if isinstance(error, KeyboardInterrupt | click.Abort):
@@ -66,11 +66,11 @@ def _explain_ours(error: BaseException) -> tuple[str, int]:
         case StartError() | Problem():
             return str(error), 1
         case DatabaseUnavailable():
-            return "the database cannot answer now; try again", 1
+            return "the database is unavailable; try again later", 1
         case OSError():
             return f"{error.filename or 'output'}: {error.strerror}", 1
     where = traceback.extract_tb(error.__traceback__)[-1]
-    return f"a mistake of ours: {type(error).__name__} at {where.filename}:{where.lineno}", 1
+    return f"internal error: {type(error).__name__} at {where.filename}:{where.lineno}", 1
 
 
 if __name__ == "__main__":

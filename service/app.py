@@ -1,4 +1,4 @@
-"""The whole assembly: middlewares, cleanup contexts, routes."""
+"""Assembly of the application: middlewares, cleanup contexts and routes."""
 
 from typing import TYPE_CHECKING
 
@@ -39,12 +39,12 @@ JOBS = (
 
 
 def create_app(settings: Settings, registry: "CollectorRegistry | None" = None) -> web.Application:
-    """The application. ``settings.database`` says where PostgreSQL is; it connects at startup.
+    """Create the application, which connects to ``settings.database`` at startup.
 
-    With a ``registry`` it keeps its metrics there.
+    If a ``registry`` is given, metrics are recorded in it.
 
-    Middlewares run from the first to the last, and each wraps those after it. Cleanup contexts are
-    entered in order and left in reverse, so that what needs the pool goes before it.
+    Middlewares run in order, each wrapping those after it. Cleanup contexts are entered in order
+    and exited in reverse, so that everything that needs the pool ends before the pool closes.
     """
     cors = [preflights(settings)] if settings.cors_origins else []
     app = web.Application(client_max_size=BODY_MAX_BYTES)
@@ -63,7 +63,7 @@ def create_app(settings: Settings, registry: "CollectorRegistry | None" = None) 
             periodic_context(*JOBS),
         ]
     )
-    # The one place where aiohttp makes its own answers; it has no setting for them.
+    # aiohttp builds these error responses itself, and has no setting to replace them.
     web.RequestHandler.handle_error = malformed_response  # type: ignore[method-assign, assignment]
     app[RESPONSE_HEADERS] = ResponseHeaders(settings)
     app.on_response_prepare.append(app[RESPONSE_HEADERS].add)

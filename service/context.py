@@ -1,4 +1,4 @@
-"""What the application, a request and its task carry."""
+"""Shared state of the application, of a request, and of its task."""
 
 from collections.abc import Mapping
 from contextvars import ContextVar
@@ -19,10 +19,11 @@ SETTINGS = web.AppKey("settings", Settings)
 
 @dataclass(slots=True)
 class Lifecycle:
-    """Whether the process is about to end.
+    """Whether the process is shutting down.
 
-    ``stopping``: the service ends, and is not ready. ``draining``: this process does, and its
-    responses end their connections; if others take over, the service stays ready.
+    ``draining`` means that this process ends, and its responses close their connections. The
+    service stays ready if other processes take over. ``stopping`` means that the whole service
+    ends and is not ready.
     """
 
     draining: bool = False
@@ -30,23 +31,23 @@ class Lifecycle:
 
 
 LIFECYCLE = web.AppKey("lifecycle", Lifecycle)
-# Only where requests are traced.
+# Set only if tracing is on.
 TRACER: web.AppKey["Tracer"] = web.AppKey("tracer")
 
-# The signed-in user's row and its session's id: see sessions.queries.find_signed_in.
+# The signed-in user's row with the session id; see sessions.queries.find_signed_in.
 USER: web.RequestKey["asyncpg.Record"] = web.RequestKey("user")
 
 
 @dataclass(slots=True)
 class RequestContext:
-    """A request that is being handled: what its response's headers and its log line say."""
+    """The current request's data for its response headers and its log line."""
 
     request_id: str
-    # The code of the problem that it ends with, if it ends with one.
+    # Code of the problem in the response, if it is one.
     problem_code: str | None = None
-    # Headers for the response, whatever the response is.
+    # Headers to add to any response.
     headers: dict[str, str] = field(default_factory=dict)
-    # How often the request used the database, and how long it waited for it in all.
+    # Number of database uses, and the total time spent on them.
     database_calls: int = 0
     database_s: float = 0.0
 
@@ -55,10 +56,10 @@ class RequestContext:
         self.database_s += seconds
 
 
-# Of the request that the current task handles. A variable of the task, so that what has no request
-# at hand can tell of it too, and at a fraction of what a request's own keys cost.
+# A context variable, so that code without access to the request can use it. It is also faster than
+# a request key.
 REQUEST_CONTEXT: ContextVar[RequestContext] = ContextVar("request_context")
 
-# In every log line of the task: the ids of its request and of the trace. The task that sends a mail
-# has those of the request that asked for it.
+# Request and trace ids that every log line of the task includes. A task that sends a mail has the
+# ids of the request that caused it.
 LOG_CONTEXT: ContextVar[Mapping[str, str]] = ContextVar("log_context", default=MappingProxyType({}))

@@ -1,16 +1,16 @@
-"""Errors that stop a command or the service, each shown as one line on stderr."""
+"""Errors that stop a command or the service, each printed as one line on stderr."""
 
 
 class StartError(Exception):
-    """The service cannot start or a command cannot run; the message is the operator's one line."""
+    """The service cannot start, or a command cannot run; the operator sees only the message."""
 
 
 class ArgumentError(Exception):
-    """An argument of a command cannot be taken; the message is the operator's one line."""
+    """A command has an invalid argument; the operator sees only the message."""
 
 
 class DatabaseUnavailable(Exception):
-    """The database cannot answer now; its cause says why.
+    """The database is unavailable; ``__cause__`` holds the reason.
 
-    A request becomes a 503, a command ends with exit code 1.
+    A request gets a 503, and a command exits with code 1.
     """

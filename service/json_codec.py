@@ -1,4 +1,4 @@
-"""JSON as it is written and compared everywhere."""
+"""JSON encoding and comparison used throughout the service."""
 
 from typing import Any
 
@@ -7,23 +7,23 @@ from asyncpg.pgproto.pgproto import UUID
 
 
 def encode(document: object, options: int = orjson.OPT_UTC_Z) -> bytes:
-    """JSON in UTF-8: UUIDs as text, times by RFC 3339 in UTC with Z.
+    """Encode as UTF-8 JSON, with UUIDs as text and times as RFC 3339 in UTC with Z.
 
-    Raises TypeError for what JSON does not know, but for asyncpg's UUIDs: their class is a subclass
-    of the one that orjson writes itself.
+    Raises TypeError for values that JSON cannot represent. asyncpg's UUIDs need ``default``,
+    because orjson encodes ``uuid.UUID`` but not its subclasses.
     """
     return orjson.dumps(document, default=UUID.__str__, option=options)
 
 
 def same(one: object, other: object) -> bool:
-    """Whether they are alike in JSON, whatever order their keys are in.
+    """Return whether two documents are equal as JSON, ignoring the order of keys.
 
-    Python finds 1 and true alike, and 1 and 1.0, which are not.
+    Unlike Python's ``==``, tells 1 from true, and 1 from 1.0.
     """
     ordered = orjson.OPT_UTC_Z | orjson.OPT_SORT_KEYS
     return encode(one, ordered) == encode(other, ordered)
 
 
 def plain(document: object) -> Any:
-    """The document as whoever reads its JSON has it."""
+    """Return the document after a round trip through JSON."""
     return orjson.loads(encode(document))

@@ -1,4 +1,4 @@
-"""Forgetting: what has expired, and accounts whose grace has passed."""
+"""Jobs that delete expired rows, and accounts whose grace period is over."""
 
 import logging
 
@@ -16,12 +16,12 @@ from service.jobs.periodic import Job
 log = logging.getLogger(__name__)
 
 ACCOUNTS_AT_ONCE = 100
-# Each may have thousands of used refresh tokens, which go with it.
+# Each session may have thousands of used refresh tokens, which are deleted with it.
 SESSIONS_AT_ONCE = 500
 
 
 async def forget_sessions(app: web.Application, conn: Connection) -> None:
-    """Delete sessions that have ended by themselves, with their refresh tokens."""
+    """Delete expired sessions with their refresh tokens."""
     await conn.execute(
         """
         delete from sessions where id in (
@@ -34,12 +34,12 @@ async def forget_sessions(app: web.Application, conn: Connection) -> None:
 
 
 async def forget_links(app: web.Application, conn: Connection) -> None:
-    """Delete the tokens of links that nobody can use any more."""
+    """Delete the tokens of expired links."""
     await conn.execute("delete from action_tokens where expires_at < now()")
 
 
 async def forget_stored_responses(app: web.Application, conn: Connection) -> None:
-    """Delete idempotent answers after their day."""
+    """Delete stored idempotent responses that are older than ``LIFETIME_H``."""
     await conn.execute(
         "delete from idempotency_keys where created_at < now() - make_interval(hours => $1)",
         LIFETIME_H,
@@ -52,7 +52,7 @@ async def forget_keys(app: web.Application, conn: Connection) -> None:
 
 
 async def purge_accounts(app: web.Application, conn: Connection) -> None:
-    """Delete accounts whose grace has passed, and take what names them out of the audit."""
+    """Delete accounts whose grace period is over, and pseudonymise their audit events."""
     rows = await conn.fetch(
         """
         select id from users where purge_at <= now()

@@ -1,4 +1,4 @@
-"""Every URL, the handler that answers it, and who may call it. What is public is seen here."""
+"""The route table: every URL, its handler, and who may call it."""
 
 from aiohttp import web
 
@@ -76,16 +76,16 @@ ROUTES = (
 
 
 def served(settings: Settings) -> tuple[Route, ...]:
-    """The routes that there are with these settings: all, but for the docs page where it is off."""
+    """Return all routes, without the docs page if ``settings.docs`` is off."""
     return tuple(
         route for route in ROUTES if settings.docs or route.handler.__module__ != docs.__name__
     )
 
 
 def add_routes(app: web.Application) -> None:
-    """Register each route with and without a trailing slash; a GET answers HEAD too.
+    """Register each route with and without a trailing slash; GET routes also serve HEAD.
 
-    What is named an id in a path has to be a UUID, so that ``/users/me`` is never read as one.
+    Path parameters that end in ``_id`` match only UUIDs, so ``me`` in ``/users/me`` is never an id.
     """
     app[SERVED] = served(app[SETTINGS])
     for route in app[SERVED]:

@@ -1,4 +1,4 @@
-"""Sealing: what the database keeps but must not know, under keys derived from SECRET_KEY."""
+"""Encryption of secrets that the database stores, with keys derived from SECRET_KEY."""
 
 import functools
 import os
@@ -11,12 +11,12 @@ _NONCE_BYTES = 12
 
 
 class SealError(Exception):
-    """Sealed under another SECRET_KEY, for another purpose or owner, or not whole."""
+    """The value was sealed with another SECRET_KEY, purpose or row, or has been altered."""
 
 
 @functools.lru_cache(maxsize=64)
 def derive_key(secret_key: str, purpose: str) -> bytes:
-    """32 bytes for one purpose (HKDF-SHA256, RFC 5869)."""
+    """Derive a 32-byte key for one purpose (HKDF-SHA256, RFC 5869)."""
     from cryptography.hazmat.primitives import hashes
     from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
@@ -25,13 +25,13 @@ def derive_key(secret_key: str, purpose: str) -> bytes:
 
 
 def seal(secret_key: str, purpose: str, bound_to: str, plain: bytes) -> bytes:
-    """AES-256-GCM: a nonce, then the ciphertext; ``bound_to`` names the row that it belongs to."""
+    """Encrypt with AES-256-GCM and return nonce and ciphertext; ``bound_to`` names the row."""
     nonce = os.urandom(_NONCE_BYTES)
     return nonce + _cipher(secret_key, purpose).encrypt(nonce, plain, bound_to.encode())
 
 
 def unseal(secret_key: str, purpose: str, bound_to: str, sealed: bytes) -> bytes:
-    """What ``seal`` was given. Raises SealError."""
+    """Decrypt the result of ``seal``. Raises SealError."""
     from cryptography.exceptions import InvalidTag
 
     nonce, ciphertext = sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:]
@@ -42,7 +42,7 @@ def unseal(secret_key: str, purpose: str, bound_to: str, sealed: bytes) -> bytes
 
 
 def _cipher(secret_key: str, purpose: str) -> "AESGCM":
-    # Imported here, as above: cryptography alone is a tenth of what a command would import.
+    # A slow import, which most commands do not need.
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
     return AESGCM(derive_key(secret_key, purpose))

@@ -1,8 +1,7 @@
-"""A PostgreSQL for the whole run, a database of its own for each test, and the application on it.
+"""One PostgreSQL per run, one database per test, and the application on top.
 
-The server is ``DATABASE_URL``'s where that is set, and an embedded one otherwise. Migrations run
-once, into a template database that each test clones, so that tests run in parallel and their
-concurrency is real.
+The server is the one in ``DATABASE_URL`` if set, otherwise an embedded one. Migrations run once,
+into a template database that each test clones, so tests run in parallel with real concurrency.
 """
 
 import dataclasses
@@ -36,20 +35,19 @@ from tests.support.logbook import log_into
 from tests.support.processes import adopt_orphans, end_with_parent, orphans
 
 SERVER_VARIABLE = "SHINKEI_TEST_SERVER"
-# Several times what a run needs: a database has 8 MB, the largest 100, and the WAL at most 256.
+# Several times what a run needs for its databases and the WAL.
 MEMORY_ENOUGH_BYTES = 2 * 2**30
-# Of the run's directories; the id of its process follows.
+# Prefix of the run's directories; its process id follows.
 PREFIX = "shinkei-tests-"
 
 LOG_VARIABLE = "SHINKEI_TEST_LOG"
-# Passwords of the tests, hashes, links, JWTs, addresses of mails, and what has the form of 256 random
-# bits.
+# Test passwords, hashes, links, JWTs, emails, and anything shaped like 256 random bits.
 CANARY = re.compile(
     r"a passphrase nobody|quite another phrase|a secret key of the tests|\$argon2"
     r"|#token=|eyJ[\w-]{10,}\.|[\w.+-]@[\w-]+\.\w|(?<![\w-])[\w-]{43}(?![\w-])"
 )
 
-# Examples of a property: some in ``make test``, more in ``make test-slow``.
+# ``make test`` tries few examples of each property, ``make test-slow`` more.
 hypothesis.settings.register_profile(
     "quick",
     max_examples=15,
@@ -70,16 +68,16 @@ _log_dir: list[Path] = []
 
 
 def pytest_asyncio_loop_factories() -> dict[str, Callable[[], Any]]:
-    """The loop that serves in production."""
+    """Run tests on the event loop used in production."""
     return {"uvloop": uvloop.new_event_loop}
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """In the process that starts the workers: start the server and make the template database."""
+    """Start the server and create the template database, in the process that starts the workers."""
     if config.option.collectonly:
         return
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        # As in the background of a shell; the processes that tests send Ctrl-C would inherit it.
+        # A background shell job ignores SIGINT, and the processes under test would inherit that.
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if hasattr(config, "workerinput"):
         end_with_parent()
@@ -98,8 +96,7 @@ def pytest_configure(config: pytest.Config) -> None:
         server = embedded.start(data_dir, options=FAST)
         _owned.append((server, data_dir))
         database = server.database
-        # A tenth of a test's time would go into the key derivation of its connections, as it does
-        # before PostgreSQL 16, which has no such setting.
+        # Key derivation slows down every connection. PostgreSQL before 16 has no such setting.
         cheaper = (
             "select set_config(name, '1', false) from pg_settings where name = 'scram_iterations'"
         )
@@ -121,13 +118,13 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Spare what was imported and collected from every search for garbage: 5 % of a run."""
+    """Exclude imported and collected objects from garbage collection, to save time."""
     gc.collect()
     gc.freeze()
 
 
 def _find_memory() -> Path | None:
-    """A directory in memory, if there is room: on a disk, making databases takes 7 % of a run."""
+    """Return an in-memory directory if it has room: databases are created faster there."""
     memory = Path("/dev/shm")
     enough = memory.is_dir() and shutil.disk_usage(memory).free > MEMORY_ENOUGH_BYTES
     return memory if enough and os.access(memory, os.W_OK) else None
@@ -149,14 +146,14 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         return
     kept = {owned.process.pid for owned, _ in _owned if isinstance(owned, embedded.Server)}
     for pid, line in orphans(kept).items():
-        print(f"\na process that was left behind: {pid} {line[:300]}")
+        print(f"\na leftover process: {pid} {line[:300]}")
         os.kill(pid, signal.SIGKILL)
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
     _look_for_secrets(session)
 
 
 def _look_for_secrets(session: pytest.Session) -> None:
-    """Links are allowed where the development mailer says which it has written."""
+    """Fail the run if its log has a secret other than a link of the development mailer."""
     lines = (_log_dir[0] / "log").read_text().splitlines()
     shutil.rmtree(_log_dir.pop())
     found = [line for line in lines if "mail written" not in line and CANARY.search(line)]
@@ -184,13 +181,13 @@ def _close_connections() -> None:
 
 
 def _given_database() -> dict[str, str]:
-    # The test server is no place for what a developer's shell says of another one.
+    # Ignore other database variables in a developer's shell.
     return {"DATABASE_URL": os.environ["DATABASE_URL"]} if os.environ.get("DATABASE_URL") else {}
 
 
 @functools.cache
 def _connect(database: Database) -> Any:
-    """A connection that the process keeps: each costs a fork and a SCRAM exchange, twice a test."""
+    """Keep one connection per process: each new one costs a fork and a SCRAM exchange."""
     import psycopg
 
     arguments: dict[str, Any] = {**database.libpq_arguments()}
@@ -206,14 +203,14 @@ def _execute(database: Database, *statements: str) -> None:
 
 @pytest.fixture(scope="session")
 def server() -> dict[str, Any]:
-    """Where the run's PostgreSQL is; ``template`` names the migrated database."""
+    """Connection details of the run's PostgreSQL; ``template`` names the migrated database."""
     loaded: dict[str, Any] = json.loads(os.environ[SERVER_VARIABLE])
     return loaded
 
 
 @pytest.fixture(scope="session")
 def maintenance(server: dict[str, Any]) -> Database:
-    """The server's own database, from which others are made and dropped."""
+    """The server's own database, used to create and drop others."""
     return Database(
         hosts=tuple((host, port) for host, port in server["hosts"]),
         name=server["name"],
@@ -235,7 +232,7 @@ def database(server: dict[str, Any], maintenance: Database) -> Iterator[Database
 
 @pytest.fixture
 def empty_database(maintenance: Database) -> Iterator[Database]:
-    """A database without even a migration."""
+    """A database without migrations."""
     name = f"shinkei_test_{secrets.token_hex(6)}"
     _execute(maintenance, f'create database "{name}"')
     yield dataclasses.replace(maintenance, name=name)
@@ -244,13 +241,13 @@ def empty_database(maintenance: Database) -> Iterator[Database]:
 
 @pytest.fixture
 def settings(database: Database, tmp_path: Path) -> Settings:
-    """The defaults, but for a small pool, the cheapest hash that argon2 has, and generous limits."""
+    """Default settings with a small pool, the cheapest argon2 hash and generous limits."""
     return Settings(
         data_dir=tmp_path / "data",
         database=database,
         secret_key=SECRET_KEY,
         db_pool_size=4,
-        # A busy machine is no fault: what is about deadlines sets its own.
+        # A busy machine must not fail a test; tests about deadlines set their own.
         db_acquire_timeout_s=60,
         db_command_timeout_s=60,
         db_lock_timeout_s=60,
@@ -268,7 +265,7 @@ def settings(database: Database, tmp_path: Path) -> Settings:
 
 @pytest.fixture
 async def conn(database: Database) -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:
-    """A connection of the test's own, to arrange and to look."""
+    """The test's own connection, to set up and inspect the database."""
     connection = await asyncpg.connect(**database.asyncpg_arguments())
     yield connection
     await connection.close()
@@ -276,15 +273,15 @@ async def conn(database: Database) -> AsyncIterator["asyncpg.Connection[asyncpg.
 
 @pytest.fixture
 def start_app(settings: Settings, aiohttp_client: AiohttpClient) -> StartApp:
-    """Start the application, with settings changed as given, and return its client.
+    """Start the application with the given settings changed, and return its client.
 
-    What the client sends and gets is checked against the description of the API.
+    The client's requests and responses are checked against the API's description.
     """
 
     async def start(**changes: Any) -> Client:
         app = create_app(dataclasses.replace(settings, **changes))
         checks = [described.check_answers]
-        if "password_min_length" not in changes:  # which is in the description
+        if "password_min_length" not in changes:  # the description contains this setting
             checks.append(described.check_requests)
         return await aiohttp_client(app, middlewares=checks)
 
@@ -293,7 +290,7 @@ def start_app(settings: Settings, aiohttp_client: AiohttpClient) -> StartApp:
 
 @pytest.fixture
 def mail_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have the sender look for mail many times a second."""
+    """Make the sender poll for mail many times a second."""
     monkeypatch.setattr(sender, "POLL_S", 0.02)
 
 

@@ -1,4 +1,4 @@
-"""Who may call what: every route, by every kind of caller."""
+"""Access control: every route, called by every kind of caller."""
 
 import re
 from typing import Any
@@ -16,13 +16,13 @@ OWNERS_SESSION = "/api/v1/users/me/sessions/{session_id}"
 
 
 def expected(route: Route, caller: str) -> int | None:
-    """The status of a refusal, or None for whoever gets beyond the guard."""
+    """Return the status of the refusal, or None if the guard lets the caller through."""
     if route.access is anyone:
         return None
     if caller == "anonymous":
         return 401
     if route.access is signed_in:
-        # What is an owner's own is named "me"; another's session is not there.
+        # Under "me", only a session id can belong to another account.
         return 404 if route.path == OWNERS_SESSION and caller != "user" else None
     if caller == "admin" or (caller == "support" and route.access is support):
         return None
@@ -30,8 +30,8 @@ def expected(route: Route, caller: str) -> int | None:
 
 
 @pytest.mark.asvs("3.5.3")
-async def test_every_route_by_every_caller(client: Client, conn: Any) -> None:
-    """Bodies are left out, so that whoever gets beyond the guard changes nothing but by DELETE."""
+async def test_every_route_checks_every_caller(client: Client, conn: Any) -> None:
+    """Requests have no body, so that callers past the guard change nothing except by DELETE."""
     owner = await register(client)
     others = {
         caller: await register_as(client, role_of(caller))
@@ -66,7 +66,7 @@ def role_of(caller: str) -> str:
 
 
 async def everything(conn: Any) -> Any:
-    """What a refused request must leave as it was."""
+    """Return the state that a refused request must not change."""
     return await conn.fetch(
         "select (select jsonb_agg(to_jsonb(users) order by id) from users),"
         " (select jsonb_agg(to_jsonb(sessions) order by id) from sessions),"
@@ -75,6 +75,6 @@ async def everything(conn: Any) -> Any:
 
 
 async def renewed(client: Client, account: Account, role: str) -> Account:
-    """The account, or a new one where the last request ended its session or the account."""
+    """Return the account, or a new one if the last request ended its session or deleted it."""
     response = await client.get("/api/v1/users/me", headers=account.headers)
     return account if response.status == 200 else await register_as(client, role)

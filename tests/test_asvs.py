@@ -1,7 +1,7 @@
-"""docs/asvs.md is what the markers of tests and tools/asvs.toml say."""
+"""docs/asvs.md matches the markers of the tests and tools/asvs.toml."""
 
 from tools.asvs import DOCUMENT, markdown
 
 
-def test_the_document_is_generated_from_the_marked_tests() -> None:
+def test_asvs_document_is_up_to_date() -> None:
     assert DOCUMENT.read_text() == markdown(), "run: python -m tools.asvs"

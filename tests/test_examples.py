@@ -1,4 +1,4 @@
-"""The walk of examples/, by the README's words, on a service that starts from nothing."""
+"""Run examples/walk.py as the README describes, against a fresh service."""
 
 import sys
 from pathlib import Path
@@ -12,7 +12,7 @@ PASSWORD = "who looks after the engines"
 
 
 @pytest.mark.slow
-def test_the_walk_through_every_flow(tmp_path: Path) -> None:
+def test_example_walk_completes_every_flow(tmp_path: Path) -> None:
     with serving(tmp_path) as (_, url, _):
         variables = environment(
             SHINKEI_URL=url,

@@ -1,8 +1,8 @@
-"""What importing the application takes along: every command and worker waits for it."""
+"""Modules loaded with the application, since every command and worker waits for them."""
 
 from tests.support.processes import run_python
 
-# Imported where they are used: 100 ms together, half as much as the rest takes.
+# Slow to import, so they are imported only where they are used.
 LATER = {
     "aiosmtplib",
     "apispec",
@@ -18,7 +18,7 @@ LATER = {
 }
 
 
-def test_the_application_imports_nothing_before_its_time() -> None:
+def test_application_defers_slow_imports() -> None:
     base = "import aiohttp.web, asyncpg, marshmallow, uvloop"
     script = "import sys, service.app; print(*sys.modules)"
     imported = run_python(f"{base}; {script}")

@@ -1,4 +1,4 @@
-"""What is public, what answers in general: the route table walked from its first row to its last."""
+"""Public routes and general responses, checked over the whole route table."""
 
 import itertools
 import re
@@ -33,12 +33,12 @@ PUBLIC = {
 
 
 @pytest.mark.asvs("6.3.4")
-def test_what_is_public_is_what_is_listed_here() -> None:
+def test_public_routes_are_exactly_those_listed() -> None:
     assert {(route.method, route.path) for route in ROUTES if route.access is anyone} == PUBLIC
 
 
 @pytest.mark.asvs("6.4.2")
-async def test_the_router_holds_the_table_and_nothing_else(client: Client) -> None:
+async def test_router_contains_exactly_the_route_table(client: Client) -> None:
     assert client.app is not None
     registered = {
         (route.method, (route.resource.canonical.rstrip("/") if route.resource else ""))
@@ -49,7 +49,7 @@ async def test_the_router_holds_the_table_and_nothing_else(client: Client) -> No
 
 
 @pytest.mark.asvs("3.5.1", "8.2.1")
-async def test_every_route_outside_of_the_public_set_answers_401(client: Client) -> None:
+async def test_every_private_route_requires_sign_in(client: Client) -> None:
     for route, slash in itertools.product(ROUTES, ("", "/")):
         path = re.sub(r"{[^}]*}", "01890000-0000-7000-8000-000000000000", route.path) + slash
         response = await client.request(route.method, path)
@@ -60,7 +60,7 @@ async def test_every_route_outside_of_the_public_set_answers_401(client: Client)
             await assert_problem(response, 401, "not_signed_in")
 
 
-async def test_unknown_paths_and_methods(client: Client) -> None:
+async def test_unknown_paths_and_methods_are_rejected(client: Client) -> None:
     for path in ("/", "/nothing", "/api/v1", "/api/v1/users/me//", "/%00", "/%ff"):
         await assert_problem(await client.get(path), 404, "not_found")
     response = await client.delete("/api/v1/auth/login")
@@ -68,7 +68,7 @@ async def test_unknown_paths_and_methods(client: Client) -> None:
     assert response.headers["Allow"] == "POST"
 
 
-async def test_request_ids_are_taken_or_made_and_answered_back(client: Client) -> None:
+async def test_request_id_is_accepted_or_generated_and_returned(client: Client) -> None:
     sane = "trace-1.of_ours"
     response = await client.get("/health/live", headers={"X-Request-ID": sane})
     assert response.headers["X-Request-ID"] == sane
@@ -82,7 +82,7 @@ async def test_request_ids_are_taken_or_made_and_answered_back(client: Client) -
     assert all(re.fullmatch("[0-9a-f]{32}", request_id) for request_id in made)
 
 
-async def test_answers_do_not_name_what_serves_them(client: Client) -> None:
+async def test_server_header_does_not_reveal_the_software(client: Client) -> None:
     response = await client.get("/health/live")
     assert response.headers["Server"] == "shinkei"
 

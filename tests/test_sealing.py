@@ -1,4 +1,4 @@
-"""Sealing: what is sealed opens in its own place, for its own purpose and whole, and nowhere else."""
+"""Sealed bytes open only intact, in their own place and for their own purpose."""
 
 import pytest
 
@@ -25,12 +25,12 @@ def test_sealed_bytes_open_nowhere_else(key: str, purpose: str, place: str) -> N
         unseal(key, purpose, place, seal(KEY, "mail", "row 1", b"secret"))
 
 
-def test_the_same_bytes_are_sealed_differently_each_time() -> None:
+def test_same_bytes_are_sealed_differently_each_time() -> None:
     assert seal(KEY, "mail", "row 1", b"secret") != seal(KEY, "mail", "row 1", b"secret")
 
 
 @pytest.mark.parametrize("place", [0, 12, -1])
-def test_a_changed_byte_is_noticed(place: int) -> None:
+def test_changed_byte_is_detected(place: int) -> None:
     sealed = bytearray(seal(KEY, "mail", "row 1", b"secret"))
     sealed[place] ^= 1
     with pytest.raises(SealError):

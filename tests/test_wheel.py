@@ -1,4 +1,4 @@
-"""The wheel, installed with its dependencies and nothing else."""
+"""The wheel, installed with only its dependencies."""
 
 import os
 import shutil
@@ -23,7 +23,7 @@ from tests.support.processes import (
 )
 from tests.support.waiting import eventually_blocking
 
-# What docker/Dockerfile copies, too.
+# The same files as docker/Dockerfile copies.
 SOURCES = (
     "service",
     "migrations",
@@ -33,7 +33,7 @@ SOURCES = (
     "LICENSE",
     "LICENSES-blocklist.txt",
 )
-# Installing downloads 50 packages if pip has none of them in its cache.
+# Installing downloads every dependency if pip's cache is empty.
 INSTALL_S = 500
 
 
@@ -54,7 +54,7 @@ def build_wheel(tmp_path: Path) -> Path:
 
 
 def install(wheel: Path, target: Path) -> Path:
-    """Install it into an environment of its own, and return the command."""
+    """Install the wheel into a new virtual environment and return the command."""
     made = run_command(sys.executable, "-m", "venv", str(target), env=dict(os.environ))
     assert made.returncode == 0, made.stderr
     pip_install = (str(target / "bin/pip"), "install", "-q", "--disable-pip-version-check")
@@ -68,13 +68,13 @@ def install(wheel: Path, target: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_an_installed_wheel_migrates_and_serves_from_an_empty_directory(
+def test_installed_wheel_migrates_and_serves_from_an_empty_directory(
     empty_database: Database, tmp_path: Path
 ) -> None:
     shinkei = str(install(build_wheel(tmp_path), tmp_path / "installed"))
     empty = tmp_path / "empty"
     empty.mkdir()
-    # Without the checkout on its path.
+    # Keep the checkout off the path.
     variables = environment(PYTHONPATH="", **url_of(empty_database))
     migrated = run_command(shinkei, "migrate", cwd=empty, env=variables)
     assert (migrated.returncode, migrated.stderr) == (0, "")
@@ -84,7 +84,7 @@ def test_an_installed_wheel_migrates_and_serves_from_an_empty_directory(
         until_healthy(served.url)
         account = {"email": "ada@example.com", "password": PASSWORD}
         assert call(f"{served.url}/api/v1/auth/register", account)[0] == 201
-        # The files that are no Python: the blocklist, the mails' templates, the docs page.
+        # Data files: the blocklist, the mail templates, the docs page.
         common = {"email": "bob@example.com", "password": "passwordpassword"}
         assert call(f"{served.url}/api/v1/auth/register", common)[0] == 422
         eventually_blocking(lambda: list(empty.glob(".data/mail/*")))

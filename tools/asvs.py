@@ -1,4 +1,4 @@
-"""Writes docs/asvs.md from the markers of tests and from asvs.toml: python -m tools.asvs."""
+"""Generates docs/asvs.md from the asvs markers on tests and asvs.toml: python -m tools.asvs."""
 
 import ast
 import tomllib
@@ -24,18 +24,18 @@ INTRODUCTION = """# OWASP ASVS
 
 <!-- Written by python -m tools.asvs, from tools/asvs.toml and the tests marked with asvs. -->
 
-What is shown of OWASP's Application Security Verification Standard 5.0.0, levels 1 and 2: all of
-chapters V6 to V10 and V16, and those parts of V3 and V14 that concern headers, origins, caches and
-the page at `/docs`. `6.1.1` is the standard's `v5.0.0-6.1.1`, in words of our own.
+How the service meets levels 1 and 2 of OWASP's Application Security Verification Standard 5.0.0.
+The tables cover chapters V6 to V10 and V16, and the parts of V3 and V14 about headers, origins,
+caches and the page at `/docs`. `6.1.1` is `v5.0.0-6.1.1` in the standard, paraphrased.
 
-A requirement is met, and shown by the tests named beside it, unless it says **Does not apply** or
-**Not met**. [security.md](security.md) has the decisions behind it. The service is neither an OAuth
-authorization server nor an OAuth client; it accepts bearer tokens as an OAuth resource server does.
+A requirement is met, as the tests in its row show, unless the row says **Does not apply** or
+**Not met**. [security.md](security.md) explains the decisions. The service is neither an OAuth
+authorization server nor an OAuth client. It accepts bearer tokens as an OAuth resource server does.
 """
 
 
 def markdown() -> str:
-    """The document: a table for each chapter. Raises ValueError if markers and data disagree."""
+    """Return the document, a table per chapter. Raises ValueError if markers and data disagree."""
     requirements = tomllib.loads(REQUIREMENTS.read_text(encoding="utf-8"))
     shown = defaultdict[str, list[str]](list)
     for id_, test in sorted(_marked()):
@@ -57,7 +57,7 @@ def markdown() -> str:
 
 
 def _marked() -> Iterator[tuple[str, str]]:
-    """The requirements that tests are marked with, each with its test."""
+    """Yield each marked requirement with its test."""
     for path in (ROOT / "tests").rglob("test_*.py"):
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
             if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):

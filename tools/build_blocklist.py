@@ -5,7 +5,7 @@
     npm pack --pack-destination DIR @zxcvbn-ts/language-common@4.1.3
     python -m tools.build_blocklist DIR service/auth/blocklist.bin
 
-The same packages give the same bytes. What is taken, and the licence that each package carries:
+The output is reproducible. Sources, with the licence that each package carries:
 
 - @zxcvbn-ts/language-common 4.1.3, MIT, (c) 2012-2016 Dan Wheeler and Dropbox, Inc., (c) 2021
   @zxcvbn-ts: passwords by frequency.
@@ -13,9 +13,9 @@ The same packages give the same bytes. What is taken, and the licence that each 
 - Django 5.2.19, BSD-3-Clause, (c) Django Software Foundation and individual contributors: the
   common passwords that Royce Williams compiled.
 
-Left out: zxcvbn's words of film and television, whose origin may be share-alike; and John
-the Ripper's list, which says of itself that it is public domain, in a package that says GPL-2.
-Repeated and padded passwords and keyboard walks are no entries: service.auth.blocklist knows them.
+Left out are zxcvbn's film and television words, whose origin may be share-alike, and John the
+Ripper's list, which claims to be public domain inside a GPL-2 package. Repeated and padded
+passwords and keyboard walks need no entries: service.auth.blocklist detects them.
 """
 
 import ast
@@ -31,7 +31,7 @@ from pathlib import Path
 
 from service.auth import blocklist
 
-# 5 bytes: one lookup errs once in 2**40 / entries, about 12 million.
+# Bytes of a digest. One lookup in 2**40 / entries is a false positive.
 WIDTH = 5
 
 PACKAGES = {
@@ -48,7 +48,7 @@ PACKAGES = {
 
 ZXCVBN_LISTS = ("passwords", "english_wikipedia", "surnames", "female_names", "male_names")
 
-# The service's own name, and long phrases that everyone knows and no list above has.
+# The service's own name, and well-known long phrases that the lists above lack.
 PHRASES = """
     shinkei
     correct horse battery staple
@@ -110,10 +110,10 @@ def main(packages: Path, output: Path) -> None:
 
 
 def passwords(packages: Path) -> Iterable[str]:
-    """All of the sources, as they are written there. Raises ValueError for another package."""
+    """Yield the passwords of all sources, unnormalized. Raises ValueError for another package."""
     for name, sha256 in PACKAGES.items():
         if hashlib.sha256((packages / name).read_bytes()).hexdigest() != sha256:
-            raise ValueError(f"{name} is not the package that this tool knows")
+            raise ValueError(f"{name} is not the expected package")
     common, zxcvbn, django = (packages / name for name in PACKAGES)
     with tarfile.open(common) as archive:
         member = archive.extractfile("package/src/passwords.json")
@@ -129,13 +129,13 @@ def passwords(packages: Path) -> Iterable[str]:
 
 
 def zxcvbn_words(source: str) -> Iterable[str]:
-    """The module is one dict of ``"word,word,…".split(",")``: read as text, never run."""
+    """Parse the module, a dict of ``"word,word,…".split(",")``, without running it."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Dict):
             for key, value in zip(node.keys, node.values, strict=True):
                 if isinstance(key, ast.Constant) and key.value in ZXCVBN_LISTS:
                     if not isinstance(value, ast.Call) or not isinstance(value.func, ast.Attribute):
-                        raise ValueError(f"zxcvbn's list {key.value} is written another way")
+                        raise ValueError(f"zxcvbn's list {key.value} has an unexpected form")
                     yield from ast.literal_eval(value.func.value).split(",")
 
 

@@ -1,4 +1,4 @@
-"""Writes docs/configuration.md from the variables' declarations: python -m tools.configuration."""
+"""Generates docs/configuration.md from the variables: python -m tools.configuration."""
 
 from pathlib import Path
 
@@ -9,25 +9,25 @@ INTRODUCTION = """# Configuration
 
 <!-- Written by python -m tools.configuration, from service/settings/model.py. -->
 
-Environment variables configure everything; `shinkei serve --help` lists them too.
+All settings are environment variables. `shinkei serve --help` lists them too.
 
-- An empty variable counts as not set, and white space around a value is dropped. A password that
-  ends in a blank goes into `DB_PASS_FILE`, or into `DATABASE_URL` as `%20`.
-- A wrong value is one line that names the variable, and exit code 2, before anything starts.
-- `shinkei doctor` says which variables are set, and warns of names that look misspelt.
+- An empty variable counts as not set, and whitespace around a value is stripped. A password that
+  ends in a space goes into `DB_PASS_FILE`, or into `DATABASE_URL` as `%20`.
+- An invalid value prevents startup: exit code 2, and one line that names the variable.
+- `shinkei doctor` lists the variables that are set, and warns about names that look misspelt.
 
-The embedded PostgreSQL's programs are looked for in `PG_BINDIR`, the wheel of the extra
-`shinkei[embedded]`, `pg_config --bindir`, `/usr/lib/postgresql/*/bin` and `PATH`, in this order.
-PostgreSQL 15 or newer.
+The embedded PostgreSQL must be version 15 or newer. Its programs are searched for, in this order,
+in `PG_BINDIR`, the wheel of the extra `shinkei[embedded]`, `pg_config --bindir`,
+`/usr/lib/postgresql/*/bin` and `PATH`.
 """
 
 
 def markdown() -> str:
-    """The document: a table for each group."""
+    """Return the document, with a table per group."""
     tables = []
     for group in GROUPS:
         rows = [_row(one) for one in VARIABLES.values() if one.group == group]
-        head = f"\n## {group}\n\n| variable | default | takes | |\n|---|---|---|---|\n"
+        head = f"\n## {group}\n\n| variable | default | value | description |\n|---|---|---|---|\n"
         tables.append(head + "".join(rows))
     return INTRODUCTION + "".join(tables)
 

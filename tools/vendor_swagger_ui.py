@@ -1,11 +1,10 @@
-"""Take what the page at /docs needs of Swagger UI out of its package, with its licences.
+"""Copy the parts of Swagger UI that the page at /docs needs from its package, with licences.
 
     npm pack swagger-ui-dist@5.35.0
     python tools/vendor_swagger_ui.py swagger-ui-dist-5.35.0.tgz
 
-The bundle is kept compressed, as it is sent: a third of the size, and nothing to do at run time.
-For another version, change INTEGRITY to what `npm view swagger-ui-dist@<version> dist.integrity`
-says.
+The bundle is stored compressed, as it is sent. For another version, set INTEGRITY to the output of
+`npm view swagger-ui-dist@<version> dist.integrity`.
 """
 
 import base64
@@ -27,7 +26,7 @@ KEPT = ("LICENSE", "NOTICE", "swagger-ui-bundle.js.LICENSE.txt")
 def main(package: Path) -> None:
     digest = hashlib.sha512(package.read_bytes()).digest()
     if f"sha512-{base64.b64encode(digest).decode()}" != INTEGRITY:
-        sys.exit(f"{package}: not the package that INTEGRITY stands for")
+        sys.exit(f"{package}: does not match INTEGRITY")
     with tarfile.open(package) as archive:
         for name in (*SENT, *KEPT):
             member = archive.extractfile(f"package/{name}")

@@ -1,1 +1,1 @@
-"""The ``users`` table: its SQL, the rules that always hold, and the preferences in it."""
+"""The ``users`` table: its SQL, its rules and the preferences stored in it."""

@@ -17,17 +17,17 @@ IS_EMAIL = {"format": "idn-email"}
 PREFERENCES_MAX_BYTES = 16 * 1024
 PREFERENCES_MAX_DEPTH = 32
 _LANGUAGE_TAG = re.compile(r"[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8}){0,4}")
-# JSON numbers beyond these lose digits in JavaScript (RFC 8259 §6), or do not fit 64 bits.
+# Larger integers lose precision in JavaScript (RFC 8259 §6).
 _INTEGER_LIMIT = 2**53
-# Of other numbers PostgreSQL writes all digits out: 1e308 takes 309 bytes, and 1e-300 as many.
+# PostgreSQL prints jsonb numbers without an exponent, so 1e308 would become 309 digits.
 NUMBER_LIMITS = (1e-15, float(_INTEGER_LIMIT))
 
 
 class PreferencesField(fields.Field[dict[str, Any]]):
-    """A JSON object of the client's own, in which the well-known keys have types.
+    """A JSON object chosen by the client, in which the well-known keys have fixed types.
 
-    With ``merging``, null anywhere means "take this away" (RFC 7396), so types are checked on
-    the result.
+    With ``merging``, null at any level removes a key (RFC 7396), so the caller checks types after
+    the merge.
     """
 
     def __init__(self, *, merging: bool = False, **kwargs: Any) -> None:
@@ -70,7 +70,7 @@ def _http_url_or_null(value: Any) -> bool:
 
 _THEMES = ("light", "dark", "system")
 _SHORT_TEXT = {"type": "string", "minLength": 1, "maxLength": 200, "pattern": NO_NUL}
-# What each accepts, what it says otherwise, and the JSON Schema of it.
+# The check, error message and JSON Schema of each key.
 WELL_KNOWN_PREFERENCES: dict[str, tuple[Callable[[Any], bool], str, dict[str, Any]]] = {
     "language": (
         _language,
@@ -100,7 +100,7 @@ ANY_JSON = Shape(
     "Json",
     {
         "description": (
-            "Any JSON without NUL. Numbers have no more digits than a 64-bit float keeps."
+            "Any JSON without NUL characters. Numbers must fit the precision of a 64-bit float."
         ),
         "anyOf": [
             {"type": ["boolean", "null"]},
@@ -114,13 +114,15 @@ ANY_JSON = Shape(
     },
 )
 _KNOWN = {name: shape for name, (_, _, shape) in WELL_KNOWN_PREFERENCES.items()}
-_SIZE = f"{PREFERENCES_MAX_BYTES} bytes of JSON, {PREFERENCES_MAX_DEPTH} levels deep."
+_SIZE = f"{PREFERENCES_MAX_BYTES} bytes of JSON and {PREFERENCES_MAX_DEPTH} levels of nesting."
 SETTINGS = Shape(
     "Settings",
     {
         **_OBJECT,
         "additionalProperties": ANY_JSON,
-        "description": f"The client's own settings. Some keys have types. Limited to {_SIZE}",
+        "description": (
+            f"Settings chosen by the client. Well-known keys have fixed types. Limited to {_SIZE}"
+        ),
         "properties": _KNOWN,
     },
 )
@@ -129,7 +131,9 @@ SETTINGS_PATCH = Shape(
     {
         **_OBJECT,
         "additionalProperties": ANY_JSON,
-        "description": f"Merged (RFC 7396): null removes a key. The result is limited to {_SIZE}",
+        "description": (
+            f"A merge patch (RFC 7396): null removes a key. The result is limited to {_SIZE}"
+        ),
         "properties": {
             name: {"anyOf": [shape, {"type": "null"}]} for name, shape in _KNOWN.items()
         },
@@ -138,7 +142,7 @@ SETTINGS_PATCH = Shape(
 
 
 def check_preferences(settings: Mapping[str, Any]) -> None:
-    """Raise ValidationError where a well-known key has another type, or all is too large."""
+    """Raise ValidationError if a well-known key has the wrong type or the object is too large."""
     errors = {
         key: [expects]
         for key, (accepts, expects, _) in WELL_KNOWN_PREFERENCES.items()
@@ -151,7 +155,7 @@ def check_preferences(settings: Mapping[str, Any]) -> None:
 
 
 def check_json(value: Any, depth: int = 1) -> None:
-    """Raise ValidationError, keyed by member, for JSON that jsonb would refuse or alter."""
+    """Raise ValidationError, keyed by member, for JSON that is too deep or unsafe for jsonb."""
     if depth > PREFERENCES_MAX_DEPTH:
         raise ValidationError(f"Must be nested at most {PREFERENCES_MAX_DEPTH} levels deep.")
     if isinstance(value, str):
@@ -162,7 +166,7 @@ def check_json(value: Any, depth: int = 1) -> None:
         if abs(value) > _INTEGER_LIMIT:
             raise ValidationError("Integers must be between -2^53 and 2^53.")
     elif isinstance(value, InexactFloat):
-        raise ValidationError("Numbers must have no more digits than a 64-bit float keeps.")
+        raise ValidationError("Numbers must fit the precision of a 64-bit float.")
     elif isinstance(value, float):
         least, most = NUMBER_LIMITS
         if value and not least <= abs(value) <= most:
@@ -181,7 +185,7 @@ def check_json(value: Any, depth: int = 1) -> None:
 
 
 def merge_patch(target: Any, patch: Any) -> Any:
-    """``patch`` applied to ``target`` as RFC 7396 §2 has it; neither is changed."""
+    """Return ``target`` with ``patch`` applied (RFC 7396 §2), without changing either."""
     if not isinstance(patch, dict):
         return patch
     merged = dict(target) if isinstance(target, dict) else {}

@@ -1,4 +1,4 @@
-"""SQL of accounts: the one owner of the ``users`` table."""
+"""SQL for accounts, the rows of the ``users`` table."""
 
 import uuid
 from datetime import datetime
@@ -10,12 +10,12 @@ from service.db.connection import Connection
 
 STATUSES = ("active", "suspended", "deleting")
 
-# What owners see of an account.
+# The columns that owners see.
 PROFILE = """
     users.id, users.email, users.email_verified_at is not null as email_verified, users.name,
     users.role, users.settings, users.version, users.created_at, users.updated_at
 """
-# What administrators see, and the form of the email that lists are ordered by.
+# The columns that administrators see, and the folded email that lists are ordered by.
 ACCOUNT = f"""
     {PROFILE}, users.status, users.suspended_until, users.suspension_reason, users.purge_at,
     users.email_folded
@@ -34,7 +34,10 @@ async def insert_account(
     settings: dict[str, Any],
     password_hash: str | None,
 ) -> asyncpg.Record:
-    """Raises UniqueViolationError on users_email_folded_key if the email is taken."""
+    """Insert an account and return it.
+
+    Raises UniqueViolationError on users_email_folded_key if the email is taken.
+    """
     row = await conn.fetchrow(
         f"""
         insert into users (
@@ -68,7 +71,7 @@ async def find_account_by_email(conn: Connection, email_folded: str) -> asyncpg.
 
 
 async def lock_account(conn: Connection, user_id: uuid.UUID) -> asyncpg.Record | None:
-    """The account, which no other transaction can change until this one ends."""
+    """Return the account, locked against changes until the transaction ends."""
     return await conn.fetchrow(
         f"select {ACCOUNT} from users where id = $1 for no key update",  # noqa: S608
         user_id,
@@ -83,7 +86,10 @@ async def lock_account_by_email(conn: Connection, email_folded: str) -> asyncpg.
 
 
 async def lock_active_administrators(conn: Connection) -> list[uuid.UUID]:
-    """Their ids. Who would make them fewer waits here, and then sees who is left."""
+    """Lock all active administrators and return their ids.
+
+    A concurrent demotion waits here and then sees the remaining administrators.
+    """
     rows = await conn.fetch(
         """
         select id from users
@@ -131,7 +137,7 @@ async def suspend_account(
 
 
 async def reactivate_account(conn: Connection, user_id: uuid.UUID) -> asyncpg.Record:
-    """Make it active, whether it was suspended or about to be deleted."""
+    """Make the account active, whether it was suspended or scheduled for deletion."""
     return await _update(
         conn,
         "status = 'active', suspension_reason = null, suspended_until = null, purge_at = null",
@@ -153,7 +159,7 @@ async def schedule_deletion(
 async def _update(
     conn: Connection, change: str, user_id: uuid.UUID, *arguments: object
 ) -> asyncpg.Record:
-    """Set what ``change`` says, and count the version up."""
+    """Apply ``change`` and increment the version."""
     row = await conn.fetchrow(
         f"""
         update users set version = version + 1, updated_at = now(), {change}
@@ -168,7 +174,7 @@ async def _update(
 
 
 async def lock_due_suspensions(conn: Connection) -> list[uuid.UUID]:
-    """The accounts whose suspension is over."""
+    """Lock the accounts whose suspension has expired and return their ids."""
     rows = await conn.fetch(
         "select id from users where suspended_until <= now() order by id for no key update"
     )
@@ -184,7 +190,7 @@ async def insert_user(
     name: str,
     password_hash: str,
 ) -> asyncpg.Record | None:
-    """The new account's profile, or None if the email is taken."""
+    """Insert an account and return its profile, or None if the email is taken."""
     return await conn.fetchrow(
         f"""
         insert into users (id, email, email_folded, name, password_hash)
@@ -201,7 +207,7 @@ async def insert_user(
 
 
 async def lock_profile(conn: Connection, user_id: uuid.UUID) -> asyncpg.Record | None:
-    """The profile, which no other transaction can change until this one ends."""
+    """Return the profile, locked against changes until the transaction ends."""
     return await conn.fetchrow(
         f"select {PROFILE} from users where id = $1 for no key update",  # noqa: S608
         user_id,
@@ -225,7 +231,7 @@ async def update_profile(
 
 
 async def find_by_email(conn: Connection, email_folded: str) -> asyncpg.Record | None:
-    """The profile of the account with this email."""
+    """Return the profile of the account with this email."""
     return await conn.fetchrow(
         f"select {PROFILE} from users where email_folded = $1",  # noqa: S608
         email_folded,
@@ -233,7 +239,7 @@ async def find_by_email(conn: Connection, email_folded: str) -> asyncpg.Record |
 
 
 async def lock_by_email(conn: Connection, email_folded: str) -> asyncpg.Record | None:
-    """The profile of the account with this email, locked as by ``lock_profile``."""
+    """Return the profile of the account with this email, locked as by ``lock_profile``."""
     return await conn.fetchrow(
         f"select {PROFILE} from users where email_folded = $1 for no key update",  # noqa: S608
         email_folded,
@@ -241,7 +247,7 @@ async def lock_by_email(conn: Connection, email_folded: str) -> asyncpg.Record |
 
 
 async def update_password(conn: Connection, user_id: uuid.UUID, password_hash: str | None) -> None:
-    """Set the hash; None is for an account that has to set a password by a link first."""
+    """Set the hash. None disables the password until the owner sets a new one by link."""
     await conn.execute(
         "update users set password_hash = $2 where id = $1",
         user_id,
@@ -261,7 +267,7 @@ async def verify_email(conn: Connection, user_id: uuid.UUID) -> None:
 
 
 async def update_email(conn: Connection, user_id: uuid.UUID, email: str, email_folded: str) -> None:
-    """Set a verified email. Raises UniqueViolationError if it is another account's."""
+    """Set a verified email. Raises UniqueViolationError if another account has it."""
     await conn.execute(
         """
         update users
@@ -275,37 +281,37 @@ async def update_email(conn: Connection, user_id: uuid.UUID, email: str, email_f
     )
 
 
-# Whether the account may sign in; a suspension that has passed is none.
-_STANDING = """
+# Decides whether the account may sign in. An expired suspension no longer counts.
+_SIGN_IN_STATE = """
     status, email_verified_at is not null as email_verified,
     status = 'suspended' and coalesce(suspended_until > now(), true) as suspended
 """
 
 
 async def find_credentials(conn: Connection, email_folded: str) -> asyncpg.Record | None:
-    """The id, password hash and standing of the account with this email."""
+    """Return the id, password hash and sign-in state of the account with this email."""
     return await conn.fetchrow(
-        f"select id, password_hash, {_STANDING} from users where email_folded = $1",  # noqa: S608
+        f"select id, password_hash, {_SIGN_IN_STATE} from users where email_folded = $1",  # noqa: S608
         email_folded,
     )
 
 
 async def find_own_credentials(conn: Connection, user_id: uuid.UUID) -> asyncpg.Record | None:
-    """The id and password hash of the account."""
+    """Return the id and password hash of the account."""
     return await conn.fetchrow("select id, password_hash from users where id = $1", user_id)
 
 
 async def lock_credentials(
     conn: Connection, user_id: uuid.UUID, password_hash: str | None
 ) -> asyncpg.Record | None:
-    """The account's standing, where this is still its hash; both stay until the transaction ends.
+    """Lock the account and return its sign-in state, or None if the hash has changed.
 
-    Without it, a sign-in that verified the old password could open its session just after a
-    password change, or a suspension, had ended all of them.
+    Without this lock, a sign-in that verified the old password could open a session right after a
+    password change or suspension ended them all.
     """
     return await conn.fetchrow(
         f"""
-        select id, {_STANDING} from users
+        select id, {_SIGN_IN_STATE} from users
         where id = $1 and password_hash = $2
         for no key update
         """,  # noqa: S608

@@ -1,1 +1,1 @@
-"""Administration of other people's accounts."""
+"""Account administration for support staff and administrators."""

@@ -1,7 +1,7 @@
-"""Changes to other people's accounts: what a request does, and the command line too.
+"""Changes to accounts by administrators, over HTTP or from the command line.
 
-Each runs in the caller's transaction. ``request`` is None where no request asks for it: there is no
-If-Match then, and the event has no actor.
+Each function runs in the caller's transaction. ``request`` is None on the command line: If-Match is
+not checked, and the event has no actor.
 """
 
 import uuid
@@ -27,13 +27,13 @@ ACCOUNT_DELETING = ProblemType(
     409, "account_deleting", "This account is being deleted. Reinstate it first."
 )
 
-_NOT_CHANGES = {"version", "updated_at"}
+_UNRECORDED_FIELDS = {"version", "updated_at"}
 
 
 async def lock_account(
     conn: Connection, user_id: uuid.UUID, request: web.Request | None = None
 ) -> asyncpg.Record:
-    """The account, locked. Raises Problem 404, and 412 if If-Match is stale."""
+    """Return the account, locked. Raises Problem 404, or 412 if If-Match is stale."""
     user = await accounts.lock_account(conn, user_id)
     if user is None:
         raise Problem(ACCOUNT_NOT_FOUND)
@@ -52,7 +52,7 @@ async def create_account(
     settings: dict[str, Any],
     password_hash: str | None = None,
 ) -> asyncpg.Record:
-    """A new account. Raises Problem 409 if its email is taken. The caller records it."""
+    """Create an account. Raises Problem 409 if the email is taken. The caller records it."""
     try:
         return await accounts.insert_account(
             conn,
@@ -72,7 +72,7 @@ async def create_account(
 
 
 async def create_administrator(conn: Connection, email: str, password_hash: str) -> None:
-    """Create an account that is an administrator, its email taken as verified."""
+    """Create an administrator with a verified email."""
     user = await create_account(
         conn,
         email=email,
@@ -87,7 +87,7 @@ async def create_administrator(conn: Connection, email: str, password_hash: str)
 
 
 async def promote_to_administrator(conn: Connection, email: str) -> None:
-    """Make an account an administrator. Raises Problem 404 if none with this email is active."""
+    """Make an account an administrator. Raises Problem 404 if it is unknown or inactive."""
     user = await accounts.lock_account_by_email(conn, fold_email(email))
     if user is None or user["status"] != "active":
         raise Problem(ACCOUNT_NOT_FOUND, "There is no active account with this email.")
@@ -113,7 +113,7 @@ async def suspend(
     until: datetime | None,
     request: web.Request | None = None,
 ) -> asyncpg.Record:
-    """Refuse sign-in to the account, for good or until a time, and end all its sessions now."""
+    """Suspend the account, indefinitely or until a given time, and end all its sessions now."""
     await keep_an_administrator(conn, user_id)
     user = await lock_account(conn, user_id, request)
     if user["status"] == "deleting":
@@ -127,7 +127,7 @@ async def suspend(
 async def reinstate(
     conn: Connection, user_id: uuid.UUID, request: web.Request | None = None
 ) -> asyncpg.Record:
-    """Make the account active again, whether it is suspended or being deleted."""
+    """Reactivate an account that is suspended or scheduled for deletion."""
     user = await lock_account(conn, user_id, request)
     if user["status"] == "active":
         return user
@@ -143,9 +143,11 @@ async def record_change(
     before: asyncpg.Record,
     after: asyncpg.Record,
 ) -> None:
-    """Record what became another of that which administrators see of the account."""
+    """Record an event with the changed fields, as far as administrators see them."""
     old, new = schemas.ADMIN_USER.dump(before), schemas.ADMIN_USER.dump(after)
-    names = [name for name in new if name not in _NOT_CHANGES and not same(new[name], old[name])]
+    names = [
+        name for name in new if name not in _UNRECORDED_FIELDS and not same(new[name], old[name])
+    ]
     earlier = {name: old[name] for name in names}
     later = {name: new[name] for name in names}
     if request is None:

@@ -1,4 +1,4 @@
-"""Other people's accounts: for support to read, and for administrators to change."""
+"""Endpoints for support staff to read accounts and for administrators to change them."""
 
 import uuid
 from datetime import datetime
@@ -53,7 +53,7 @@ def _account(description: str, **changed: object) -> Success:
 @describe(
     {
         200: Success(
-            "A page.",
+            "A page of accounts.",
             schemas.ADMIN_USER_PAGE,
             ("Link",),
             page_example(schemas.ADMIN_USER_EXAMPLE, count=1),
@@ -96,7 +96,7 @@ async def list_users(request: web.Request) -> web.Response:
     idempotent=True,
 )
 async def create_user(request: web.Request) -> web.Response:
-    """Create an account without a password and mail its owner a link to set one."""
+    """Create an account without a password and send its owner a link to set one."""
     body = await read_body(request, schemas.CREATE_USER)
     return await write_once(request, _create, request, body)
 
@@ -161,7 +161,7 @@ async def _change(conn: Connection, request: web.Request, change: dict[str, Any]
 @describe(
     {
         200: _account(
-            "Scheduled for deletion. Every session has ended.",
+            "Scheduled for deletion. All sessions have ended.",
             status="deleting",
             purge_at=examples.PURGE_AT,
         )
@@ -178,7 +178,7 @@ async def _delete(conn: Connection, request: web.Request) -> asyncpg.Record:
     await keep_an_administrator(conn, _user_id(request))
     user = await lock_account(conn, _user_id(request), request)
     if user["status"] == "suspended":
-        # Its owner could undo a deletion by signing in, and with it the suspension.
+        # Deletion would replace the suspension, and the owner could cancel it by signing in.
         raise Problem(ACCOUNT_SUSPENDED)
     if user["status"] == "deleting":
         return user
@@ -192,7 +192,7 @@ async def _delete(conn: Connection, request: web.Request) -> asyncpg.Record:
 @describe(
     {
         200: _account(
-            "Suspended. Every session has ended.",
+            "Suspended. All sessions have ended.",
             status="suspended",
             suspension_reason="Sends spam.",
         )
@@ -206,7 +206,7 @@ async def _delete(conn: Connection, request: web.Request) -> asyncpg.Record:
 async def suspend_user(request: web.Request) -> web.Response:
     """Suspend an account and end all its sessions now.
 
-    It cannot sign in until the given time, or until it is reinstated.
+    The owner cannot sign in until the given time, or until the account is reinstated.
     """
     body = await read_body(request, schemas.SUSPEND_USER)
     return await write_once(request, _suspend, request, body["reason"], body.get("until"))
@@ -229,12 +229,14 @@ async def _reinstate(conn: Connection, request: web.Request) -> web.Response:
 
 
 @describe(
-    {202: Success("Accepted. A link is mailed to the owner.")}, idempotent=True, if_match="honoured"
+    {202: Success("Accepted. The owner will receive a link by email.")},
+    idempotent=True,
+    if_match="honoured",
 )
 async def reset_password(request: web.Request) -> web.Response:
-    """Mail the account's owner a link to set a new password.
+    """Send the account's owner a link to set a new password.
 
-    The current password works until then.
+    The current password keeps working until then.
     """
     return await write_once(request, _reset_password, request)
 
@@ -247,7 +249,11 @@ async def _reset_password(conn: Connection, request: web.Request) -> web.Respons
 
 
 @describe(
-    {200: Success("A page.", schemas.SESSION_PAGE, ("Link",), page_example(SESSION_EXAMPLE))},
+    {
+        200: Success(
+            "A page of sessions.", schemas.SESSION_PAGE, ("Link",), page_example(SESSION_EXAMPLE)
+        )
+    },
     query=PAGE,
 )
 async def list_sessions(request: web.Request) -> web.Response:
@@ -296,7 +302,7 @@ def _user_id(request: web.Request) -> uuid.UUID:
 
 
 def _render(user: asyncpg.Record, status: int = 200) -> web.Response:
-    """The account with a strong ETag: the row's version."""
+    """Render the account, with the row version as a strong ETag."""
     return json_response(
         schemas.ADMIN_USER.dump(user), status=status, headers={"ETag": f'"{user["version"]}"'}
     )

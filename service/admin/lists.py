@@ -1,4 +1,4 @@
-"""The list of accounts: a bounded walk in the page's order, and only then a search by index."""
+"""The list of accounts: a bounded walk in page order, then an index search if that falls short."""
 
 import uuid
 from collections.abc import Iterator, Mapping
@@ -31,10 +31,10 @@ SORTS = {
     "-email": Keyset(_BY_EMAIL, descending=True),
 }
 
-# Settings are only shown: as JSON text they need not be parsed. See ``pool._set_codecs``.
+# Settings are passed through as JSON text, without parsing. See ``pool._set_codecs``.
 _SHOWN = ACCOUNT.replace("users.settings", "users.settings::json as settings")
 
-# Each has its index: see migrations 0011, 0014 and 0016.
+# Every filter has an index: see migrations 0011, 0014 and 0016.
 _CONDITIONS = {
     "email": "email_folded = {}",
     "role": "role = {}",
@@ -44,11 +44,13 @@ _CONDITIONS = {
     "settings": "settings @> {}",
     "q": "(email_folded like {} or lower(name) like lower({}))",
 }
-# For an email of which the index is asked for a part only.
-_PART = "(email_folded like {} and strpos(email_folded, {}) > 0 or lower(name) like lower({}))"
+# Looks up part of the email in the trigram index and then checks all of it.
+_PARTIAL_EMAIL = (
+    "(email_folded like {} and strpos(email_folded, {}) > 0 or lower(name) like lower({}))"
+)
 
-# A walk looks at this many accounts for each row of the page. It fills a page if one account in
-# forty matches; an index finds what fewer have, and sorts it, in good time.
+# Accounts that a walk reads per row of the page. Rarer matches are few enough to find by index and
+# sort.
 WALK_PER_ROW = 40
 
 
@@ -61,13 +63,15 @@ async def list_accounts(
 ) -> list[asyncpg.Record]:
     """Return a page of the accounts that match all filters, after a place in ``keyset``.
 
-    PostgreSQL takes matches for evenly spread. Left to itself it walks through a million accounts
-    in the page's order if only the last ones match. So a walk has a bound; if that does not fill
-    the page, all matches are found by an index and sorted. Raises Problem 422 as ``_in_time`` does.
+    The planner assumes that matches are evenly spread. If only the last accounts match, it would
+    walk the whole table in page order. So the walk is bounded. If it leaves the page short, an
+    index finds all matches, which are then sorted.
+
+    Raises Problem 422 if a filtered search takes too long.
     """
     page = (filters, keyset, after, limit)
-    with _in_time(filters):
-        if not _unordered(filters, keyset):
+    with _timeout_as_problem(filters):
+        if not _late_filters(filters, keyset):
             return await conn.fetch(*walk_accounts(*page))
         async with own_plans(conn):
             rows = await conn.fetch(*walk_accounts(*page))
@@ -75,17 +79,17 @@ async def list_accounts(
 
 
 async def count_accounts(conn: Connection, filters: Mapping[str, Any]) -> int:
-    """Count the accounts that match all filters. Raises Problem 422 as ``_in_time`` does."""
+    """Count the accounts that match all filters. Raises Problem 422 if that takes too long."""
     conditions, arguments = _where(filters)
     statement = f"select count(*) from users where {all_of(conditions)}"  # noqa: S608
-    with _in_time(filters):
+    with _timeout_as_problem(filters):
         async with own_plans(conn):
             count: int = await conn.fetchval(statement, *arguments)
             return count
 
 
 async def estimate_accounts(conn: Connection, filters: Mapping[str, Any]) -> int:
-    """Return how many accounts the planner expects from its statistics, without reading any."""
+    """Estimate the matching accounts from the planner's statistics, without reading any."""
     conditions, arguments = _where(filters)
     statement = f"explain (format json) select 1 from users where {all_of(conditions)}"  # noqa: S608
     plans = plain(await conn.fetchval(statement, *arguments))
@@ -96,19 +100,20 @@ async def estimate_accounts(conn: Connection, filters: Mapping[str, Any]) -> int
 def walk_accounts(
     filters: Mapping[str, Any], keyset: Keyset, after: list[object] | None, limit: int
 ) -> Statement:
-    """The page, from the next ``WALK_PER_ROW * limit`` accounts that an index has in its order.
+    """Build the query for a page from the next ``WALK_PER_ROW * limit`` accounts in page order.
 
-    Filters that this index has too leave none out; the others may leave the page short.
+    Filters that the ordering index covers apply before that bound. The others apply after it and
+    may leave the page short.
     """
     conditions, arguments = _where(filters, keyset, after)
-    unordered = {name: conditions.pop(name) for name in _unordered(filters, keyset)}
+    late = {name: conditions.pop(name) for name in _late_filters(filters, keyset)}
     order = keyset.order_by()
     statement = f"""
         select {_SHOWN} from (
             select * from users where {all_of(conditions)}
             order by {order} limit {WALK_PER_ROW} * ${len(arguments) + 1}
         ) as users
-        where {all_of(unordered)}
+        where {all_of(late)}
         order by {order} limit ${len(arguments) + 1}
     """  # noqa: S608
     return statement, *arguments, limit
@@ -117,9 +122,9 @@ def walk_accounts(
 def find_accounts(
     filters: Mapping[str, Any], keyset: Keyset, after: list[object] | None, limit: int
 ) -> Statement:
-    """The page from all matches: their keys are sorted, and the page's accounts then read.
+    """Build the query for a page from all matches: sort their keys, then read the page's rows.
 
-    ``offset 0`` keeps PostgreSQL from walking in the page's order after all.
+    ``offset 0`` is an optimization fence: it keeps the planner from walking in page order.
     """
     conditions, arguments = _where(filters, keyset, after)
     order = keyset.order_by()
@@ -136,10 +141,10 @@ def find_accounts(
     return statement, *arguments, limit
 
 
-def _unordered(filters: Mapping[str, Any], keyset: Keyset) -> list[str]:
-    """The filters that no index combines with this order."""
+def _late_filters(filters: Mapping[str, Any], keyset: Keyset) -> list[str]:
+    """Return the filters that no index combines with this sort order."""
     if "email" in filters:
-        return []  # At most one account has it.
+        return []  # An email belongs to at most one account.
     names = ["q", "settings"]
     if "created_at" not in keyset.columns:
         names += ["created_after", "created_before"]
@@ -149,28 +154,28 @@ def _unordered(filters: Mapping[str, Any], keyset: Keyset) -> list[str]:
 def _where(
     filters: Mapping[str, Any], keyset: Keyset | None = None, after: list[object] | None = None
 ) -> tuple[dict[str, str], list[object]]:
-    """The conditions of the page's place and of the given filters, and their arguments."""
+    """Return the conditions for the page's place and the given filters, with their arguments."""
     templates = _CONDITIONS
     if "q" in filters:
         email, name = filters["q"]
         part = indexed_part(email)
         filters = {**filters, "q": (_pattern(part), _pattern(name))}
         if part != email:
-            templates = {**_CONDITIONS, "q": _PART}
+            templates = {**_CONDITIONS, "q": _PARTIAL_EMAIL}
             filters["q"] = _pattern(part), email, _pattern(name)
     return page_conditions(templates, filters, keyset, after)
 
 
 def _pattern(text: str) -> str:
-    """The pattern of LIKE for values that contain the text."""
+    """Return the LIKE pattern for values that contain the text."""
     for special in "\\%_":
         text = text.replace(special, f"\\{special}")
     return f"%{text}%"
 
 
 @contextmanager
-def _in_time(filters: Mapping[str, Any]) -> Iterator[None]:
-    """Raise Problem 422 if PostgreSQL runs out of time and there are filters to narrow."""
+def _timeout_as_problem(filters: Mapping[str, Any]) -> Iterator[None]:
+    """Raise Problem 422 if PostgreSQL cancels a filtered query."""
     try:
         yield
     except asyncpg.QueryCanceledError as error:

@@ -1,4 +1,4 @@
-"""What administrators see of accounts, and may make and change."""
+"""Schemas for administrators to list, create and change accounts."""
 
 from datetime import UTC, datetime
 from typing import Any, ClassVar
@@ -26,23 +26,23 @@ from service.sessions.schemas import SESSION
 REASON_MAX_LENGTH = 500
 
 
-def _is_to_come(value: datetime) -> None:
+def _require_future(value: datetime) -> None:
     if value <= datetime.now(UTC):
         raise ValidationError("Expected a time in the future.")
 
 
 class FoldedEmail(EmailAddress):
-    """An email in the form in which two of them are the same account's."""
+    """An email, folded to the form that identifies an account."""
 
     def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> str:
         return fold_email(super()._deserialize(value, attr, data, **kwargs))
 
 
 class SearchText(Text):
-    """A part of an email or a name: folded as emails are, and as given.
+    """Part of an email or name. Loads as a pair: folded like an email, and as given.
 
-    Refused without a trigram to look up in the index: three letters or digits in a row, or fewer
-    at the edge of a word (PostgreSQL's pg_trgm, "index support").
+    Rejected without a trigram to look up in the index: three letters or digits in a row, or fewer
+    at the edge of a word (PostgreSQL's pg_trgm, "Index Support").
     """
 
     def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> Any:
@@ -54,7 +54,7 @@ class SearchText(Text):
 
 
 class ContainedSettings(fields.Field[dict[str, Any]]):
-    """A JSON object as text in a query: settings must contain it."""
+    """A JSON object in a query parameter, which the account's settings must contain."""
 
     json_schema: ClassVar = {"contentSchema": {"type": "object", "additionalProperties": ANY_JSON}}
 
@@ -70,7 +70,7 @@ class ContainedSettings(fields.Field[dict[str, Any]]):
 
 
 class AdminUserSchema(RowSchema):
-    """An account as administrators see it. ``version`` is its ETag, for lists."""
+    """An account as administrators see it. ``version`` is its ETag, for use from a list."""
 
     id = fields.UUID()
     email = fields.String(metadata=IS_EMAIL)
@@ -90,14 +90,14 @@ class AdminUserSchema(RowSchema):
 class ListUsersSchema(PageSchema):
     """``GET /users``."""
 
-    email = FoldedEmail(metadata={"description": "The email, in any case."})
+    email = FoldedEmail(metadata={"description": "The exact email, ignoring case."})
     q = SearchText(
         3,
         200,
         metadata={
             "format": "search",
             "description": (
-                "A part of the email or name, in any case, with three letters or digits in a row."
+                "Part of the email or name, ignoring case. Needs three letters or digits in a row."
             ),
         },
     )
@@ -105,16 +105,20 @@ class ListUsersSchema(PageSchema):
     role = fields.String(validate=validate.OneOf(ROLES))
     created_after = Timestamp(metadata=FROM_TIME)
     created_before = Timestamp(metadata=BEFORE_TIME)
-    settings = ContainedSettings(metadata={"description": "An object that the settings contain."})
+    settings = ContainedSettings(
+        metadata={"description": "A JSON object that the settings must contain."}
+    )
     sort = fields.String(validate=validate.OneOf(SORTS), load_default="-created_at")
     count = fields.String(
         validate=validate.OneOf(("exact", "estimated")),
-        metadata={"description": "Total over all pages, counted exactly or estimated quickly."},
+        metadata={
+            "description": "Include the total over all pages, counted exactly or estimated quickly."
+        },
     )
 
 
 class CreateUserSchema(Schema):
-    """``POST /users``: without a password, which its owner alone sets."""
+    """``POST /users``. It has no password field: only the owner sets one."""
 
     email = EmailAddress(required=True)
     name = DisplayName(0, NAME_MAX_LENGTH, load_default="")
@@ -123,7 +127,7 @@ class CreateUserSchema(Schema):
 
 
 class ChangeUserSchema(Schema):
-    """``PATCH /users/{id}``: what is absent stays, settings are merged."""
+    """``PATCH /users/{id}``: omitted fields keep their values, settings are merged."""
 
     name = DisplayName(0, NAME_MAX_LENGTH)
     settings = PreferencesField(merging=True)
@@ -132,10 +136,10 @@ class ChangeUserSchema(Schema):
 
 
 class SuspendUserSchema(Schema):
-    """``POST /users/{id}/suspend``: for good without ``until``."""
+    """``POST /users/{id}/suspend``. Without ``until``, the suspension is indefinite."""
 
     reason = Text(1, REASON_MAX_LENGTH, required=True)
-    until = Timestamp(validate=_is_to_come)
+    until = Timestamp(validate=_require_future)
 
 
 ADMIN_USER_EXAMPLE = {

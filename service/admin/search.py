@@ -1,4 +1,4 @@
-"""What an index of trigrams can be asked for (PostgreSQL's pg_trgm, "Index Support")."""
+"""Search text that a trigram index can look up (PostgreSQL's pg_trgm, "Index Support")."""
 
 import re
 import unicodedata
@@ -7,10 +7,10 @@ _TRIGRAM = re.compile("[^ ]{3}|[^ ]{2} | [^ ]")
 
 
 def has_trigram(text: str) -> bool:
-    """Whether the index can look for values that contain the text.
+    """Return whether the index can find values that contain the text.
 
-    Words have letters and digits, but no other numbers, such as ½. Marks count as part of their
-    word here; to pg_trgm some are and some are not, which Python cannot tell.
+    A word consists of letters and digits, not of other numeric characters such as ½. Marks count
+    as part of a word here. In pg_trgm only some do, and Python cannot tell which.
     """
     kinds = map(unicodedata.category, text)
     words = (kind[0] in "LM" or kind in ("Nd", "Nl") for kind in kinds)
@@ -19,9 +19,10 @@ def has_trigram(text: str) -> bool:
 
 
 def indexed_part(email: str) -> str:
-    """The part of a searched email to look up: what precedes the provider, if that is enough.
+    """Return the part of a searched email to look up in the trigram index.
 
-    The index reads a list for each trigram, and a provider's lists are as long as the table.
+    It ends at the @ if that much has a trigram; otherwise it is the whole email. The index reads a
+    posting list per trigram, and the lists of a common domain are as long as the table.
     """
     user, at, _ = email.partition("@")
     return user + at if user and has_trigram(user + at) else email

@@ -1,1 +1,1 @@
-"""The audit log: who did what to whom, from where and when."""
+"""The audit log: the actor, action, subject, origin and time of each event."""

@@ -1,4 +1,4 @@
-"""Recording an event, in the transaction of what it records."""
+"""Record audit events in the transaction of the change that they describe."""
 
 import uuid
 from typing import Any
@@ -24,10 +24,10 @@ async def record(
     before: dict[str, Any] | None = None,
     after: dict[str, Any] | None = None,
 ) -> None:
-    """Append that the request's user, or ``actor_id`` where nobody is signed in, did ``action``.
+    """Append an event by the signed-in user, or by ``actor_id`` if no user is signed in.
 
-    ``action`` is object.verb (``user.suspend``). ``before`` and ``after`` hold what changed, as
-    JSON; never a password, a hash or a token.
+    ``action`` has the form object.verb (``user.suspend``). ``before`` and ``after`` hold the
+    changed values as JSON, never a password, hash or token.
     """
     user = request.get(USER)
     await queries.insert_event(
@@ -53,7 +53,7 @@ async def record_unattended(
     before: dict[str, Any] | None = None,
     after: dict[str, Any] | None = None,
 ) -> None:
-    """Append what no request did, but a job or the command line: there is no actor."""
+    """Append an event without an actor, for a job or the command line."""
     await queries.insert_event(
         conn,
         event_id=uuid_utils.uuid7(),
@@ -70,6 +70,6 @@ async def record_unattended(
 
 
 def user_agent(request: web.Request) -> str:
-    """The client's own word for itself, cut short, without what text columns cannot hold."""
+    """Return the User-Agent, truncated and without characters that text columns cannot hold."""
     text = request.headers.get("User-Agent", "").encode("utf-8", "replace").decode()
     return text.replace("\0", "")[:USER_AGENT_MAX_LENGTH]

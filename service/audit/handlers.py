@@ -1,4 +1,4 @@
-"""The audit, for administrators to read."""
+"""The endpoint that lists audit events."""
 
 from aiohttp import web
 
@@ -12,7 +12,7 @@ from service.http.requests import read_query
 @describe(
     {
         200: Success(
-            "A page.",
+            "A page of audit events.",
             schemas.AUDIT_EVENT_PAGE,
             ("Link",),
             page_example(schemas.AUDIT_EVENT_EXAMPLE),
@@ -21,7 +21,7 @@ from service.http.requests import read_query
     query=schemas.LIST_EVENTS,
 )
 async def list_events(request: web.Request) -> web.Response:
-    """List audit events, newest first, filtered, one page at a time."""
+    """List audit events, filtered and newest first, one page at a time."""
     query = read_query(request, schemas.LIST_EVENTS)
     keyset = queries.NEWEST_FIRST
     after = read_cursor(request, query, keyset)

@@ -1,4 +1,4 @@
-"""The audit's monthly partitions: made ahead of time, dropped when they are too old."""
+"""Monthly partitions of the audit log: created ahead of time, dropped after retention."""
 
 import re
 from datetime import UTC, datetime, timedelta
@@ -14,11 +14,10 @@ _NAME = re.compile(r"audit_events_([0-9]{4})([0-9]{2})")
 
 
 async def maintain_partitions(app: web.Application, conn: Connection) -> None:
-    """Have a partition for this month and the next two, and none past AUDIT_RETENTION_DAYS.
+    """Create partitions for this month and the next two; drop those past AUDIT_RETENTION_DAYS.
 
-    Nothing is locked where nothing is to be done, which is so but for once a month. Otherwise the
-    audit is locked as a whole for a moment, because events that came while there was no partition
-    move out of the default one.
+    Most runs find nothing to do and take no lock. Otherwise the whole audit log is briefly locked,
+    because events of a new month move there from the default partition.
     """
     now = datetime.now(UTC)
     names = await queries.list_partitions(conn)
@@ -45,13 +44,13 @@ def _partition_name(month: datetime) -> str:
 
 
 def _end_of(name: str) -> datetime:
-    """When the month that a partition is named for is over."""
+    """Return the end of the month that the partition is named after."""
     match = _NAME.fullmatch(name)
     assert match is not None, name  # noqa: S101
     return _add_months(datetime(int(match[1]), int(match[2]), 1, tzinfo=UTC), 1)
 
 
 def _add_months(time: datetime, count: int) -> datetime:
-    """The beginning of the month ``count`` months after that of ``time``."""
+    """Return the start of the month ``count`` months after ``time``."""
     years, month = divmod(time.month - 1 + count, 12)
     return datetime(time.year + years, month + 1, 1, tzinfo=UTC)

@@ -1,4 +1,4 @@
-"""SQL of the audit."""
+"""SQL for the audit log."""
 
 import uuid
 from collections.abc import Mapping
@@ -59,7 +59,7 @@ async def insert_event(
 
 
 async def pseudonymise(conn: Connection, user_id: uuid.UUID) -> None:
-    """Take out of the events what says more of a user than an id that nothing resolves any more."""
+    """Erase the user's personal data from audit events. Only the id remains."""
     await conn.execute("select set_config('shinkei.pseudonymise', 'on', true)")
     await conn.execute(
         """
@@ -77,10 +77,10 @@ async def pseudonymise(conn: Connection, user_id: uuid.UUID) -> None:
 async def list_events(
     conn: Connection, filters: Mapping[str, Any], after: list[object] | None, limit: int
 ) -> list[asyncpg.Record]:
-    """A page; ``after`` is a place in NEWEST_FIRST."""
+    """Return a page of events after a place in NEWEST_FIRST."""
     statement = select_events(filters, after, limit)
     if len({"actor_id", "subject_id", "action"} & filters.keys()) > 1:
-        # The values tell which of their indexes has fewer events.
+        # Plan for the actual values: they decide which index is the most selective.
         async with own_plans(conn):
             return await conn.fetch(*statement)
     return await conn.fetch(*statement)
@@ -101,7 +101,7 @@ def select_events(filters: Mapping[str, Any], after: list[object] | None, limit:
 
 
 async def list_partitions(conn: Connection) -> list[str]:
-    """The names of the months' partitions."""
+    """Return the names of the monthly partitions."""
     rows = await conn.fetch(
         """
         select relname from pg_inherits
@@ -120,7 +120,7 @@ async def is_there_default_event_before(conn: Connection, time: datetime) -> boo
 
 
 async def detach_default(conn: Connection) -> None:
-    """Make the default partition a table by itself, which no trigger keeps append-only."""
+    """Make the default partition a table of its own, without the append-only trigger."""
     await conn.execute(
         """
         lock table audit_events in access exclusive mode;
@@ -134,7 +134,7 @@ async def attach_default(conn: Connection) -> None:
 
 
 async def create_partition(conn: Connection, name: str, start: datetime, end: datetime) -> None:
-    """A month's partition, with what the detached default one already holds of that month."""
+    """Create a month's partition with the events that the detached default holds for it."""
     await conn.execute(f"create table {name} (like audit_events including defaults)")
     await conn.execute(
         f"""
@@ -169,12 +169,12 @@ async def drop_partition(conn: Connection, name: str) -> None:
 
 
 async def delete_default_events_before(conn: Connection, time: datetime) -> None:
-    """Delete from the default partition, which must be detached."""
+    """Delete events from the default partition, which must be detached."""
     await conn.execute("delete from audit_events_default where occurred_at < $1", time)
 
 
 async def export_events(conn: Connection, user_id: uuid.UUID) -> list[asyncpg.Record]:
-    """Every event of the account, the oldest first. IP and client only if its owner did it."""
+    """Return the account's events, oldest first. Events by others hide the IP and user agent."""
     return await conn.fetch(
         """
         select id, occurred_at, action, actor_id = $1 as by_yourself,

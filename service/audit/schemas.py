@@ -1,4 +1,4 @@
-"""What administrators see of the audit, and filter it by."""
+"""Schemas of audit events and their filters."""
 
 from marshmallow import fields
 
@@ -9,7 +9,7 @@ from service.http.row_schema import RowSchema
 
 
 class AuditEventSchema(RowSchema):
-    """One event; ``before`` and ``after`` hold what changed."""
+    """An audit event. ``before`` and ``after`` hold the changed values."""
 
     id = fields.UUID()
     occurred_at = Timestamp()

@@ -1,1 +1,1 @@
-"""Passwords, access tokens and the keys that sign them."""
+"""Passwords, access tokens, signing keys and access guards."""

@@ -1,13 +1,14 @@
-"""What a verified access token says."""
+"""The claims of a verified access token."""
 
 import uuid
 from typing import NamedTuple
 
 
 class Bearer(NamedTuple):
-    """What a verified access token says: whose it is, and in which session.
+    """The account and the session that an access token belongs to.
 
-    The ids are of asyncpg's own kind: they are compared, hashed and sent without a call of Python.
+    The ids are asyncpg's own UUID type, which compares, hashes and encodes without running Python
+    code.
     """
 
     user_id: uuid.UUID

@@ -1,8 +1,9 @@
-"""Passwords that nobody may choose: common, breached, or foreseeable (NIST SP 800-63B-4 §3.1.1.2).
+"""Blocklist of common, breached and predictable passwords (NIST SP 800-63B-4 §3.1.1.2).
 
-``blocklist.bin`` holds the listed ones; tools/build_blocklist.py writes it, and names its sources.
-Few are as long as ours must be. Long ones are a listed one repeated or padded, or a keyboard walk:
-rules take these apart, and must account for the whole password.
+``blocklist.bin`` holds digests of the listed passwords. tools/build_blocklist.py writes it and
+names its sources. Few listed passwords reach our minimum length. Longer weak passwords repeat or
+pad a listed one, or follow a keyboard row. Rules strip these patterns and must account for the
+whole password.
 """
 
 import bisect
@@ -16,9 +17,9 @@ from pathlib import Path
 # Magic, entries, bytes per entry, the probe's digest, CRC-32 of the entries.
 HEADER = struct.Struct(">8sIB8sI")
 MAGIC = b"SHNKBLK1"
-PROBE = "²ẞ"  # changed by each step of _fold
-SHORT = 4  # characters or fewer: all are tried, so none are listed
-RUN = 3  # characters in order that are not there by chance
+PROBE = "²ẞ"  # each step of _fold changes it
+SHORT = 4  # every text of this length or less is blocked, so none is listed
+RUN = 3  # a shorter sequence may be a coincidence
 
 _PATH = Path(__file__).with_name("blocklist.bin")
 _SEPARATORS = str.maketrans("", "", " -_.!?")
@@ -34,20 +35,21 @@ _WALKS = _ROWS + _ROWS[::-1]
 
 
 def is_blocked(password: str) -> bool:
-    """Whether the password is listed, or foreseeable from a listed one; case does not count.
+    """Return whether the password is listed or predictable, ignoring case.
 
-    Nor do separators and a number at its end, where at least half is left without them. Of 15
-    random letters and digits it blocks one in a million at most. Raises ValueError for a bad file.
+    Separators and trailing digits are ignored too, if at least half of the password is left
+    without them. Random passwords are practically never blocked. Raises ValueError if the
+    blocklist file is invalid.
     """
     text = _fold(password)
     bare = text.translate(_SEPARATORS)
     forms = {f for f in (text, bare, bare.rstrip("0123456789")) if 2 * len(f) >= len(text)}
-    return len(text) <= SHORT or any(map(_is_foreseeable, forms))
+    return len(text) <= SHORT or any(map(_is_predictable, forms))
 
 
-def _is_foreseeable(text: str) -> bool:
-    few = min(SHORT, len(text) // 4)
-    while len(text) > few and not _is_listed(text):
+def _is_predictable(text: str) -> bool:
+    ignorable = min(SHORT, len(text) // 4)
+    while len(text) > ignorable and not _is_listed(text):
         period = next((n for n in range(1, len(text) // 2 + 1) if text.startswith(text[n:])), 0)
         head, tail = _run(text), _run(text[::-1])
         if period:
@@ -62,7 +64,7 @@ def _is_foreseeable(text: str) -> bool:
 
 
 def _run(text: str) -> int:
-    """How many of the first characters are one character, or in order; 0 where fewer than RUN."""
+    """Return the length of the leading repetition or keyboard sequence; 0 if shorter than RUN."""
     same, walk = len(text) - len(text.lstrip(text[0])), RUN - 1
     while walk < len(text) and text[: walk + 1] in _WALKS:
         walk += 1
@@ -78,16 +80,18 @@ def _is_listed(text: str) -> bool:
 
 @functools.cache
 def _load() -> tuple[bytes, int]:
-    """All digests in order, end to end, and the bytes of each."""
+    """Return all digests, sorted and concatenated, and the width of each in bytes."""
     data = _PATH.read_bytes()
     if len(data) < HEADER.size or not data.startswith(MAGIC):
         raise ValueError(f"{_PATH.name} is not a blocklist")
     _, count, width, probe, checksum = HEADER.unpack_from(data)
     entries = data[HEADER.size :]
     if len(entries) != count * width or zlib.crc32(entries) != checksum:
-        raise ValueError(f"{_PATH.name} is damaged: its header tells of other entries")
+        raise ValueError(f"{_PATH.name} is damaged: its entries do not match its header")
     if probe != _digest(_fold(PROBE), len(probe)):
-        raise ValueError(f"{_PATH.name} was built by other rules: run tools/build_blocklist.py")
+        raise ValueError(
+            f"{_PATH.name} was built with different rules: run tools/build_blocklist.py"
+        )
     return entries, width
 
 

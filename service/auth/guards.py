@@ -1,4 +1,4 @@
-"""Who may call a route: the guards of the route table."""
+"""Access guards of the route table: who may call a route."""
 
 import functools
 import uuid
@@ -22,15 +22,15 @@ _TOKEN_PROBLEMS = (NOT_SIGNED_IN, INVALID_ACCESS_TOKEN, MISCONFIGURED)
 
 @describe_access("No sign-in needed.")
 def anyone(app: web.Application, handler: Handler) -> Handler:
-    """Access for all: the route asks for no token."""
+    """Allow everyone; the route needs no token."""
     return handler
 
 
 @describe_access("For any signed-in user.", *_TOKEN_PROBLEMS)
 def signed_in(app: web.Application, handler: Handler) -> Handler:
-    """Access for the bearer of a token whose session is alive.
+    """Allow the bearer of a valid access token whose session has not ended.
 
-    One read gives user and session.
+    A single read returns both the user and the session.
     """
     sessions = app[SIGNED_IN]
 
@@ -52,13 +52,13 @@ def signed_in(app: web.Application, handler: Handler) -> Handler:
 
 @describe_access("For administrators and support.", *_TOKEN_PROBLEMS, FORBIDDEN)
 def support(app: web.Application, handler: Handler) -> Handler:
-    """Access for those who help users: support may read, and so may administrators."""
+    """Allow support staff and administrators."""
     return signed_in(app, _only_for(handler, "support", "admin"))
 
 
 @describe_access("For administrators.", *_TOKEN_PROBLEMS, FORBIDDEN)
 def admin(app: web.Application, handler: Handler) -> Handler:
-    """Access for administrators."""
+    """Allow administrators only."""
     return signed_in(app, _only_for(handler, "admin"))
 
 
@@ -67,7 +67,7 @@ def _only_for(handler: Handler, *roles: str) -> Handler:
     async def guarded(request: web.Request) -> web.StreamResponse:
         role = request[USER]["role"]
         if role == "user" and "user_id" in request.match_info:
-            # Whoever may read nobody's account is not told whose are there.
+            # A caller who may not read accounts must not learn which ones exist.
             raise Problem(ACCOUNT_NOT_FOUND)
         if role not in roles:
             raise Problem(FORBIDDEN)

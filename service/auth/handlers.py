@@ -1,4 +1,4 @@
-"""Registration and sign-in, and the guard that lets only signed-in callers through."""
+"""The endpoint that publishes the keys of access tokens."""
 
 import logging
 

@@ -1,4 +1,4 @@
-"""Password hashes: argon2id on threads of their own, so that the event loop goes on serving."""
+"""Password hashing: argon2id on dedicated threads, so that the event loop is never blocked."""
 
 import asyncio
 import os
@@ -30,19 +30,20 @@ T = TypeVar("T")
 
 PERSONAL_WORD_MIN_LENGTH = 3
 _WORD = re.compile(r"\w+")
-# OWASP's Password Storage Cheat Sheet: no less than this on any machine.
+# Minimum of OWASP's Password Storage Cheat Sheet.
 MEMORY_MIN_KIB = 19 * 1024
 ITERATIONS_MIN = 2
-# RFC 9106 §4, second recommended option: beyond it, time is better spent on iterations, as each
-# thread that hashes holds this much.
+# RFC 9106 §4, second recommended option. Every hashing thread holds this much memory, so beyond it
+# more iterations are the better use of time.
 MEMORY_ENOUGH_KIB = 64 * 1024
 
 
 @dataclass(slots=True)
 class Hasher:
-    """The executor that hashes, how many it has to do, and how many it may.
+    """The hashing executor, its queue length and its limit.
 
-    ``decoy`` is a hash of no account's password: verifying against it takes as long as a real one.
+    ``decoy`` is a hash that belongs to no account. Verifying against it takes as long as verifying
+    a real one.
     """
 
     argon2id: "argon2.PasswordHasher"
@@ -51,14 +52,14 @@ class Hasher:
     decoy: str
     workers: int
     queued: int = 0
-    # Called after each piece of work: seconds it waited for a thread, seconds it took.
+    # Called after each task: seconds it waited for a thread, seconds it ran.
     timers: list[Callable[[float, float], None]] = field(default_factory=list)
 
 
 async def hasher_context(app: web.Application) -> AsyncIterator[None]:
     settings = app[SETTINGS]
     argon2id = _argon2id(settings.password_hash_memory_kib, settings.password_hash_iterations)
-    # Processes share the cores, so that no more is hashed at once than these can.
+    # Worker processes share the cores, so that they never hash more at once than there are cores.
     workers = settings.password_hash_workers or max(1, (os.cpu_count() or 1) // settings.workers)
     with ThreadPoolExecutor(workers, thread_name_prefix="argon2") as executor:
         loop = asyncio.get_running_loop()
@@ -68,7 +69,7 @@ async def hasher_context(app: web.Application) -> AsyncIterator[None]:
 
 
 def _argon2id(memory_kib: int, iterations: int) -> "argon2.PasswordHasher":
-    # Imported by whoever hashes: no other command need wait for it.
+    # A slow import, which only commands that hash need.
     import argon2
 
     return argon2.PasswordHasher(
@@ -79,23 +80,25 @@ def _argon2id(memory_kib: int, iterations: int) -> "argon2.PasswordHasher":
 def require_acceptable(
     app: web.Application, password: str, pointer: str, personal: Iterable[str] = ()
 ) -> None:
-    """Raise Problem 422 if the password may not be chosen (NIST SP 800-63B-4 §3.1.1.2).
+    """Raise Problem 422 if the password must not be used (NIST SP 800-63B-4 §3.1.1.2).
 
-    Too short, common or breached, or mostly made of what is ``personal``: the account's own email
-    and name.
+    Refuses a password that is too short, common, breached, or mostly made of words from
+    ``personal``: the account's own email and name.
     """
     minimum = app[SETTINGS].password_min_length
     if len(_normalize(password)) < minimum:
         raise invalid_fields(FieldError(pointer, f"Must be at least {minimum} characters long."))
     if is_blocked(password):
-        raise invalid_fields(FieldError(pointer, "This is one of the most common passwords."))
+        raise invalid_fields(
+            FieldError(pointer, "This password is too common or too easy to guess.")
+        )
     if _resembles(password, personal):
-        detail = "Must not be made of your own email or name."
+        detail = "Must not consist mostly of your own email or name."
         raise invalid_fields(FieldError(pointer, detail))
 
 
 def _resembles(password: str, personal: Iterable[str]) -> bool:
-    """Whether less than half of the password is left without the words of what is personal."""
+    """Return whether words from ``personal`` make up more than half of the password."""
     words = {word for text in personal for word in _WORD.findall(_normalize(text).casefold())}
     left = folded = _normalize(password).casefold()
     for word in sorted(words, key=len, reverse=True):
@@ -105,13 +108,16 @@ def _resembles(password: str, personal: Iterable[str]) -> bool:
 
 
 async def hash_password(app: web.Application, password: str) -> str:
-    """The encoded argon2id hash. Raises Problem 503 if too many are waiting already."""
+    """Return the encoded argon2id hash. Raises Problem 503 if the queue is full."""
     argon2id = app[HASHER].argon2id
     return await _on_executor(app, lambda: argon2id.hash(_normalize(password)))
 
 
 async def verify_password(app: web.Application, password_hash: str | None, password: str) -> bool:
-    """Whether the password is the hash's. Without a hash it takes as long, and is never so."""
+    """Return whether the password matches. Without a hash, take as long and return False.
+
+    Raises Problem 503 if the queue is full.
+    """
     import argon2
 
     hasher = app[HASHER]
@@ -126,20 +132,20 @@ async def verify_password(app: web.Application, password_hash: str | None, passw
 
 
 async def require_own(app: web.Application, password_hash: str | None, password: str) -> None:
-    """Raise Problem 403 if this is not the account's password, asked for once more."""
+    """Raise Problem 403 if this is not the account's current password."""
     if not await verify_password(app, password_hash, password):
         raise Problem(WRONG_PASSWORD)
 
 
 async def rehash_password(app: web.Application, password_hash: str, password: str) -> str | None:
-    """The verified password's hash by today's settings; None where it is that already."""
+    """Return a new hash of the verified password, or None if the hash is up to date."""
     if not app[HASHER].argon2id.check_needs_rehash(password_hash):
         return None
     return await hash_password(app, password)
 
 
 def measure_ms(memory_kib: int, iterations: int, tries: int = 5) -> float:
-    """How long one hash takes: the best of some, as what else the machine does only adds to it."""
+    """Return the time of one hash: the minimum of several, as other load only adds to it."""
     argon2id = _argon2id(memory_kib, iterations)
     times = []
     for _ in range(tries):
@@ -152,10 +158,11 @@ def measure_ms(memory_kib: int, iterations: int, tries: int = 5) -> float:
 def calibrate(
     target_ms: float, measure: Callable[[int, int], float] = measure_ms
 ) -> tuple[int, int, float]:
-    """Return memory in KiB, iterations, and the milliseconds that such a hash takes here.
+    """Return memory in KiB, iterations, and the measured milliseconds of one hash.
 
-    As near below ``target_ms`` as it gets, with memory first and iterations then; never below
-    OWASP's minimum, however slow the machine. ``measure`` takes memory and iterations.
+    Gets as close to ``target_ms`` as possible without exceeding it, raising memory first and
+    iterations second. Never goes below OWASP's minimum, however slow the machine. ``measure`` takes
+    memory in KiB and iterations, and returns milliseconds.
     """
     memory_kib, iterations = MEMORY_MIN_KIB, ITERATIONS_MIN
     factor = target_ms / measure(memory_kib, iterations)
@@ -171,7 +178,7 @@ def calibrate(
 
 
 def _normalize(password: str) -> str:
-    """NFKC: typed on two keyboards, a password stays the same (NIST SP 800-63B-4 §3.1.1.2)."""
+    """Apply NFKC, so that a password is the same on any keyboard (NIST SP 800-63B-4 §3.1.1.2)."""
     return unicodedata.normalize("NFKC", password)
 
 

@@ -1,11 +1,11 @@
-"""SQL of signing keys and of the credentials that a sign-in checks."""
+"""SQL of signing keys."""
 
 import asyncpg
 
 from service.db.connection import Connection
 
-# Each key with the time from which it no longer verifies, $1 seconds after its successor began to
-# sign; the newest has none.
+# A key stops verifying $1 seconds after its successor starts to sign. The newest key has no
+# successor, so its retires_at is null.
 _KEYS = """
     with keys as (
         select id, encrypted_key, created_at, signs_from,
@@ -17,9 +17,10 @@ _KEYS = """
 
 
 async def list_signing_keys(conn: Connection, verifies_s: float) -> list[asyncpg.Record]:
-    """The keys that verify, in the order in which they sign; those to come have ``signs_in_s`` > 0.
+    """Return the keys that verify, in signing order.
 
-    One verifies until ``verifies_s`` after its successor began to sign.
+    ``signs_in_s`` is positive for keys that do not sign yet. A key verifies until ``verifies_s``
+    seconds after its successor starts to sign.
     """
     return await conn.fetch(
         f"""
@@ -35,14 +36,14 @@ async def list_signing_keys(conn: Connection, verifies_s: float) -> list[asyncpg
 
 
 async def lock_signing_keys(conn: Connection) -> None:
-    """Let one transaction at a time decide which keys there are to be; readers do not wait."""
+    """Let one transaction at a time change the keys; readers do not wait."""
     await conn.execute("lock table signing_keys in share row exclusive mode")
 
 
 async def insert_signing_key(
     conn: Connection, key_id: str, encrypted_key: bytes, signs_in_s: float
 ) -> asyncpg.Record:
-    """Its id and ``signs_from``."""
+    """Insert a key that signs in ``signs_in_s`` seconds; return its id and ``signs_from``."""
     row = await conn.fetchrow(
         """
         insert into signing_keys (id, encrypted_key, signs_from)
@@ -58,7 +59,7 @@ async def insert_signing_key(
 
 
 async def start_signing(conn: Connection, key_id: str) -> asyncpg.Record:
-    """Let a key sign from now on; its id and ``signs_from``."""
+    """Let a key sign from now on; return its id and ``signs_from``."""
     row = await conn.fetchrow(
         "update signing_keys set signs_from = now() where id = $1 returning id, signs_from", key_id
     )
@@ -67,7 +68,7 @@ async def start_signing(conn: Connection, key_id: str) -> asyncpg.Record:
 
 
 async def delete_signing_keys_but(conn: Connection, key_id: str) -> list[str]:
-    """Delete all other keys, and return their ids."""
+    """Delete all other keys and return their ids."""
     rows = await conn.fetch("delete from signing_keys where id <> $1 returning id", key_id)
     return [row["id"] for row in rows]
 

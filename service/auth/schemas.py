@@ -1,4 +1,4 @@
-"""Tokens and keys as JSON."""
+"""JSON of tokens and keys."""
 
 from marshmallow import fields
 
@@ -8,7 +8,7 @@ from service.http.row_schema import RowSchema
 
 
 class SigningKeySchema(RowSchema):
-    """A signing key as operators see it."""
+    """A signing key, as the command line shows it."""
 
     id = fields.String()
     algorithm = fields.String()
@@ -29,7 +29,7 @@ TOKEN_MEMBERS = {
         "minimum": 1,
         "description": "Lifetime of the access token in seconds.",
     },
-    "refresh_token": {**_TEXT, "description": "Works once, for a new pair of tokens."},
+    "refresh_token": {**_TEXT, "description": "Can be used once, to get a new pair of tokens."},
 }
 TOKENS = Shape("Tokens", object_of(**TOKEN_MEMBERS))
 TOKENS_EXAMPLE = {

@@ -1,9 +1,9 @@
-"""The keys that sign access tokens: made, published, rotated, revoked, and known to each process.
+"""Signing keys of access tokens: creation, publication, rotation, revocation, and the key ring.
 
-A key is in the database, sealed, with the time from which it signs. It is published and verifies
-before that time, so that everybody has it by then, and until its successor has signed for as long
-as a token is good for. Every process holds all of them in its ring, which it reads anew every
-``RELOAD_EVERY_S``: by then at the latest it knows of a new key, and has forgotten a revoked one.
+The database stores each key sealed, with the time from which it signs. A key is published and
+verifies before that time, so that every verifier has it by then. It keeps verifying until the last
+token it signed has expired. Every process holds all keys in a key ring, and reloads it every
+``RELOAD_EVERY_S`` seconds to pick up new keys and to drop revoked ones.
 """
 
 import asyncio
@@ -38,37 +38,37 @@ KEY_RING: web.AppKey["KeyRing"] = web.AppKey("key_ring")
 log = logging.getLogger(__name__)
 
 ALGORITHM = "ES256"
-# Replicas' clocks differ a little.
+# Tolerates small differences between the replicas' clocks.
 LEEWAY_S = 10
-# Within this time each process knows of a new key, and refuses tokens of a revoked one.
+# Each process picks up new keys, and refuses tokens of revoked ones, within this time.
 RELOAD_EVERY_S = 10
 RETRY_EVERY_S = 1
-# For tokens whose key is unknown, the ring is read anew no more often than this.
+# Minimum interval between reloads caused by tokens with an unknown key.
 LOOK_AGAIN_EVERY_S = 1
-# Requests that may wait for such a look at once.
+# Maximum number of requests that wait for such a reload.
 LOOKING_MAX = 16
-# Keys that are gone whose ids are remembered.
+# Number of deleted keys whose ids are remembered.
 GONE_MAX = 64
-# How long others may cache the published keys.
+# How long clients may cache the published keys.
 PUBLIC_KEYS_MAX_AGE_S = 300
-# From a key's publication until it signs: longer than reload and caches together.
+# From publication to first use: longer than the reload interval and the cache lifetime together.
 PUBLICATION_LEAD_S = 600
-# How long after its successor has begun to sign a key may still sign somewhere.
+# How long some process may keep signing with a key after its successor starts to sign.
 HANDOVER_S = 60
 _PURPOSE = "signing keys"
-# A JWK thumbprint (RFC 7638), as our keys are named.
+# Key ids are JWK thumbprints (RFC 7638).
 _KEY_ID = re.compile("[A-Za-z0-9_-]{43}")
 
 
 @dataclass(slots=True)
 class KeyRing:
-    """The keys that verify, by id, and from when each signs. Empty until the database was read.
+    """The keys that verify, by id. Empty until they have been read from the database.
 
-    ``schedule`` holds them in the order in which they sign, with times of ``time.monotonic``: the
-    database's clock decides when a key signs, whatever this machine's clock says. ``verified`` are
-    tokens that these keys were seen to verify, with the Unix time at which they expire; ``hits``
-    and ``misses`` are how often a token was among them since the metrics' last look. ``gone`` are
-    the ids of keys that have left, and ``looking`` is how many wait in ``look_again``.
+    ``schedule`` lists them in signing order, each with its start in ``time.monotonic`` time. The
+    database's clock decides when a key starts to sign, whatever this machine's clock says.
+    ``verified`` caches verified tokens with the Unix time at which they expire. ``hits`` and
+    ``misses`` count lookups in it since the last metrics sample. ``gone`` holds ids of deleted
+    keys, and ``looking`` counts the callers waiting in ``look_again``.
     """
 
     keys: "dict[str, ECKey]" = field(default_factory=dict)
@@ -83,7 +83,7 @@ class KeyRing:
 
 
 async def key_ring_context(app: web.Application) -> AsyncIterator[None]:
-    """Load the keys at start where the database is migrated, and keep them current."""
+    """Load the keys at start, if possible, and reload them periodically."""
     app[KEY_RING] = KeyRing()
     try:
         await _load_first(app)
@@ -117,7 +117,7 @@ async def _keep_current(app: web.Application) -> None:
 
 
 async def public_keys(app: web.Application) -> list[dict[str, Any]]:
-    """The verifying keys as a JWK set's members (RFC 7517)."""
+    """Return the verifying keys as members of a JWK set (RFC 7517)."""
     await _load_first(app)
     return [
         {**key.as_dict(private=False), "use": "sig", "alg": ALGORITHM}
@@ -126,25 +126,25 @@ async def public_keys(app: web.Application) -> list[dict[str, Any]]:
 
 
 async def signing_key(app: web.Application) -> "ECKey":
-    """The key that signs now. Raises as ``_load`` does where there is none yet."""
+    """Return the key that signs now. Raises like ``_load`` if no keys have been loaded yet."""
     await _load_first(app)
     schedule, now = app[KEY_RING].schedule, time.monotonic()
     return next((key for signs_at, key in reversed(schedule) if signs_at <= now), schedule[0][1])
 
 
 async def verifying_keys(app: web.Application) -> "dict[str, ECKey]":
-    """The keys that verify, by id."""
+    """Return the verifying keys by id. Raises like ``_load`` if none have been loaded yet."""
     await _load_first(app)
     return app[KEY_RING].keys
 
 
 async def look_again(app: web.Application, key_id: str) -> "dict[str, ECKey]":
-    """The keys that verify, read after this was asked: for a token whose key is not in the ring.
+    """Reload the keys for a token whose key is not in the ring, and return the verifying keys.
 
-    All who ask meanwhile share one look, and the next begins a second after the last: made-up ids
-    are no load on the database, and no token of a key just made is refused. There is no look for a
-    key that is gone, whose tokens all clients still have, nor do more than ``LOOKING_MAX`` wait:
-    those who make ids up could hold any number of requests.
+    Concurrent callers share one reload, and reloads are at least ``LOOK_AGAIN_EVERY_S`` apart. So
+    made-up ids put no load on the database, and tokens of a brand-new key are not refused. Deleted
+    keys cause no reload, because clients may keep sending their tokens. At most ``LOOKING_MAX``
+    callers wait, so that made-up ids cannot tie up any number of requests.
     """
     ring, asked_at = app[KEY_RING], time.monotonic()
     if not _KEY_ID.fullmatch(key_id) or key_id in ring.gone or ring.looking >= LOOKING_MAX:
@@ -161,7 +161,7 @@ async def look_again(app: web.Application, key_id: str) -> "dict[str, ECKey]":
 
 
 async def _load_first(app: web.Application) -> None:
-    """Read the keys unless that was done: see ``_load``."""
+    """Load the keys unless they are loaded. Raises like ``_load``."""
     ring = app[KEY_RING]
     if ring.schedule:
         return
@@ -171,10 +171,10 @@ async def _load_first(app: web.Application) -> None:
 
 
 async def _load(app: web.Application) -> None:
-    """Read the keys into the ring; where there is none at all, make the first.
+    """Load the keys into the ring, and create the first key if there is none.
 
-    Raises Problem 503 while the database cannot be read, and SettingsError where SECRET_KEY is not
-    the one that a key was stored under. Keys that are gone leave the ring even then.
+    Raises DatabaseUnavailable if the database cannot be read, and SettingsError if SECRET_KEY does
+    not open a key. Deleted keys leave the ring even in the second case.
     """
     ring, settings = app[KEY_RING], app[SETTINGS]
     began_at = time.monotonic()
@@ -196,7 +196,7 @@ async def _load(app: web.Application) -> None:
 
 
 def describe(rows: Sequence[asyncpg.Record]) -> list[dict[str, Any]]:
-    """The rows of ``list_signing_keys`` with their state: verifying, signing or waiting."""
+    """Add a state to the rows of ``list_signing_keys``: verifying, signing or waiting."""
     due = sum(row["signs_in_s"] <= 0 for row in rows)
     states = ["verifying"] * (due - 1) + ["signing"] * min(due, 1) + ["waiting"] * len(rows)
     return [
@@ -206,12 +206,12 @@ def describe(rows: Sequence[asyncpg.Record]) -> list[dict[str, Any]]:
 
 
 def verifies_s(settings: Settings) -> float:
-    """How long a key verifies after its successor began to sign."""
+    """Return how many seconds a key keeps verifying after its successor starts to sign."""
     return settings.access_token_ttl_s + LEEWAY_S + HANDOVER_S
 
 
 async def _create_first_key(conn: Connection, settings: Settings) -> list[asyncpg.Record]:
-    """Make a key unless another replica just did; the table's lock lets one of them through."""
+    """Create a key unless another replica just did. The table lock serializes the replicas."""
     await queries.lock_signing_keys(conn)
     if not await queries.list_signing_keys(conn, verifies_s(settings)):
         await _insert_key(conn, settings.secret_key, 0)
@@ -219,11 +219,11 @@ async def _create_first_key(conn: Connection, settings: Settings) -> list[asyncp
 
 
 async def rotate_keys(conn: Connection, settings: Settings, *, now: bool) -> asyncpg.Record:
-    """Add a key that signs after ``PUBLICATION_LEAD_S``, or now; its id and ``signs_from``.
+    """Add a key that signs after ``PUBLICATION_LEAD_S``; return its id and ``signs_from``.
 
-    With ``now``, a key that waits already is the one that signs. Without, raises StartError where
-    one waits; SettingsError where SECRET_KEY is not the one that the keys were stored under, as the
-    service could not open the new one then.
+    With ``now``, the key signs at once; a waiting key is used if there is one. Without ``now``,
+    raises StartError if a key is already waiting. Raises SettingsError if SECRET_KEY does not open
+    the existing keys, because the service could not open the new one either.
     """
     await queries.lock_signing_keys(conn)
     rows = await queries.list_signing_keys(conn, verifies_s(settings))
@@ -231,8 +231,8 @@ async def rotate_keys(conn: Connection, settings: Settings, *, now: bool) -> asy
     waiting = next((row for row in rows if row["signs_in_s"] > 0), None)
     if waiting and not now:
         raise StartError(
-            f"the key {waiting['id']} waits already, until {waiting['signs_from']:%FT%TZ};"
-            " with --now it signs at once"
+            f"key {waiting['id']} is already scheduled to sign from {waiting['signs_from']:%FT%TZ};"
+            " use --now to sign with it at once"
         )
     if waiting:
         key = await queries.start_signing(conn, waiting["id"])
@@ -244,9 +244,9 @@ async def rotate_keys(conn: Connection, settings: Settings, *, now: bool) -> asy
 
 
 async def revoke_keys(conn: Connection, settings: Settings) -> asyncpg.Record:
-    """Replace all keys by a new one, which signs now; its id and ``signs_from``.
+    """Replace all keys with a new one that signs at once; return its id and ``signs_from``.
 
-    They need not be opened for it, so this is also the way on where SECRET_KEY was lost.
+    The old keys are not opened, so this also works after SECRET_KEY was lost.
     """
     await queries.lock_signing_keys(conn)
     rows = await queries.list_signing_keys(conn, verifies_s(settings))
@@ -269,7 +269,7 @@ async def _record(
 
 
 def check_secret_key(rows: Iterable[asyncpg.Record], secret_key: str) -> None:
-    """Raise SettingsError where a key was not stored under this SECRET_KEY."""
+    """Raise SettingsError if this SECRET_KEY does not open one of the keys."""
     for row in rows:
         _open(row, secret_key)
 
@@ -290,6 +290,6 @@ def _open(row: asyncpg.Record, secret_key: str) -> "ECKey":
         plain = unseal(secret_key, _PURPOSE, row["id"], row["encrypted_key"])
     except SealError:
         raise SettingsError(
-            "SECRET_KEY: expected the one that this database's signing keys were stored under"
+            "SECRET_KEY: expected the value that sealed this database's signing keys"
         ) from None
     return ECKey.import_key(orjson.loads(plain))

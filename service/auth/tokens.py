@@ -40,9 +40,9 @@ INVALID_ACCESS_TOKEN = ProblemType(
 )
 
 TOKEN_TYPE = "at+jwt"  # noqa: S105
-# Ours are about 550 characters long; nothing longer is parsed.
+# Our own tokens are far shorter; longer ones are not parsed.
 TOKEN_MAX_LENGTH = 2048
-# Verified tokens that are remembered, at about 1 KiB each.
+# Size of the cache of verified tokens.
 VERIFIED_MAX = 16_384
 
 
@@ -50,7 +50,7 @@ _NEVER_VERIFIED: tuple[float, Bearer | None] = (0.0, None)
 
 
 class _UnknownKeyError(Exception):
-    """The token names a key that the ring has not."""
+    """The token names a key that is not in the ring."""
 
     def __init__(self, key_id: str) -> None:
         super().__init__()
@@ -58,7 +58,7 @@ class _UnknownKeyError(Exception):
 
 
 async def sign_access_token(app: web.Application, user_id: uuid.UUID, session_id: uuid.UUID) -> str:
-    """A token good for ``access_token_ttl_s``, or until its session ends, whichever is first."""
+    """Return a token that is valid for ``access_token_ttl_s``, or until its session ends."""
     key = await signing_key(app)
     from joserfc import jwt
 
@@ -82,7 +82,7 @@ async def sign_access_token(app: web.Application, user_id: uuid.UUID, session_id
 
 @functools.cache
 def _registry() -> "JWSRegistry":
-    # Imported here, as in the functions that use it: 30 ms, which commands need not wait for.
+    # A slow import, which most commands do not need.
     from joserfc.jws import JWSRegistry
 
     return JWSRegistry(algorithms=[ALGORITHM])
@@ -91,7 +91,7 @@ def _registry() -> "JWSRegistry":
 async def token_response(
     app: web.Application, user_id: uuid.UUID, session_id: uuid.UUID, refresh_token: str
 ) -> dict[str, object]:
-    """What a sign-in or a refresh answers (RFC 6749 §5.1)."""
+    """Return the response body of a sign-in or a refresh (RFC 6749 §5.1)."""
     return {
         "access_token": await sign_access_token(app, user_id, session_id),
         "token_type": "bearer",
@@ -101,11 +101,10 @@ async def token_response(
 
 
 def find_verified(app: web.Application, token: str) -> Bearer | None:
-    """What the token says, if it was verified before and is good still.
+    """Return the cached claims of a token that was verified before, or None.
 
-    What a token says cannot change, so one that was verified is remembered until it expires or a
-    key is revoked: 1 µs instead of 130. Whether its session is alive is asked of the database each
-    time.
+    A token's claims never change, so they are cached until the token expires or a key is revoked.
+    Callers still check on every request that the session has not ended.
     """
     ring = app[KEY_RING]
     expires_at, bearer = ring.verified.get(token, _NEVER_VERIFIED)
@@ -116,23 +115,23 @@ def find_verified(app: web.Application, token: str) -> Bearer | None:
 
 
 async def verify_access_token(app: web.Application, token: str) -> Bearer:
-    """Check signature, type, issuer, audience and times. Raises Problem 401 for any other token."""
+    """Check signature, type, issuer, audience and times. Raises Problem 401 if one is wrong."""
     ring = app[KEY_RING]
     ring.misses += 1
     expires_at, bearer = await _verify(app, token)
     verified = ring.verified
     if len(verified) >= VERIFIED_MAX:
-        # The one that was verified first: the others are further from their end, as a rule.
+        # Drop the token that was verified first: it usually expires first, too.
         del verified[next(iter(verified))]
     verified[token] = expires_at, bearer
     return bearer
 
 
 async def _verify(app: web.Application, token: str) -> tuple[float, Bearer]:
-    """What the token says, and until when (Unix time).
+    """Return the Unix time until which the token is accepted, and its claims.
 
-    The key is found by ``kid`` in our own ring only: ``jwk``, ``jku`` and ``x5u`` in a token are
-    never followed, and ES256 is the only algorithm (RFC 8725 §3.1).
+    ``kid`` selects a key in our own ring; ``jwk``, ``jku`` and ``x5u`` are ignored. ES256 is the
+    only accepted algorithm (RFC 8725 §3.1).
     """
     from joserfc import jws, jwt
     from joserfc.errors import JoseError
@@ -142,7 +141,7 @@ async def _verify(app: web.Application, token: str) -> tuple[float, Bearer]:
     refused = Problem(INVALID_ACCESS_TOKEN)
     if len(token) > TOKEN_MAX_LENGTH:
         raise refused
-    claims_are = jwt.JWTClaimsRegistry(
+    claims_registry = jwt.JWTClaimsRegistry(
         leeway=LEEWAY_S,
         iss={"essential": True, "value": settings.token_issuer},
         aud={"essential": True, "value": settings.token_issuer},
@@ -153,7 +152,7 @@ async def _verify(app: web.Application, token: str) -> tuple[float, Bearer]:
     def accept(header: Mapping[str, Any], claims: dict[str, Any]) -> tuple[float, Bearer]:
         if header.get("typ") != TOKEN_TYPE:
             raise refused
-        claims_are.validate(claims)
+        claims_registry.validate(claims)
         return (
             claims["exp"] + LEEWAY_S,
             Bearer(UUID(claims["sub"]), UUID(claims["sid"])),
@@ -163,7 +162,7 @@ async def _verify(app: web.Application, token: str) -> tuple[float, Bearer]:
         try:
             decoded = _decode(token, keys)
         except _UnknownKeyError as error:
-            # What no key could make good need not wait for one.
+            # A token with invalid claims is refused without waiting for its key.
             unverified = jws.extract_compact(token.encode())
             accept(unverified.headers(), orjson.loads(unverified.payload))
             decoded = _decode(token, await look_again(app, error.key_id))
@@ -172,12 +171,12 @@ async def _verify(app: web.Application, token: str) -> tuple[float, Bearer]:
         *(JoseError, _UnknownKeyError),
         *(ValueError, KeyError, TypeError, AttributeError, RecursionError),
     ):
-        # What a stranger may put into a token's three parts has no end; none of it is our fault.
+        # A malformed token can raise any of these.
         raise refused from None
 
 
 def _decode(token: str, keys: "dict[str, ECKey]") -> "jwt.Token":
-    """Header and claims of a token whose signature is by one of the keys."""
+    """Return header and claims after checking the signature with one of the keys."""
     from joserfc import jwt
 
     def find_key(signature: Any) -> "ECKey":

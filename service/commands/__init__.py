@@ -1,7 +1,7 @@
-"""The commands of ``shinkei``, one module each, imported when its command is asked for.
+"""The commands of ``shinkei``, one module each, imported on demand.
 
-Modules here import nothing but click at their top, so that ``--help`` and shell completion, which
-look at every command, do not wait for what one of them works with.
+At module level they import only light modules, so that ``--help`` and shell completion, which load
+every command, stay fast.
 """
 
 import importlib
@@ -10,7 +10,7 @@ import click
 
 from service import __version__
 
-# Each is the attribute ``command`` of the module of its name.
+# Each name is a module here, with an attribute ``command``.
 COMMANDS = (
     "serve",
     "migrate",
@@ -24,14 +24,14 @@ COMMANDS = (
 )
 EXIT_CODES = """\b
 Exit codes:
-  0    done
-  1    cannot be done now; one line says why
-  2    a setting or an argument is wrong
+  0    success
+  1    failure; the output says why
+  2    invalid setting or argument
   130  interrupted (Ctrl-C)"""
 
 
 class _Commands(click.Group):
-    """Finds a command in its module (click's manual, "Lazily Loading Subcommands")."""
+    """Loads commands lazily (see "Lazily Loading Subcommands" in click's documentation)."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -47,11 +47,11 @@ class _Commands(click.Group):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            # Otherwise click would write an empty line to stderr.
+            # click itself would write an empty line to stderr.
             raise click.Abort from None
 
 
 @click.command(cls=_Commands, epilog=EXIT_CODES)
 @click.version_option(__version__, prog_name="shinkei")
 def shinkei() -> None:
-    """Accounts over HTTP and PostgreSQL. shinkei serve --help lists its settings."""
+    """User accounts over HTTP and PostgreSQL. shinkei serve --help lists all settings."""

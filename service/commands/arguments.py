@@ -1,4 +1,4 @@
-"""Arguments of the command line, checked by the schemas that check requests."""
+"""Command-line arguments, validated by the schemas that validate requests."""
 
 import re
 import uuid
@@ -18,21 +18,21 @@ _UUID = re.compile(UUID_PATTERN)
 
 
 def load(schema: Schema, given: Mapping[str, str | None]) -> dict[str, Any]:
-    """What of the options was given, as ``schema`` loads it. Raises ArgumentError."""
+    """Validate the options that were given. Raises ArgumentError."""
     try:
         loaded: dict[str, Any] = schema.load(
             {name: value for name, value in given.items() if value is not None}
         )
     except ValidationError as error:
         name, messages = next(iter(error.messages_dict.items()))
-        while isinstance(messages, dict):  # of a member of the option's JSON
+        while isinstance(messages, dict):  # errors inside the option's JSON
             messages = next(iter(messages.values()))
         raise ArgumentError(f"--{name.replace('_', '-')}: {messages[0]}") from None
     return loaded
 
 
 def check(field: fields.Field[Any], name: str, text: str) -> str:
-    """The text as ``field`` loads it. Raises ArgumentError, which calls it ``name``."""
+    """Validate the text of argument ``name``. Raises ArgumentError."""
     try:
         checked: str = field.deserialize(text)
     except ValidationError as error:
@@ -41,14 +41,14 @@ def check(field: fields.Field[Any], name: str, text: str) -> str:
 
 
 def check_account(text: str) -> str:
-    """An account's id, or its address in caseless form. Raises ArgumentError."""
+    """Return an account's id unchanged, or its email case-folded. Raises ArgumentError."""
     if _UUID.fullmatch(text):
         return text
     return fold_email(check(EmailAddress(), "ID or EMAIL", text))
 
 
 async def get_account(conn: Connection, account: str) -> asyncpg.Record:
-    """The account of that id or address: see ``check_account``. Raises Problem 404."""
+    """Get the account by an id or email from ``check_account``. Raises Problem 404."""
     if _UUID.fullmatch(account):
         user = await accounts.find_account(conn, uuid.UUID(account))
     else:

@@ -11,13 +11,14 @@ from service.commands.output import json_option
     type=click.IntRange(1, 10_000),
     default=200,
     show_default=True,
-    help="How long one password hash may take on this machine.",
+    help="Target time of one password hash on this machine.",
 )
 @json_option
 def command(target_ms: int, as_json: bool) -> None:
-    """Measure password hashes on this machine.
+    """Find the password hash settings that suit this machine.
 
-    Prints the settings whose hash takes the target time, or as near below it as it gets.
+    Prints the settings whose hash takes the target time or slightly less, but never less than
+    OWASP's minimum.
     """
     from service.auth.passwords import calibrate
     from service.commands.output import print_json, progress
@@ -31,6 +32,6 @@ def command(target_ms: int, as_json: bool) -> None:
     if as_json:
         print_json({"settings": settings, "measured_ms": round(measured_ms, 1)})
         return
-    click.echo(f"# {measured_ms:.0f} ms on this machine, while it hashes one password at a time")
+    click.echo(f"# {measured_ms:.0f} ms on this machine, hashing one password at a time")
     for name, value in settings.items():
         click.echo(f"{name}={value}")

@@ -7,7 +7,7 @@ import click
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @click.pass_context
 def command(ctx: click.Context, shell: str) -> None:
-    """Print a shell's completion script.
+    """Print a shell completion script.
 
     \b
     bash: eval "$(shinkei completion bash)"        in ~/.bashrc
@@ -19,6 +19,6 @@ def command(ctx: click.Context, shell: str) -> None:
     complete = get_completion_class(shell)
     assert complete is not None  # noqa: S101
     root = ctx.find_root()
-    # Not its source(), which would first run bash to ask for its version.
+    # complete.source() would run bash to check its version.
     script = complete(root.command, {}, "shinkei", "_SHINKEI_COMPLETE")
     click.echo(script.source_template % script.source_vars())

@@ -1,4 +1,4 @@
-"""What commands have in common with the service: its settings, its database and its pool."""
+"""The settings, database and pool that commands share with the service."""
 
 import asyncio
 import contextlib
@@ -25,14 +25,14 @@ CleanupContext = Callable[[web.Application], AsyncIterator[None]]
 
 
 def run(work: Callable[[web.Application], Awaitable[T]], *contexts: CleanupContext) -> T:
-    """Do the work with a pool of one connection, and without serving anything.
+    """Run ``work`` on an app that has a pool of one connection and serves nothing.
 
-    Raises SettingsError, and StartError where the database cannot be reached or is not migrated.
+    Raises SettingsError, and StartError if the database is unreachable or not migrated.
     """
     settings = load_settings(os.environ)
-    # What fails is told in one line, by whoever catches it.
+    # The caller reports a failure in one line.
     configure_logging(dataclasses.replace(settings, log_level="error"))
-    # Of what an interruption left unfinished.
+    # Otherwise an interruption logs the tasks that it left unfinished.
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     with database_of(settings) as ready:
         return asyncio.run(_run(ready, work, contexts))
@@ -60,7 +60,7 @@ async def _run(
 
 @contextlib.contextmanager
 def database_of(settings: Settings) -> Iterator[Settings]:
-    """The settings with a database in them: the one configured, or the embedded one, running."""
+    """Yield settings with a database: the configured one, or the embedded one while it runs."""
     if settings.database is not None:
         yield settings
         return
@@ -78,10 +78,10 @@ def database_of(settings: Settings) -> Iterator[Settings]:
 
 
 def ignore_libpq_variables() -> None:
-    """Forget what the shell says to libpq, before a connection to the embedded server.
+    """Remove libpq's variables from the environment before connecting to the embedded server.
 
-    It speaks of another server: PGOPTIONS, PGSERVICE and PGHOSTADDR would each break the connection
-    to this one, and no connection parameter can undo them.
+    They configure another server. PGOPTIONS, PGSERVICE and PGHOSTADDR would each break the
+    connection to this one, and no connection parameter overrides them.
     """
     for name in [name for name in os.environ if re.match("PG[A-Z]", name)]:
         del os.environ[name]

@@ -1,4 +1,4 @@
-"""``shinkei create-admin``: the first administrator, whom no request can make."""
+"""``shinkei create-admin``: the first administrator, which the API cannot create."""
 
 import sys
 from typing import TYPE_CHECKING
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def command(email: str, promote: bool) -> None:
     """Create the first administrator.
 
-    Asks for a password, or reads it from stdin where that is piped.
+    Prompts for a password, or reads it from stdin if stdin is piped.
     """
     from service.auth.passwords import hasher_context
     from service.commands.arguments import check
@@ -52,12 +52,12 @@ async def _create(app: "web.Application", email: str, password: str) -> None:
     except Problem as problem:
         if problem.code != "email_taken":
             raise
-        hint = "--promote makes it an administrator."
+        hint = "Use --promote to make it an administrator."
         raise StartError(f"{problem.detail} {hint}") from None
 
 
 def _read_password() -> str:
-    """Typed twice without echo, or the first line of stdin where that is no terminal."""
+    """Prompt for it twice without echo, or read a line from stdin if that is not a terminal."""
     if sys.stdin.isatty():
         typed: str = click.prompt("Password", hide_input=True, confirmation_prompt=True, err=True)
         return typed

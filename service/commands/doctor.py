@@ -11,10 +11,10 @@ _COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
 @json_option
 @click.pass_context
 def command(ctx: click.Context, as_json: bool) -> None:
-    """Find out what is wrong with a set-up.
+    """Check an installation and say how to fix it.
 
-    Looks at settings, database, TLS, migrations, pool, clock, keys, passwords, disk and mail, and
-    says of each what to do. It changes nothing. Exits with 1 where something fails.
+    Checks settings, limits, disk, database, TLS, migrations, privileges, pool, clock, keys,
+    password hashes and mail. Changes nothing. Exits with 1 if a check fails.
     """
     import os
 
@@ -26,8 +26,8 @@ def command(ctx: click.Context, as_json: bool) -> None:
         found.append(finding)
         if not as_json:
             status = click.style(f"{finding.status:4}", fg=_COLOURS[finding.status])
-            mend = f" -> {finding.mend}" if finding.mend else ""
-            click.echo(f"{status}  {visible(f'{finding.check}: {finding.detail}.{mend}')}")
+            fix = f" -> {finding.mend}" if finding.mend else ""
+            click.echo(f"{status}  {visible(f'{finding.check}: {finding.detail}.{fix}')}")
     failed = any(finding.status == "fail" for finding in found)
     if as_json:
         worst = "fail" if failed else max((finding.status for finding in found), default="ok")

@@ -1,4 +1,4 @@
-"""``shinkei keys``: the keys that sign access tokens; docs/accounts.md has the timeline."""
+"""``shinkei keys``: the keys that sign access tokens. docs/accounts.md shows the timeline."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,7 @@ def command() -> None:
 def list_(as_json: bool) -> None:
     """List the published keys.
 
-    One signs; those before it verify until they retire, one after it waits until it signs.
+    One key signs. Older keys only verify until they retire; a newer one waits for its turn to sign.
     """
     from service.auth.schemas import SIGNING_KEY
     from service.commands.connection import run
@@ -49,18 +49,18 @@ async def _list(app: "web.Application") -> list[dict[str, Any]]:
 
 
 @command.command()
-@click.option("--now", is_flag=True, help="It signs at once, before all caches have it.")
+@click.option("--now", is_flag=True, help="Sign with it at once, before every cache has it.")
 @click.option(
     "--revoke",
     is_flag=True,
-    help="It signs at once, and all others are deleted: within 10 seconds no process takes their"
-    " tokens. Sessions live on; clients refresh.",
+    help="Sign with it at once and delete all other keys: within 10 seconds no process accepts"
+    " their tokens. Sessions survive; clients refresh.",
 )
 def rotate(now: bool, revoke: bool) -> None:
-    """Add a key that replaces the one that signs.
+    """Replace the signing key.
 
-    It signs in 10 minutes, when everybody who caches the published keys has it. The old one
-    verifies until its last token has expired, and is deleted then.
+    The new key starts signing in 10 minutes, when every cache of the published keys has it. The
+    old key verifies until its last token has expired, and is then deleted.
     """
     from service.commands.connection import run
 

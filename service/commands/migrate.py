@@ -6,13 +6,15 @@ from service.commands.output import json_option
 
 
 @click.command()
-@click.option("--status", is_flag=True, help="Only list the migrations and which are applied.")
-@click.option("--rollback", type=click.IntRange(1), metavar="N", help="Roll back the newest N.")
+@click.option("--status", is_flag=True, help="List the migrations and their state; change nothing.")
+@click.option(
+    "--rollback", type=click.IntRange(1), metavar="N", help="Roll back the newest N migrations."
+)
 @json_option
 def command(status: bool, rollback: int | None, as_json: bool) -> None:
     """Apply, list or roll back migrations.
 
-    Any number of replicas may apply them at once: each is applied once.
+    Safe to run from any number of replicas at once: each migration is applied once.
     """
     import os
 
@@ -23,7 +25,7 @@ def command(status: bool, rollback: int | None, as_json: bool) -> None:
     from service.telemetry.logs import configure_logging
 
     if status and rollback:
-        raise click.UsageError("--status and --rollback exclude each other.")
+        raise click.UsageError("--status and --rollback cannot be combined.")
     settings = load_settings(os.environ)
     configure_logging(settings)
     with database_of(settings) as ready:
@@ -45,5 +47,5 @@ def command(status: bool, rollback: int | None, as_json: bool) -> None:
         rows = [("applied" if applied else "pending", id_) for id_, applied in known]
         print_table(("state", "migration"), rows)
     else:
-        for id_ in ids or ["nothing: at head"]:
+        for id_ in ids or ["none"]:
             click.echo(f"{done}  {id_}")

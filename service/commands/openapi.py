@@ -5,12 +5,14 @@ import click
 
 @click.command()
 @click.option(
-    "--output", type=click.Path(dir_okay=False, writable=True), help="A file instead of stdout."
+    "--output",
+    type=click.Path(dir_okay=False, writable=True),
+    help="Write to this file instead of stdout.",
 )
 def command(output: str | None) -> None:
-    """Print the API's description.
+    """Print the API description.
 
-    OpenAPI 3.1, as /openapi.json answers it with these settings.
+    The same OpenAPI 3.1 document that /openapi.json serves with these settings.
     """
     import json
     import os

@@ -1,4 +1,4 @@
-"""What commands print: tables for people, JSON and tabs for programs, and what is waited for."""
+"""Output of commands: tables for people, JSON and tabs for programs, and progress."""
 
 import contextlib
 import json
@@ -15,15 +15,15 @@ if TYPE_CHECKING:
 
 PATIENCE_S = 1
 FOLDED_MIN_WIDTH = 12
-# They belong to Persian, Indic scripts and emoji, and move nothing on a terminal.
+# Persian, Indic scripts and emoji need them, and they are harmless on a terminal.
 _JOINERS = "\u200c\u200d"
 
 
 def visible(value: object) -> str:
-    """The value as text in which everything can be seen, and nothing commands a terminal.
+    """Return the value as text that is safe to print on a terminal.
 
-    What users wrote may hold escape sequences, line ends, or controls that turn the reading
-    direction: each such character is shown as its escape, such as ``\\x1b``.
+    Users' text may contain escape sequences, line breaks or controls that change the reading
+    direction. Each such character becomes an escape, such as ``\\x1b``.
     """
     text = "" if value is None else str(value)
     if text.isprintable():
@@ -37,17 +37,17 @@ def visible(value: object) -> str:
 
 
 def to_seconds(timestamp: str | None) -> str:
-    """A timestamp of the API without its microseconds."""
+    """Cut an API timestamp to whole seconds; empty for None."""
     return "" if timestamp is None else f"{timestamp[:19]}Z"
 
 
 def print_table(
     columns: Sequence[str], rows: Sequence[Sequence[object]], *, folded: Sequence[str] = ()
 ) -> None:
-    """A table at a terminal; in a pipe a line for each row, tabs between whole values, no header.
+    """Print a table on a terminal, or tab-separated rows without a header in a pipe.
 
-    Where the terminal is too narrow, the columns in ``folded`` go over several lines. Where that is
-    not enough, it is the terminal that breaks the lines: an id stays whole for those who copy it.
+    On a narrow terminal, the columns in ``folded`` wrap. If that is not enough, the terminal breaks
+    the lines, so that an id can still be copied whole.
     """
     texts = [[visible(value) for value in row] for row in rows]
     if not sys.stdout.isatty():
@@ -67,7 +67,7 @@ def print_table(
         else:
             table.add_column(name, no_wrap=True)
     for row in texts:
-        # As Text, in which [red] is no markup.
+        # Text takes [red] literally; a str would be markup.
         table.add_row(*map(Text, row))
     console = Console()
     unbounded = console.options.update(width=10_000)
@@ -76,7 +76,7 @@ def print_table(
 
 
 def to_json(document: object, indent: int | None = None) -> str:
-    """JSON in ASCII: any encoding takes it, and no terminal is commanded by what users wrote."""
+    """Return ASCII JSON: it fits every encoding, and users' text cannot control a terminal."""
     return json.dumps(document, indent=indent)
 
 
@@ -85,7 +85,7 @@ def print_json(document: object) -> None:
 
 
 def json_option(function: Callable[..., Any]) -> Callable[..., Any]:
-    """``--json``, as the argument ``as_json``."""
+    """Add ``--json``, passed as the argument ``as_json``."""
     return click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")(
         function
     )
@@ -93,14 +93,14 @@ def json_option(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @contextlib.contextmanager
 def progress(what: str) -> Iterator[Callable[[str], None]]:
-    """Say on stderr what is waited for, at a terminal, once that takes longer than a second.
+    """Show ``what`` on stderr once the block takes longer than ``PATIENCE_S``.
 
-    Yields a function that says it anew, when it has become something else.
+    Yields a function that changes the text. Shows nothing if stderr is not a terminal.
     """
     if not sys.stderr.isatty():
         yield lambda text: None
         return
-    said, showing = [what], list["Live"]()
+    current, showing = [what], list["Live"]()
 
     def show() -> None:
         from rich.console import Console
@@ -110,22 +110,22 @@ def progress(what: str) -> Iterator[Callable[[str], None]]:
 
         spinner = Spinner("dots")
 
-        def look() -> Spinner:
-            spinner.text = Text(said[0])
+        def render() -> Spinner:
+            spinner.text = Text(current[0])
             return spinner
 
         live = Live(
-            get_renderable=look,
+            get_renderable=render,
             console=Console(stderr=True),
             transient=True,
-            # stdout may be a file: what is printed there is none of the terminal's business.
+            # stdout may be a file.
             redirect_stdout=False,
         )
         live.start()
         showing.append(live)
 
     def say(text: str) -> None:
-        said[0] = text
+        current[0] = text
 
     timer = threading.Timer(PATIENCE_S, show)
     timer.daemon = True

@@ -8,7 +8,7 @@ from service.settings import Settings, Variable
 
 
 class _WithVariables(click.Command):
-    """Its help ends with the variables, which are looked up for the help alone."""
+    """Appends the environment variables to the help, and imports them only for that."""
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         from service.settings import GROUPS, VARIABLES
@@ -21,16 +21,18 @@ class _WithVariables(click.Command):
 
 def _describe(variable: "Variable[object]") -> tuple[str, str]:
     default = f" [default: {variable.default_text}]" if variable.default_text else ""
-    text = f"{variable.help} Takes {variable.parser.expects}."
+    text = f"{variable.help} Expects {variable.parser.expects}."
     return (variable.name + default).replace("`", ""), text.replace("`", "")
 
 
 @click.command(cls=_WithVariables)
-@click.option("--workers", type=click.IntRange(1, 256), help="Processes, instead of WORKERS.")
+@click.option(
+    "--workers", type=click.IntRange(1, 256), help="Number of worker processes; overrides WORKERS."
+)
 def command(workers: int | None) -> None:
-    """Serve until stopped.
+    """Serve the API until stopped.
 
-    Without DATABASE_URL or DB_HOST, on an embedded PostgreSQL in DATA_DIR.
+    Without DATABASE_URL or DB_HOST, it starts an embedded PostgreSQL in DATA_DIR.
     """
     import asyncio
     import dataclasses
@@ -38,7 +40,7 @@ def command(workers: int | None) -> None:
     import signal
     import sys
 
-    # Until the event loop hears it: what has been started is stopped on the way out.
+    # Until the event loop handles SIGTERM, exiting this way stops what has been started.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
 
     from service.process import worker
@@ -70,7 +72,7 @@ def command(workers: int | None) -> None:
 
 
 def _announce(configured: "Settings") -> Callable[[str], None]:
-    """One line that says where it listens, where its data lies, and where its docs are."""
+    """Return a function that prints the URL, the location of the data, and the docs."""
     from service import __version__
 
     where: object = configured.data_dir

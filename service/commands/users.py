@@ -1,4 +1,4 @@
-"""``shinkei users``: other people's accounts, as ``/api/v1/users`` has them."""
+"""``shinkei users``: accounts, with the fields and filters of ``/api/v1/users``."""
 
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
@@ -10,7 +10,7 @@ from service.commands.output import json_option
 if TYPE_CHECKING:
     from aiohttp import web
 
-# A cursor belongs to its list: one of the API's goes on here, and the other way round.
+# Cursors are bound to a path. With the API's path, either side accepts the other's cursors.
 _PATH = "/api/v1/users"
 _COLUMNS = ("id", "email", "name", "role", "status")
 
@@ -21,22 +21,22 @@ def command() -> None:
 
 
 @command.command("list")
-@click.option("--email", help="The account with this email, in any case.")
-@click.option("--q", help="Address or name contains this.")
+@click.option("--email", help="Exact email, ignoring case.")
+@click.option("--q", help="Text contained in the email or name.")
 @click.option("--status", help="active, suspended or deleting.")
 @click.option("--role", help="user, support or admin.")
 @click.option("--created-after", metavar="TIME", help="RFC 3339, such as 2026-01-31T12:00:00Z.")
 @click.option("--created-before", metavar="TIME")
-@click.option("--settings", metavar="JSON", help="Settings contain this object.")
+@click.option("--settings", metavar="JSON", help="JSON object contained in the settings.")
 @click.option("--sort", help="created_at, -created_at (default), email or -email.")
-@click.option("--limit", help="At most so many: 50, and 200 at the most.")
-@click.option("--cursor", help="Go on where an earlier list ended.")
-@click.option("--all", "whole", is_flag=True, help="Every page, from the first or --cursor on.")
+@click.option("--limit", help="Page size: 50 by default, 200 at most.")
+@click.option("--cursor", help="Continue where an earlier list ended.")
+@click.option("--all", "whole", is_flag=True, help="All pages, from the first or --cursor on.")
 @json_option
 def list_(whole: bool, as_json: bool, **filters: str | None) -> None:
     """List accounts, filtered and sorted.
 
-    In a pipe: a line for each, tabs between whole values.
+    In a pipe, prints one line per account with tab-separated values.
     """
     from service.admin.schemas import LIST_USERS
     from service.commands.arguments import load
@@ -44,7 +44,7 @@ def list_(whole: bool, as_json: bool, **filters: str | None) -> None:
 
     if whole:
         if filters["limit"] is not None:
-            raise click.UsageError("--all and --limit exclude each other.")
+            raise click.UsageError("--all and --limit cannot be combined.")
         filters["limit"] = "200"
     query = load(LIST_USERS, filters)
     printed = _print_json if as_json else _print_tables
@@ -54,7 +54,7 @@ def list_(whole: bool, as_json: bool, **filters: str | None) -> None:
 async def _pages(
     app: "web.Application", query: dict[str, Any], whole: bool
 ) -> AsyncIterator[dict[str, Any]]:
-    """The bodies that GET /users answers: one, or one after the other until the list ends."""
+    """Yield response bodies of GET /users: one page, or if ``whole`` all that follow too."""
     from service.admin import lists, schemas
     from service.context import SETTINGS
     from service.db.transactions import read
@@ -73,7 +73,7 @@ async def _pages(
 
 
 async def _print_json(pages: AsyncIterator[dict[str, Any]]) -> None:
-    """One document, an account a line, written as they come: a million of them fit no memory."""
+    """Stream one document with an account per line, as a million accounts do not fit in memory."""
     from service.commands.output import to_json
 
     before = '{"items": ['
@@ -86,7 +86,7 @@ async def _print_json(pages: AsyncIterator[dict[str, Any]]) -> None:
 
 
 async def _print_tables(pages: AsyncIterator[dict[str, Any]]) -> None:
-    """A table for each page; lines in a pipe."""
+    """Print a table per page, or plain lines in a pipe."""
     from service.commands.output import print_table, to_seconds
 
     async for page in pages:
@@ -96,7 +96,7 @@ async def _print_tables(pages: AsyncIterator[dict[str, Any]]) -> None:
         ]
         print_table((*_COLUMNS, "created_at"), rows, folded=("email", "name"))
     if page["has_more"]:
-        click.echo(f"There are more: --all, or --cursor {page['next_cursor']}", err=True)
+        click.echo(f"There are more. Use --all, or --cursor {page['next_cursor']}", err=True)
 
 
 @command.command()
@@ -122,10 +122,10 @@ def show(account: str, as_json: bool) -> None:
 
 @command.command()
 @click.argument("account", metavar="ID|EMAIL")
-@click.option("--reason", required=True, help="For other administrators to read.")
-@click.option("--until", metavar="TIME", help="RFC 3339; for good without it.")
+@click.option("--reason", required=True, help="Reason for other administrators to read.")
+@click.option("--until", metavar="TIME", help="End of the suspension (RFC 3339); none by default.")
 def suspend(account: str, reason: str, until: str | None) -> None:
-    """Refuse sign-in to an account, and end all its sessions now."""
+    """Suspend an account: refuse sign-in and end all its sessions."""
     from service.admin.schemas import SUSPEND_USER
     from service.commands.arguments import check_account, load
     from service.commands.connection import run
@@ -148,7 +148,7 @@ async def _suspend(conn: Any, wanted: str, given: dict[str, Any]) -> Any:
 @command.command()
 @click.argument("account", metavar="ID|EMAIL")
 def reinstate(account: str) -> None:
-    """Make an account active again that is suspended or being deleted."""
+    """Reactivate an account that is suspended or being deleted."""
     from service.commands.arguments import check_account
     from service.commands.connection import run
     from service.commands.output import visible

@@ -1,1 +1,1 @@
-"""PostgreSQL: the pool, transactions, shared reads, lists and migrations. It knows no HTTP."""
+"""PostgreSQL: pool, transactions, coalesced reads, lists and migrations. Knows no HTTP."""

@@ -1,16 +1,14 @@
-"""Reads that arrive together, as one query: what DataLoader does, on the pool.
+"""Batching of concurrent reads into one query, like DataLoader, on the pool.
 
-A query for 30 sessions costs a few times what one for a single session does: at 32 connections,
-``GET /users/me`` took 270 µs of CPU instead of 400, before other levers. Nobody can tell:
+One query for many keys is far cheaper than many queries. Callers see no difference:
 
-- No read begins before its request: the keys of a query are those that wait when its connection
-  is there, so each sees all that was committed before it was asked for.
-- A caller that is cancelled leaves the others' read alone.
-- An error reaches every caller that waits for the query, as the one exception that it is.
-- A query has at most ``BATCH_MAX`` keys, and of a kind one is under way at a time: those who come
-  meanwhile share the next. Where one takes longer than ``PATIENCE_S`` another goes beside it, so
-  that a connection that hangs does not stop the reads; at most ``BATCHES_MAX``, so that the rest of
-  the pool is left to others.
+- A query never starts before the reads that it serves. Its keys are taken once it has a connection,
+  so each read sees everything committed before it was requested.
+- Cancelling one caller does not affect the others.
+- An error reaches every caller of the batch, as the same exception.
+- A batch has at most ``BATCH_MAX`` keys, and one batch runs at a time; later reads share the next.
+- If a batch takes longer than ``PATIENCE_S``, another starts in parallel, so that a hanging
+  connection does not block reads. At most ``BATCHES_MAX`` run, to leave most of the pool to others.
 """
 
 import asyncio
@@ -36,7 +34,7 @@ PATIENCE_S = 0.01
 
 
 class Coalesced(Generic[K, V]):
-    """``query`` takes keys and returns a mapping of those that it found."""
+    """Coalesced reads by key. ``query`` returns a mapping of the keys that it found."""
 
     def __init__(
         self,
@@ -46,24 +44,23 @@ class Coalesced(Generic[K, V]):
         self._app = app
         self._query = query
         self._waiting: dict[K, list[asyncio.Future[V | None]]] = {}
-        self._flights: set[asyncio.Task[None]] = set()
-        # The one whose end is waited for, unless it takes too long. As long as it has no connection
-        # it takes whoever comes; then it takes off.
+        self._batches: set[asyncio.Task[None]] = set()
+        # The batch that holds back the next one. It takes new keys until it has a connection.
         self._current: asyncio.Task[None] | None = None
-        self._took_off_at: float | None = None
-        self._watched = False
+        self._started_at: float | None = None
+        self._timer_set = False
         self._context = copy_context()
 
     async def find(self, key: K) -> V | None:
-        """What the query finds for the key. Raises DatabaseUnavailable as ``read`` does."""
+        """Return the value of the key, or None. Raises DatabaseUnavailable like ``read``."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[V | None] = loop.create_future()
         self._waiting.setdefault(key, []).append(future)
         self._context = copy_context()
         if self._current is None:
-            self._start()
+            self._start_batch()
         else:
-            self._have_watched(loop)
+            self._set_timer(loop)
         asked = time.perf_counter()
         try:
             return await future
@@ -71,65 +68,64 @@ class Coalesced(Generic[K, V]):
             if context := REQUEST_CONTEXT.get(None):
                 context.add_database_time(time.perf_counter() - asked)
 
-    def _start(self) -> None:
-        """Start a flight, if somebody waits and there may be one more."""
-        if not self._waiting or len(self._flights) == BATCHES_MAX:
+    def _start_batch(self) -> None:
+        """Start a batch, if any reads are waiting and another batch is allowed."""
+        if not self._waiting or len(self._batches) == BATCHES_MAX:
             return
-        self._took_off_at = None
-        # In the context of whoever asked last, so that it is in that request's trace and log. One
-        # that has landed would hand on the context of a request answered long ago.
-        self._current = asyncio.create_task(self._fly(), context=self._context)
-        self._flights.add(self._current)
-        self._current.add_done_callback(self._landed)
+        self._started_at = None
+        # In the latest caller's context, so that the query belongs to that request's trace and log.
+        # The context of the previous batch's done callback may belong to a finished request.
+        self._current = asyncio.create_task(self._run_batch(), context=self._context)
+        self._batches.add(self._current)
+        self._current.add_done_callback(self._on_batch_done)
 
-    def _have_watched(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Let nobody who waits now wait for long behind a query that hangs."""
-        if self._waiting and not self._watched:
-            self._watched = True
-            # In no request's context, which it would keep.
-            loop.call_later(PATIENCE_S, self._watch, loop, context=Context())
+    def _set_timer(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Limit how long the waiting reads are held back by a batch that hangs."""
+        if self._waiting and not self._timer_set:
+            self._timer_set = True
+            # An empty context, as the timer would keep a request's context alive.
+            loop.call_later(PATIENCE_S, self._on_timer, loop, context=Context())
 
-    def _watch(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._watched = False
-        if self._took_off_at is not None and loop.time() - self._took_off_at >= PATIENCE_S:
+    def _on_timer(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._timer_set = False
+        if self._started_at is not None and loop.time() - self._started_at >= PATIENCE_S:
             self._current = None
-            self._start()
-        self._have_watched(loop)
+            self._start_batch()
+        self._set_timer(loop)
 
-    def _landed(self, flight: "asyncio.Task[None]") -> None:
-        self._flights.discard(flight)
-        if self._current is flight:
+    def _on_batch_done(self, batch: "asyncio.Task[None]") -> None:
+        self._batches.discard(batch)
+        if self._current is batch:
             self._current = None
         if self._current is None:
-            self._start()
+            self._start_batch()
 
-    async def _fly(self) -> None:
-        # What it spends is counted where it is waited for.
+    async def _run_batch(self) -> None:
+        # A context of its own, because each caller already counts the time that it waits.
         REQUEST_CONTEXT.set(RequestContext(""))
         taken: dict[K, list[asyncio.Future[V | None]]] = {}
 
-        @wraps(self._query)  # as metrics and logs call it
+        @wraps(self._query)  # keeps the name for metrics and logs
         async def query(conn: Connection) -> Mapping[K, V]:
             if not taken:
                 for key in list(islice(self._waiting, BATCH_MAX)):
                     taken[key] = self._waiting.pop(key)
                 loop = asyncio.get_running_loop()
-                self._took_off_at = loop.time()
-                self._have_watched(loop)
+                self._started_at = loop.time()
+                self._set_timer(loop)
             return await self._query(conn, list(taken))
 
         try:
             found = await read(self._app, query)
         except Exception as error:
             if not taken:
-                # There was no connection for as long as one may be waited for: all who wait are
-                # refused.
+                # No connection could be acquired, so every waiting read fails.
                 taken, self._waiting = self._waiting, {}
             for futures in taken.values():
                 for future in futures:
                     if not future.done():
                         future.set_exception(error)
-                        # Whoever is cancelled just now does not fetch it, which is no mistake.
+                        # Marks it as retrieved: a caller cancelled at this moment never does.
                         future.exception()
         else:
             for key, futures in taken.items():

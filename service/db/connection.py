@@ -1,4 +1,4 @@
-"""Connections: their type, the keys of the pool, and why a connection fails."""
+"""Connections: their type, the app keys of the pool, and the reasons why one fails."""
 
 import asyncio
 import socket
@@ -15,14 +15,14 @@ from asyncpg.pool import PoolConnectionProxy
 from service.db.deadlines import Deadlines
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record] | PoolConnectionProxy[asyncpg.Record]"
-# Statements are shown so far in logs.
+# Longer statements are truncated in logs.
 STATEMENT_MAX_CHARS = 2_000
 
-# What the connection in use is for, as metrics and logs call it: ``sessions.find_signed_in``.
+# Name of the current query in metrics and logs, such as ``sessions.find_signed_in``.
 PURPOSE: ContextVar[str] = ContextVar("purpose", default="")
 
-# The connection went away under the statement, or could not be had. InternalClientError is what a
-# statement gets that begins while its connection is being torn down.
+# The connection was lost during a statement, or could not be opened. A statement that starts while
+# its connection is being closed raises InternalClientError.
 LOST = (
     OSError,
     asyncpg.PostgresConnectionError,
@@ -36,26 +36,26 @@ LOST = (
 
 
 class Failure(NamedTuple):
-    """Why a connection failed: a name for the cause, the reason in words, whether to give up."""
+    """Why a connection failed: a key for the cause, a message, and whether retries are useless."""
 
     cause: str
     reason: str
     hopeless: bool
 
 
-# The first that fits: what is more specific comes first.
+# The first match counts, so subclasses come before their base classes.
 _FAILURES: tuple[tuple[type[Exception], Failure], ...] = (
     (
         asyncpg.InvalidPasswordError,
-        Failure("password", "user or password refused", hopeless=True),
+        Failure("password", "the server rejected the user or password", hopeless=True),
     ),
     (
         asyncpg.InvalidAuthorizationSpecificationError,
-        Failure("not let in", "user or password refused", hopeless=True),
+        Failure("not let in", "the server rejected the user or password", hopeless=True),
     ),
     (
         asyncpg.InvalidCatalogNameError,
-        Failure("no database", "there is no such database", hopeless=True),
+        Failure("no database", "the database does not exist", hopeless=True),
     ),
     (
         asyncpg.CannotConnectNowError,
@@ -63,7 +63,7 @@ _FAILURES: tuple[tuple[type[Exception], Failure], ...] = (
     ),
     (
         asyncpg.TooManyConnectionsError,
-        Failure("full", "the server has no connection left", hopeless=False),
+        Failure("full", "the server has no connections left", hopeless=False),
     ),
     (
         ssl.SSLCertVerificationError,
@@ -72,7 +72,7 @@ _FAILURES: tuple[tuple[type[Exception], Failure], ...] = (
     (ssl.SSLError, Failure("handshake", "the TLS handshake failed", hopeless=True)),
     (socket.gaierror, Failure("host name", "the host name cannot be resolved", hopeless=False)),
     (ConnectionRefusedError, Failure("refused", "connection refused", hopeless=False)),
-    (TimeoutError, Failure("silence", "no answer", hopeless=False)),
+    (TimeoutError, Failure("silence", "no response", hopeless=False)),
     (
         FileNotFoundError,
         Failure(
@@ -87,13 +87,13 @@ _FAILURES: tuple[tuple[type[Exception], Failure], ...] = (
     ),
     (
         asyncpg.ClientConfigurationError,
-        Failure("options", "the connection options contradict each other", hopeless=True),
+        Failure("options", "the connection options conflict", hopeless=True),
     ),
 )
 
 
 def explain(error: Exception) -> Failure:
-    """Why a connection failed."""
+    """Return why a connection failed."""
     for kind, failure in _FAILURES:
         if isinstance(error, kind):
             return failure
@@ -101,27 +101,27 @@ def explain(error: Exception) -> Failure:
         reason = "the server does not offer TLS, which sslmode requires"
         return Failure("no TLS", reason, hopeless=True)
     if isinstance(error, asyncpg.PostgresError):
-        return Failure("other", f"the server answered: {error.message}", hopeless=True)
+        return Failure("other", f"the server reported: {error.message}", hopeless=True)
     return Failure("other", f"connection failed ({type(error).__name__})", hopeless=False)
 
 
-# Called after each use of a connection: what for, seconds waited for it, seconds it was held.
+# Called after each use of a connection: the query's name, seconds waited, seconds held.
 DatabaseTimer: TypeAlias = Callable[[str, float, float], None]
 
 
 @dataclass(slots=True)
 class Waiting:
-    """How many wait for a connection of the pool now; asyncpg does not say."""
+    """The number of callers waiting for a pool connection, which asyncpg does not expose."""
 
     count: int = 0
 
 
 POOL: web.AppKey["asyncpg.Pool[asyncpg.Record]"] = web.AppKey("pool")
 DATABASE_TIMERS: web.AppKey[list[DatabaseTimer]] = web.AppKey("database_timers")
-# What the pool's connections are made of, where that is not asyncpg's own class.
+# Connection class of the pool, if not asyncpg's own.
 CONNECTION_CLASS: web.AppKey[type[Any]] = web.AppKey("connection_class")
-# How long a connection of the pool may be waited for.
+# Deadline for acquiring a pool connection.
 ACQUIRING: web.AppKey["Deadlines"] = web.AppKey("acquiring")
 POOL_WAITING = web.AppKey("pool_waiting", Waiting)
-# How many transactions may be under way.
+# Limits the number of concurrent write transactions.
 WRITES = web.AppKey("writes", asyncio.Semaphore)

@@ -1,9 +1,8 @@
-"""One timer for all that may take equally long, in place of one for each.
+"""One timer shared by all waits with the same time limit.
 
-``asyncio.timeout`` sets a timer at the start of each request and takes it back at its end: 7 % of
-what ``GET /users/me`` cost, and as much again for a connection of the pool. Where all have the same
-time, they run out of it in the order in which they began, and it is enough to look when the oldest
-one may have.
+``asyncio.timeout`` sets and cancels a timer for every wait, which is expensive for short requests.
+Waits with the same limit expire in the order in which they started, so one timer for the oldest is
+enough.
 """
 
 import asyncio
@@ -15,20 +14,20 @@ T = TypeVar("T")
 
 
 class Deadlines:
-    """Lets nothing take longer than ``limit_s`` seconds, by cancelling the task that waits for it.
+    """Cancels every task that waits longer than ``limit_s`` seconds.
 
-    A task may wait for one thing at a time here.
+    A task may have only one wait at a time per instance.
     """
 
     def __init__(self, limit_s: float) -> None:
         self._limit_s = limit_s
-        # When each began, in that order, and how often it had been cancelled by then.
+        # Start time and ``cancelling()`` count of each waiting task, oldest first.
         self._began: dict[asyncio.Task[Any], tuple[float, int]] = {}
         self._cancelled: set[asyncio.Task[Any]] = set()
-        self._looks = False
+        self._timer_set = False
 
     async def wait(self, awaitable: Awaitable[T]) -> T:
-        """Its result. Raises TimeoutError where it takes too long."""
+        """Return the awaitable's result. Raises TimeoutError if it takes too long."""
         task = asyncio.current_task()
         assert task is not None  # noqa: S101
         self._begin(task)
@@ -46,27 +45,27 @@ class Deadlines:
     def _begin(self, task: asyncio.Task[Any]) -> None:
         loop = task.get_loop()
         self._began[task] = loop.time(), task.cancelling()
-        if not self._looks:
-            self._looks = True
-            # In no request's context, which it would keep.
-            loop.call_later(self._limit_s, self._look, loop, context=Context())
+        if not self._timer_set:
+            self._timer_set = True
+            # An empty context, as the timer would keep a request's context alive.
+            loop.call_later(self._limit_s, self._cancel_overdue, loop, context=Context())
 
     def _end(self, task: asyncio.Task[Any]) -> bool:
-        """Whether the task was cancelled because its time was up, and for no other reason."""
+        """Return whether the task was cancelled by its deadline, and for no other reason."""
         _, cancelled_before = self._began.pop(task)
         if task not in self._cancelled:
             return False
         self._cancelled.discard(task)
         return task.uncancel() <= cancelled_before
 
-    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Cancel those whose time is up, and look again when that of the next one will be."""
+    def _cancel_overdue(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Cancel overdue tasks, and set the timer for the next one to expire."""
         now = loop.time()
         for task, (began, _) in self._began.items():
             if now < began + self._limit_s:
-                loop.call_at(began + self._limit_s, self._look, loop)
+                loop.call_at(began + self._limit_s, self._cancel_overdue, loop)
                 return
             if task not in self._cancelled:
                 self._cancelled.add(task)
                 task.cancel()
-        self._looks = False
+        self._timer_set = False

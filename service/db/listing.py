@@ -1,4 +1,4 @@
-"""SQL shared by lists: the order of a page, its place in that order, and its filters."""
+"""SQL shared by lists: the order, keyset position and filters of a page."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeAlias
@@ -9,17 +9,17 @@ Columns: TypeAlias = Mapping[str, Callable[[Any], object]]
 
 
 class Keyset(NamedTuple):
-    """The columns that order a list, together unique, and how to read their values from JSON."""
+    """The columns that order a list uniquely, with converters of their values from JSON."""
 
     columns: Columns
     descending: bool
 
     def order_by(self) -> str:
-        """``created_at desc, id desc``."""
+        """Return SQL such as ``created_at desc, id desc``."""
         return ", ".join(f"{name}{' desc' if self.descending else ''}" for name in self.columns)
 
     def beyond(self, first: int) -> str:
-        """``(created_at, id) < ($3, $4)``, with parameters from the number ``first``."""
+        """Return SQL such as ``(created_at, id) < ($3, $4)``, numbered from ``first``."""
         places = ", ".join(f"${first + n}" for n in range(len(self.columns)))
         return f"({', '.join(self.columns)}) {'<' if self.descending else '>'} ({places})"
 
@@ -30,11 +30,11 @@ def page_conditions(
     keyset: Keyset | None = None,
     after: list[object] | None = None,
 ) -> tuple[dict[str, str], list[object]]:
-    """The conditions of a page's place and of the given filters, by name, and their arguments.
+    """Return the conditions of the keyset position and the filters, by name, and their arguments.
 
-    A tuple is as many arguments as its template has braces. The place comes first: PostgreSQL 18
-    begins an index scan at a column's first condition, and would skip everything up to the place
-    one by one if that were ``created_at < $1``.
+    A tuple supplies one argument for each pair of braces in its template. The keyset condition
+    comes first, because PostgreSQL 18 starts an index scan at a column's first condition. If that
+    were ``created_at < $1``, it would step through every row before the page.
     """
     conditions, arguments = {}, list(after or ())
     if keyset and after:
@@ -49,5 +49,5 @@ def page_conditions(
 
 
 def all_of(conditions: Mapping[str, str]) -> str:
-    """What follows ``where``."""
+    """Return the conditions joined by ``and``, to put after ``where``."""
     return " and ".join(conditions.values()) or "true"

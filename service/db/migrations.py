@@ -1,4 +1,4 @@
-"""Migrations: the files of ``migrations/``, applied by yoyo, one process at a time."""
+"""Migrations: yoyo applies the files in ``migrations/``, in one process at a time."""
 
 import getpass
 import logging
@@ -22,18 +22,18 @@ ADVISORY_LOCK_KEY = 0x7368696E6B6569
 _PACKAGE = Path(__file__).resolve().parents[1]
 
 
-def _to_nobody(text: str) -> None:
+def _discard(text: str) -> None:
     pass
 
 
 def migrations_dir() -> Path:
-    """In the package of an installed wheel, at the top of a checkout otherwise."""
+    """Return the directory in the installed package, or else at the top of the checkout."""
     installed = _PACKAGE / "migrations"
     return installed if installed.is_dir() else _PACKAGE.parent / "migrations"
 
 
 def known_migrations() -> list[str]:
-    """The ids of all migrations in this release, in order."""
+    """Return the ids of this release's migrations in order. Raises StartError if there are none."""
     names = (path.name for path in migrations_dir().glob("*.sql"))
     ids = sorted(name.removesuffix(".sql") for name in names if not name.endswith(".rollback.sql"))
     if not ids:
@@ -42,13 +42,13 @@ def known_migrations() -> list[str]:
 
 
 async def find_pending(conn: "Connection") -> list[str]:
-    """The ids of migrations that this release has and the database has not, in order."""
+    """Return the ids of this release's migrations that are not applied, in order."""
     applied = await find_applied(conn)
     return [id_ for id_ in known_migrations() if id_ not in applied]
 
 
 async def find_applied(conn: "Connection") -> set[str]:
-    """The ids of migrations that the database has; some may be of a newer release."""
+    """Return the ids of all applied migrations, which may include those of a newer release."""
     try:
         rows = await conn.fetch("select migration_id from _yoyo_migration")
     except asyncpg.UndefinedTableError:
@@ -60,14 +60,14 @@ def apply_pending(
     database: Database,
     wait_s: float = 0,
     stop: threading.Event | None = None,
-    say: Callable[[str], None] = _to_nobody,
+    say: Callable[[str], None] = _discard,
 ) -> list[str]:
-    """Apply what is pending and return its ids. Blocks while another process migrates.
+    """Apply pending migrations and return their ids. Blocks while another process migrates.
 
-    Waits up to ``wait_s`` seconds for the database to be there; ``stop`` ends the wait for others.
-    ``say`` is told what is being done.
+    Waits up to ``wait_s`` seconds for the database. Setting ``stop`` ends the wait for another
+    process. ``say`` is called with progress messages.
 
-    Raises StartError, naming the migration, where one fails; those before it stay applied.
+    Raises StartError, naming the migration, if one fails; those before it stay applied.
     """
     with _locked_backend(database, wait_s, stop, say) as (backend, migrations):
         pending = backend.to_apply(migrations)
@@ -82,7 +82,7 @@ def roll_back(
     database: Database,
     count: int,
     wait_s: float = 0,
-    say: Callable[[str], None] = _to_nobody,
+    say: Callable[[str], None] = _discard,
 ) -> list[str]:
     """Roll back the ``count`` newest applied migrations and return their ids, newest first."""
     with _locked_backend(database, wait_s, None, say) as (backend, migrations):
@@ -92,7 +92,7 @@ def roll_back(
 
 
 def list_status(database: Database, wait_s: float = 0) -> list[tuple[str, bool]]:
-    """Each known migration, and whether the database has it. Changes nothing, takes no lock."""
+    """Return each known migration's id and whether it is applied, without taking a lock."""
     import psycopg
 
     with _connect(database, wait_s) as conn:
@@ -119,12 +119,12 @@ def _run(action: Any, migrations: Any, verb: str, say: Callable[[str], None]) ->
 
 
 def _reason(error: Any) -> str:
-    """PostgreSQL's own sentence: on our SQL it says what to mend, and it holds no client's data."""
+    """Return PostgreSQL's primary message, which names the fault and contains no client data."""
     return str(error.diag.message_primary or type(error).__name__).strip()
 
 
 def _connect(database: Database, wait_s: float) -> Any:
-    """A direct connection in autocommit mode, tried for ``wait_s`` unless waiting cannot help."""
+    """Connect in autocommit mode, retrying for ``wait_s`` seconds unless retrying is pointless."""
     import psycopg
 
     arguments: dict[str, Any] = {"connect_timeout": 5, **database.libpq_arguments()}
@@ -133,10 +133,10 @@ def _connect(database: Database, wait_s: float) -> Any:
         try:
             return psycopg.connect(**arguments, autocommit=True)
         except psycopg.OperationalError as error:
-            refused = "FATAL" in str(error) and "starting up" not in str(error)
-            reason = "user, password or database refused" if refused else "no connection"
-            if refused or time.monotonic() >= deadline:
-                tried = "" if refused else f" (tried for {wait_s:g} s, DB_CONNECT_TIMEOUT_S)"
+            rejected = "FATAL" in str(error) and "starting up" not in str(error)
+            reason = "user, password or database rejected" if rejected else "connection failed"
+            if rejected or time.monotonic() >= deadline:
+                tried = "" if rejected else f" (tried for {wait_s:g} s, DB_CONNECT_TIMEOUT_S)"
                 raise StartError(
                     f"cannot connect to PostgreSQL at {database.address}, database"
                     f" {database.name}, as user {database.user}: {reason}{tried}"
@@ -151,15 +151,15 @@ def _locked_backend(
     database: Database,
     wait_s: float,
     stop: threading.Event | None = None,
-    say: Callable[[str], None] = _to_nobody,
+    say: Callable[[str], None] = _discard,
 ) -> Iterator[tuple[Any, Any]]:
-    """yoyo's backend and migrations, under a session-level advisory lock.
+    """Yield yoyo's backend and migrations, holding a session-level advisory lock.
 
-    yoyo's own lock is a row keyed by process id, which outlives a killed process and means nothing
-    between containers. PostgreSQL frees ours when its holder dies; whoever holds it knows that any
-    row of yoyo's is stale.
+    yoyo's own lock is a row keyed by process id, which outlives a killed process and is meaningless
+    across containers. PostgreSQL releases the advisory lock when its holder dies. Its next holder
+    can therefore treat any lock row of yoyo's as stale.
     """
-    # psycopg and yoyo take 0.15 s to import, which a start with nothing pending need not pay.
+    # Slow imports, which a start without pending migrations does not need.
     import psycopg
     from yoyo import read_migrations
     from yoyo.backends.core.postgresql import PostgresqlPsycopgBackend
@@ -169,14 +169,14 @@ def _locked_backend(
 
     # yoyo logs each expected failure (a table that exists, a lock row) as an error.
     logging.getLogger("yoyo").setLevel(logging.CRITICAL)
-    _name_the_user()
+    _ensure_user_name()
     known_migrations()
     with _connect(database, wait_s) as guard:
         ask = "select pg_try_advisory_lock(%s)"
         while not guard.execute(ask, [ADVISORY_LOCK_KEY]).fetchone()[0]:
             if stop is not None and stop.is_set():
-                raise StartError("told to stop while another process migrates")
-            say("waiting for another process that migrates")
+                raise StartError("stopped while waiting for another process to finish migrating")
+            say("waiting for another process to finish migrating")
             time.sleep(0.1)
         arguments = database.libpq_arguments()
         uri = DatabaseURI(
@@ -199,8 +199,8 @@ def _locked_backend(
                 raise StartError(f"cannot migrate: {error}") from error
 
 
-def _name_the_user() -> None:
-    """yoyo records who migrated through getpass, which fails for a user id without a name."""
+def _ensure_user_name() -> None:
+    """Set ``USER`` if the user id has no name: yoyo calls getpass, which would fail."""
     try:
         getpass.getuser()
     except (KeyError, OSError):

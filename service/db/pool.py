@@ -36,7 +36,7 @@ _FIRST, _LAST = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UT
 
 
 async def database_context(app: web.Application) -> AsyncIterator[None]:
-    """Wait for the database, migrate it where that is asked for, and open the pool, all warm."""
+    """Wait for the database, migrate it if ``migrate_on_start`` is set, and open the pool."""
     settings = app[SETTINGS]
     app[DATABASE_TIMERS] = []
     app[POOL_WAITING] = Waiting()
@@ -59,22 +59,21 @@ async def _open_pool(
 ) -> "asyncpg.Pool[asyncpg.Record]":
     return await asyncpg.create_pool(
         **database.asyncpg_arguments(),
-        # All connections are there from the start and stay: none is opened inside of a request
-        # unless one was lost.
+        # A fixed size, so that no request has to open a connection unless one was lost.
         min_size=settings.db_pool_size,
         max_size=settings.db_pool_size,
         connection_class=connection_class,
         timeout=5,
-        # PostgreSQL cancels a statement itself by then, unless it cannot be reached.
+        # Longer than statement_timeout, so that PostgreSQL cancels first if it is reachable.
         command_timeout=settings.db_command_timeout_s + 0.5,
         init=functools.partial(_prepare_connection, slow_query_ms=settings.slow_query_ms),
-        reset=_keep_session,
+        reset=_skip_reset,
         **_session_arguments(settings),
     )
 
 
 def _session_arguments(settings: Settings) -> dict[str, Any]:
-    """Behind PgBouncer in transaction mode: no named statements, no session settings."""
+    """Return connection arguments, without session settings or named statements for PgBouncer."""
     if settings.db_pgbouncer:
         return {"statement_cache_size": 0}
     return {
@@ -89,18 +88,18 @@ def _session_arguments(settings: Settings) -> dict[str, Any]:
 
 
 async def _prepare_connection(conn: Connection, *, slow_query_ms: float) -> None:
-    """Set a new connection up, for as long as it lives: a release resets nothing of this."""
+    """Set up a new connection once; releasing it resets nothing."""
     await _set_codecs(conn)
     if slow_query_ms:
         conn.add_query_logger(functools.partial(_log_if_slow, slow_query_ms / 1000))
 
 
 async def _set_codecs(conn: Connection) -> None:
-    """jsonb as Python values, where asyncpg would give text; timestamptz in a third of its time.
+    """Decode jsonb into Python values, json into fragments for ``encode``, and timestamptz.
 
-    What is cast to json stays as it is, for ``encode``: reading it and writing it again is a tenth
-    of a page of accounts. asyncpg takes 1.5 µs for each timestamp, of which such a page has a
-    hundred. The wire has microseconds since 2000 (PostgreSQL manual, 8.5).
+    A json fragment is copied into the response without being parsed. The timestamptz codec is
+    faster than asyncpg's own. On the wire, a timestamptz is microseconds since 2000 (PostgreSQL
+    manual, 8.5).
     """
     await conn.set_type_codec(
         "json",
@@ -135,24 +134,23 @@ def _decode_timestamp(microseconds: tuple[int]) -> datetime:
     try:
         return _EPOCH + timedelta(0, 0, microseconds[0])
     except OverflowError:
-        # infinity, -infinity, and what only PostgreSQL can tell.
+        # infinity, -infinity, or beyond the range of Python's datetime.
         return _LAST if microseconds[0] > 0 else _FIRST
 
 
-async def _keep_session(conn: Connection) -> None:
-    """Reset nothing: queries change no more of their session than their transaction.
+async def _skip_reset(conn: Connection) -> None:
+    """Reset nothing: no query changes session state beyond its transaction.
 
-    asyncpg itself has rolled back by now and dropped listeners; the query that it would send, to
-    unlock advisory locks and reset settings, is a second round trip for each use of a connection.
-    ``tests/db/test_database.py`` goes through every flow and looks for what it left behind.
+    asyncpg has already rolled back and removed listeners. Its default reset query, which unlocks
+    advisory locks and resets settings, would cost an extra round trip per use.
+    ``tests/db/test_database.py`` runs every flow and checks that no session state is left.
     """
 
 
 def _log_if_slow(slow_s: float, query: LoggedQuery) -> None:
-    """Log the statement with its places for parameters; never the parameters themselves.
+    """Log a slow statement with its placeholders, never with its parameters.
 
-    asyncpg calls this soon after the statement, in the context that it ran in: the line has the id
-    of its request.
+    asyncpg calls this in the statement's context, so that the line carries its request's id.
     """
     if query.elapsed >= slow_s:
         log.warning(

@@ -1,4 +1,4 @@
-"""Waiting for the database at start, and migrating it if asked to."""
+"""Startup: wait for the database, and migrate it if ``migrate_on_start`` is set."""
 
 import asyncio
 import threading
@@ -16,7 +16,7 @@ from service.settings import Database, Settings
 
 @contextmanager
 def start_errors(settings: Settings) -> Iterator[Database]:
-    """The database; what PostgreSQL refuses meanwhile is the operator's one line."""
+    """Yield the database, turning connection and PostgreSQL errors into StartError."""
     database = settings.database
     assert database is not None, "start the embedded server first"  # noqa: S101
     try:
@@ -26,7 +26,7 @@ def start_errors(settings: Settings) -> Iterator[Database]:
 
 
 async def prepare(settings: Settings) -> None:
-    """Wait for the database, and migrate it where that is asked for. Raises StartError."""
+    """Wait for the database and migrate it if ``migrate_on_start`` is set. Raises StartError."""
     with start_errors(settings) as database:
         conn = await _wait_for_database(database, settings.db_connect_timeout_s)
         try:
@@ -47,7 +47,7 @@ async def prepare(settings: Settings) -> None:
 async def _wait_for_database(
     database: Database, timeout_s: float
 ) -> "asyncpg.Connection[asyncpg.Record]":
-    """Try to connect until ``timeout_s`` has passed; a refusal that waiting cannot mend ends it."""
+    """Retry connecting for ``timeout_s`` seconds, unless the error cannot be fixed by waiting."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + timeout_s
     while True:

@@ -1,7 +1,4 @@
-"""The pool, and the two ways to use it: ``read`` one query, ``write`` one transaction.
-
-Every deadline on the database is set here: connect, acquire, command, lock, idle, close.
-"""
+"""The two ways to use the pool: ``read`` runs one query, ``write`` runs one transaction."""
 
 import asyncio
 import functools
@@ -35,14 +32,14 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 WRITE_ATTEMPTS = 3
-# The whole transaction may succeed when it is run again (PostgreSQL manual, 13.5); cached plans
-# heal themselves only outside of a transaction.
+# Rerunning the whole transaction may succeed (PostgreSQL manual, 13.5). asyncpg refreshes outdated
+# cached plans by itself only outside of a transaction.
 RETRYABLE = (
     asyncpg.TransactionRollbackError,
     asyncpg.InvalidCachedStatementError,
     asyncpg.OutdatedSchemaCacheError,
 )
-# A value or a constraint (SQLSTATE classes 22 and 23): the statement's own matter.
+# Invalid values and violated constraints (SQLSTATE classes 22 and 23), for the caller to handle.
 OF_THE_STATEMENT = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError)
 
 
@@ -52,7 +49,7 @@ async def read(
     *args: P.args,
     **kwargs: P.kwargs,
 ) -> T:
-    """Run one reading query; once more on another connection where the first was lost under it.
+    """Run a read-only query, retrying once if its connection was lost or the error is transient.
 
     Raises DatabaseUnavailable.
     """
@@ -62,13 +59,13 @@ async def read(
                 return await query(conn, *args, **kwargs)
         except OF_THE_STATEMENT:
             raise
-        except TimeoutError as error:  # an OSError too, but not to be tried again
+        except TimeoutError as error:  # an OSError too, but not retried
             raise DatabaseUnavailable from error
         except (*LOST, *RETRYABLE) as error:
             if attempt == 2:
                 raise DatabaseUnavailable from error
-            # What ended one connection ended others, as a rule: let the loop hear of them, so that
-            # the pool does not hand out another dead one.
+            # Other connections were probably lost too. The pause lets the event loop notice, so
+            # that the pool does not hand out another dead one.
             await asyncio.sleep(0.01)
         except asyncpg.PostgresError as error:
             raise DatabaseUnavailable from error
@@ -83,9 +80,9 @@ async def write(
 ) -> T:
     """Run ``work`` in one transaction, which commits when it returns and rolls back when it raises.
 
-    A serialization failure or a deadlock runs the whole of it again, at most three times, with
-    jitter: ``work`` must do nothing but SQL, and that on its own connection. Raises
-    DatabaseUnavailable; if the connection was lost at commit, the write may or may not be there.
+    After a serialization failure or a deadlock, ``work`` runs again, up to ``WRITE_ATTEMPTS`` times
+    in all, with backoff and jitter. So it must only run SQL on its own connection. Raises
+    DatabaseUnavailable; if the connection was lost at commit, the write may have been committed.
     """
     for attempt in range(1, WRITE_ATTEMPTS + 1):
         try:
@@ -104,11 +101,11 @@ async def write(
 
 @asynccontextmanager
 async def _transaction(conn: Connection) -> AsyncIterator[None]:
-    """One that commits at the end, and rolls back where it ends with an error.
+    """Run a transaction that commits at the end, or rolls back on an error.
 
-    Where time ran out, or the task is cancelled, no ROLLBACK is sent: the connection may be silent,
-    and it would wait as long again. ``_acquire`` evicts the connection, and the server ends the
-    transaction when it sees it closed, or else by its own timeouts.
+    After a timeout or a cancellation no ROLLBACK is sent, because it could hang on a dead
+    connection as well. ``_acquire`` evicts the connection. The server then ends the transaction
+    when it notices the closed connection, or through its own timeouts.
     """
     transaction = conn.transaction()
     await transaction.start()
@@ -124,10 +121,11 @@ async def _transaction(conn: Connection) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def own_plans(conn: Connection) -> AsyncIterator[None]:
-    """A transaction in which PostgreSQL plans each statement for its own arguments.
+    """Run a transaction in which PostgreSQL plans each statement for its actual arguments.
 
-    It would otherwise keep one plan for any arguments from a statement's sixth run on. The round
-    trips cost a search less than planning every read of the session would cost all others.
+    By default, PostgreSQL may switch to a generic plan from a statement's sixth execution on. The
+    setting costs a search extra round trips. If it applied to the whole session, every other query
+    would be planned on each execution.
     """
     async with _transaction(conn):
         await conn.execute("set local plan_cache_mode = force_custom_plan")
@@ -138,7 +136,7 @@ async def own_plans(conn: Connection) -> AsyncIterator[None]:
 async def _acquire(
     app: web.Application, purpose: Callable[..., object], *, writes: bool = False
 ) -> AsyncIterator[Connection]:
-    """A connection, given back afterwards; the application's timers hear how long it took."""
+    """Acquire a connection, release it afterwards, and report both times to the timers."""
     settings = app[SETTINGS]
     name = _name(purpose.__module__, purpose.__name__)
     PURPOSE.set(name)
@@ -148,16 +146,16 @@ async def _acquire(
     try:
         waiting.count += 1
         try:
-            asked_for = _acquire_to_write(app) if writes else app[POOL].acquire()
-            conn = await app[ACQUIRING].wait(asked_for)
+            acquiring = _acquire_to_write(app) if writes else app[POOL].acquire()
+            conn = await app[ACQUIRING].wait(acquiring)
         finally:
             waiting.count -= 1
         acquired = time.perf_counter()
         try:
             yield conn
         except (TimeoutError, asyncio.CancelledError, asyncpg.InternalClientError):
-            # A statement that ran out of time may sit on a dead socket: evict it rather than ask it
-            # to cancel. The server ends what it runs by statement_timeout.
+            # The socket may be dead, so evict the connection instead of cancelling the statement.
+            # The server ends the statement by statement_timeout.
             conn.terminate()
             raise
         finally:
@@ -176,10 +174,10 @@ async def _acquire(
 
 
 async def _acquire_to_write(app: web.Application) -> "PoolConnectionProxy[asyncpg.Record]":
-    """A connection, of which transactions leave a fifth to reads.
+    """Acquire a connection for a transaction, leaving a fifth of the pool to reads.
 
-    They may wait for each other's rows: with 64 clients of one address signing in, which its limit
-    has wait for one another, ``users/me`` of others took 350 ms (p99) behind them, now 50.
+    Transactions may wait for each other's row locks, for example on one client's rate limit. Reads
+    must not queue behind them.
     """
     await app[WRITES].acquire()
     try:
@@ -191,6 +189,6 @@ async def _acquire_to_write(app: web.Application) -> "PoolConnectionProxy[asyncp
 
 @functools.cache
 def _name(module: str, function: str) -> str:
-    """What a query or a transaction is called in metrics, logs and traces."""
+    """Return the name of a query or transaction in metrics, logs and traces."""
     feature = module.removeprefix("service.").partition(".")[0]
     return f"{feature}.{function.lstrip('_')}"

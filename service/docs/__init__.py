@@ -1,1 +1,1 @@
-"""The documentation page at /docs: read the API's description and try it."""
+"""The documentation page at /docs: read the API description and try requests."""

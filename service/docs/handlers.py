@@ -1,7 +1,7 @@
-"""The page at ``/docs`` and its files: ours, and Swagger UI's, which is bundled in ``swagger_ui/``.
+"""The page at ``/docs`` and its files: our own, and Swagger UI's, bundled in ``swagger_ui/``.
 
-Nothing is asked of any other host. The files are kept in memory from when they are first asked for;
-browsers keep them too, and ask each time whether they have changed.
+The page loads nothing from other hosts. Files are cached in memory after their first use. Browsers
+cache them too, and revalidate them each time.
 """
 
 import functools
@@ -12,8 +12,8 @@ from aiohttp import hdrs, web
 
 from service.http.descriptions import describe_file
 
-# Scripts and styles from here alone, none inline. Swagger UI's stylesheet has its pictures in
-# itself, as data: URLs. No form is ever sent: page.js reads it.
+# Only our own scripts and styles, none inline. Swagger UI's stylesheet embeds its images as data:
+# URLs. No form is ever submitted: page.js reads it.
 PAGE_POLICY = (
     "default-src 'none'; base-uri 'none'; frame-ancestors 'none'; form-action 'none';"
     " connect-src 'self'; img-src data:; script-src 'self'; style-src 'self'"
@@ -21,10 +21,10 @@ PAGE_POLICY = (
 _HERE = Path(__file__).parent
 
 
-@describe_file("A page.", "text/html")
+@describe_file("The documentation page.", "text/html")
 async def page(request: web.Request) -> web.Response:
-    """Show the documentation of this API."""
-    response = _answer(request, "page.html", "text/html")
+    """Show the API documentation."""
+    response = _serve_file(request, "page.html", "text/html")
     response.headers["Content-Security-Policy"] = PAGE_POLICY
     return response
 
@@ -32,29 +32,29 @@ async def page(request: web.Request) -> web.Response:
 @describe_file("A script.", "text/javascript")
 async def page_script(request: web.Request) -> web.Response:
     """Return the script of the documentation page."""
-    return _answer(request, "page.js", "text/javascript")
+    return _serve_file(request, "page.js", "text/javascript")
 
 
 @describe_file("A stylesheet.", "text/css")
 async def page_style(request: web.Request) -> web.Response:
     """Return the stylesheet of the documentation page."""
-    return _answer(request, "page.css", "text/css")
+    return _serve_file(request, "page.css", "text/css")
 
 
 @describe_file("A script.", "text/javascript")
 async def swagger_ui_script(request: web.Request) -> web.Response:
     """Return the script of Swagger UI, as published."""
-    return _answer(request, "swagger_ui/swagger-ui-bundle.js.gz", "text/javascript")
+    return _serve_file(request, "swagger_ui/swagger-ui-bundle.js.gz", "text/javascript")
 
 
 @describe_file("A stylesheet.", "text/css")
 async def swagger_ui_style(request: web.Request) -> web.Response:
     """Return the stylesheet of Swagger UI, as published."""
-    return _answer(request, "swagger_ui/swagger-ui.css.gz", "text/css")
+    return _serve_file(request, "swagger_ui/swagger-ui.css.gz", "text/css")
 
 
-def _answer(request: web.Request, name: str, content_type: str) -> web.Response:
-    """The file, compressed for whoever takes gzip; 304 for whoever has it."""
+def _serve_file(request: web.Request, name: str, content_type: str) -> web.Response:
+    """Respond with the file, gzipped if the client accepts it, or 304 if the client has it."""
     compressed = "gzip" in request.headers.get(hdrs.ACCEPT_ENCODING, "")
     body, tag = _load(name, compressed)
     headers = {
@@ -71,7 +71,7 @@ def _answer(request: web.Request, name: str, content_type: str) -> web.Response:
 
 @functools.cache
 def _load(name: str, compressed: bool) -> tuple[bytes, str]:
-    """The file, as it is or compressed, and its hash."""
+    """Return the file, gzipped if ``compressed``, and a hash of the result."""
     import gzip
 
     body = (_HERE / name).read_bytes()

@@ -18,7 +18,7 @@ dark.addEventListener("change", follow);
 follow();
 
 const drawn = draw();
-drawn.catch(() => (message.textContent = "The description cannot be read now; reload the page."));
+drawn.catch(() => (message.textContent = "The API description could not be loaded. Reload the page."));
 
 async function draw() {
   const response = await fetch("/openapi.json");
@@ -106,7 +106,7 @@ form.addEventListener("submit", async (event) => {
       form.hidden = true;
       signedIn.hidden = false;
     } else {
-      message.textContent = "A mail is on its way: use its link, then sign in.";
+      message.textContent = "Check your email, open the link, then sign in.";
     }
   } catch (error) {
     message.textContent = error.message;
@@ -139,7 +139,7 @@ async function renew(request) {
 // After each answer: a session may have been ended by what was just tried.
 async function notice(response) {
   if (session && /invalid_token/.test(response.headers?.["www-authenticate"])) {
-    await end("The session has ended; sign in again.");
+    await end("The session has ended. Sign in again.");
   }
   return response;
 }

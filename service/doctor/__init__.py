@@ -1,1 +1,1 @@
-"""``shinkei doctor``: what is wrong with a set-up, and what to do. It changes nothing."""
+"""``shinkei doctor``: read-only checks of an installation, with advice."""

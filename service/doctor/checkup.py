@@ -1,4 +1,4 @@
-"""All of the doctor's checks, one after the other, each under a deadline."""
+"""Runs all checks in order, each under a deadline."""
 
 import asyncio
 import dataclasses
@@ -19,11 +19,11 @@ from service.settings import Settings, SettingsError, load_settings
 
 
 def examine(environ: Mapping[str, str]) -> Iterator[Finding]:
-    """Each finding as soon as it is there. Without settings there is nothing else to look at."""
+    """Yield findings as they come. Invalid settings are the only finding."""
     try:
         settings = load_settings(environ)
     except SettingsError as error:
-        yield fail("settings", str(error), "docs/configuration.md lists what each variable takes.")
+        yield fail("settings", str(error), "docs/configuration.md lists the values to use.")
         return
     yield from check_variables(environ)
     yield from check_files(settings)

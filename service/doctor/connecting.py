@@ -1,4 +1,4 @@
-"""Reaching PostgreSQL: why a connection fails, and what protects it."""
+"""Connecting to PostgreSQL: why it fails, and whether TLS protects it."""
 
 import os
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
 
 class Variables(NamedTuple):
-    """Where the operator has set each part of the database, for a mend to name it."""
+    """Names for where the operator has set each part of the database, for use in advice."""
 
     host: str
     name: str
@@ -41,28 +41,27 @@ def name_variables(environ: Mapping[str, str], database: Database) -> Variables:
     )
 
 
-# What to do, by the cause that ``explain`` gives; with fields of Database and of Variables.
-_MENDS = {
-    "password": "Set {variables.password} to this user's; in psql, \\password {database.user}"
-    " gives it a new one.",
-    "not let in": "Let it in: a line in pg_hba.conf, and a role that may log in.",
-    "no database": "Create it: createdb --owner {database.user} {database.name}; or mend the name"
-    " in {variables.name}.",
-    "full": "Raise max_connections, or lower the pools of those who hold them.",
-    "starting": "Wait, or look into PostgreSQL's log.",
-    "target": "Name the primary's host too, or mend {variables.target}.",
-    "options": "Mend {variables.sslmode}, {variables.sslrootcert} and the other options.",
-    "file": "Mend {variables.sslrootcert}, the other options, or {variables.host}.",
-    "certificate": "Name the file with its authority's certificate in {variables.sslrootcert}, and"
-    " the host as the certificate does.",
-    "handshake": "Look at the TLS versions and the certificate of the server.",
-    "host name": "Mend the host in {variables.host}.",
-    "refused": "Start PostgreSQL there, have it listen on that address (listen_addresses), or mend"
-    " {variables.host}.",
-    "silence": "Let the firewall pass it, or mend {variables.host}.",
-    "no TLS": "Turn TLS on there (ssl = on, and a certificate); or, on a network that you trust,"
-    " set {variables.sslmode} to disable.",
-    "other": "Look into PostgreSQL's log.",
+# Advice by the cause that ``explain`` returns, formatted with a Database and its Variables.
+_FIXES = {
+    "password": "Correct {variables.password}, or set a new one in psql with"
+    " \\password {database.user}.",
+    "not let in": "Allow the connection in pg_hba.conf, and check that the role may log in.",
+    "no database": "Create it: createdb --owner {database.user} {database.name}; or correct the"
+    " name in {variables.name}.",
+    "full": "Raise max_connections, or reduce the connection pools of its clients.",
+    "starting": "Wait, or check PostgreSQL's log.",
+    "target": "List the primary's host too, or correct {variables.target}.",
+    "options": "Correct {variables.sslmode}, {variables.sslrootcert} and the other options.",
+    "file": "Correct {variables.sslrootcert}, the other options, or {variables.host}.",
+    "certificate": "Set {variables.sslrootcert} to the file with the authority's certificate, and"
+    " use the host name that the server's certificate contains.",
+    "handshake": "Check the server's TLS versions and certificate.",
+    "host name": "Correct the host in {variables.host}.",
+    "refused": "Start PostgreSQL there, check its listen_addresses, or correct {variables.host}.",
+    "silence": "Allow the connection in the firewall, or correct {variables.host}.",
+    "no TLS": "Turn TLS on there (ssl = on, and a certificate). On a trusted network, set"
+    " {variables.sslmode} to disable instead.",
+    "other": "Check PostgreSQL's log.",
 }
 
 
@@ -71,18 +70,18 @@ def unreachable(error: Exception, database: Database, variables: Variables) -> F
     if cause == "not let in" and isinstance(error, asyncpg.PostgresError):
         reason = error.message or reason
     where = f"{database.address}, database {database.name}, user {database.user}"
-    mend = _MENDS[cause].format(variables=variables, database=database)
-    return fail("database", f"{where}: {reason}", mend)
+    fix = _FIXES[cause].format(variables=variables, database=database)
+    return fail("database", f"{where}: {reason}", fix)
 
 
 async def check_tls(conn: Connection, settings: Settings, variables: Variables) -> list[Finding]:
-    """Whether the connection is encrypted, and the server known to be the one that is meant."""
+    """Check that the connection is encrypted and the server's identity is verified."""
     database = settings.database
     assert database is not None  # noqa: S101
     mode = dict(database.options).get("sslmode") or os.environ.get("PGSSLMODE") or "prefer"
     if settings.db_pgbouncer:
-        # PostgreSQL knows of PgBouncer's connection to it alone.
-        return [ok("tls", f"sslmode={mode} to PgBouncer, which cannot be asked for more")]
+        # pg_stat_ssl would describe PgBouncer's connection, not ours.
+        return [ok("tls", f"sslmode={mode} to PgBouncer, which does not report more")]
     row = await conn.fetchrow(
         "select version, cipher from pg_stat_ssl where pid = pg_backend_pid() and ssl"
     )
@@ -93,14 +92,14 @@ async def check_tls(conn: Connection, settings: Settings, variables: Variables) 
 
 
 def judge_tls(how: str, mode: str, variables: Variables) -> Finding:
-    """What the connection to another machine is worth; ``how`` is empty where TLS is not used."""
-    mend = f"Set {variables.sslmode} to verify-full, {variables.sslrootcert} to its authority's."
+    """Judge a connection to another machine; ``how`` is empty if it does not use TLS."""
+    fix = f"Set {variables.sslmode} to verify-full, and {variables.sslrootcert} to its authority."
     if not how:
-        return warn("tls", "not used: accounts go over the network in the clear", mend)
+        return warn("tls", "not used: account data crosses the network in the clear", fix)
     if mode == "verify-full":
         return ok("tls", f"{how}; the server's certificate and name are checked (verify-full)")
     if mode == "verify-ca":
-        detail = f"{how}; with sslmode=verify-ca any server of this authority's is taken for it"
-        return warn("tls", detail, mend)
-    detail = f"{how}; with sslmode={mode} whoever stands between can pose as the server"
-    return warn("tls", detail, mend)
+        detail = f"{how}; sslmode=verify-ca accepts any server with a certificate of this authority"
+        return warn("tls", detail, fix)
+    detail = f"{how}; with sslmode={mode}, an attacker in between can impersonate the server"
+    return warn("tls", detail, fix)

@@ -1,4 +1,4 @@
-"""PostgreSQL: what it is, and what is in it."""
+"""Checks of PostgreSQL: the server, the schema, the role's privileges, and the signing keys."""
 
 import asyncio
 import contextlib
@@ -30,12 +30,12 @@ CHECK_S = 5
 CLOSE_S = 1
 OLDEST_VERSION = 15
 SKEW_WARN_S = 2
-# Beside the pool, each process has one connection for its probes.
+# Each process keeps one connection for its probes, outside the pool.
 ASIDE = 1
 
 
 async def check_database(settings: Settings, environ: Mapping[str, str]) -> list[Finding]:
-    """Connect, and where that works look at the rest, each under a deadline of its own."""
+    """Connect, then run each check of the database under its own deadline."""
     database = settings.database
     assert database is not None  # noqa: S101
     variables = name_variables(environ, database)
@@ -69,14 +69,14 @@ async def _check(
             return await check(conn, settings, variables)
     except (*LOST, asyncpg.PostgresError) as error:
         name = check.__name__.removeprefix("_").removeprefix("check_")
-        detail = f"could not be looked at: {explain(error).reason}"
-        return [fail(name, detail, "Look into PostgreSQL's log.")]
+        detail = f"could not be checked: {explain(error).reason}"
+        return [fail(name, detail, "Check PostgreSQL's log.")]
 
 
 async def _check_database(
     conn: Connection, settings: Settings, variables: Variables
 ) -> list[Finding]:
-    """What was reached: version, encoding, whether it takes writes."""
+    """Check the version, the encoding, and whether the server accepts writes."""
     database = settings.database
     assert database is not None  # noqa: S101
     began_at = time.perf_counter()
@@ -95,26 +95,26 @@ async def _check_database(
         ok(
             "database",
             f"PostgreSQL {shown} at {database.address}, database {database.name}, user"
-            f" {database.user}: answers in {took_ms:.1f} ms",
+            f" {database.user}: responds in {took_ms:.1f} ms",
         )
     ]
     if row["version"] < OLDEST_VERSION:
         detail = f"PostgreSQL {shown} is older than {OLDEST_VERSION}"
         findings.append(fail("database", detail, "Upgrade it (pg_upgrade)."))
     if row["encoding"] != "UTF8":
-        detail = f"its encoding is {row['encoding']}, which cannot hold all names"
-        mend = f"Create it anew: createdb --encoding UTF8 --template template0 {database.name}"
-        findings.append(fail("database", detail, mend))
+        detail = f"its encoding is {row['encoding']}, which cannot store every name"
+        fix = f"Recreate it: createdb --encoding UTF8 --template template0 {database.name}"
+        findings.append(fail("database", detail, fix))
     if row["standby"]:
-        mend = f"Name all hosts in {variables.host}, and set {variables.target} to read-write."
-        findings.append(fail("database", "it is a standby, which takes no writes", mend))
+        fix = f"List all hosts in {variables.host}, and set {variables.target} to read-write."
+        findings.append(fail("database", "it is a standby, which accepts no writes", fix))
     return findings
 
 
 async def _check_collation(
     conn: Connection, settings: Settings, variables: Variables
 ) -> list[Finding]:
-    """Whether the rules that text is ordered by are those that its indexes were made by."""
+    """Check whether the collation has changed since the text indexes were built."""
     if conn.get_server_version().major < OLDEST_VERSION:
         return []
     row = await conn.fetchrow(
@@ -134,39 +134,41 @@ async def _check_collation(
 
 
 def judge_collation(name: str, locale: str, made_by: str | None, now: str | None) -> Finding:
-    """See the PostgreSQL manual, ALTER DATABASE, REFRESH COLLATION VERSION."""
+    """Compare collation versions; see ALTER DATABASE in the PostgreSQL manual."""
     if made_by is None:
         return ok("collation", f"{locale}, which has no version")
     if made_by == now:
-        return ok("collation", f"{locale} of version {now}, as when the database was made")
+        return ok("collation", f"{locale}, version {now}, unchanged since the database was created")
     detail = (
-        f"{locale} of version {made_by} when the database was made, {now} now: indexes of text may"
-        " be out of order, so that an address is not found, or had twice"
+        f"{locale} was version {made_by} when the database was created and is {now} now: text"
+        " indexes may be out of order, so that an email is not found or can be registered twice"
     )
     quoted = _quote(name)
-    mend = (
+    fix = (
         f"In psql, as its owner: reindex database {quoted}; alter database {quoted} refresh"
         " collation version"
     )
-    return warn("collation", detail, mend)
+    return warn("collation", detail, fix)
 
 
 async def _check_migrations(
     conn: Connection, settings: Settings, variables: Variables
 ) -> list[Finding]:
-    """Those of this release that the database has not, and those of a newer one that it has."""
+    """Report pending migrations, and applied ones that only a newer release knows."""
     known, applied = migrations.known_migrations(), await migrations.find_applied(conn)
     pending = [id_ for id_ in known if id_ not in applied]
     unknown = sorted(applied - set(known))
     findings = []
     if unknown:
-        detail = f"the database has {len(unknown)} that this release has not: {_some(unknown)}"
-        mend = "Install the newer release; this one may not know what it finds."
-        findings.append(warn("migrations", detail, mend))
+        detail = f"the database has {len(unknown)} that this release lacks: {_some(unknown)}"
+        fix = "Install the newer release; this one may not work with the newer schema."
+        findings.append(warn("migrations", detail, fix))
     if pending:
         detail = f"{len(pending)} of {len(known)} pending: {_some(pending)}"
         if settings.migrate_on_start:
-            findings.append(warn("migrations", detail, "serve applies them, by MIGRATE_ON_START."))
+            findings.append(
+                warn("migrations", detail, "serve applies them, as MIGRATE_ON_START is set.")
+            )
         else:
             findings.append(fail("migrations", detail, "Run shinkei migrate."))
         findings += await _check_right_to_migrate(conn)
@@ -191,16 +193,16 @@ async def _check_right_to_migrate(conn: Connection) -> list[Finding]:
     assert row is not None  # noqa: S101
     role, findings = _quote(row["role"]), []
     if not row["tables"]:
-        detail = f"{row['role']} may create no tables in the schema {row['schema']}"
-        mend = f"In psql: grant create on schema {_quote(row['schema'])} to {role}"
-        findings.append(fail("migrations", detail, mend))
+        detail = f"{row['role']} may not create tables in the schema {row['schema']}"
+        fix = f"In psql: grant create on schema {_quote(row['schema'])} to {role}"
+        findings.append(fail("migrations", detail, fix))
     if not row["installed"] and not row["available"]:
-        detail = "the server has no pg_trgm, which the search for accounts needs"
+        detail = "the server lacks the extension pg_trgm, which account search needs"
         findings.append(fail("migrations", detail, "Install PostgreSQL's contrib package there."))
     elif not row["installed"] and not row["extensions"]:
         detail = f"{row['role']} may not create the extension pg_trgm"
-        mend = f"In psql, as an administrator: grant create on database {_quote(row['database'])}"
-        findings.append(fail("migrations", detail, f"{mend} to {role}"))
+        fix = f"In psql, as an administrator: grant create on database {_quote(row['database'])}"
+        findings.append(fail("migrations", detail, f"{fix} to {role}"))
     return findings
 
 
@@ -211,7 +213,7 @@ def _quote(identifier: str) -> str:
 async def _check_privileges(
     conn: Connection, settings: Settings, variables: Variables
 ) -> list[Finding]:
-    """Whether the user may read and write every table, and make the audit's partitions."""
+    """Check that the role may read and write every table, and create audit partitions."""
     row = await conn.fetchrow(
         """
         select current_user as role,
@@ -236,23 +238,23 @@ async def _check_privileges(
         return []
     if row["closed"]:
         detail = f"{row['role']} may not read and write {', '.join(row['closed'][:3])}"
-        mend = (
+        fix = (
             "In psql, as their owner: grant select, insert, update, delete on all tables in schema"
             f" public to {role}"
         )
-        findings.append(fail("privileges", detail, mend))
+        findings.append(fail("privileges", detail, fix))
     if row["not_owned"]:
-        detail = f"{row['role']} does not own audit_events, and cannot make its monthly partitions"
-        mend = f"Run shinkei migrate as {role}, or grant it the owner's role."
-        findings.append(warn("privileges", detail, mend))
-    return findings or [ok("privileges", f"{row['role']} may do what the service does")]
+        detail = f"{row['role']} does not own audit_events and cannot create its partitions"
+        fix = f"Run shinkei migrate as {role}, or grant it the owner's role."
+        findings.append(warn("privileges", detail, fix))
+    return findings or [ok("privileges", f"{row['role']} has all that the service needs")]
 
 
 async def _check_pool(conn: Connection, settings: Settings, variables: Variables) -> list[Finding]:
-    """Whether the server has a connection for each that a process keeps."""
+    """Check that the server allows as many connections as the service keeps."""
     needed = settings.db_connections
     if settings.db_pgbouncer:
-        detail = f"{needed} connections for each process, to PgBouncer: its own limits hold"
+        detail = f"up to {needed} connections to PgBouncer, which has its own limits"
         return [ok("pool", detail)]
     row = await conn.fetchrow(
         """
@@ -273,18 +275,18 @@ async def _check_pool(conn: Connection, settings: Settings, variables: Variables
         (row["of_role"], "the role's CONNECTION LIMIT"),
         (row["of_database"], "the database's CONNECTION LIMIT"),
     ]
-    # -1 is none.
+    # -1 means no limit.
     limit, what = min((limit, what) for limit, what in limits if limit >= 0)
     processes = needed // (settings.db_pool_size + ASIDE)
-    each = f"a process keeps {needed} connections (DB_POOL_SIZE, and one for its probes)"
+    each = f"a process keeps {needed} connections (DB_POOL_SIZE, and one for probes)"
     if processes > 1:
-        each = f"{settings.workers} workers, while replaced, have up to {needed} connections"
-    mend = f"Set DB_POOL_SIZE to {max(1, limit // processes - ASIDE)} or less, or raise {what}."
+        each = f"{settings.workers} workers have up to {needed} connections while being replaced"
+    fix = f"Set DB_POOL_SIZE to {max(1, limit // processes - ASIDE)} or less, or raise {what}."
     if needed > limit:
-        return [fail("pool", f"{each}; {what} leaves {limit}", mend)]
+        return [fail("pool", f"{each}; {what} leaves {limit}", fix)]
     if needed > limit - row["others"]:
-        detail = f"{each}; {what} leaves {limit}, of which others hold {row['others']}"
-        return [warn("pool", detail, "Set DB_POOL_SIZE lower, or raise it.")]
+        detail = f"{each}; {what} leaves {limit}, and other clients hold {row['others']}"
+        return [warn("pool", detail, f"Lower DB_POOL_SIZE, or raise {what}.")]
     enough_for = f"{limit // needed} {'such services' if processes > 1 else 'processes'}"
     return [ok("pool", f"{each}; {what} leaves {limit}, enough for {enough_for}")]
 
@@ -296,26 +298,26 @@ async def _check_clock(conn: Connection, settings: Settings, variables: Variable
 
 
 def judge_clock(before: float, theirs: float, after: float) -> Finding:
-    """How far the clocks are apart: tokens go by ours, sessions and suspensions by the database's.
+    """Judge the skew: tokens use our clock, sessions and suspensions the database's.
 
-    Seconds since 1970; the database's was read at some moment between our two.
+    Arguments are seconds since 1970. The database's was read between our ``before`` and ``after``.
     """
     skew_s = max(before - theirs, theirs - after, 0)
     detail = f"the database's clock and this machine's are {skew_s:.1f} s apart"
-    mend = "Keep both right by NTP (chrony, systemd-timesyncd)."
+    fix = "Synchronize both with NTP (chrony, systemd-timesyncd)."
     if skew_s > LEEWAY_S:
-        return fail("clock", f"{detail}: replicas refuse each other's tokens", mend)
+        return fail("clock", f"{detail}: replicas reject each other's tokens", fix)
     if skew_s > SKEW_WARN_S:
-        return warn("clock", detail, mend)
+        return warn("clock", detail, fix)
     return ok("clock", detail)
 
 
 async def _check_keys(conn: Connection, settings: Settings, variables: Variables) -> list[Finding]:
-    """Whether SECRET_KEY opens the keys that sign access tokens."""
+    """Check that SECRET_KEY decrypts the signing keys."""
     try:
         rows = await queries.list_signing_keys(conn, verifies_s(settings))
     except (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError):
-        # Not migrated, which is told already.
+        # Not migrated, which another finding reports.
         return []
     try:
         check_secret_key(rows, settings.secret_key)
@@ -323,14 +325,14 @@ async def _check_keys(conn: Connection, settings: Settings, variables: Variables
         return [
             fail(
                 "keys",
-                "SECRET_KEY is not the one that this database's signing keys were stored under",
-                "Set the SECRET_KEY of the service that uses this database; where it is lost,"
-                " shinkei keys rotate --revoke makes new keys under this one.",
+                "SECRET_KEY is not the one that encrypted this database's signing keys",
+                "Set the SECRET_KEY of the service that uses this database. If it is lost,"
+                " shinkei keys rotate --revoke creates new keys under this one.",
             )
         ]
     if not rows:
-        return [ok("keys", "none yet: the service makes the first when it starts")]
-    return [ok("keys", f"SECRET_KEY opens the signing keys ({len(rows)})")]
+        return [ok("keys", "none yet: the service creates the first when it starts")]
+    return [ok("keys", f"SECRET_KEY decrypts the signing keys ({len(rows)})")]
 
 
 _CHECKS: tuple[Check, ...] = (

@@ -1,4 +1,4 @@
-"""What the doctor finds, and the deadline for calls that have none of their own."""
+"""Findings, and a deadline for calls that have none of their own."""
 
 import threading
 from collections.abc import Callable
@@ -9,7 +9,7 @@ T = TypeVar("T")
 
 
 class Finding(NamedTuple):
-    """What holds of one thing; ``mend`` says what to do where that is not well."""
+    """The result of one check; ``mend`` says how to fix it, and is empty if it is ok."""
 
     check: str
     status: Literal["ok", "warn", "fail"]
@@ -21,21 +21,21 @@ def ok(check: str, detail: str) -> Finding:
     return Finding(check, "ok", detail)
 
 
-def warn(check: str, detail: str, mend: str) -> Finding:
-    """It works, but not as it should."""
-    return Finding(check, "warn", detail, mend)
+def warn(check: str, detail: str, fix: str) -> Finding:
+    """Report something that works, but not as it should."""
+    return Finding(check, "warn", detail, fix)
 
 
-def fail(check: str, detail: str, mend: str) -> Finding:
-    """The service does not start, or requests fail."""
-    return Finding(check, "fail", detail, mend)
+def fail(check: str, detail: str, fix: str) -> Finding:
+    """Report something that keeps the service from starting, or fails requests."""
+    return Finding(check, "fail", detail, fix)
 
 
 def within(deadline_s: float, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """The function's result. Raises TimeoutError where it takes longer, and leaves it running.
+    """Return the function's result. Raises TimeoutError after the deadline and leaves it running.
 
-    On a thread that does not keep the process from ending, as a pool's threads would: a name server
-    or a network disk that does not answer may hold it for minutes.
+    It runs on a daemon thread, as a pool's thread would keep the process from exiting. An
+    unresponsive name server or network disk may block it for minutes.
     """
     results: list[T] = []
     errors: list[BaseException] = []

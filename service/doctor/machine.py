@@ -1,4 +1,4 @@
-"""What is about this process and this machine: variables, limits, disks, hashes."""
+"""Checks of this process and machine: variables, limits, disks, password hashes."""
 
 import difflib
 import os
@@ -20,64 +20,66 @@ MISSPELT = 0.85
 HASH_SLOW_MS = 1000
 FREE_FAIL_BYTES = 100 * 1024**2
 FREE_WARN_BYTES = 1024**3
-# Beside those of clients: logs, the listener, the event loop, a few files.
+# Not for clients: logs, the listener, the event loop, a few files.
 FILES_ASIDE = 32
 FILES_WANTED = 1024
 
 
 def check_variables(environ: Mapping[str, str]) -> Iterator[Finding]:
-    """Which settings are given; and what looks like one, and is read by nobody."""
+    """Report the variables that are set, and names that look like misspelt ones."""
     given = [name for name in VARIABLES if environ.get(name, "").strip()]
-    yield ok("settings", f"given: {', '.join(given)}" if given else "all at their defaults")
+    yield ok("settings", f"set: {', '.join(given)}" if given else "all defaults")
     for name in sorted(environ.keys() - set(VARIABLES)):
         for meant in difflib.get_close_matches(name, VARIABLES, 1, MISSPELT):
-            yield warn("settings", f"{name} is no setting, and is not read", f"Is it {meant}?")
+            yield warn(
+                "settings", f"{name} is not a setting and is ignored", f"Did you mean {meant}?"
+            )
 
 
 def check_files(settings: Settings) -> Iterator[Finding]:
-    """How many files the process may have open: each client's connection is one."""
+    """Check the limit on open files, as each client connection takes one."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = settings.db_pool_size + FILES_ASIDE
     if soft == resource.RLIM_INFINITY:
         yield ok("files", "no limit on open files")
     elif soft < needed:
         yield fail(
-            "files", f"only {soft} open files, fewer than the {needed} it needs", _more_files(hard)
+            "files", f"only {soft} open files; the service needs {needed}", _more_files(hard)
         )
     elif soft < FILES_WANTED:
         clients = soft - needed
         yield warn(
-            "files", f"{soft} open files: no more than {clients} clients at once", _more_files(hard)
+            "files", f"{soft} open files: at most {clients} clients at once", _more_files(hard)
         )
     else:
         yield ok("files", f"{soft} open files: about {soft - needed} clients at once")
 
 
 def _more_files(hard: int) -> str:
-    return f"Raise it: ulimit -n (up to {hard} here), or LimitNOFILE= in a systemd unit."
+    return f"Raise the limit: ulimit -n (up to {hard} here), or LimitNOFILE= in a systemd unit."
 
 
 def check_data_dir(settings: Settings) -> Iterator[Finding]:
-    """DATA_DIR, where something is kept in it: the embedded server's data, or mails."""
+    """Check DATA_DIR if it is used: for the embedded server's data, or for emails."""
     if settings.database is not None and settings.mail_server is not None:
         return
     path = settings.data_dir
-    # What is not there yet is made by whoever needs it.
+    # Missing directories are created when they are needed.
     existing = next(each for each in (path, *path.parents) if each.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-        detail = f"{existing} cannot be written by this user"
-        yield fail("data", detail, "Set DATA_DIR to a directory of this user's.")
+        detail = f"this user cannot write to {existing}"
+        yield fail("data", detail, "Set DATA_DIR to a directory that this user can write to.")
         return
     try:
         free_bytes = within(DEADLINE_S, shutil.disk_usage, existing).free
     except TimeoutError:
-        yield fail("data", f"{existing} does not answer", "Look after the disk, or set DATA_DIR.")
+        yield fail("data", f"{existing} does not respond", "Check the disk, or change DATA_DIR.")
         return
     free = f"{path}: {free_bytes / 1024**3:.1f} GiB free"
     if free_bytes < FREE_FAIL_BYTES:
-        yield fail("data", free, "Make room, or set DATA_DIR to another disk.")
+        yield fail("data", free, "Free some space, or set DATA_DIR to another disk.")
     elif free_bytes < FREE_WARN_BYTES:
-        yield warn("data", free, "Make room, or set DATA_DIR to another disk.")
+        yield warn("data", free, "Free some space, or set DATA_DIR to another disk.")
     else:
         yield ok("data", free)
     for name in ("secret_key", "postgres_password"):
@@ -90,46 +92,49 @@ def _check_private(path: Path) -> Iterator[Finding]:
     except OSError:
         return
     if mode & (stat.S_IRWXG | stat.S_IRWXO):
-        yield fail("data", f"{path} can be read by others", f"chmod 600 {path}")
+        yield fail("data", f"other users have access to {path}", f"chmod 600 {path}")
 
 
 def check_embedded(settings: Settings) -> tuple[list[Finding], Database | None, str]:
-    """Whether ``serve`` could use the embedded server; its database and key where it runs."""
+    """Check that ``serve`` could use the embedded server.
+
+    Returns findings, the database (None if the server is not running), and the secret key, if any.
+    """
     intro = "no DATABASE_URL or DB_HOST: serve uses the embedded PostgreSQL"
     try:
         database, where = within(DEADLINE_S, embedded.look, settings.data_dir)
     except StartError as error:
-        return [fail("embedded", f"{intro}, but {error}", _MEND_EMBEDDED)], None, ""
+        return [fail("embedded", f"{intro}, but {error}", _FIX_EMBEDDED)], None, ""
     except TimeoutError:
-        return [fail("embedded", f"{intro}, which does not answer", _MEND_EMBEDDED)], None, ""
+        return [fail("embedded", f"{intro}, which does not respond", _FIX_EMBEDDED)], None, ""
     except OSError as error:
         detail = f"{intro}, but {error.filename}: {error.strerror}"
-        return [fail("embedded", detail, _MEND_EMBEDDED)], None, ""
+        return [fail("embedded", detail, _FIX_EMBEDDED)], None, ""
     if database is None:
-        return [ok("embedded", f"{intro}, {where}; it does not run now")], None, ""
-    found = [ok("embedded", f"{intro}, which runs on port {database.hosts[0][1]}")]
+        return [ok("embedded", f"{intro}, {where}; it is not running")], None, ""
+    found = [ok("embedded", f"{intro}, running on port {database.hosts[0][1]}")]
     kept = settings.data_dir / "secret_key"
     secret_key = settings.secret_key or (kept.read_text() if kept.exists() else "")
     return found, database, secret_key
 
 
-_MEND_EMBEDDED = "Mend that, or set DATABASE_URL to a PostgreSQL of your own."
+_FIX_EMBEDDED = "Fix that, or set DATABASE_URL to your own PostgreSQL."
 
 
 def check_passwords(settings: Settings) -> Iterator[Finding]:
-    """How long a password's hash takes here, with the cost that is set."""
+    """Check the time and the strength of a password hash with the current settings."""
     memory_kib, iterations = settings.password_hash_memory_kib, settings.password_hash_iterations
     cost = f"{memory_kib} KiB, {iterations} iterations"
     workers = settings.password_hash_workers or os.cpu_count() or 1
-    mend = "shinkei calibrate-passwords prints what suits this machine."
+    fix = "Run shinkei calibrate-passwords to find settings for this machine."
     try:
         hash_ms = within(DEADLINE_S, measure_ms, memory_kib, iterations, 1)
     except TimeoutError:
-        yield fail("passwords", f"a hash ({cost}) takes longer than {DEADLINE_S} s", mend)
+        yield fail("passwords", f"a hash ({cost}) takes longer than {DEADLINE_S} s", fix)
         return
     except Exception:
-        detail = f"a hash ({cost}) cannot be made: there is not the memory for it"
-        yield fail("passwords", detail, mend)
+        detail = f"a hash ({cost}) cannot be computed: not enough memory"
+        yield fail("passwords", detail, fix)
         return
     detail = (
         f"a hash ({cost}) takes {hash_ms:.0f} ms: about {workers * 1000 / max(hash_ms, 1):.0f}"
@@ -137,34 +142,32 @@ def check_passwords(settings: Settings) -> Iterator[Finding]:
     )
     if memory_kib < MEMORY_MIN_KIB or iterations < ITERATIONS_MIN:
         least = f"{MEMORY_MIN_KIB} KiB and {ITERATIONS_MIN} iterations"
-        yield warn("passwords", f"{detail}, less than OWASP's {least}", mend)
+        yield warn("passwords", f"{detail}; OWASP's minimum is {least}", fix)
     elif hash_ms > HASH_SLOW_MS:
-        yield warn("passwords", detail, mend)
+        yield warn("passwords", detail, fix)
     else:
         yield ok("passwords", detail)
 
 
 def check_origin(settings: Settings, environ: Mapping[str, str]) -> Iterator[Finding]:
-    """PUBLIC_ORIGIN: what the links in mails begin with."""
+    """Check PUBLIC_ORIGIN, the start of links in emails."""
     origin = settings.public_origin
     url = urlsplit(origin)
     development = settings.database is None and settings.mail_server is None
     if development:
-        yield ok("origin", f"links in mails begin with {origin}")
+        yield ok("origin", f"links in emails begin with {origin}")
     elif not environ.get("PUBLIC_ORIGIN") or is_local(url.hostname or ""):
-        detail = f"links in mails begin with {origin}, which nobody can open elsewhere"
+        detail = f"links in emails begin with {origin}, which may not work on other machines"
         yield warn(
-            "origin", detail, "Set PUBLIC_ORIGIN to the front end's, such as https://app.example."
+            "origin", detail, "Set PUBLIC_ORIGIN to your front end, such as https://app.example."
         )
     elif url.scheme == "http":
-        detail = f"links in mails begin with {origin}: their tokens travel in the clear"
-        yield warn(
-            "origin", detail, "End TLS in a proxy in front, and set PUBLIC_ORIGIN to https://."
-        )
+        detail = f"links in emails begin with {origin}: their tokens are sent in the clear"
+        yield warn("origin", detail, "Terminate TLS in a proxy, and set PUBLIC_ORIGIN to https://…")
     else:
-        yield ok("origin", f"links in mails begin with {origin}")
+        yield ok("origin", f"links in emails begin with {origin}")
 
 
 def is_local(host: str) -> bool:
-    """Whether what is sent there stays on this machine."""
+    """Return whether a connection to ``host`` stays on this machine."""
     return host in ("localhost", "::1", "0.0.0.0", "::") or host.startswith(("127.", "/"))  # noqa: S104

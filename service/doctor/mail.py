@@ -1,4 +1,4 @@
-"""The mail server: is it reached, trusted, signed in to, and does it take our sender?"""
+"""Checks of the mail server: connection, certificate, sign-in, and our sender."""
 
 import asyncio
 import contextlib
@@ -19,28 +19,26 @@ STEP_S = 5
 
 
 async def check_mail(settings: Settings) -> list[Finding]:
-    """Templates, MAIL_FROM and the server of MAIL_URL."""
+    """Check templates, MAIL_FROM and the server in MAIL_URL."""
     findings = []
     try:
         read_templates(settings.mail_templates_dir)
     except StartError as error:
-        findings.append(fail("mail", str(error), "Mend the file, or unset MAIL_TEMPLATES_DIR."))
+        findings.append(fail("mail", str(error), "Fix the file, or unset MAIL_TEMPLATES_DIR."))
     server = settings.mail_server
     if server is None:
-        detail = (
-            f"no MAIL_URL: mails are written to {settings.data_dir / 'mail'}, and nobody gets them"
-        )
+        detail = f"no MAIL_URL: emails are written to {settings.data_dir / 'mail'} and not sent"
         if settings.database is None:
             findings.append(ok("mail", detail))
         else:
             findings.append(warn("mail", detail, "Set MAIL_URL to your mail server."))
         return findings
-    sender = _address(settings.mail_from)
+    sender = _email_of(settings.mail_from)
     if sender.rpartition("@")[2] in ("localhost", "localhost.localdomain"):
-        detail = f"mails come from {sender}, which other servers refuse"
-        findings.append(warn("mail", detail, "Set MAIL_FROM to an address of your domain."))
+        detail = f"emails are sent from {sender}, which other servers reject"
+        findings.append(warn("mail", detail, "Set MAIL_FROM to an email address in your domain."))
     if server.user and server.security == "none" and not is_local(server.host):
-        detail = "MAIL_URL's password goes over the network in the clear"
+        detail = "the password in MAIL_URL is sent over the network in the clear"
         findings.append(warn("mail", detail, "Use smtp+starttls:// or smtps:// in MAIL_URL."))
     where = f"{server.host}:{server.port}"
     try:
@@ -52,13 +50,13 @@ async def check_mail(settings: Settings) -> list[Finding]:
     return findings
 
 
-def _address(mail_from: str) -> str:
+def _email_of(mail_from: str) -> str:
     header = SMTP.header_factory("From", mail_from)
     return str(header.addresses[0].addr_spec)
 
 
 async def _talk(server: MailServer, where: str, sender: str) -> Finding:
-    """Go as far as the sender's address, in the steps of sending. Raises as the steps do."""
+    """Run the steps of sending an email up to MAIL FROM. Raises what aiosmtplib raises."""
     smtp = aiosmtplib.SMTP(
         hostname=server.host,
         port=server.port,
@@ -74,9 +72,9 @@ async def _talk(server: MailServer, where: str, sender: str) -> Finding:
             if not smtp.supports_extension("starttls"):
                 return fail(
                     "mail",
-                    f"the mail server at {where} does not offer STARTTLS, which MAIL_URL asks for",
-                    "Turn STARTTLS on there; or use smtps:// (port 465), or, on a network that you"
-                    " trust, smtp:// in MAIL_URL.",
+                    f"the mail server at {where} does not offer STARTTLS, which MAIL_URL requires",
+                    "Turn STARTTLS on there, or use smtps:// (port 465) in MAIL_URL. On a trusted"
+                    " network, smtp:// works too.",
                 )
             await smtp.starttls()
             await smtp.ehlo()
@@ -84,8 +82,8 @@ async def _talk(server: MailServer, where: str, sender: str) -> Finding:
             if not smtp.supports_extension("auth"):
                 return fail(
                     "mail",
-                    f"the mail server at {where} takes no sign-in over this connection",
-                    "Use smtp+starttls:// or smtps:// in MAIL_URL, or take user and password out.",
+                    f"the mail server at {where} does not accept sign-in over this connection",
+                    "Use smtp+starttls:// or smtps:// in MAIL_URL, or remove user and password.",
                 )
             await smtp.login(server.user, server.password)
         await smtp.mail(sender)
@@ -96,45 +94,45 @@ async def _talk(server: MailServer, where: str, sender: str) -> Finding:
         smtp.close()
     how = {"none": "without TLS", "starttls": "with STARTTLS", "tls": "with TLS"}[server.security]
     signed_in = f", signed in as {server.user}" if server.user else ""
-    return ok("mail", f"the mail server at {where} takes mail from {sender}, {how}{signed_in}")
+    return ok("mail", f"the mail server at {where} accepts mail from {sender}, {how}{signed_in}")
 
 
 def _explain(error: Exception, where: str) -> Finding:
-    """Why it failed, in our own words: the server's may repeat what it was sent."""
+    """Describe the failure in our own words: the server's text may echo the password."""
     server = f"the mail server at {where}"
     chain = [error, error.__cause__, error.__context__]
     if any(isinstance(each, ssl.SSLCertVerificationError) for each in chain):
         return fail(
             "mail",
-            f"{server} has a certificate that is not trusted",
-            "Name the host as its certificate does in MAIL_URL, and its authority's certificate in"
-            " SSL_CERT_FILE.",
+            f"{server} has an untrusted certificate",
+            "Use the host name from its certificate in MAIL_URL, and set SSL_CERT_FILE to its"
+            " authority's certificate.",
         )
     if any(isinstance(each, ssl.SSLError) for each in chain):
         return fail(
             "mail",
-            f"{server} does not speak TLS from the first byte, or no version that we take",
+            f"{server} does not speak TLS from the first byte, or no supported version",
             "Use smtp+starttls:// (usually port 587) instead of smtps:// in MAIL_URL.",
         )
     match error:
         case socket.gaierror():
-            return fail("mail", f"{server}: there is no such host", "Mend the host in MAIL_URL.")
+            return fail("mail", f"{server}: no such host", "Correct the host in MAIL_URL.")
         case aiosmtplib.SMTPAuthenticationError():
-            detail = f"{server} refuses user or password ({error.code})"
-            return fail("mail", detail, "Mend them in MAIL_URL; escape @ : / in them.")
+            detail = f"{server} rejects user or password ({error.code})"
+            return fail("mail", detail, "Correct them in MAIL_URL, and escape @ : / in them.")
         case aiosmtplib.SMTPSenderRefused():
-            detail = f"{server} refuses MAIL_FROM as the sender ({error.code})"
-            return fail("mail", detail, "Set MAIL_FROM to an address that this server sends for.")
+            detail = f"{server} rejects MAIL_FROM as the sender ({error.code})"
+            return fail("mail", detail, "Set MAIL_FROM to a sender that this server accepts.")
         case aiosmtplib.SMTPResponseException():
-            detail = f"{server} answers {error.code} and takes no mail from here"
-            return fail("mail", detail, "Look into its log: it may not let this machine in.")
+            detail = f"{server} responds with {error.code} and accepts no mail from here"
+            return fail("mail", detail, "Check its log: it may not allow this machine to send.")
         case TimeoutError():
-            return fail("mail", f"{server} does not answer", _REACH)
+            return fail("mail", f"{server} does not respond", _REACH)
         case aiosmtplib.SMTPServerDisconnected():
-            return fail("mail", f"{server} ends the connection", _REACH)
+            return fail("mail", f"{server} closes the connection", _REACH)
     refused = any(isinstance(each, ConnectionRefusedError) for each in chain)
     reason = "refuses the connection" if refused else "cannot be reached"
     return fail("mail", f"{server} {reason}", _REACH)
 
 
-_REACH = "Mend host and port in MAIL_URL, start the server, or let the firewall pass this."
+_REACH = "Correct host and port in MAIL_URL, start the server, or allow this in the firewall."

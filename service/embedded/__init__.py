@@ -1,1 +1,1 @@
-"""The embedded PostgreSQL that runs if no database is configured."""
+"""The embedded PostgreSQL, used if no database is configured."""

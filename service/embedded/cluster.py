@@ -1,4 +1,4 @@
-"""The files of the embedded cluster: initialised, given a port and secrets."""
+"""The files of the embedded cluster: its data directory, port and secrets."""
 
 import contextlib
 import os
@@ -19,7 +19,7 @@ USER = "shinkei"
 
 
 def read_secret_key(data_dir: Path) -> str:
-    """The SECRET_KEY that belongs to ``data_dir``, made on first use."""
+    """Return the SECRET_KEY of ``data_dir``, generated on first use."""
     return read_or_make_secret(data_dir / "secret_key")
 
 
@@ -31,10 +31,11 @@ def initialise(
     *,
     durable: bool,
 ) -> None:
-    """Make the cluster in a directory aside and rename it once it is whole.
+    """Create the cluster in a temporary directory and rename it once it is complete.
 
-    So one that was killed half-way is never taken for a cluster. The directory has a new name each
-    time, because children of a killed initdb may write to theirs for another moment.
+    An interrupted initialisation is therefore never mistaken for a cluster. The temporary name is
+    unique, because children of a killed initdb may keep writing to theirs for a moment.
+    Raises StartError.
     """
     try:
         aside = Path(tempfile.mkdtemp(prefix="postgres.new.", dir=cluster.parent))
@@ -44,7 +45,7 @@ def initialise(
                 give(aside, account)
             _run_initdb(bindir, aside, account)
             if durable:
-                # initdb's own way, a thousand fsyncs, takes longer than all the rest of it.
+                # Much faster than initdb's own fsync of every file.
                 os.sync()
             (aside / "cluster").rename(cluster)
             sync_directory(cluster.parent)
@@ -55,13 +56,13 @@ def initialise(
 
 
 def _run_initdb(bindir: Path, aside: Path, account: pwd.struct_passwd | None) -> None:
-    # PostgreSQL's own C.UTF-8 never changes with a library of the system, which would leave indexes
-    # of text out of order; and lower() takes a third of the time.
+    # The built-in C.UTF-8 does not change with a system library, which would corrupt text indexes.
+    # It also makes lower() faster.
     provider = ["--locale-provider=builtin"] if int(major_version(bindir) or 0) >= 17 else []
     with reachable(aside, account) as (path, fds):
         result = subprocess.run(  # noqa: S603
             [
-                # initdb only takes note of other signals. Its children end when its pipe does.
+                # initdb only records other signals. Its children exit when its pipe closes.
                 *launcher(signal.SIGKILL, account),
                 *(str(bindir / "initdb"), "-D", f"{path}/cluster", f"--pwfile={path}/password"),
                 *("-U", USER, "-A", "scram-sha-256", "-E", "UTF8", "--locale=C.UTF-8", *provider),
@@ -84,16 +85,16 @@ def check_version(bindir: Path, cluster: Path) -> None:
     major = major_version(bindir)
     if major != made_by:
         raise StartError(
-            f"{cluster} was made by PostgreSQL {made_by}, the one found in {bindir} is"
-            f" {major or 'broken'}: set PG_BINDIR to a PostgreSQL {made_by}, or another DATA_DIR"
+            f"{cluster} was created by PostgreSQL {made_by}, but the one in {bindir} is"
+            f" {major or 'broken'}: point PG_BINDIR at PostgreSQL {made_by}, or change DATA_DIR"
         )
 
 
 def choose_port(path: Path) -> int:
-    """The port of the last start where it is free, or another one, kept for the next start.
+    """Return the port of the last start if it is free, or else a new one, saved for the next start.
 
-    Not from the range that systems give to outgoing connections: one of those would take it while
-    the server is down.
+    New ports lie outside the ephemeral range: an outgoing connection could otherwise take the port
+    while the server is down. Raises StartError.
     """
     kept = [int(path.read_text())] if path.exists() else []
     for port in (*kept, *(10_000 + secrets.randbelow(20_000) for _ in range(100))):
@@ -105,7 +106,7 @@ def choose_port(path: Path) -> int:
 
 def _is_free(port: int) -> bool:
     with socket.socket() as probe:
-        # As the server does: connections of the last one that linger do not matter.
+        # Like the server itself: lingering connections of the last one do not block the port.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", port))
@@ -123,7 +124,7 @@ def sync_directory(path: Path) -> None:
 
 
 def write_private(path: Path, content: bytes) -> None:
-    """Whole or not at all, and readable by its owner alone."""
+    """Write a file atomically, readable only by its owner."""
     scratch = path.with_name(f"{path.name}.{os.getpid()}")
     scratch.unlink(missing_ok=True)
     fd = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

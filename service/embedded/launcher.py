@@ -1,4 +1,4 @@
-"""Starts programs as another user, tied to the life of this process."""
+"""Starts programs as another user, bound to the lifetime of this process."""
 
 import contextlib
 import os
@@ -12,10 +12,9 @@ from typing import Any
 
 from service.exceptions import StartError
 
-# Becomes the program that it is given, once it has become its user and has asked the kernel for a
-# signal when its parent is gone (PR_SET_PDEATHSIG; changing the user would undo it). Done by a
-# program of its own and not between fork and exec of ours, as the server is started again in a
-# process with threads, where Python code may not run there.
+# Switches to the given user, asks the kernel for a signal when the parent dies (PR_SET_PDEATHSIG,
+# which switching users would reset), then executes the given program. It is a separate program,
+# because preexec_fn is unsafe in a process with threads, such as when the server is restarted.
 _LAUNCHER = """
 import ctypes, os, sys
 parent, death_signal, uid, gid = map(int, sys.argv[1:5])
@@ -39,7 +38,7 @@ def find_account() -> pwd.struct_passwd:
     for name in ("postgres", "nobody"):
         with contextlib.suppress(KeyError):
             return pwd.getpwnam(name)
-    raise StartError("PostgreSQL refuses to run as root: create the user postgres, or nobody")
+    raise StartError("PostgreSQL does not run as root: create a user named postgres or nobody")
 
 
 def give(cluster: Path, account: pwd.struct_passwd) -> None:
@@ -53,10 +52,10 @@ def give(cluster: Path, account: pwd.struct_passwd) -> None:
 def reachable(
     path: Path, account: pwd.struct_passwd | None
 ) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """A name for ``path`` that ``account`` can open though it may not enter the directories above.
+    """Yield a name for ``path`` that ``account`` can open, and the descriptors to inherit.
 
-    Root's checkout often lies in a private directory. A descriptor opened by root and inherited by
-    the server leads straight to the directory, with no look at its parents (proc(5)).
+    Root's checkout is often in a private directory that ``account`` may not enter. Root therefore
+    opens ``path``; the server inherits the descriptor and skips the parents' permissions (proc(5)).
     """
     if account is None or others_may_enter(path.parent):
         yield str(path), ()
@@ -69,9 +68,10 @@ def reachable(
 
 
 def launcher(death_signal: signal.Signals, account: pwd.struct_passwd | None) -> list[str]:
-    """What goes before a command so that it runs as ``account`` and does not outlive its parent.
+    """Return a command prefix that runs a program as ``account`` and ties it to this process.
 
-    Root's Python begins it, because the account may not be able to enter a virtual environment.
+    Python starts as root, because ``account`` may not have access to the virtual environment.
+    If the parent dies, Linux sends ``death_signal`` to the program.
     """
     uid, gid = (account.pw_uid, account.pw_gid) if account else (0, 0)
     numbers = (os.getpid(), int(death_signal), uid, gid)
@@ -79,13 +79,13 @@ def launcher(death_signal: signal.Signals, account: pwd.struct_passwd | None) ->
 
 
 def apart(fds: tuple[int, ...]) -> dict[str, Any]:
-    """Popen's arguments for a child that shares nothing with us but the files it is given."""
+    """Return Popen arguments for a child that shares only the descriptors ``fds`` with us."""
     return {
         "stdin": subprocess.DEVNULL,
         "cwd": "/",
         # libpq's variables must not reach the server's tools, nor our secrets the server.
         "env": {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C", "TZ": "UTC"},
         "pass_fds": fds,
-        # Ctrl-C reaches the service alone, which then stops it.
+        # Ctrl-C reaches only the service, which then stops the child.
         "start_new_session": True,
     }

@@ -1,9 +1,9 @@
-"""The embedded PostgreSQL: initialised, started and stopped for development, tests and trying out.
+"""The embedded PostgreSQL for development, tests and trying things out.
 
-The server belongs to the process that started it, which starts it again where it ends unasked. It
-stops with that process, and where that one is killed the kernel stops it too; this is Linux's
-prctl(2), elsewhere the next start stops what was left running. A second process of the same
-DATA_DIR uses the first one's server, and finds it again on the same port after a restart.
+The process that starts the server owns it: it restarts the server after a crash and stops it at
+exit. If the owner is killed, Linux stops the server too (prctl(2)); elsewhere the next start does.
+A second process with the same DATA_DIR uses the first one's server, which keeps its port after a
+restart.
 """
 
 import contextlib
@@ -36,9 +36,9 @@ log = logging.getLogger(__name__)
 READY_TIMEOUT_S = 60
 STOP_TIMEOUT_S = 20
 WATCH_EVERY_S = 0.2
-# A server that keeps ending is not started more often than this.
+# Minimum time between restarts of a server that keeps crashing.
 RESTART_EVERY_S = 2
-# What a developer's shell says to libpq of other servers (PGSSLMODE) is not meant for this one.
+# Overrides libpq variables in a developer's shell (PGSSLMODE) that are meant for other servers.
 _CONNECTION_OPTIONS = (("sslmode", "disable"), ("target_session_attrs", "any"))
 
 
@@ -51,7 +51,7 @@ class Server:
     log_path: Path
 
     def stop(self, how: signal.Signals = signal.SIGINT) -> None:
-        """Stop it: SIGINT writes all to disk first (pg_ctl's fast), SIGQUIT just ends."""
+        """Stop the server: SIGINT is pg_ctl's fast shutdown, SIGQUIT its immediate one."""
         self.process.send_signal(how)
         try:
             self.process.wait(STOP_TIMEOUT_S)
@@ -62,9 +62,10 @@ class Server:
 
 @contextlib.contextmanager
 def running(data_dir: Path, *, connections: int = 0) -> Iterator[Database]:
-    """The database of ``data_dir``; who starts it keeps it running and stops it, others use it.
+    """Yield the database of ``data_dir``, with room for more than ``connections`` connections.
 
-    It takes so many connections, and some more.
+    The first process starts the server, keeps it running and stops it; others attach to it.
+    Raises StartError.
     """
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
@@ -75,7 +76,7 @@ def running(data_dir: Path, *, connections: int = 0) -> Iterator[Database]:
         if not _lock(lock.fileno()):
             yield attach(data_dir)
             return
-        # Others than the pools: migrations, a second process, somebody's psql.
+        # Some extra for migrations, a second process and psql.
         options = {"max_connections": str(max(100, connections + 20))}
         server = start(data_dir, options=options)
         _, port = server.database.hosts[0]
@@ -83,7 +84,7 @@ def running(data_dir: Path, *, connections: int = 0) -> Iterator[Database]:
         keeper = threading.Thread(
             target=_keep_running,
             args=(server, lambda: start(data_dir, port=port, options=options), ending),
-            # Where the main thread is interrupted while it waits for this one, the process ends.
+            # Lets the process exit if the main thread is interrupted while joining this one.
             daemon=True,
         )
         keeper.start()
@@ -97,10 +98,10 @@ def running(data_dir: Path, *, connections: int = 0) -> Iterator[Database]:
 def _keep_running(
     server: Server, start_again: Callable[[], Server], ending: threading.Event
 ) -> None:
-    """Start the server again whenever it ends, until ``ending``; then stop it.
+    """Restart the server whenever it ends, until ``ending`` is set; then stop it.
 
-    The kernel ends a server with the thread that started it, not only with the process: so the
-    thread that starts it again is also the one that stops it.
+    Linux kills a server when the thread that started it ends, not only the process. So the thread
+    that restarts the server lives until it has stopped it.
     """
     started_at = time.monotonic()
     while not ending.wait(WATCH_EVERY_S):
@@ -120,9 +121,9 @@ def _keep_running(
 
 
 def look(data_dir: Path) -> tuple[Database | None, str]:
-    """The server that runs on ``data_dir``, or None, and the programs that would start one.
+    """Return the server running on ``data_dir``, or None and where its executables come from.
 
-    Changes nothing. Raises StartError for what would keep ``running`` from starting it.
+    Changes nothing. Raises StartError if ``running`` could not start a server.
     """
     cluster = data_dir / "postgres"
     pid, port, ready = read_pid_file(cluster)
@@ -130,18 +131,19 @@ def look(data_dir: Path) -> tuple[Database | None, str]:
         return _database(port, (data_dir / "postgres_password").read_text()), ""
     if os.geteuid() == 0:
         find_account()
-    # As root it would be run from a copy, if need be, that its user can read.
+    # Without the account, so that this makes no copy of the wheel for it.
     bindir = find_bindir(None)
     if (cluster / "PG_VERSION").exists():
         check_version(bindir, cluster)
-    return None, f"with the programs of {bindir}"
+    return None, f"from {bindir}"
 
 
 def start(data_dir: Path, *, port: int = 0, options: Mapping[str, str] | None = None) -> Server:
     """Initialise ``data_dir/postgres`` on first use, start its server, and wait until it is ready.
 
-    Listens on 127.0.0.1, on a free port unless one is given; ``options`` are PostgreSQL's settings.
-    As root it runs as ``postgres`` or ``nobody``, because PostgreSQL refuses to run as root.
+    Listens on 127.0.0.1, on ``port`` or a free one; ``options`` are PostgreSQL settings. If we are
+    root, the server runs as ``postgres`` or ``nobody``, because PostgreSQL does not run as root.
+    Raises StartError.
     """
     account = find_account() if os.geteuid() == 0 else None
     bindir = find_bindir(account)
@@ -154,7 +156,7 @@ def start(data_dir: Path, *, port: int = 0, options: Mapping[str, str] | None = 
         **(options or {}),
     }
     for leftover in data_dir.glob("postgres.new.*"):
-        # What is left of an initialisation that was killed may still be ending in there.
+        # Processes of a killed initialisation may still be writing to it.
         shutil.rmtree(leftover, ignore_errors=True)
     if not (cluster / "PG_VERSION").exists():
         initialise(bindir, cluster, password, account, durable=settings.get("fsync") != "off")
@@ -169,7 +171,7 @@ def start(data_dir: Path, *, port: int = 0, options: Mapping[str, str] | None = 
         for name, value in settings.items():
             command += ["-c", f"{name}={value}"]
         process = subprocess.Popen(  # noqa: S603
-            # SIGQUIT: the server ends its children and itself, and recovers at the next start.
+            # SIGQUIT: an immediate shutdown, with crash recovery at the next start.
             [*launcher(signal.SIGQUIT, account), *command],
             stdout=log_file,
             stderr=log_file,
@@ -209,7 +211,7 @@ def _lock(fd: int) -> bool:
 
 
 def attach(data_dir: Path) -> Database:
-    """The server that another process has started, or is just starting."""
+    """Return the database of another process's server, once it is ready. Raises StartError."""
     cluster = data_dir / "postgres"
     deadline = time.monotonic() + READY_TIMEOUT_S
     while time.monotonic() < deadline:
@@ -217,4 +219,4 @@ def attach(data_dir: Path) -> Database:
         if ready and is_server_of(pid, cluster):
             return _database(port, read_or_make_secret(data_dir / "postgres_password"))
         time.sleep(0.02)
-    raise StartError(f"another process holds {data_dir} and does not get ready")
+    raise StartError(f"another process holds {data_dir} but did not become ready")

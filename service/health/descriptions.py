@@ -1,4 +1,4 @@
-"""What probes respond, described with examples."""
+"""API descriptions and examples of the health probes."""
 
 from collections.abc import Callable
 
@@ -68,7 +68,7 @@ _NOT_READY = {
                 "status": "fail",
                 "observedValue": 500.4,
                 "observedUnit": "ms",
-                "output": "no answer within 500 ms",
+                "output": "no response within 500 ms",
             }
         ],
         "database:migrations": [{"componentType": "datastore", "status": "fail"}],
@@ -89,7 +89,7 @@ def describe_probe(description: str) -> Callable[[Decorated], Decorated]:
         {
             200: Success(description, HEALTH_SHAPE, example=_READY, content_type=CONTENT_TYPE),
             503: Success(
-                "Not now.", HEALTH_SHAPE, ("Retry-After",), _NOT_READY, content_type=CONTENT_TYPE
+                "Not ready.", HEALTH_SHAPE, ("Retry-After",), _NOT_READY, content_type=CONTENT_TYPE
             ),
         },
         database=False,

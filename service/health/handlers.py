@@ -1,4 +1,4 @@
-"""Probes: is the process alive, and can it serve? (draft-inadarei-api-health-check)"""
+"""Liveness, readiness and startup probes (draft-inadarei-api-health-check)."""
 
 import asyncio
 import contextlib
@@ -26,7 +26,7 @@ CACHE_S = 1.0
 
 @dataclass(slots=True)
 class Health:
-    """What the probes know."""
+    """Shared state of the probes."""
 
     started: bool = False
     checked_at: float = float("-inf")
@@ -36,7 +36,7 @@ class Health:
 
 
 async def health_context(app: web.Application) -> AsyncIterator[None]:
-    """Look once at start, so that the first probe finds the probes' own connection open."""
+    """Check once at start, so that the first probe finds the probes' own connection open."""
     await _check(app)
     yield
     task = app[HEALTH].connecting
@@ -58,21 +58,21 @@ async def live(request: web.Request) -> web.Response:
     return _render(200, {"status": "pass", "version": __version__})
 
 
-@describe_probe("Requests can be served.")
+@describe_probe("Ready.")
 async def ready(request: web.Request) -> web.Response:
     """Check whether the process can serve requests.
 
-    It can if the database is reachable, all migrations are applied and no stop is under way.
+    It can if the database is reachable, all migrations are applied and no shutdown is in progress.
     """
     body = await _check(request.app)
     return _render(503 if body["status"] == "fail" else 200, body)
 
 
-@describe_probe("The process has been ready.")
+@describe_probe("The process has become ready.")
 async def startup(request: web.Request) -> web.Response:
-    """Check whether the process has been ready since it started.
+    """Check whether the process has become ready since it started.
 
-    Once it has, this stays 200.
+    Once it has, the response is always 200.
     """
     if not request.app[HEALTH].started:
         return await ready(request)
@@ -87,11 +87,11 @@ def _render(status: int, body: dict[str, object]) -> web.Response:
 
 
 async def _check(app: web.Application) -> dict[str, object]:
-    """Every part's state, at most one second old; probes that arrive together share one look."""
+    """Return the state of all parts, cached for ``CACHE_S``; concurrent probes share one check."""
     health = app[HEALTH]
     async with health.checking:
         if time.monotonic() - health.checked_at > CACHE_S:
-            health.body = await _look(app)
+            health.body = await _run_checks(app)
             health.checked_at = time.monotonic()
         body = health.body
         if body["status"] != "fail":
@@ -101,7 +101,7 @@ async def _check(app: web.Application) -> dict[str, object]:
     return body
 
 
-async def _look(app: web.Application) -> dict[str, object]:
+async def _run_checks(app: web.Application) -> dict[str, object]:
     started = time.perf_counter()
     output = ""
     pending: list[str] | None = None
@@ -109,7 +109,7 @@ async def _look(app: web.Application) -> dict[str, object]:
         async with asyncio.timeout(DEADLINE_S):
             pending = await _find_pending(app)
     except TimeoutError:
-        output = f"no answer within {DEADLINE_S * 1000:g} ms"
+        output = f"no response within {DEADLINE_S * 1000:g} ms"
     except (*LOST, asyncpg.PostgresError):
         output = "cannot be reached"
     database: dict[str, object] = {
@@ -132,7 +132,7 @@ async def _look(app: web.Application) -> dict[str, object]:
     in_use = pool.get_size() - pool.get_idle_size()
     utilization: dict[str, object] = {
         "componentType": "component",
-        # A saturated pool still serves, more slowly: taking the replica away would make it worse.
+        # A saturated pool still serves, and removing the replica would overload the others.
         "status": "warn" if in_use >= pool.get_max_size() or app[WRITES].locked() else "pass",
         "observedValue": in_use,
         "observedUnit": f"of {pool.get_max_size()} connections",
@@ -151,9 +151,10 @@ async def _look(app: web.Application) -> dict[str, object]:
 
 
 async def _find_pending(app: web.Application) -> list[str]:
-    """Ask on a connection of the probes' own, so that a saturated pool cannot fail them.
+    """Return the pending migrations, read on a dedicated connection.
 
-    One that was lost since the last look is replaced at once.
+    So a saturated pool cannot fail the probes. A connection lost since the last check is replaced
+    at once.
     """
     for attempt in (1, 2):
         conn = await _connection(app)
@@ -167,10 +168,10 @@ async def _find_pending(app: web.Application) -> list[str]:
 
 
 async def _connection(app: web.Application) -> "asyncpg.Connection[asyncpg.Record]":
-    """The probes' connection, or the one attempt under way to open it.
+    """Return the probes' connection, joining an attempt to open it if one is in progress.
 
-    The attempt outlives the look that began it: on a network so slow that connecting takes longer
-    than a look may, a later look finds it open.
+    The attempt outlives the check that started it. So on a network where connecting takes longer
+    than the deadline of a check, a later check finds the connection open.
     """
     health = app[HEALTH]
     task = health.connecting

@@ -1,4 +1,4 @@
-"""Looks at the pool, the hash threads, the event loop and the outbox for the metrics."""
+"""Samples the pool, the hash threads, the event loop and the outbox for the metrics."""
 
 import asyncio
 import contextlib
@@ -23,32 +23,32 @@ OUTBOX_EVERY_S = 15
 
 
 def install(app: web.Application, registry: "CollectorRegistry") -> None:
-    """Measure the application into ``registry``, from its outermost middleware on."""
+    """Record the application's metrics in ``registry``, using an outermost middleware."""
     metrics = app[METRICS] = create(registry)
     app.middlewares.insert(0, measure_requests(metrics))
     app.cleanup_ctx.append(_metrics_context)
 
 
 async def _metrics_context(app: web.Application) -> AsyncIterator[None]:
-    """Hear of connections and hashes, and look at what has to be looked at while the app lives."""
+    """Observe connections and hashes, and take samples while the application runs."""
     metrics = app[METRICS]
     queries: dict[str, Callable[[float], None]] = {}
 
-    def heard_of_connection(query: str, waited_s: float, held_s: float) -> None:
+    def observe_connection(query: str, waited_s: float, held_s: float) -> None:
         metrics.db_acquire_wait.observe(waited_s)
-        # One that was not had was held for no time at all.
+        # Zero means that no connection was acquired.
         if held_s:
             observe = queries.get(query)
             if observe is None:
                 observe = queries[query] = metrics.db_query_duration.labels(query).observe
             observe(held_s)
 
-    def heard_of_hash(waited_s: float, took_s: float) -> None:
+    def observe_hash(waited_s: float, took_s: float) -> None:
         metrics.password_hash_wait.observe(waited_s)
         metrics.password_hash_duration.observe(took_s)
 
-    app[DATABASE_TIMERS].append(heard_of_connection)
-    app[HASHER].timers.append(heard_of_hash)
+    app[DATABASE_TIMERS].append(observe_connection)
+    app[HASHER].timers.append(observe_hash)
     tasks = [
         asyncio.create_task(_repeat(app, SAMPLE_EVERY_S, _sample), name="metrics"),
         asyncio.create_task(_repeat(app, OUTBOX_EVERY_S, _sample_outbox), name="outbox metrics"),
@@ -59,7 +59,7 @@ async def _metrics_context(app: web.Application) -> AsyncIterator[None]:
     for task in tasks:
         with contextlib.suppress(asyncio.CancelledError):
             await task
-    # What was counted since the last sample.
+    # Include the counts since the last sample.
     _count_tokens(app)
 
 
@@ -68,7 +68,7 @@ async def _repeat(
     every_s: float,
     sample: Callable[[web.Application, float], Awaitable[None]],
 ) -> None:
-    """Take a sample every so often, each told how late it is."""
+    """Take a sample every ``every_s`` seconds, passing how many seconds late it is."""
     loop = asyncio.get_running_loop()
     due = loop.time()
     while True:
@@ -92,7 +92,7 @@ async def _sample(app: web.Application, late_s: float) -> None:
 
 
 def _count_tokens(app: web.Application) -> None:
-    """Take over what each request counts, in plain numbers as it has to be quick."""
+    """Move the token cache's counts, which are plain integers for speed, into the metrics."""
     metrics, ring = app[METRICS], app[KEY_RING]
     metrics.token_cache.labels("hit").inc(ring.hits)
     metrics.token_cache.labels("miss").inc(ring.misses)

@@ -1,1 +1,1 @@
-"""What every route shares: the middleware, requests, responses, problems, fields and pages."""
+"""Code that every route shares: middleware, requests, responses, problems, fields and pages."""

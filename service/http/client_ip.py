@@ -11,15 +11,15 @@ from service.context import SETTINGS
 IpAddress: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 
-# An IPv6 address that embeds an IPv4 one, with a zone and spaces around it.
+# Room for an IPv6 address with an embedded IPv4 one, a zone and surrounding spaces.
 IP_MAX_CHARS = 80
 
 
 def client_ip(request: web.Request) -> IpAddress | None:
-    """The IP that the nearest trusted proxy saw, or the peer's if there is no trusted proxy.
+    """Return the client's IP as seen by the trusted proxies, or the peer's IP without any.
 
-    ``X-Forwarded-For`` is read from its end, where proxies append, while each hop is in
-    TRUSTED_PROXIES. Entries that a client added itself are never reached. None on a Unix socket.
+    Read ``X-Forwarded-For`` from its end, where proxies append, while each hop is in
+    TRUSTED_PROXIES. This never reaches entries that the client added. None on a Unix socket.
     """
     ip = _parse(request.remote or "")
     trusted = request.app[SETTINGS].trusted_proxies
@@ -35,7 +35,7 @@ def client_ip(request: web.Request) -> IpAddress | None:
 
 
 def shown_client_ip(request: web.Request) -> str | None:
-    """The client's IP as text, for the access log."""
+    """Return the client's IP as text for the access log, or None."""
     if not request.app[SETTINGS].trusted_proxies:
         return _show(request.remote or "")
     ip = client_ip(request)
@@ -43,14 +43,14 @@ def shown_client_ip(request: web.Request) -> str | None:
 
 
 def client_network(ip: IpAddress) -> Network:
-    """The network that counts as one client: an IPv4 address, or the /64 of an IPv6 one."""
+    """Return the network that counts as one client: a single IPv4 address or an IPv6 /64."""
     if isinstance(ip, ipaddress.IPv6Address):
         return ipaddress.IPv6Network((ip, 64), strict=False)
     return ipaddress.IPv4Network(ip)
 
 
 def _parse(text: str) -> IpAddress | None:
-    """The IP, with an IPv4-mapped IPv6 address as IPv4, or None."""
+    """Parse an IP, with IPv4-mapped IPv6 as IPv4. None if it is invalid."""
     return _parse_short(text) if len(text) <= IP_MAX_CHARS else None
 
 
@@ -62,7 +62,7 @@ def _show(text: str) -> str | None:
 
 @functools.lru_cache(maxsize=4096)
 def _parse_short(text: str) -> IpAddress | None:
-    """Cached, because every request asks."""
+    """Parse an IP; cached, because every request needs it."""
     try:
         ip = ipaddress.ip_address(text.strip())
     except ValueError:

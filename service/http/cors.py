@@ -1,12 +1,12 @@
-"""Answers the questions that browsers ask before a request (CORS preflights)."""
+"""CORS preflight requests."""
 
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler, Middleware
 
 from service.settings import Settings
 
-# How long a browser may go by a preflight's answer; no browser takes more than Chromium's 2 hours,
-# and an origin that is taken off the list is refused at once all the same, by the answers proper.
+# How long a browser may cache a preflight response; 2 hours is Chromium's maximum. Removing an
+# origin from the list still takes effect at once, because actual responses no longer allow it.
 PREFLIGHT_TTL_S = 7200
 _ALLOWED_HEADERS = (
     "Authorization, Content-Type, Idempotency-Key, If-Match, If-None-Match, traceparent,"
@@ -15,14 +15,14 @@ _ALLOWED_HEADERS = (
 
 
 def preflights(settings: Settings) -> Middleware:
-    """A middleware that answers what browsers ask before a page's request (Fetch Standard §3.2).
+    """Create a middleware that responds to CORS preflights (Fetch Standard §3.2).
 
-    For a path that there is, 204 with the methods that it takes; what an origin that is not listed
-    asks is a 405, as any OPTIONS.
+    A preflight for an existing path gets 204 with the methods it supports. If its origin is not
+    listed, it gets 405 like any other OPTIONS request.
     """
 
     @web.middleware
-    async def answer(request: web.Request, handler: Handler) -> web.StreamResponse:
+    async def respond(request: web.Request, handler: Handler) -> web.StreamResponse:
         refused = request.match_info.http_exception
         if (
             request.method != hdrs.METH_OPTIONS
@@ -40,4 +40,4 @@ def preflights(settings: Settings) -> Middleware:
             },
         )
 
-    return answer
+    return respond

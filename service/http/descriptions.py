@@ -1,6 +1,6 @@
-"""What a handler and a guard say about themselves in the API's description (``service.openapi``).
+"""Descriptions that handlers and guards carry for the API description.
 
-What follows from the access, the body, the query and so on is added there.
+``service.openapi`` adds whatever follows from the access, the body, the query and so on.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,9 +15,9 @@ Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 
 class Shape(NamedTuple):
-    """A JSON Schema with a name, for JSON that no marshmallow schema describes.
+    """A named JSON Schema, for JSON that no marshmallow schema describes.
 
-    Anywhere in it, a Shape or a marshmallow schema stands for a reference to itself.
+    A Shape or a marshmallow schema nested in it becomes a reference to that schema.
     """
 
     name: str
@@ -25,7 +25,7 @@ class Shape(NamedTuple):
 
 
 class Success(NamedTuple):
-    """A response that is no problem, and the headers that this route adds to it."""
+    """A successful response, and the headers that this route adds to it."""
 
     description: str
     body: Schema | Shape | Mapping[str, Any] | None = None
@@ -35,7 +35,7 @@ class Success(NamedTuple):
 
 
 class Description(NamedTuple):
-    """What a route takes and responds, beyond what follows from that."""
+    """A route's request and responses, without the parts that ``service.openapi`` derives."""
 
     responses: Mapping[int, Success]
     body: Schema | None
@@ -48,7 +48,7 @@ class Description(NamedTuple):
 
 
 class Access(NamedTuple):
-    """Who may call a route, and the problems that others get."""
+    """The callers a route accepts, in words, and the problems that others get."""
 
     words: str
     problems: tuple[ProblemType, ...]
@@ -65,9 +65,9 @@ def describe(
     if_match: Literal["", "honoured", "required"] = "",
     database: bool = True,
 ) -> Callable[[Decorated], Decorated]:
-    """Attach a description to a handler, whose docstring gives the summary and more.
+    """Attach a description to a handler, whose docstring provides the summary and details.
 
-    ``example`` is one of the body; ``database`` says whether the route needs the database.
+    ``example`` is an example body; ``database`` says whether the route needs the database.
     """
 
     def attach(handler: Decorated) -> Decorated:
@@ -82,7 +82,7 @@ def describe(
 def describe_file(
     description: str, content_type: str, schema_type: str = "string"
 ) -> Callable[[Decorated], Decorated]:
-    """Attach the description of a file that clients keep and revalidate."""
+    """Attach the description of a file that clients cache and revalidate."""
     body = {"type": schema_type}
     return describe(
         {
@@ -94,7 +94,7 @@ def describe_file(
 
 
 def describe_access(words: str, *problems: ProblemType) -> Callable[[Decorated], Decorated]:
-    """Attach to a guard who it lets through. One without problems lets anyone through."""
+    """Attach the callers that a guard accepts. A guard without problems accepts everyone."""
 
     def attach(guard: Decorated) -> Decorated:
         vars(guard)["access"] = Access(words, problems)
@@ -114,12 +114,12 @@ def access_of(guard: Callable[..., Handler]) -> Access:
 
 
 def ref(name: str) -> dict[str, Any]:
-    """A reference to the schema of that name."""
+    """Return a reference to the schema of that name."""
     return {"$ref": f"#/components/schemas/{name}"}
 
 
 def object_of(**properties: Any) -> dict[str, Any]:
-    """An object with all of these members and no others."""
+    """Return the schema of an object with exactly these members, all required."""
     return {
         "type": "object",
         "properties": properties,

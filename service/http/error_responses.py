@@ -1,4 +1,4 @@
-"""Turns whatever a request failed with into a problem (RFC 9457)."""
+"""Turns any error of a request into a problem response (RFC 9457)."""
 
 from http import HTTPStatus
 
@@ -28,17 +28,17 @@ from service.http.problems import (
 from service.http.responses import JsonResponse
 from service.settings import SettingsError
 
-# The framework's own errors in our words; any other of its kind is a "request_refused".
+# Problems for the framework's own errors; any other becomes "request_refused".
 _FRAMEWORK = {kind.status: kind for kind in (PATH_NOT_FOUND, METHOD_NOT_ALLOWED, CONTENT_TOO_LARGE)}
-# RFC 9110's names, which Python 3.13 has and older ones have not.
+# Names from RFC 9110 that Python has only since 3.13.
 _PHRASES = {413: "Content Too Large", 422: "Unprocessable Content"}
 
 
 def _from_framework(error: web.HTTPException) -> Problem:
-    """The framework's own error (404, 405, 413, …) as a problem, without its text."""
-    unnamed = ProblemType(error.status, "request_refused", phrase(error.status))
+    """Convert the framework's own error (404, 405, 413, …) to a problem, without its text."""
+    fallback = ProblemType(error.status, "request_refused", phrase(error.status))
     kept = {name: error.headers[name] for name in ("Allow",) if name in error.headers}
-    kind = _FRAMEWORK.get(error.status, unnamed)
+    kind = _FRAMEWORK.get(error.status, fallback)
     return Problem(kind, headers=kept, close=error.status == 413)
 
 
@@ -47,7 +47,7 @@ def phrase(status: int) -> str:
 
 
 def render(problem: Problem, request_id: str) -> web.Response:
-    """The problem as JSON. ``type`` is about:blank, as it is ``code`` that tells them apart."""
+    """Render the problem as JSON. ``type`` is about:blank because ``code`` identifies it."""
     body: dict[str, object] = {
         "type": "about:blank",
         "title": phrase(problem.status),
@@ -73,12 +73,13 @@ def malformed_response(
     exc: BaseException | None = None,
     message: str | None = None,
 ) -> web.StreamResponse:
-    """Render what aiohttp answers without reaching a middleware: to what is not HTTP, mostly.
+    """Render errors that reach no middleware, mostly requests that are not valid HTTP.
 
-    In place of ``RequestHandler.handle_error``, which answers text that repeats the request.
+    Replaces ``RequestHandler.handle_error``, whose text response repeats the request.
+    Raises ConnectionError if a response has already started.
     """
     if request.writer.output_size > 0:
-        raise ConnectionError("an answer has begun")
+        raise ConnectionError("the response has already started")
     context = REQUEST_CONTEXT.get(None)
     request_id = context.request_id if context else uuid_utils.uuid7().hex
     LOG_CONTEXT.set({**LOG_CONTEXT.get(), "request_id": request_id})
@@ -92,7 +93,7 @@ def malformed_response(
         )
         detail = None
         if isinstance(exc, LineTooLong):
-            detail = f"The path with its query, or a header, is longer than {exc.args[1]} bytes."
+            detail = f"The request target or a header is longer than {exc.args[1]} bytes."
         problem = Problem(MALFORMED_REQUEST._replace(status=status), detail)
     response = render(problem, request_id)
     response.headers["X-Request-ID"] = request_id
@@ -103,9 +104,9 @@ def malformed_response(
 
 
 def error_response(error: Exception) -> web.Response:
-    """Render what a request failed with, the framework's own errors included.
+    """Render the error of a request as a problem, including the framework's own errors.
 
-    An unknown one is logged, and a 500.
+    An unknown error is logged and becomes a 500.
     """
     problem = _problem_of(error)
     context = REQUEST_CONTEXT.get()
@@ -133,7 +134,7 @@ def _problem_of(error: Exception) -> Problem:
             log.warning("unavailable", extra={"code": "timeout", "cause": "TimeoutError"})
             return Problem(TIMEOUT)
         case asyncpg.DataError():
-            # Schemas refuse what PostgreSQL would; what slips past is still the client's value.
+            # Schemas should have rejected the value, but it is still the client's mistake.
             log.warning("value refused by the database", extra={"sqlstate": error.sqlstate})
             return Problem(INVALID_VALUE)
         case SettingsError():

@@ -1,4 +1,4 @@
-"""Ids, times and secrets that the examples of several features share."""
+"""Ids, times and secrets shared by the examples of several features."""
 
 USER_ID = "01a1fba4-8e29-73c2-8fdb-0edde7bcd9f3"
 SESSION_ID = "01a1fba4-8e2b-7d51-9a14-6c8b3a0f5e72"

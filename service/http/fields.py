@@ -1,4 +1,4 @@
-"""Strict marshmallow fields: what they accept is stored as it was sent, the rest is refused."""
+"""Strict marshmallow fields: they reject invalid values instead of coercing them."""
 
 import re
 import unicodedata
@@ -10,9 +10,9 @@ from typing import Any
 from marshmallow import ValidationError, fields
 
 EMAIL_MAX_LENGTH = 254
-# Far beyond any passphrase; NIST SP 800-63B-4 asks for at least 64.
+# Far longer than any passphrase; NIST SP 800-63B-4 requires at least 64.
 PASSWORD_MAX_LENGTH = 256
-# The same as ``check_text``, but for surrogates, as a regular expression.
+# The rule of ``check_text`` as a regular expression, except for surrogates.
 NO_NUL = "^[^\\u0000]*$"
 UUID_PATTERN = "[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"
 _UUID = re.compile(UUID_PATTERN)
@@ -25,21 +25,21 @@ _JOINER_IN_PLACE = re.compile(rf"(?<={_JOINED})[\u200c\u200d](?={_JOINED})")
 
 
 class InexactFloat(float):
-    """A number of the body with more digits, or further out, than a 64-bit float keeps."""
+    """A JSON number whose precision or range exceeds a 64-bit float."""
 
 
 def read_float(text: str) -> float:
-    """The number, marked where it would not come back as it was written."""
+    """Parse a JSON number, as InexactFloat if a float would print as another number."""
     value = float(text)
     try:
         exact = Decimal(text) == Decimal(repr(value))
-    except InvalidOperation:  # an exponent of twenty digits
+    except InvalidOperation:  # an exponent beyond Decimal's range
         exact = False
     return value if exact else InexactFloat(value)
 
 
 def check_text(value: str) -> str:
-    """Refuse what PostgreSQL's text cannot hold: NUL, and surrogates without their partner."""
+    """Reject characters that PostgreSQL text cannot hold: NUL and lone surrogates."""
     if "\0" in value:
         raise ValidationError("Must not contain NUL.")
     if any("\ud800" <= char <= "\udfff" for char in value):
@@ -48,7 +48,7 @@ def check_text(value: str) -> str:
 
 
 class Text(fields.String):
-    """Text of ``min_length`` to ``max_length`` code points."""
+    """Text with ``min_length`` to ``max_length`` code points."""
 
     def __init__(self, min_length: int, max_length: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -70,21 +70,21 @@ class Text(fields.String):
 
 
 class Password(Text):
-    """A password as it is typed, which may be older than today's rules."""
+    """A password to verify, which may predate the current rules."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(1, PASSWORD_MAX_LENGTH, **kwargs)
 
 
 class NewPassword(Password):
-    """A password to be set. How long it must be is a setting: see ``auth.passwords``."""
+    """A new password. Its minimum length is a setting: see ``auth.passwords``."""
 
 
 class DisplayName(Text):
-    """A name for people to read: on one line, without characters that cannot be seen.
+    """A display name: one line, without invisible characters.
 
-    Zero-width (non-)joiners belong to Persian, Indic scripts and emoji: they may stand between two
-    characters outside of ASCII. Every other format character, bidirectional controls among them,
+    Persian, Indic scripts and emoji need zero-width joiners and non-joiners, so these are allowed
+    between two non-ASCII characters. Any other format character, such as a bidirectional control,
     could disguise one name as another.
     """
 
@@ -97,7 +97,7 @@ class DisplayName(Text):
 
 
 class UuidText(fields.UUID):
-    """A UUID as written (RFC 9562 §4); Python's also takes braces, underscores and 0x."""
+    """A UUID in the format of RFC 9562 §4; Python also accepts braces and a urn prefix."""
 
     def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> uuid.UUID:
         if not isinstance(value, str) or not _UUID.fullmatch(value):
@@ -106,10 +106,10 @@ class UuidText(fields.UUID):
 
 
 class EmailAddress(fields.String):
-    """An email that could receive mail, internationalised ones included (RFC 6531).
+    """An email that could receive mail, internationalised or not (RFC 6531).
 
-    Loads as email-validator normalises it: NFC, the domain in lower case and as Unicode. Nothing is
-    looked up. ``.test`` (RFC 6761) is accepted, so that an integration's own tests can use it.
+    Loads as email-validator normalises it: NFC, with the domain in lower-case Unicode. There is no
+    DNS lookup. ``.test`` (RFC 6761) is accepted for use in integration tests.
     """
 
     def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> str:
@@ -118,7 +118,7 @@ class EmailAddress(fields.String):
         if len(value) > EMAIL_MAX_LENGTH:
             raise ValidationError(f"Must be at most {EMAIL_MAX_LENGTH} characters long.")
         check_text(value)
-        # Imported here: 20 ms, which commands and workers need not wait for to start.
+        # Imported here, so that commands and workers start faster.
         from email_validator import EmailNotValidError, validate_email
 
         try:
@@ -131,16 +131,16 @@ class EmailAddress(fields.String):
 
 
 def fold_email(email: str) -> str:
-    """The form in which two emails are the same account's: Unicode's caseless match.
+    """Return the form in which equal emails belong to the same account (Unicode case folding).
 
-    A dotless ı does not fold to i, so it names another account. Mail goes to the stored email,
-    never to the one that was typed.
+    A dotless ı does not fold to i, so it belongs to another account. Mail goes to the stored
+    email, never to the one that was typed.
     """
     return unicodedata.normalize("NFC", email.casefold())
 
 
 class Digits(fields.Field[int]):
-    """A whole number from ``low`` to ``high``, in decimal digits, as a query has it."""
+    """A whole number from ``low`` to ``high``, as decimal digits in a query."""
 
     def __init__(self, low: int, high: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -154,7 +154,7 @@ class Digits(fields.Field[int]):
 
 
 class Flag(fields.Field[bool]):
-    """true or false, and nothing that only resembles them."""
+    """true or false, with no other spelling."""
 
     def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> bool:
         if not isinstance(value, bool):
@@ -163,7 +163,7 @@ class Flag(fields.Field[bool]):
 
 
 class Timestamp(fields.Field[datetime]):
-    """RFC 3339, with any offset; loads in UTC."""
+    """An RFC 3339 time with any offset; loads as UTC."""
 
     def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> datetime:
         try:

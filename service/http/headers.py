@@ -1,4 +1,4 @@
-"""The headers that every answer has, and those that let pages of other origins read it (CORS)."""
+"""Headers of every response, and CORS headers for pages of other origins."""
 
 from collections.abc import Mapping
 
@@ -12,10 +12,10 @@ HSTS_S = 365 * 24 * 3600
 SERVER = "shinkei"
 
 ON_EVERY_RESPONSE = {
-    # What is not private says so itself.
+    # Public responses override this.
     "Cache-Control": "no-store",
     "Content-Security-Policy": "default-src 'none'; base-uri 'none'; frame-ancestors 'none'",
-    # About loads without CORS, such as <img>: it does not stand in the way of CORS_ORIGINS.
+    # Only affects loads without CORS, such as <img>, so it does not interfere with CORS_ORIGINS.
     "Cross-Origin-Resource-Policy": "same-origin",
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
@@ -26,14 +26,13 @@ _EXPOSED_HEADERS = (
 
 
 class ResponseHeaders:
-    """Adds to an answer the headers that it has not, of those that every answer has.
+    """Adds the common headers to a response, except those that it already has.
 
-    HSTS goes out where PUBLIC_ORIGIN says that clients come by https, through a proxy: a browser
-    heeds it on https alone, and one that heeded it by mistake would be kept out for a year. Not for
-    subdomains, which may be somebody else's.
+    HSTS is sent only if PUBLIC_ORIGIN is https, which means that clients connect through a TLS
+    proxy. It leaves out subdomains, which may belong to others.
 
-    Listed origins may read every answer, errors too, without ``Access-Control-Allow-Credentials``:
-    there are no cookies, and a page sends its token itself.
+    Listed origins may read every response, including errors. There are no cookies and pages send
+    their own token, so ``Access-Control-Allow-Credentials`` is not needed.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -41,26 +40,26 @@ class ResponseHeaders:
         if settings.public_origin.startswith("https:"):
             self._constant["Strict-Transport-Security"] = f"max-age={HSTS_S}"
         self._origins = {origin: _allow(origin) for origin in settings.cors_origins}
-        # The constant ones as they are sent.
+        # The constant headers as sent on the wire.
         lines = {**self._constant, "Server": SERVER}
         self.text = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
 
     async def add(self, request: web.Request, response: web.StreamResponse) -> None:
-        """What aiohttp calls before each answer that it writes itself."""
+        """Add the headers to a response that aiohttp writes itself (``on_response_prepare``)."""
         headers = response.headers
         if context := REQUEST_CONTEXT.get(None):
             headers["X-Request-ID"] = context.request_id
-        # In place of aiohttp, Python and their versions.
+        # By default, aiohttp sends its own and Python's version.
         headers["Server"] = SERVER
         headers.merge(self._constant)
         self.allow_origin(request, response)
 
     def differ(self, response: web.StreamResponse) -> bool:
-        """Whether the answer has headers of its own in place of those in ``text``."""
+        """Whether the response overrides any of the headers in ``text``."""
         return any(map(response.headers.__contains__, self._constant))
 
     def allow_origin(self, request: web.Request, response: web.StreamResponse) -> None:
-        """Let a page of a listed origin read the answer (CORS, Fetch Standard §3.2)."""
+        """Let pages of a listed origin read the response (CORS, Fetch Standard §3.2)."""
         if self._origins:
             response.headers.add(hdrs.VARY, hdrs.ORIGIN)
             allowed = self._origins.get(request.headers.get(hdrs.ORIGIN, ""))

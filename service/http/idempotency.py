@@ -1,7 +1,7 @@
-"""Idempotency-Key: a write that is asked for again is done once and answered the same.
+"""Idempotency-Key: a repeated write is carried out once and gets the same response.
 
-draft-ietf-httpapi-idempotency-key-header. The answer is stored in the transaction that it tells of:
-whatever is cut off in between, asking again with the key settles it.
+Implements draft-ietf-httpapi-idempotency-key-header. The response is stored in the transaction of
+the write, so a client that lost the connection can safely retry with the same key.
 """
 
 import base64
@@ -43,12 +43,14 @@ async def write_once(
     *args: P.args,
     **kwargs: P.kwargs,
 ) -> web.Response:
-    """Run ``work`` in one transaction as ``transactions.write`` does, at most once for a key.
+    """Run ``work`` in one transaction like ``transactions.write``, at most once per key.
 
-    Without an Idempotency-Key it just runs. With one: the first answer again for the same request,
-    or Problem 422 where SECRET_KEY has changed since; 422 for another request under the same key,
-    409 while the first is under way, 400 for a key that is none. A problem that ``work`` raises is
-    not kept: nothing was written.
+    Without an Idempotency-Key, ``work`` simply runs. With a key, repeating the request returns the
+    stored response.
+
+    Raises Problem 422 if the key was used for a different request, or if SECRET_KEY has changed
+    since; 409 while the first request is in progress; 400 if the key is malformed. A problem raised
+    by ``work`` is not stored, because nothing was written.
     """
     key = request.headers.get("Idempotency-Key")
     if key is None:
@@ -82,7 +84,7 @@ async def write_once(
             seal(
                 request.app[SETTINGS].secret_key,
                 _PURPOSE,
-                _place(caller, key),
+                _bound_to(caller, key),
                 _write_response(response),
             ),
         )
@@ -92,7 +94,10 @@ async def write_once(
 
 
 async def find_stored_response(request: web.Request) -> web.Response | None:
-    """The stored answer to this very request, for handlers that check what their success undoes."""
+    """Return the stored response to this request, or None.
+
+    For handlers with checks that a repeat would fail because the first request succeeded.
+    """
     key = request.headers.get("Idempotency-Key")
     if key is None:
         return None
@@ -104,16 +109,16 @@ async def find_stored_response(request: web.Request) -> web.Response | None:
 
 def _replay(request: web.Request, key: str, sealed: bytes) -> web.Response:
     try:
-        place = _place(_caller(request), key)
-        stored = unseal(request.app[SETTINGS].secret_key, _PURPOSE, place, sealed)
+        bound_to = _bound_to(_caller(request), key)
+        stored = unseal(request.app[SETTINGS].secret_key, _PURPOSE, bound_to, sealed)
     except SealError:
         raise Problem(IDEMPOTENT_ANSWER_LOST) from None
     count(request.app, "idempotent_replays")
     return _read_response(stored)
 
 
-def _place(caller: bytes, key: str) -> str:
-    """Name the row that a sealed response belongs to. It may hold tokens of its caller."""
+def _bound_to(caller: bytes, key: str) -> str:
+    """Name the row that a sealed response is bound to; the response may contain tokens."""
     return f"{caller.hex()} {key}"
 
 
@@ -130,7 +135,7 @@ async def _find(conn: Connection, caller: bytes, key: str) -> asyncpg.Record | N
 
 
 def _caller(request: web.Request) -> bytes:
-    """Whose key it is: the signed-in user's, or the client's network where nobody is signed in."""
+    """Return a hash of the key's owner: the signed-in user, or else the client's network."""
     user = request.get(USER)
     ip = client_ip(request)
     whose = user["id"] if user else client_network(ip) if ip else ""

@@ -1,4 +1,4 @@
-"""The middleware that every request goes through, from its id to its line in the log."""
+"""The middleware that handles every request, from its id to its access log line."""
 
 import re
 import time
@@ -14,24 +14,23 @@ from service.http.error_responses import error_response
 from service.http.requests import read_in_time
 from service.telemetry.access_log import log_request
 
-_SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
 def answering(app: web.Application) -> Middleware:
-    """Give the request its id, have it answered in time, whatever happens, and log it.
+    """Assign a request id, enforce the deadlines, turn errors into problems, and log the request.
 
-    The body is read before the handler runs, within a deadline of its own (408), so that none holds
-    a connection or a lock while a slow client sends; then the answer has another (503). One
-    middleware rather than three: each costs 2 µs.
+    The body is read before the handler runs and has its own deadline (408). So no handler holds a
+    connection or a lock while a slow client sends. The handler has a second deadline (503).
     """
     settings, lifecycle = app[SETTINGS], app[LIFECYCLE]
     deadlines = Deadlines(settings.request_timeout_s)
 
     @web.middleware
-    async def answer(request: web.Request, handler: Handler) -> web.StreamResponse:
+    async def handle(request: web.Request, handler: Handler) -> web.StreamResponse:
         started = time.perf_counter()
         context = RequestContext(_request_id(request))
-        # Each request is handled in a task of its own: nothing to take back.
+        # Each request has its own task, so these need no reset.
         REQUEST_CONTEXT.set(context)
         LOG_CONTEXT.set({**LOG_CONTEXT.get(), "request_id": context.request_id})
         try:
@@ -41,24 +40,25 @@ def answering(app: web.Application) -> Middleware:
         except Exception as error:
             response = error_response(error)
         except BaseException:
-            # Cancelled by a stop that took too long.
+            # Cancelled because shutdown took too long.
             log_request(request, context, shown_client_ip(request), None, started)
             raise
         response.headers.update(context.headers)
         if lifecycle.draining:
-            # Keep-alive clients move to another replica now rather than meet a closed socket.
+            # Keep-alive clients move to another replica instead of hitting a closed socket later.
             response.force_close()
         log_request(request, context, shown_client_ip(request), response.status, started)
         return response
 
-    return answer
+    return handle
 
 
 def _request_id(request: web.Request) -> str:
-    """The client's ``X-Request-ID`` where that is sane, so that a call can be followed through
-    several services, and a new one otherwise.
+    """Return the client's ``X-Request-ID`` if it is well-formed, or else a new id.
+
+    This lets callers trace a request across several services.
     """
     given = request.headers.get("X-Request-ID")
-    if given is not None and _SANE_REQUEST_ID.fullmatch(given):
+    if given is not None and _REQUEST_ID.fullmatch(given):
         return given
     return uuid_utils.uuid7().hex

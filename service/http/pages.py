@@ -1,4 +1,4 @@
-"""Pages of lists: a cursor holds the place of a page's last row, and belongs to its filters."""
+"""Keyset pagination: a cursor holds the position of a page's last row, tied to the filters."""
 
 import base64
 import binascii
@@ -23,15 +23,15 @@ from service.sealing import derive_key
 
 LIMIT_DEFAULT = 50
 LIMIT_MAX = 200
-FROM_TIME = {"description": "From this time on, inclusive."}
-BEFORE_TIME = {"description": "Before this time, exclusive."}
+FROM_TIME = {"description": "From this time, inclusive."}
+BEFORE_TIME = {"description": "Up to this time, exclusive."}
 _MAC_BYTES = 16
-# What may differ from one page of a list to its next.
-_FREE = {"cursor", "limit", "count"}
+# Parameters that may change from one page to the next.
+_MAY_CHANGE = {"cursor", "limit", "count"}
 
 
 class PageSchema(Schema):
-    """The parameters that every list has."""
+    """Query parameters of every list."""
 
     limit = Digits(1, LIMIT_MAX, load_default=LIMIT_DEFAULT)
     cursor = Text(
@@ -45,12 +45,12 @@ PAGE = PageSchema()
 
 
 def page_of(schema: Schema, *, counted: bool = False) -> Shape:
-    """The shape of a page of what ``schema`` dumps."""
+    """Return the shape of a page of items that ``schema`` dumps."""
     page = object_of(
         items={**array_of(schema), "maxItems": LIMIT_MAX},
         next_cursor={
             "type": ["string", "null"],
-            "description": "Send as `cursor`, with the same filters.",
+            "description": "Send as `cursor`, with the same filters, to get the next page.",
         },
         has_more={"type": "boolean"},
     )
@@ -58,20 +58,20 @@ def page_of(schema: Schema, *, counted: bool = False) -> Shape:
         page["properties"]["count"] = {
             "type": "integer",
             "minimum": 0,
-            "description": "Only if `count` was requested.",
+            "description": "Present only if `count` was requested.",
         }
     return Shape(f"{type(schema).__name__.removesuffix('Schema')}Page", page)
 
 
 def page_example(item: object, **members: object) -> dict[str, object]:
-    """A page of one item."""
+    """Return a page with one item."""
     return {"items": [item], "next_cursor": None, "has_more": False, **members}
 
 
 def read_cursor(
     request: web.Request, query: Mapping[str, Any], keyset: Keyset
 ) -> list[object] | None:
-    """The place after which the page begins: see ``open_cursor``."""
+    """Return the position after which the page begins: see ``open_cursor``."""
     return open_cursor(request.app[SETTINGS].secret_key, request.path, query, keyset)
 
 
@@ -83,7 +83,7 @@ def render_page(
     schema: Schema,
     **members: object,
 ) -> web.Response:
-    """The page with a Link to the next one (RFC 8288), from up to ``limit`` + 1 rows."""
+    """Render a page from up to ``limit`` + 1 rows, with a Link to the next one (RFC 8288)."""
     secret_key = request.app[SETTINGS].secret_key
     body = make_page(secret_key, request.path, query, keyset, rows, schema)
     headers = {}
@@ -96,9 +96,9 @@ def render_page(
 def open_cursor(
     secret_key: str, path: str, query: Mapping[str, Any], keyset: Keyset
 ) -> list[object] | None:
-    """The place after which the page begins, or None for the first page.
+    """Return the position after which the page begins, or None for the first page.
 
-    Raises Problem 400 for a cursor that is not ours, and for one of another list or other filters.
+    Raises Problem 400 if the cursor is invalid, or belongs to another list or other filters.
     """
     if "cursor" not in query:
         return None
@@ -123,12 +123,12 @@ def make_page(
     rows: Sequence[asyncpg.Record],
     schema: Schema,
 ) -> dict[str, Any]:
-    """``{items, next_cursor, has_more}`` from up to ``limit`` + 1 rows."""
+    """Build ``{items, next_cursor, has_more}`` from up to ``limit`` + 1 rows."""
     shown = rows[: query["limit"]]
     body = {"items": schema.dump(shown, many=True), "next_cursor": None, "has_more": False}
     if len(rows) > len(shown):
-        place = [shown[-1][name] for name in keyset.columns]
-        payload = encode([_fingerprint(path, query), place])
+        position = [shown[-1][name] for name in keyset.columns]
+        payload = encode([_fingerprint(path, query), position])
         cursor = base64.urlsafe_b64encode(_mac(secret_key, payload) + payload).decode()
         body |= {"next_cursor": cursor, "has_more": True}
     return body
@@ -139,7 +139,7 @@ def _mac(secret_key: str, payload: bytes) -> bytes:
 
 
 def _fingerprint(path: str, query: Mapping[str, Any]) -> str:
-    """What a cursor belongs to: the path, the filters and the sort."""
-    filters = {name: value for name, value in query.items() if name not in _FREE}
+    """Hash the path, filters and sort order that a cursor is tied to."""
+    filters = {name: value for name, value in query.items() if name not in _MAY_CHANGE}
     canonical = orjson.dumps([path.rstrip("/"), filters], option=orjson.OPT_SORT_KEYS)
     return hashlib.sha256(canonical).hexdigest()[:32]

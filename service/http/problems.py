@@ -1,8 +1,7 @@
-"""Problems: what a handler raises to refuse a request (RFC 9457).
+"""Problems that handlers raise to reject a request (RFC 9457).
 
-Each is declared once, as a ``ProblemType``: the code raises it and the description of the API reads
-it. Those of this package and those that several features raise are here; the rest are with their
-feature.
+Each is declared once as a ``ProblemType``, which the code raises and the API description reads.
+This module holds the shared ones; a problem of one feature is declared in that feature.
 """
 
 import logging
@@ -14,7 +13,7 @@ log = logging.getLogger(__name__)
 
 
 class ProblemType(NamedTuple):
-    """One way to refuse. ``code`` is stable and snake_case; ``detail`` is for people."""
+    """A kind of problem. ``code`` is stable and snake_case; ``detail`` is for people."""
 
     status: int
     code: str
@@ -24,16 +23,16 @@ class ProblemType(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class FieldError:
-    """What is wrong with one member of the body; ``pointer`` is a JSON Pointer (RFC 6901 §6)."""
+    """An invalid member of the body or query; ``pointer`` is a JSON Pointer (RFC 6901 §6)."""
 
     pointer: str
     detail: str
 
 
 class Problem(Exception):
-    """A problem response, with a ``detail`` of its own if one is given.
+    """A problem response; ``detail`` overrides the default of its ``kind``.
 
-    ``close`` ends the connection, for a request whose rest cannot be read.
+    ``close`` closes the connection, for requests whose remaining bytes cannot be read.
     """
 
     def __init__(
@@ -55,11 +54,11 @@ class Problem(Exception):
 
 
 def invalid_fields(*errors: FieldError) -> Problem:
-    """422: the body is JSON, but not what this route takes."""
+    """Create a 422 for well-formed input with missing or invalid fields."""
     return Problem(INVALID_FIELDS, errors=errors)
 
 
-# Every 401 has a challenge (RFC 9110 §15.5.2, RFC 6750 §3).
+# Every 401 needs a challenge (RFC 9110 §15.5.2, RFC 6750 §3).
 CHALLENGE = {"WWW-Authenticate": "Bearer"}
 # The same request may succeed in a moment.
 RETRY_SOON = {"Retry-After": "1"}
@@ -85,7 +84,7 @@ CURSOR_MISMATCH = ProblemType(
 INVALID_IDEMPOTENCY_KEY = ProblemType(
     400, "invalid_idempotency_key", "An Idempotency-Key must be 1 to 255 visible ASCII characters."
 )
-NOT_FOUND = ProblemType(404, "not_found", "This does not exist, or you may not see it.")
+NOT_FOUND = ProblemType(404, "not_found", "This does not exist, or you do not have access to it.")
 ACCOUNT_NOT_FOUND = NOT_FOUND._replace(detail="There is no such account.")
 SESSION_NOT_FOUND = NOT_FOUND._replace(detail="There is no such session.")
 PATH_NOT_FOUND = NOT_FOUND._replace(detail="There is nothing at this path.")

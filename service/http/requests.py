@@ -1,4 +1,4 @@
-"""Reading a request: its body in time and through a schema, its preconditions; and the answer."""
+"""Reading requests (body, query, preconditions) and writing JSON responses."""
 
 import asyncio
 import functools
@@ -33,16 +33,16 @@ from service.http.responses import JsonResponse
 from service.json_codec import encode
 
 UNIFORM_RESPONSE_S = 0.1
-# After decompression; the largest that is of use is an account's preferences, 16 KiB.
+# After decompression; well above the largest valid body, which sets preferences.
 BODY_MAX_BYTES = 64 * 1024
 _TAG = re.compile(r'(W/)?"([^"]*)"')
 _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 
 
 async def read_in_time(request: web.Request, timeout_s: float) -> None:
-    """Read the whole body, which the request keeps; aiohttp sets no limit on how long that takes.
+    """Read and cache the whole body within ``timeout_s``; aiohttp itself has no such limit.
 
-    Raises Problem 408 where it takes longer.
+    Raises Problem 408 if it takes longer, and 400 if the body cannot be decoded.
     """
     try:
         async with asyncio.timeout(timeout_s):
@@ -54,21 +54,22 @@ async def read_in_time(request: web.Request, timeout_s: float) -> None:
 
 
 async def meet_expectation(request: web.Request) -> None:
-    """Tell a client that waits for it to send its body; pass over any other expectation.
+    """Send 100 Continue if the client expects it; ignore any other expectation.
 
-    RFC 9110 §10.1.1 leaves that open. aiohttp's own handler would refuse it, in text.
+    RFC 9110 §10.1.1 permits this. aiohttp's own handler would reject them with a plain-text error.
     """
     continues = request.headers["Expect"].lower() == "100-continue"
     if continues and request.version == HttpVersion11:
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        request.writer.output_size = 0  # the answer has not begun
+        request.writer.output_size = 0  # the response has not started
 
 
 async def read_body(request: web.Request, schema: Schema) -> dict[str, Any]:
-    """The JSON body as ``schema`` loads it.
+    """Load the JSON body through ``schema``.
 
-    Raises Problem 415 for another content type, 400 for what is not JSON (RFC 8259, with I-JSON's
-    ban on duplicate names, RFC 7493), 422 with a pointer for each field that is missing or wrong.
+    Raises Problem 415 for another content type or encoding, and 400 for invalid JSON (RFC 8259)
+    including duplicate names (I-JSON, RFC 7493). Missing or invalid fields are a 422 with a
+    pointer for each.
     """
     document = _parse_json(request, await request.read())
     if not isinstance(document, dict):
@@ -81,11 +82,11 @@ async def read_body(request: web.Request, schema: Schema) -> dict[str, Any]:
 
 
 def read_query(request: web.Request, schema: Schema) -> dict[str, Any]:
-    """The query's parameters as ``schema`` loads them.
+    """Load the query parameters through ``schema``.
 
-    Raises Problem 400 for what cannot be decoded or is given twice, 422 with a pointer such as
-    ``?/limit`` for each parameter that is unknown or wrong. The raw query is read, because the
-    framework's own reading of it mends bad escapes and replaces bad UTF-8.
+    Raises Problem 400 for undecodable or duplicate parameters, and 422 with a pointer such as
+    ``?/limit`` for each unknown or invalid one. Parses the raw query, because the framework
+    silently fixes bad escapes and replaces bad UTF-8.
     """
     raw = request.raw_path.partition("?")[2]
     given: dict[str, str] = {}
@@ -110,7 +111,7 @@ def read_query(request: web.Request, schema: Schema) -> dict[str, Any]:
 
 @functools.lru_cache(maxsize=256)
 def _narrow(schema: Schema, given: frozenset[str]) -> Schema:
-    """The schema without those optional fields that are not given: it spends 5 µs on each."""
+    """Return the schema without the optional fields that are not given, to load faster."""
     wanted = (
         name
         for name, field in schema.fields.items()
@@ -120,7 +121,7 @@ def _narrow(schema: Schema, given: frozenset[str]) -> Schema:
 
 
 def field_errors(error: ValidationError, pointer: str) -> Problem:
-    """marshmallow's nested messages as one 422, with JSON Pointers that begin at ``pointer``."""
+    """Convert marshmallow's nested messages to one 422 with JSON Pointers below ``pointer``."""
     return invalid_fields(*_flatten(error.messages, pointer))
 
 
@@ -145,10 +146,10 @@ def _parse_json(request: web.Request, body: bytes) -> object:
 
 
 def load_json(text: str) -> object:
-    """I-JSON (RFC 7493) as Python values. Raises ValueError or RecursionError.
+    """Parse I-JSON (RFC 7493). Raises ValueError or RecursionError.
 
-    The standard library's parser, not orjson: it keeps integers exact and lets lone surrogates
-    through to the schema, which refuses them with a pointer to the field.
+    Uses the standard library rather than orjson: it keeps integers exact and leaves lone surrogates
+    to the schema, which rejects them with a pointer to the field.
     """
     return json.loads(
         text,
@@ -183,16 +184,16 @@ def _flatten(messages: object, pointer: str) -> list[FieldError]:
 
 
 def escape_pointer(name: object) -> str:
-    """One reference token of a JSON Pointer (RFC 6901 §3), with what cannot be shown replaced."""
+    """Escape one reference token of a JSON Pointer (RFC 6901 §3), replacing control characters."""
     text = str(name)[:100].encode("utf-8", "replace").decode()
     shown = "".join("?" if unicodedata.category(char) == "Cc" else char for char in text)
     return shown.replace("~", "~0").replace("/", "~1")
 
 
 def check_if_match(request: web.Request, version: int) -> None:
-    """Raise Problem 412 where If-Match is given and names another version (RFC 9110 §13.1.1).
+    """Raise Problem 412 if If-Match is given and does not match (RFC 9110 §13.1.1).
 
-    A weak tag names none.
+    A weak tag never matches.
     """
     given = _if_match(request)
     if given not in ("", "*") and ("", str(version)) not in _TAG.findall(given):
@@ -200,12 +201,12 @@ def check_if_match(request: web.Request, version: int) -> None:
 
 
 def _if_match(request: web.Request) -> str:
-    """Several lines of it are one list (RFC 9110 §5.3)."""
+    """Return If-Match, with several header lines joined into one list (RFC 9110 §5.3)."""
     return ", ".join(request.headers.getall("If-Match", ())).strip()
 
 
 def require_if_match(request: web.Request) -> None:
-    """Raise Problem 428 where the request does not say which version it changes (RFC 6585 §3)."""
+    """Raise Problem 428 if the request has no If-Match (RFC 6585 §3)."""
     if not _if_match(request):
         raise Problem(PRECONDITION_REQUIRED)
 
@@ -213,13 +214,13 @@ def require_if_match(request: web.Request) -> None:
 def json_response(
     data: Mapping[str, Any], *, status: int = 200, headers: Mapping[str, str] | None = None
 ) -> web.Response:
-    """``data`` as JSON."""
+    """Return ``data`` as a JSON response."""
     return JsonResponse(encode(data), status=status, headers=headers)
 
 
 @asynccontextmanager
 async def uniform_time() -> AsyncIterator[None]:
-    """Take at least ``UNIFORM_RESPONSE_S``: how long it took says nothing of what was found."""
+    """Take at least ``UNIFORM_RESPONSE_S``, so that timing does not reveal what was found."""
     earliest = asyncio.get_running_loop().time() + UNIFORM_RESPONSE_S
     try:
         yield

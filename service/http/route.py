@@ -14,5 +14,5 @@ class Route(NamedTuple):
     access: Callable[[web.Application, Handler], Handler]
 
 
-# The routes that the application has.
+# The routes that the application serves.
 SERVED: web.AppKey[tuple[Route, ...]] = web.AppKey("served")

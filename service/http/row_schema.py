@@ -1,11 +1,11 @@
-"""How rows become JSON: a schema says which columns are shown, orjson writes their values."""
+"""Rows as JSON: a schema selects the columns and orjson writes their values."""
 
 from typing import Any
 
 from marshmallow import Schema, fields
 from marshmallow.schema import SchemaMeta
 
-# The field classes whose own serializing gives what ``encode`` makes of the plain value.
+# Field classes that serialize a value exactly as ``encode`` does.
 _PLAIN = (
     fields.Field,
     fields.String,
@@ -14,7 +14,7 @@ _PLAIN = (
     fields.Number,
     fields.Mapping,
 )
-# What a field may not have, because ``RowSchema.dump`` would pass over it.
+# Field options that are not allowed, because ``RowSchema.dump`` would ignore them.
 _OPTIONS = (
     "attribute",
     "data_key",
@@ -27,7 +27,7 @@ _OPTIONS = (
 
 
 class _RowSchemaMeta(SchemaMeta):
-    """Raises TypeError for a class with more in it than ``RowSchema.dump`` can honour."""
+    """Raises TypeError for a class that uses features ``RowSchema.dump`` does not support."""
 
     def __init__(self, name: str, bases: tuple[type, ...], attributes: dict[str, Any]) -> None:
         super().__init__(name, bases, attributes)  # type: ignore[no-untyped-call]
@@ -36,7 +36,7 @@ class _RowSchemaMeta(SchemaMeta):
         for base in self.__mro__[: self.__mro__.index(RowSchema)]:
             for member, value in vars(base).items():
                 if not member.startswith("__") and hasattr(value, "__get__"):
-                    raise TypeError(f"{name}.{member}: a row schema has no methods and no hooks")
+                    raise TypeError(f"{name}.{member}: a row schema has no methods or hooks")
         for member, field in self().fields.items():
             if fault := _find_fault(field):
                 raise TypeError(f"{name}.{member}: {fault}")
@@ -46,23 +46,22 @@ def _find_fault(field: fields.Field[Any]) -> str | None:
     for method in ("serialize", "_serialize"):
         maker = next(base for base in type(field).__mro__ if method in vars(base))
         if maker not in _PLAIN:
-            return f"{maker.__name__} serializes in a way of its own"
+            return f"{maker.__name__} has its own serialization"
     for option in _OPTIONS:
         if getattr(field, option, None):
-            return f"{option} would be passed over"
+            return f"{option} would be ignored"
     return None
 
 
 class RowSchema(Schema, metaclass=_RowSchemaMeta):
-    """What is shown of a row: the columns that the fields name, which have to be there.
+    """Selects the columns of a row that its fields name; each column must exist.
 
-    A faster ``dump`` with the same result once it is JSON: values stay what asyncpg made of them,
-    for ``encode``. marshmallow calls four functions for each field to make text of them. A class
-    with a field or hook for which the results would differ raises TypeError.
+    ``dump`` is faster than marshmallow's and yields the same JSON. It leaves values as asyncpg
+    returned them, for ``encode``. Defining a subclass whose result would differ raises TypeError.
     """
 
     def dump(self, obj: Any, *, many: bool | None = None) -> Any:
-        """The row as a dict, or a list of them if they are ``many``."""
+        """Return a row as a dict, or rows as a list of dicts if ``many``."""
         names = tuple(self.dump_fields)
         if self.many if many is None else many:
             return [{name: row[name] for name in names} for row in obj]

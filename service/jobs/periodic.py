@@ -1,4 +1,4 @@
-"""Work that comes back: each job every so often, on one replica at a time."""
+"""Periodic jobs, each run by one replica at a time."""
 
 import asyncio
 import contextlib
@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 
 class Job(NamedTuple):
-    """``work`` runs in a transaction that holds the advisory lock of the job's name."""
+    """A periodic job. ``work`` runs in a transaction that holds an advisory lock for ``name``."""
 
     name: str
     every_s: float
@@ -25,7 +25,7 @@ class Job(NamedTuple):
 
 
 def periodic_context(*jobs: Job) -> Callable[[web.Application], AsyncIterator[None]]:
-    """A cleanup context that runs the jobs while the application lives."""
+    """Return a cleanup context that runs the jobs while the application runs."""
 
     async def context(app: web.Application) -> AsyncIterator[None]:
         tasks = [asyncio.create_task(_repeat(app, job), name=job.name) for job in jobs]
@@ -53,7 +53,7 @@ async def _repeat(app: web.Application, job: Job) -> None:
 
 
 async def _run_alone(conn: Connection, app: web.Application, job: Job) -> None:
-    """Do the work unless another replica is doing it now."""
+    """Run the job unless another replica is running it."""
     key = zlib.crc32(f"shinkei job {job.name}".encode())
     if await conn.fetchval("select pg_try_advisory_xact_lock($1)", key):
         await job.work(app, conn)

@@ -1,1 +1,1 @@
-"""Mail: an outbox that transactions write to, and the task that empties it."""
+"""Mail: a transactional outbox, and the task that sends what is in it."""

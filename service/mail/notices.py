@@ -1,4 +1,4 @@
-"""Mails to an account."""
+"""Mails to the owner of an account."""
 
 import asyncpg
 from aiohttp import web
@@ -16,7 +16,7 @@ async def send_mail(
     to: str = "",
     **values: str,
 ) -> None:
-    """Put a mail to the user, or to another address of theirs, into the outbox."""
+    """Enqueue a mail to the account's email, or to ``to``, in the owner's language."""
     language = user["settings"].get("language")
     await enqueue(
         conn,

@@ -1,4 +1,4 @@
-"""Putting a mail into the outbox, in the transaction of what it tells of."""
+"""The outbox: mails are enqueued in the transaction of the change that they report."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -29,14 +29,14 @@ async def enqueue(
     language: str | None,
     values: Mapping[str, str],
 ) -> None:
-    """Write the mail ``template`` for the address ``to``; it is sent once the transaction commits.
+    """Render the mail ``template`` for the email ``to`` and enqueue it.
 
-    ``values`` are those that ``rendering.VALUES`` lists for the template, and ``name``; a date is
-    shown as it is given. ``language`` is a language tag (RFC 5646), or None for English. What
-    cannot be sent within a day is given up.
+    It is sent once the transaction commits, and dropped if that fails for ``LIFETIME_S``.
+    ``values`` holds ``name`` and the values that ``rendering.VALUES`` lists for the template; dates
+    are already formatted. ``language`` is a language tag (RFC 5646), or None for English.
     """
     settings = app[SETTINGS]
-    recipient = _wire_form(to)
+    recipient = _to_ascii(to)
     rendered = render(app[MAIL_TEMPLATES], template, language, {"name": "", **values, "email": to})
     mail_id = uuid_utils.uuid7()
     message = _compose(rendered, settings.mail_from, recipient, str(mail_id))
@@ -46,23 +46,22 @@ async def enqueue(
         "to": recipient,
         "link": values.get("link"),
         "message": message.as_bytes().decode(),
-        # What is logged of the sending has the id of the request that it is for.
+        # Log lines of the sender carry the id of the request that caused the mail.
         "request": dict(LOG_CONTEXT.get()),
     }
     sealed = seal(settings.secret_key, PURPOSE, str(mail_id), orjson.dumps(payload))
     await queries.insert_mail(conn, mail_id, sealed, LIFETIME_S)
 
 
-def _wire_form(to: str) -> str:
-    """The address in ASCII where its local part allows that, so that any server takes it."""
+def _to_ascii(to: str) -> str:
+    """Return the email in ASCII, which any server accepts, if its local part allows that."""
     from email_validator import validate_email
 
     return validate_email(to, check_deliverability=False, test_environment=True).ascii_email or to
 
 
 def _compose(rendered: Rendered, sender: str, recipient: str, mail_id: str) -> EmailMessage:
-    # Bodies are encoded in 7 bits, which every server takes; only an address that is not ASCII
-    # needs one that speaks SMTPUTF8 (RFC 6531).
+    # Every server accepts 7-bit bodies; only a non-ASCII recipient needs SMTPUTF8 (RFC 6531).
     policy = (SMTP if recipient.isascii() else SMTPUTF8).clone(cte_type="7bit")
     message = EmailMessage(policy)
     message["From"] = sender
@@ -70,7 +69,7 @@ def _compose(rendered: Rendered, sender: str, recipient: str, mail_id: str) -> E
     message["To"] = Address(username=local, domain=domain)
     message["Subject"] = rendered.subject
     message["Date"] = datetime.now(UTC)
-    # The same at each attempt, so that a mail sent twice can be known as one (RFC 5322 §3.6.4).
+    # The same at each attempt, so that duplicates can be recognized (RFC 5322 §3.6.4).
     message["Message-ID"] = f"<{mail_id}@{message['From'].addresses[0].domain}>"
     message["Auto-Submitted"] = "auto-generated"
     message.set_content(rendered.text)

@@ -24,10 +24,10 @@ async def insert_mail(
 async def claim_due(
     conn: Connection, limit: int, first_retry_s: float, last_retry_s: float
 ) -> list[asyncpg.Record]:
-    """Take up to ``limit`` mails that are due, and put off the next attempt at each.
+    """Claim up to ``limit`` mails that are due, and schedule the next attempt of each.
 
-    It is put off by ``first_retry_s``, twice as long each time, up to ``last_retry_s``, all of it
-    give or take a quarter. Rows that another replica is just claiming are passed over.
+    The delay starts at ``first_retry_s`` and doubles up to ``last_retry_s``, with a jitter of a
+    quarter either way. Rows that another replica is claiming are skipped.
     """
     return await conn.fetch(
         """
@@ -54,7 +54,7 @@ async def claim_due(
 
 
 async def measure_outbox(conn: Connection) -> tuple[int, float]:
-    """How many mails are not sent yet, and the age of the oldest in seconds; 0 without any."""
+    """Return how many mails are waiting, and the age of the oldest in seconds, or 0 if none is."""
     row = await conn.fetchrow(
         """
         select count(*) as mails,

@@ -1,4 +1,4 @@
-"""The words of mails: files in ``templates/<language>/``, and the operator's own before them."""
+"""Mail templates: files in ``templates/<language>/``, which the operator's own files override."""
 
 import html
 import itertools
@@ -19,7 +19,7 @@ BUILT_IN = Path(__file__).with_name("templates")
 LAST_RESORT = "en"
 NAME_MAX_LENGTH = 64
 
-# What each mail tells beside ``name`` and ``email``, which all of them may use.
+# The values of each mail, in addition to ``name`` and ``email``, which every mail has.
 VALUES: Mapping[str, frozenset[str]] = {
     "verify_email": frozenset({"link", "date"}),
     "password_reset": frozenset({"link", "minutes"}),
@@ -29,7 +29,7 @@ VALUES: Mapping[str, frozenset[str]] = {
     "account_exists": frozenset(),
     "account_deletion": frozenset({"date"}),
 }
-# What mail programs would turn into a link; IDNA takes the ideographic full stops for dots too.
+# Text that mail programs may turn into a link. IDNA treats ideographic full stops as dots.
 _LIKE_A_LINK = re.compile(r"[.:/@\u3002\uff0e\uff61]\S")
 
 
@@ -42,22 +42,22 @@ class MailTemplate(NamedTuple):
 
 
 class Rendered(NamedTuple):
-    """A mail's words. The subject is one line; values in ``html`` are escaped."""
+    """A rendered mail. The subject is one line; values in ``html`` are escaped."""
 
     subject: str
     text: str
     html: str
 
 
-# By language tag in lower case, and name.
+# By lower-case language tag and template name.
 Templates: TypeAlias = Mapping[tuple[str, str], MailTemplate]
 
 
 def read_templates(own: Path | None) -> Templates:
-    """Read every template, in every language that has it; files in ``own`` replace those built in.
+    """Read all templates in all languages; files in ``own`` override the built-in ones.
 
-    Raises StartError for one that cannot be read, lacks a part, or uses a value that its mail has
-    not: found out now, no request fails of it later.
+    Raises StartError if a template cannot be read, is incomplete, or uses a value that its mail
+    does not have. Checking at start keeps such errors out of requests.
     """
     roots = [root for root in (own, BUILT_IN) if root is not None]
     try:
@@ -72,8 +72,8 @@ def read_templates(own: Path | None) -> Templates:
             if len(have) == len(parts):
                 found[language.lower(), name] = MailTemplate(*have)
             elif have:
-                lacks = ", ".join(kind for kind, part in parts.items() if part is None)
-                raise StartError(f"MAIL_TEMPLATES_DIR: {language}/{name} lacks its {lacks}")
+                missing = ", ".join(kind for kind, part in parts.items() if part is None)
+                raise StartError(f"MAIL_TEMPLATES_DIR: {language}/{name} is missing its {missing}")
         return found
     except (OSError, UnicodeDecodeError) as error:
         raise StartError(f"MAIL_TEMPLATES_DIR: cannot be read ({error})") from None
@@ -87,19 +87,19 @@ def _read_part(roots: list[Path], file: Path, values: frozenset[str]) -> Templat
     known = {"name", "email", *values}
     if not template.is_valid() or not known.issuperset(template.get_identifiers()):
         names = ", ".join(f"${name}" for name in sorted(known))
-        raise StartError(f"MAIL_TEMPLATES_DIR: {file}: expected no $ but in {names} and $$")
+        raise StartError(f"MAIL_TEMPLATES_DIR: {file}: expected $ only in {names} and $$")
     return template
 
 
 def render(
     templates: Templates, name: str, language: str | None, values: Mapping[str, str]
 ) -> Rendered:
-    """The mail ``name`` in the nearest language there is: fr-CA, then fr, then English."""
+    """Render the mail ``name`` in the closest available language: fr-CA, then fr, then English."""
     template = next(
         templates[tag, name] for tag in _fall_back(language) if (tag, name) in templates
     )
     plain = {key: _one_line(value) for key, value in values.items()}
-    plain["name"] = _harmless_name(plain["name"]) or plain["email"]
+    plain["name"] = _safe_name(plain["name"]) or plain["email"]
     return Rendered(
         subject=_one_line(template.subject.substitute(plain)),
         text=template.text.substitute(plain),
@@ -108,7 +108,7 @@ def render(
 
 
 def _fall_back(language: str | None) -> Iterator[str]:
-    """A language tag, cut shorter and shorter (RFC 4647 §3.4), then the last resort."""
+    """Yield ever shorter prefixes of the language tag (RFC 4647 §3.4), then the default."""
     tag = (language or "").lower()
     while tag:
         yield tag
@@ -117,18 +117,18 @@ def _fall_back(language: str | None) -> Iterator[str]:
 
 
 def _one_line(value: str) -> str:
-    """Without line breaks, control characters and lone surrogates, which no header can carry."""
+    """Collapse white space, line breaks, control characters and lone surrogates into spaces."""
     bad = {"Cc", "Cs", "Zl", "Zp"}
     return " ".join(
         "".join(" " if unicodedata.category(char) in bad else char for char in value).split()
     )
 
 
-def _harmless_name(name: str) -> str:
-    """The name, or nothing for one that is an advertisement.
+def _safe_name(name: str) -> str:
+    """Return the name, or an empty string if it looks like spam.
 
-    Anyone can register a stranger's address under the name "You won, see spam.example", and have
-    us deliver it.
+    Otherwise anyone could register a stranger's email under the name "You won, see spam.example",
+    and have us deliver it.
     """
     looks_bad = len(name) > NAME_MAX_LENGTH or _LIKE_A_LINK.search(name)
     return "" if looks_bad else name

@@ -1,10 +1,9 @@
-"""Sending what is in the outbox: over SMTP, or into files where no MAIL_URL is set.
+"""Sender of the outbox: delivers over SMTP, or writes files if MAIL_URL is not set.
 
-A claim is one short transaction that puts the next attempt off; the mail is sent after it, with no
-connection or lock held for however long the SMTP server takes, and its row deleted at last. A
-server that fails and a replica that dies thus both leave a row that comes due again: each mail is
-sent at least once, and twice only where the row could not be deleted after the server had taken
-it.
+A short transaction claims a mail by scheduling its next attempt. The mail is sent after the commit,
+without a connection or a lock, however slow the SMTP server is. Finally its row is deleted. If the
+server fails or the replica dies, the row becomes due again, so each mail is sent at least once. It
+is sent twice only if the server accepted it but its row was not deleted.
 """
 
 import asyncio
@@ -33,26 +32,26 @@ from service.telemetry.metrics import count
 log = logging.getLogger(__name__)
 
 POLL_S = 1
-# After the database failed to answer.
+# Pause after the mails could not be read.
 PAUSE_S = 3
-# Mails on their way at once, so that a slow server delays the others less.
+# Mails sent concurrently, so that one slow delivery delays the others less.
 BATCH = 5
 SEND_TIMEOUT_S = 10
 QUIT_TIMEOUT_S = 1
 STOP_TIMEOUT_S = 2
-# Less a quarter, longer than it takes to send: no other replica claims what is on its way.
+# Even with the jitter longer than a delivery, so that no replica claims a mail that is being sent.
 FIRST_RETRY_S = 20
 LAST_RETRY_S = 3600
 
 
 async def mail_context(app: web.Application) -> AsyncIterator[None]:
-    """Read the templates, and send what is due while the application lives."""
+    """Read the templates, and send mails that are due while the application runs."""
     app[MAIL_TEMPLATES] = read_templates(app[SETTINGS].mail_templates_dir)
     stopping = asyncio.Event()
     task = asyncio.create_task(_send_until(app, stopping), name="mail")
     yield
     stopping.set()
-    # A mail cut off now may be one that the server has just taken, and would be sent twice.
+    # The server may just have accepted a mail; cancelling now would send it twice.
     await asyncio.wait([task], timeout=STOP_TIMEOUT_S)
     task.cancel()
     with contextlib.suppress(asyncio.CancelledError):
@@ -60,7 +59,7 @@ async def mail_context(app: web.Application) -> AsyncIterator[None]:
 
 
 async def _send_until(app: web.Application, stopping: asyncio.Event) -> None:
-    """Look for mail every second: who enqueues it cannot say when its transaction has committed."""
+    """Poll for mails, because code that enqueues one cannot tell when its transaction commits."""
     while not stopping.is_set():
         pause_s = POLL_S
         try:
@@ -82,8 +81,8 @@ async def _send_until(app: web.Application, stopping: asyncio.Event) -> None:
 
 
 async def _deliver(app: web.Application, row: asyncpg.Record) -> None:
-    """One attempt. Whatever fails, the row stays, and is claimed again when its time has come."""
-    # Imported where a mail is there, as below: commands and workers start without it.
+    """Attempt one delivery. If it fails, the row stays and becomes due again."""
+    # A slow import, which commands and workers do not need to start.
     import aiosmtplib
 
     fields: dict[str, object] = {"mail_id": str(row["id"]), "attempt": row["attempts"]}
@@ -96,7 +95,7 @@ async def _deliver(app: web.Application, row: asyncpg.Record) -> None:
         await _delete(app, row["id"])
     except (OSError, aiosmtplib.SMTPException, SealError) as error:
         count(app, "mails", outcome="failed")
-        # Not the server's words, which may repeat the mail's.
+        # The server's message is left out, because it may quote the mail.
         reason, smtp_code = type(error).__name__, getattr(error, "code", None)
         log.warning("mail not sent", extra={**fields, "reason": reason, "smtp_code": smtp_code})
     except Exception:
@@ -105,13 +104,13 @@ async def _deliver(app: web.Application, row: asyncpg.Record) -> None:
 
 
 async def _attempt(app: web.Application, row: asyncpg.Record, fields: dict[str, object]) -> None:
-    """Send the mail, write it, or give it up if it is refused for good; raises if it stays."""
+    """Send or write the mail, or give up if its recipient is refused. Raises to have it retried."""
     import aiosmtplib
 
     settings = app[SETTINGS]
     payload = orjson.loads(unseal(settings.secret_key, PURPOSE, str(row["id"]), row["message"]))
     fields = {**fields, "template": payload["template"]}
-    # From here on this task is about the request that asked for the mail.
+    # From here on, log lines carry the ids of the request that caused the mail.
     LOG_CONTEXT.set(payload.get("request", {}))
     with _span(app, payload["template"]):
         if settings.mail_server is None:
@@ -125,7 +124,7 @@ async def _attempt(app: web.Application, row: asyncpg.Record, fields: dict[str, 
             count(app, "mails", outcome="sent")
         except aiosmtplib.SMTPRecipientsRefused as error:
             refusal = error.recipients[0]
-            # RFC 5321 §4.2.1: what begins with 5 will be the same next time.
+            # RFC 5321 §4.2.1: codes from 500 on are permanent.
             if refusal.code < 500:
                 raise refusal from None
             log.error(
@@ -136,7 +135,7 @@ async def _attempt(app: web.Application, row: asyncpg.Record, fields: dict[str, 
 
 
 def _span(app: web.Application, template: str) -> contextlib.AbstractContextManager[None]:
-    """A span around the attempt, where the request that asked for the mail was traced."""
+    """Return a span for the attempt, if the request that caused the mail was traced."""
     request = LOG_CONTEXT.get()
     if TRACER not in app or "trace_id" not in request:
         return contextlib.nullcontext()
@@ -146,9 +145,9 @@ def _span(app: web.Application, template: str) -> contextlib.AbstractContextMana
 
 
 async def _delete(app: web.Application, mail_id: uuid.UUID) -> None:
-    """Delete the row however long that takes: a mail whose row stays is sent again.
+    """Delete the row, retrying as long as necessary, because the mail would be sent again.
 
-    While the database cannot do it, there is nothing else to send either.
+    Waiting blocks nothing else: without the database no mail can be claimed either.
     """
     while True:
         try:
@@ -158,7 +157,7 @@ async def _delete(app: web.Application, mail_id: uuid.UUID) -> None:
 
 
 async def _send(server: MailServer, payload: dict[str, Any]) -> None:
-    """Hand the mail to the server. Raises OSError or SMTPException where it was not taken."""
+    """Send the mail. Raises OSError or SMTPException if the server did not accept it."""
     import aiosmtplib
 
     recipient: str = payload["to"]
@@ -169,7 +168,7 @@ async def _send(server: MailServer, payload: dict[str, Any]) -> None:
         password=server.password or None,
         use_tls=server.security == "tls",
         start_tls=server.security == "starttls",
-        # By default it is looked up, in a thread that no deadline ends.
+        # The default would be a lookup in a thread, which no deadline can cancel.
         local_hostname=socket.gethostname(),
         timeout=SEND_TIMEOUT_S,
     )
@@ -182,7 +181,7 @@ async def _send(server: MailServer, payload: dict[str, Any]) -> None:
                 payload["message"].encode(),
                 mail_options=[] if recipient.isascii() else ["SMTPUTF8", "BODY=8BITMIME"],
             )
-        # It is taken: a failing goodbye is no reason to send it again.
+        # The server has accepted the mail, so a failing QUIT must not cause a retry.
         with contextlib.suppress(OSError, aiosmtplib.SMTPException):
             async with asyncio.timeout(QUIT_TIMEOUT_S):
                 await smtp.quit()
@@ -191,7 +190,7 @@ async def _send(server: MailServer, payload: dict[str, Any]) -> None:
 
 
 def _write_file(data_dir: Path, row: asyncpg.Record, payload: dict[str, Any]) -> Path:
-    """Write the mail for its developer to read; its name is the same at each attempt."""
+    """Write the mail to a file for developers; its name is the same at each attempt."""
     directory = data_dir / "mail"
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     path = directory / f"{row['created_at']:%Y%m%dT%H%M%SZ}-{row['id']}.eml"

@@ -1,1 +1,1 @@
-"""The description of the API, from the routes that it is given."""
+"""The API description, generated from the routes."""

@@ -1,4 +1,4 @@
-"""Components that operations refer to: headers, schemas, problems."""
+"""OpenAPI components that operations refer to: headers, schemas and problems."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -34,7 +34,7 @@ HEADERS: dict[str, dict[str, Any]] = {
         "schema": {"type": "string", "pattern": '^"[0-9a-f]+"$'},
     },
     "Link": {
-        "description": 'The next page, `rel="next"` (RFC 8288), if there is one.',
+        "description": 'Link to the next page, `rel="next"` (RFC 8288), if there is one.',
         "schema": {"type": "string", "pattern": '^<[^>]+>; rel="next"$'},
     },
     "Location": {
@@ -44,13 +44,13 @@ HEADERS: dict[str, dict[str, Any]] = {
     },
     "RateLimit": {
         "description": (
-            "Attempts left under the limit closest to being reached, and seconds until there is"
-            " one more (draft-ietf-httpapi-ratelimit-headers-10)."
+            "Attempts left (`r`) under the limit closest to being reached, and seconds until one"
+            " more becomes available (`t`). See draft-ietf-httpapi-ratelimit-headers-10."
         ),
         "schema": {"type": "string", "pattern": '^"[a-z-]+";r=[0-9]+;t=[0-9]+$'},
     },
     "RateLimit-Policy": {
-        "description": "That limit: attempts per number of seconds.",
+        "description": "The attempts (`q`) that this limit allows per window of `w` seconds.",
         "schema": {"type": "string", "pattern": '^"[a-z-]+";q=[0-9]+;w=[0-9]+$'},
     },
     "Retry-After": {
@@ -63,17 +63,17 @@ HEADERS: dict[str, dict[str, Any]] = {
         "schema": {"type": "integer", "minimum": 1},
     },
     "WWW-Authenticate": {
-        "description": "The challenge of RFC 6750 §3.",
+        "description": "Bearer challenge (RFC 6750 §3).",
         "required": True,
         "schema": {"type": "string", "pattern": "^Bearer"},
     },
     "X-Request-ID": {
-        "description": "The id of the request in the logs: the client's own, or a new one.",
+        "description": "The request id used in the logs: the client's own or a generated one.",
         "required": True,
         "schema": {"type": "string", "pattern": f"^{_REQUEST_ID}$"},
     },
 }
-# Headers of problems, by status.
+# Headers of problem responses, by status.
 _PROBLEM_HEADERS = {
     401: ("WWW-Authenticate",),
     409: ("Retry-After-Perhaps",),
@@ -86,13 +86,13 @@ PROBLEM = Shape(
     "Problem",
     {
         "type": "object",
-        "description": "A problem (RFC 9457).",
+        "description": "Problem details (RFC 9457).",
         "properties": {
             "type": {"const": "about:blank"},
-            "title": {"type": "string", "description": "The name of the status."},
+            "title": {"type": "string", "description": "The name of the HTTP status."},
             "status": {"type": "integer", "minimum": 400, "maximum": 599},
-            "detail": {"type": "string", "description": "For people. May change."},
-            "code": {"type": "string", "description": "For programs. Stable."},
+            "detail": {"type": "string", "description": "An explanation for people. May change."},
+            "code": {"type": "string", "description": "A stable identifier for programs."},
             "request_id": {"type": "string", "pattern": f"^{_REQUEST_ID}$"},
             "errors": {
                 "type": "array",
@@ -122,7 +122,7 @@ PROBLEM = Shape(
 
 
 def resolve(described: Any, components: Any) -> Any:
-    """Put references where Shapes and schemas stand, and make them components."""
+    """Replace Shapes and schemas with references, and register them as components."""
     match described:
         case Shape(name=name, schema=schema):
             if name not in components.schemas:

@@ -1,6 +1,6 @@
-"""``/openapi.json``: the API described in OpenAPI 3.1, from the routes that it is given.
+"""``/openapi.json``: the OpenAPI 3.1 description, generated from the routes.
 
-apispec is imported when the description is first asked for; from then on its bytes are kept.
+apispec is imported on the first request for the description; its bytes are cached.
 """
 
 import inspect
@@ -58,16 +58,16 @@ _DESCRIPTION = """\
 Accounts: registration, sign-in, sessions, recovery, profiles, administration and audit.
 
 Bodies are JSON in UTF-8 (RFC 8259, RFC 7493), optionally compressed with gzip or deflate
-(`Content-Encoding`). Unlisted fields are refused. Every path also works with a trailing slash, and
+(`Content-Encoding`). Unknown fields are rejected. Every path also works with a trailing slash, and
 `HEAD` works wherever `GET` does. Times are RFC 3339; responses give them in UTC.
 
 Errors are `application/problem+json` (RFC 9457) with a stable `code`; each status lists its codes.
-In addition, an unknown path is a 404, an unknown method a 405 and a mistake of ours a 500.
+In addition, an unknown path returns 404, an unsupported method 405 and an internal error 500.
 
-Send `X-Request-ID` with up to 128 letters, digits, dots, hyphens and underscores to find a request
-in the logs. The response repeats it.
+To find a request in the logs, send an `X-Request-ID` of up to 128 letters, digits, dots, hyphens
+and underscores. The response repeats it.
 """
-_OF_BODIES = (
+_BODY_PROBLEMS = (
     EMPTY_BODY,
     MALFORMED_BODY,
     MALFORMED_JSON,
@@ -78,8 +78,8 @@ _OF_BODIES = (
     INVALID_FIELDS,
     INVALID_VALUE,
 )
-_OF_QUERIES = (MALFORMED_QUERY, DUPLICATE_PARAMETER, INVALID_FIELDS, INVALID_VALUE)
-_OF_IDEMPOTENCY_KEYS = (
+_QUERY_PROBLEMS = (MALFORMED_QUERY, DUPLICATE_PARAMETER, INVALID_FIELDS, INVALID_VALUE)
+_IDEMPOTENCY_PROBLEMS = (
     INVALID_IDEMPOTENCY_KEY,
     IDEMPOTENCY_KEY_IN_USE,
     IDEMPOTENCY_KEY_REUSED,
@@ -88,7 +88,7 @@ _OF_IDEMPOTENCY_KEYS = (
 
 
 def document(routes: Sequence[Route], settings: Settings) -> dict[str, Any]:
-    """Describe the routes of a service with these settings, of which no secret is read."""
+    """Describe the routes of a service with these settings, without reading any secret."""
     from apispec import APISpec
     from apispec.ext.marshmallow import MarshmallowPlugin
 
@@ -128,19 +128,19 @@ def document(routes: Sequence[Route], settings: Settings) -> dict[str, Any]:
         operation = _operation(route, converter, spec.components)
         spec.path(route.path, operations={route.method.lower(): operation})
     whole: dict[str, Any] = spec.to_dict()
-    # The first lines say what this is, in which version.
+    # Put the format and its version first.
     return {"openapi": whole.pop("openapi"), **whole}
 
 
 def _tags(routes: Sequence[Route]) -> Iterator[dict[str, str]]:
-    """One for each feature, in the order of the route table."""
+    """Yield one tag for each feature, in the order of the route table."""
     for tag in dict.fromkeys(_tag(route) for route in routes):
         text = sys.modules[f"service.{tag}"].__doc__ or ""
         yield {"name": tag, "description": text.strip()}
 
 
 def _tag(route: Route) -> str:
-    """The feature's name."""
+    """Return the name of the route's feature."""
     return route.handler.__module__.split(".")[1]
 
 
@@ -165,7 +165,7 @@ def _operation(route: Route, converter: Any, components: Any) -> dict[str, Any]:
 
 
 def _operation_id(route: Route) -> str:
-    """``users_read_me``. ``/health`` has another route's handler, and a name of its own."""
+    """Return an id such as ``users_read_me``. ``/health`` shares a handler, so it is named here."""
     return "health" if route.path == "/health" else f"{_tag(route)}_{route.handler.__name__}"
 
 
@@ -185,8 +185,8 @@ def _parameters(route: Route, description: Description, converter: Any) -> Itera
             "in": "header",
             "name": "Idempotency-Key",
             "description": (
-                "Repeated with the same key within 24 hours, the request is carried out once and"
-                " gets the same response (draft-ietf-httpapi-idempotency-key-header)."
+                "A request repeated with the same key within 24 hours is carried out once and gets"
+                " the same response (draft-ietf-httpapi-idempotency-key-header)."
             ),
             "schema": {"type": "string", "pattern": "^[\\x21-\\x7e]{1,255}$"},
             "example": "8e03978e-40d5-43e8-bc93-6894a57f9324",
@@ -212,7 +212,7 @@ def _responses(route: Route, description: Description, components: Any) -> dict[
         for status, success in description.responses.items()
     }
     for status, kinds in problems.items():
-        # Many routes share one: the description is a third of the size with them as components.
+        # Many routes share a response: components keep the description small.
         codes = [kind.code for kind in kinds]
         name = ".".join([str(status), *codes, *(["limited"] if rate else [])])
         if name not in components.responses:
@@ -235,20 +235,20 @@ def _success(success: Success, rate: tuple[str, ...], components: Any) -> dict[s
 
 
 def _problems(route: Route, description: Description) -> dict[int, tuple[ProblemType, ...]]:
-    """The problems that a request can meet, by status: the route's own, and those that follow."""
+    """Return a route's problems by status: its own, and those implied by its description."""
     found = [MALFORMED_REQUEST, *access_of(route.access).problems, *description.problems]
     if description.database:
         found += [DATABASE_UNAVAILABLE, TIMEOUT]
     if "{" in route.path:
         found += [NOT_FOUND]
     if description.body:
-        found += _OF_BODIES
+        found += _BODY_PROBLEMS
     if description.query:
-        found += _OF_QUERIES
+        found += _QUERY_PROBLEMS
     if isinstance(description.query, PageSchema):
         found += [INVALID_CURSOR, CURSOR_MISMATCH]
     if description.idempotent:
-        found += _OF_IDEMPOTENCY_KEYS
+        found += _IDEMPOTENCY_PROBLEMS
     if description.if_match:
         found += [PRECONDITION_FAILED]
     if description.if_match == "required":

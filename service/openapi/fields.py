@@ -1,4 +1,4 @@
-"""The JSON Schema of a field: what apispec cannot know of our own ones."""
+"""The JSON Schema of our own field classes, which apispec does not know."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ from service.settings import Settings
 
 
 def describe_field(field: fields.Field[Any], settings: Settings) -> dict[str, Any]:
-    """A feature's own field has its JSON Schema as its ``json_schema``."""
+    """Return the JSON Schema of a field. A feature's own field provides it as ``json_schema``."""
     described: dict[str, Any] = getattr(field, "json_schema", {})
     match field:
         case EmailAddress():
@@ -53,7 +53,7 @@ def _describe_text(field: Text, settings: Settings) -> dict[str, Any]:
                 "writeOnly": True,
                 "minLength": settings.password_min_length,
                 "description": (
-                    "Must not be common or breached, or made of your own email or name."
+                    "Must not be common or breached, or based on your own email or name."
                 ),
             }
         case Password():
@@ -61,6 +61,6 @@ def _describe_text(field: Text, settings: Settings) -> dict[str, Any]:
         case DisplayName():
             described |= {
                 "format": "display-name",
-                "description": "One line, without invisible characters.",
+                "description": "A single line without invisible characters.",
             }
     return described

@@ -1,4 +1,4 @@
-"""Serves the description of the API."""
+"""Serves the API description."""
 
 import asyncio
 import functools
@@ -17,7 +17,7 @@ from service.settings import Settings
 @describe_file("The OpenAPI 3.1 document.", "application/json", "object")
 async def spec(request: web.Request) -> web.Response:
     """Describe this API in OpenAPI 3.1."""
-    # Off the loop, as the first of them takes a tenth of a second.
+    # In a thread, because the first call is slow.
     body, tag = await asyncio.to_thread(_render, request.app[SERVED], request.app[SETTINGS])
     headers = {"ETag": f'"{tag}"', "Cache-Control": "public, no-cache"}
     if any(given.value in (tag, "*") for given in request.if_none_match or ()):

@@ -1,1 +1,1 @@
-"""Processes: listening, serving, several workers, and the listener for Prometheus."""
+"""Processes: the listening socket, the server, its workers, and the Prometheus listener."""

@@ -1,9 +1,9 @@
-"""The private listener that Prometheus asks, in a thread of the only process or of the parent.
+"""The private listener for Prometheus, in a thread of the only process or of the parent.
 
-Several workers write their values into files of a directory that they share (prometheus_client's
-multi-process mode), which the parent adds up. A worker's files are those of its slot, which is the
-lowest number that is free: so a new worker goes on counting where one that ended has stopped, and
-however often workers are replaced, there are no more files than slots.
+Several workers write their values to files in a shared directory (prometheus_client's multiprocess
+mode), and the parent aggregates them. The files belong to the worker's slot, the lowest free
+number. A new worker continues the counters of the one it replaces, and the number of files stays
+bounded.
 """
 
 import contextlib
@@ -37,9 +37,9 @@ REQUEST_TIMEOUT_S = 10
 
 @dataclass(slots=True)
 class Exporter:
-    """What is exported: ``registry``, and the processes by the name that they have in metrics.
+    """The exported ``registry``, and the process ids by their name in metrics.
 
-    ``directory`` is where workers leave their values, where there are several.
+    ``directory`` holds the values of workers; it is empty if there is only one process.
     """
 
     registry: "CollectorRegistry"
@@ -47,7 +47,7 @@ class Exporter:
     directory: str = ""
 
     def worker_ended(self, slot: int) -> None:
-        """Forget what was only so while the worker lived; what it counted stays."""
+        """Drop the live gauges and the process id of a worker that ended; its counters stay."""
         from prometheus_client.multiprocess import mark_process_dead
 
         self.processes.pop(str(slot), None)
@@ -56,12 +56,12 @@ class Exporter:
 
 @contextlib.contextmanager
 def exporting(settings: Settings) -> Iterator[Exporter | None]:
-    """Listen on METRICS_HOST and METRICS_PORT, where that is asked for. Raises StartError."""
+    """Listen on METRICS_HOST and METRICS_PORT, if the port is set. Raises StartError."""
     if not settings.metrics_port:
         yield None
         return
     listener = listen(settings.metrics_host, settings.metrics_port, "METRICS_")
-    # Read when prometheus_client is imported: somebody else's directory is none of ours.
+    # prometheus_client reads it on import, and an inherited directory is not ours.
     for variable in (DIRECTORY_VARIABLE, DIRECTORY_VARIABLE.lower()):
         os.environ.pop(variable, None)
     from prometheus_client import CollectorRegistry
@@ -90,7 +90,7 @@ def _server(listener: socket.socket, registry: "CollectorRegistry") -> Threading
 
     class Server(ThreadingHTTPServer):
         def handle_error(self, request: object, client_address: object) -> None:
-            """One line, for a client that went away or files that did."""
+            """Log one line if the client disconnected or a file disappeared."""
             reason = type(sys.exception()).__name__
             log.warning("metrics not sent", extra={"reason": reason})
 
@@ -111,24 +111,24 @@ def _directory() -> Iterator[str]:
 
 
 def shared_memory() -> str | None:
-    """A directory in memory, writable where the file system is read-only; None without one."""
+    """Return a directory in memory, writable even on a read-only file system, or None."""
     directory = "/dev/shm"  # noqa: S108
     return directory if os.access(directory, os.W_OK | os.X_OK) else None
 
 
 def worker_registry(settings: Settings, slot: int) -> "CollectorRegistry | None":
-    """Where a worker keeps its metrics, so that they end up in the files of its slot."""
+    """Create a worker's registry, which writes to the files of its slot. None without metrics."""
     if not settings.metrics_port:
         return None
     from prometheus_client import CollectorRegistry, values
 
-    # As prometheus_client's documentation does it for uWSGI, whose workers have numbers as well.
+    # As in prometheus_client's documentation for uWSGI, whose workers are numbered too.
     values.ValueClass = values.MultiProcessValue(lambda: slot)
     return CollectorRegistry()
 
 
 def _process_collector(processes: Mapping[str, int]) -> "Collector":
-    """What is running, and the kernel's figures of each process; read when Prometheus asks."""
+    """Create a collector of the build info and each process's resource usage, read per scrape."""
     from prometheus_client import Metric, ProcessCollector
     from prometheus_client.metrics_core import InfoMetricFamily
     from prometheus_client.registry import Collector
@@ -136,14 +136,14 @@ def _process_collector(processes: Mapping[str, int]) -> "Collector":
     class Processes(Collector):
         def collect(self) -> Iterator[Metric]:
             build = {"version": __version__, "python": platform.python_version()}
-            yield InfoMetricFamily("shinkei_build", "What is running", value=build)
+            yield InfoMetricFamily("shinkei_build", "Service and Python versions", value=build)
             families: dict[str, Metric] = {}
             for worker, pid in list(processes.items()):
-                of_one = ProcessCollector("shinkei", functools.partial(int, pid), registry=None)
-                for one in of_one.collect():
-                    family = Metric(one.name, one.documentation, one.type)
-                    family = families.setdefault(one.name, family)
-                    for sample in one.samples:
+                collector = ProcessCollector("shinkei", functools.partial(int, pid), registry=None)
+                for metric in collector.collect():
+                    family = Metric(metric.name, metric.documentation, metric.type)
+                    family = families.setdefault(metric.name, family)
+                    for sample in metric.samples:
                         family.add_sample(sample.name, {"worker": worker}, sample.value)
             yield from families.values()
 

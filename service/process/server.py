@@ -1,4 +1,4 @@
-"""Serving: listen, say where, and stop gracefully."""
+"""Serving: listen, announce the URL, and shut down gracefully."""
 
 import asyncio
 import contextlib
@@ -19,23 +19,23 @@ from service.settings import Settings
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
 
-# Also the time that a client has to send its headers.
+# Also how long a client may take to send its headers.
 KEEPALIVE_TIMEOUT_S = 15
 SHUTDOWN_TIMEOUT_S = 5
-# How long what is left of a refused body is read away, so that the answer arrives.
+# How long the rest of a rejected body is read and discarded, so that the response arrives.
 LINGERING_TIME_S = 3
 BACKLOG = 1024
-# Tells a worker to leave while others go on: it takes no new connections, but stays ready.
+# Tells a worker to leave while others keep serving: it accepts no new connections, but stays ready.
 RETIRE = signal.SIGUSR2
 AT_ONCE = (signal.SIGINT, signal.SIGQUIT)
-# For mail on its way and a busy machine, beyond the delay, requests under way and the pool.
+# Extra time for mail being sent and a busy machine, after the delay, open requests and the pool.
 STOP_MARGIN_S = 5
 
 
 def listen(host: str, port: int, prefix: str = "") -> socket.socket:
-    """A listening socket, before anything else is started: a port in use is told at once.
+    """Open a listening socket, first of all, so that a port in use is reported at once.
 
-    ``prefix`` is that of the two variables, for the StartError that this raises.
+    Raises StartError, which names the variables HOST and PORT with ``prefix``.
     """
     try:
         family, _, _, _, address = socket.getaddrinfo(
@@ -43,7 +43,7 @@ def listen(host: str, port: int, prefix: str = "") -> socket.socket:
         )[0]
         listener = socket.socket(family, socket.SOCK_STREAM)
     except (OSError, UnicodeError):
-        raise StartError(f"cannot listen on {prefix}HOST {host}: no such address") from None
+        raise StartError(f"cannot listen on {prefix}HOST {host}: no such host") from None
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
@@ -68,29 +68,29 @@ def serve(
     announce: Callable[[str], None],
     registry: "CollectorRegistry | None" = None,
 ) -> None:
-    """Serve until SIGTERM or SIGINT; ``announce`` is called with the URL once requests are taken.
+    """Serve until SIGTERM or SIGINT; call ``announce`` with the URL once requests are accepted.
 
-    Raises StartError where the database cannot be reached.
+    Raises StartError if the database cannot be reached.
     """
 
-    async def until_told() -> None:
+    async def run() -> None:
         await serve_until_told(
             settings, listener, hear_signals(), lambda: announce(url_of(listener)), registry
         )
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(until_told())
+        runner.run(run())
 
 
 def stop_timeout_s(settings: Settings) -> float:
-    """How long stopping may take at most."""
+    """Return the maximum time that shutdown may take, in seconds."""
     return (
         settings.shutdown_delay_s + SHUTDOWN_TIMEOUT_S + settings.db_close_timeout_s + STOP_MARGIN_S
     )
 
 
 def hear_signals(*more: signal.Signals) -> "asyncio.Queue[signal.Signals]":
-    """A queue of the signals that the process gets from now on: SIGTERM, SIGINT, and ``more``."""
+    """Return a queue that receives SIGTERM, SIGINT and ``more`` from now on."""
     signals: asyncio.Queue[signal.Signals] = asyncio.Queue()
     for wanted in (signal.SIGTERM, signal.SIGINT, *more):
         asyncio.get_running_loop().add_signal_handler(wanted, signals.put_nowait, wanted)
@@ -104,13 +104,14 @@ async def serve_until_told(
     started: Callable[[], None],
     registry: "CollectorRegistry | None" = None,
 ) -> None:
-    """Start the application, call ``started``, and serve until the first signal; then drain.
+    """Start the application, call ``started``, serve until the first signal, then drain.
 
-    SIGTERM: not ready, so that a balancer looks elsewhere, and serving for ``shutdown_delay_s``
-    more; SIGINT and SIGQUIT: without that delay. What is under way is answered in any case.
+    After SIGTERM it reports not ready but keeps serving for ``shutdown_delay_s``, so that a load
+    balancer can react. SIGINT and SIGQUIT skip that delay. RETIRE stops accepting connections but
+    keeps it ready. Requests in progress always get up to ``SHUTDOWN_TIMEOUT_S`` to finish.
     """
     app = create_app(settings, registry)
-    told = asyncio.create_task(signals.get())
+    stop_signal = asyncio.create_task(signals.get())
     runner = web.AppRunner(
         app,
         access_log=None,
@@ -119,14 +120,14 @@ async def serve_until_told(
         shutdown_timeout=SHUTDOWN_TIMEOUT_S,
     )
     try:
-        if not await unless(told, runner.setup()):
+        if not await unless(stop_signal, runner.setup()):
             return
         site = web.SockSite(runner, listener, backlog=BACKLOG)
         await site.start()
-        _spare_what_stays()
+        _freeze_startup_objects()
         started()
-        received = await told
-        # Answers end their connections from now on, so that no client is cut off at the end.
+        received = await stop_signal
+        # Responses close their connections from now on, so that no client is cut off at the end.
         app[LIFECYCLE].draining = True
         if received is RETIRE:
             await site.stop()
@@ -138,27 +139,27 @@ async def serve_until_told(
                     while await signals.get() not in AT_ONCE:
                         pass
     finally:
-        told.cancel()
+        stop_signal.cancel()
         await runner.cleanup()
 
 
-def _spare_what_stays() -> None:
-    """Keep the garbage collector from what is there for good, and from looking all the time.
+def _freeze_startup_objects() -> None:
+    """Exclude permanent objects from garbage collection, and run it less often.
 
-    Modules, routes and schemas are most of what it would go through, 20 ms each time; and a page of
-    accounts alone makes enough objects for a look (700).
+    Modules, routes and schemas are most of what a collection would traverse. With Python's default
+    threshold, a single page of accounts could trigger one.
     """
     gc.collect()
     gc.freeze()
     gc.set_threshold(10_000, 10, 10)
 
 
-async def unless(told: "asyncio.Task[Any]", work: Coroutine[Any, Any, None]) -> bool:
-    """Do the work and return True, unless the process is told to stop before it is done."""
+async def unless(stop_signal: "asyncio.Task[Any]", work: Coroutine[Any, Any, None]) -> bool:
+    """Do the work and return True; cancel it and return False if the stop signal comes first."""
     working = asyncio.create_task(work)
-    either: set[asyncio.Task[Any]] = {working, told}
+    either: set[asyncio.Task[Any]] = {working, stop_signal}
     await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-    if told.done():
+    if stop_signal.done():
         working.cancel()
         await asyncio.wait({working})
         return False

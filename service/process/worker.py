@@ -1,8 +1,8 @@
-"""One of several workers: how its parent starts it, and how it serves.
+"""A worker process: how the parent starts it, and how it serves.
 
-It is a new process with its parent's command line, be that ``shinkei serve`` or an operator's own
-script, and a variable that makes it a worker. On a socket of its own it reports: a NUL a second,
-``STARTED``, or in one line why it did not start. The parent may be of an older release.
+A worker is a new process with the parent's command line, ``shinkei serve`` or an operator's script,
+and a variable that makes it a worker. It reports over its own socket: a NUL every second, and
+``STARTED`` or a one-line reason why it did not start. The parent may be from an older release.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ from service.telemetry.logs import configure_logging
 
 log = logging.getLogger(__name__)
 
-# Holds the worker's slot (see ``exporter``) and the descriptors of both sockets that it inherits.
+# Holds the worker's slot (see ``exporter``) and the file descriptors of its two inherited sockets.
 VARIABLE = "SHINKEI_WORKER"
 STARTED = b"started"
 BEAT_EVERY_S = 1
@@ -33,15 +33,15 @@ HEARD = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, RETIRE)
 
 @dataclass(eq=False)
 class Worker:
-    """A worker as its parent knows it."""
+    """A worker as seen by its parent."""
 
     process: "subprocess.Popen[bytes]"
-    # What it counts under: see ``exporter``.
+    # Names its metrics files: see ``exporter``.
     slot: int
     reports: socket.socket
-    # STARTED, or why it did not start.
+    # STARTED, or the reason why it did not start.
     said: bytes = b""
-    # Is retired once all newer ones have started.
+    # Will be retired once all newer workers have started.
     old: bool = False
     retired: bool = False
 
@@ -51,12 +51,12 @@ class Worker:
 
 
 def start_worker(slot: int, listener: socket.socket) -> Worker:
-    """Start a process with our own command line and ``VARIABLE``. Raises OSError."""
+    """Start a worker process with our own command line and ``VARIABLE``. Raises OSError."""
     ours, theirs = socket.socketpair()
     fds = (listener.fileno(), theirs.fileno())
     environ = {**os.environ, VARIABLE: " ".join(map(str, (slot, *fds)))}
     command = [sys.executable, *sys.orig_argv[1:]]
-    # A signal that comes before the worker hears it waits in the kernel.
+    # Signals stay pending in the kernel until the worker can handle them.
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, HEARD)
     try:
         with theirs:
@@ -70,9 +70,9 @@ def start_worker(slot: int, listener: socket.socket) -> Worker:
 
 
 def serve(given: str, workers: int | None) -> int:
-    """Serve as the worker that ``given``, the variable's value, describes; returns the exit code.
+    """Serve as the worker described by ``given``, the value of VARIABLE. Returns the exit code.
 
-    ``workers`` is what the command line says.
+    ``workers`` is the number from the command line, or None.
     """
     slot, *fds = map(int, given.split())
     listener, parent = (socket.socket(fileno=fd) for fd in fds)
@@ -98,7 +98,7 @@ def serve(given: str, workers: int | None) -> int:
 
 
 def _with_the_parents_database(settings: Settings) -> Settings:
-    """With the embedded PostgreSQL, which is the parent's to start and to stop."""
+    """Add the embedded PostgreSQL, which the parent starts and stops."""
     from service.embedded import cluster, server
 
     return replace(
@@ -122,19 +122,19 @@ async def _serve(
         await serve_until_told(settings, listener, signals, started, registry)
     finally:
         beating.cancel()
-        # Nothing disturbs it on its way out.
+        # No signal may interrupt the exit.
         signal.pthread_sigmask(signal.SIG_BLOCK, HEARD)
 
 
 async def _beat(parent: socket.socket, signals: "asyncio.Queue[signal.Signals]") -> None:
-    """Tell the parent that the event loop runs; leave if it is gone."""
+    """Report regularly that the event loop is running; stop the worker if the parent is gone."""
     while _report(parent, b"\0"):  # noqa: ASYNC110
         await asyncio.sleep(BEAT_EVERY_S)
     signals.put_nowait(signal.SIGQUIT)
 
 
 def _report(parent: socket.socket, what: bytes) -> bool:
-    """Send without waiting; False if the parent is gone."""
+    """Send to the parent without blocking. Returns False if the parent is gone."""
     try:
         parent.send(what)
     except BlockingIOError:

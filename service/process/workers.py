@@ -1,6 +1,6 @@
-"""Several processes on one port: the parent that starts workers, watches and replaces them.
+"""The parent of several workers on one port: it starts, watches and replaces them.
 
-Workers are new processes (see ``worker``): they run the code that is on disk when they start.
+Workers are new processes (see ``worker``), so they run the code that is on disk when they start.
 """
 
 import asyncio
@@ -18,19 +18,19 @@ from service.settings import Settings
 
 log = logging.getLogger(__name__)
 
-# A worker that reports nothing for so long is killed: its event loop stands still.
+# A worker that reports nothing for this long is killed, because its event loop is blocked.
 SILENCE_MAX_S = 15
-# So much longer until its first report: a busy machine takes long to import the service.
+# Extra time before the first report: importing the service is slow on a busy machine.
 IMPORT_MAX_S = 45
-# How long after a failed start the next one is tried.
+# Delay before retrying a failed start.
 START_AGAIN_S = 1
-# In the queue of signals: there is news of a worker.
+# Queued like a signal if a worker has reported or ended.
 NEWS = signal.SIGCHLD
 
 
 @dataclass
 class Supervisor:
-    """The parent. ``announce`` is called with the URL once all workers have started."""
+    """The parent process. It calls ``announce`` with the URL once all workers have started."""
 
     settings: Settings
     listener: socket.socket
@@ -43,7 +43,7 @@ class Supervisor:
     failure: str = ""
 
     async def serve(self) -> None:
-        """Serve until told to stop; SIGHUP replaces all workers.
+        """Serve until a stop signal; SIGHUP replaces all workers.
 
         Raises StartError if one of the first workers does not start.
         """
@@ -61,7 +61,7 @@ class Supervisor:
             raise StartError(self.failure)
 
     def stop(self, wanted: signal.Signals) -> None:
-        """Pass the signal on; kill workers that take longer than a stop may take."""
+        """Forward the signal to all workers, and kill those that exceed the shutdown timeout."""
         for worker in self.workers:
             worker.process.send_signal(wanted)
         if not self.stopping:
@@ -70,7 +70,7 @@ class Supervisor:
             asyncio.get_running_loop().call_later(timeout_s, self.stop, signal.SIGKILL)
 
     def tend(self) -> None:
-        """Start missing workers; once all have started, retire the old ones."""
+        """Start missing workers. Once all have started, retire the old ones."""
         if self.reload_asked and self.announced and not any(one.old for one in self.workers):
             self.reload_asked = False
             log.info("reloading", extra={"workers": len(self.workers)})
@@ -104,9 +104,9 @@ class Supervisor:
                 self.exporter.processes[str(slot)] = worker.process.pid
 
     async def attend(self, worker: Worker) -> None:
-        """Listen to a worker until it ends, and say how it did."""
+        """Read a worker's reports until it ends, and log how it ended."""
         reader, writer = await asyncio.open_unix_connection(sock=worker.reports)
-        # Counted, not measured, so that a pause of the whole machine ends no worker.
+        # Counted, not measured, so that suspending the whole machine kills no worker.
         silent_s = -IMPORT_MAX_S
         while not reader.at_eof():
             try:
@@ -135,7 +135,7 @@ class Supervisor:
         self.signals.put_nowait(NEWS)
 
     def give_up(self, reason: str) -> None:
-        """Stop if nothing serves yet; go back to the old workers if there are some."""
+        """Stop if nothing is serving yet; otherwise keep the old workers, if there are any."""
         if not self.announced:
             self.failure = reason
             self.stop(signal.SIGQUIT)

@@ -1,1 +1,1 @@
-"""Links in mails: reset a password; verify, change or restore an email."""
+"""Mailed links that reset a password, or verify, change or restore an email."""

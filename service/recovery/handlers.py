@@ -1,4 +1,4 @@
-"""Links in mails: reset a password; verify, change or restore an email."""
+"""Endpoints that send mailed links and accept their tokens."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -28,8 +28,8 @@ INVALID_LINK = ProblemType(
 )
 
 _EXAMPLE_TOKEN = "Hk3vX0m2yQ8rT5wL9bN1cJ7pF4sD6gA0zE3uI8oK2hM"  # noqa: S105
-_describe_mailing = describe(
-    {202: Success("Accepted. The response is the same whether or not a mail is sent.")},
+_describe_link_request = describe(
+    {202: Success("Accepted. The response is the same whether or not an email is sent.")},
     body=schemas.ADDRESS,
     example={"email": examples.EMAIL},
     problems=(throttle.TOO_MANY_REQUESTS,),
@@ -39,25 +39,25 @@ _describe_mailing = describe(
 VERIFYING = ["email_verify", "email_change", "email_revert"]
 
 
-@_describe_mailing
+@_describe_link_request
 async def forgot_password(request: web.Request) -> web.Response:
-    """Mail a link to reset the password.
+    """Send a link to reset the password.
 
     The response is the same whether or not the email belongs to an account.
     """
-    return await _mail_if_known(request, throttle.PASSWORD_RESET, _start_reset)
+    return await _send_link_if_known(request, throttle.PASSWORD_RESET, _start_reset)
 
 
-@_describe_mailing
+@_describe_link_request
 async def resend_verification(request: web.Request) -> web.Response:
-    """Mail the link to verify an email again.
+    """Send a new link to verify an email.
 
     The response is the same whether or not the email belongs to an unverified account.
     """
-    return await _mail_if_known(request, throttle.VERIFICATION, _start_verification)
+    return await _send_link_if_known(request, throttle.VERIFICATION, _start_verification)
 
 
-async def _mail_if_known(
+async def _send_link_if_known(
     request: web.Request,
     action: throttle.Action,
     start: Callable[[Connection, web.Request, asyncpg.Record], Awaitable[None]],
@@ -91,22 +91,22 @@ async def _start_verification(conn: Connection, request: web.Request, user: asyn
 
 
 @describe(
-    {204: Success("The password is set. Every session has ended.")},
+    {204: Success("The password has been set. All sessions have ended.")},
     body=schemas.RESET,
     example={"token": _EXAMPLE_TOKEN, "password": examples.PASSWORD},
     problems=(INVALID_LINK, TOO_MANY_SIGN_INS),
     idempotent=True,
 )
 async def reset_password(request: web.Request) -> web.Response:
-    """Set a new password with the token of a mailed link.
+    """Set a new password with the token from a mailed link.
 
-    The token works once. Every session ends.
+    The token works once. All sessions end.
     """
     body = await read_body(request, schemas.RESET)
-    if answer := await find_stored_response(request):
-        return answer
+    if stored := await find_stored_response(request):
+        return stored
     token_hash = links.hash_token(body["token"])
-    # Looked at before hashing, so that made-up tokens cost no hash.
+    # Check the token before hashing, so that made-up tokens cost no hash.
     owner = await read(request.app, queries.find_token, token_hash, ["password_reset"])
     if owner is None:
         raise Problem(INVALID_LINK)
@@ -121,12 +121,12 @@ async def _reset(
 ) -> web.Response:
     _, user = await _take_token(conn, token_hash, ["password_reset"])
     await accounts.update_password(conn, user["id"], password_hash)
-    # The link was mailed to this very address: a change of address takes older links away.
+    # The link proves the current email, because changing the email deletes older links.
     await accounts.verify_email(conn, user["id"])
     await session_queries.delete_sessions(conn, user["id"])
-    # Whoever else knew the password may have asked for the address to be changed.
+    # An attacker who knew the old password may have requested an email change.
     await queries.delete_tokens(conn, user["id"], "email_change")
-    # Whoever has the mailbox is the owner, who may be here because of an attack on the account.
+    # The mailbox proves ownership, and a known network has a sign-in limit of its own.
     await known_networks.remember_network(conn, request, user["id"])
     await notices.send_mail(conn, request.app, user, "password_changed")
     await record(conn, request, "password.reset", user["id"], actor_id=user["id"])
@@ -134,14 +134,14 @@ async def _reset(
 
 
 @describe(
-    {204: Success("Done.")},
+    {204: Success("The email has been verified, changed or restored.")},
     body=schemas.VERIFY,
     example={"token": _EXAMPLE_TOKEN},
     problems=(INVALID_LINK, EMAIL_TAKEN),
     idempotent=True,
 )
 async def verify_email(request: web.Request) -> web.Response:
-    """Verify, change or restore an email with the token of a mailed link."""
+    """Verify, change or restore an email with the token from a mailed link."""
     body = await read_body(request, schemas.VERIFY)
     return await write_once(request, _verify, request, links.hash_token(body["token"]))
 
@@ -157,11 +157,11 @@ async def _verify(conn: Connection, request: web.Request, token_hash: bytes) -> 
     await queries.delete_tokens(conn, user["id"], "email_verify")
     if token["purpose"] == "email_change":
         if user["email_verified"]:
-            # An address that was never proved to be the owner's, mistyped perhaps, is no way back.
+            # An unverified email may be mistyped, so it gets no link to revert the change.
             await links.offer_email_revert(conn, request.app, user)
         await _record(conn, request, user, "email.change", token["email"])
     else:
-        # Whoever changed the address knew the password: it is to be set anew, by its owner.
+        # The email change required the password, so the owner must set a new one.
         await session_queries.delete_sessions(conn, user["id"])
         await accounts.update_password(conn, user["id"], None)
         await queries.delete_tokens(conn, user["id"], "email_change")
@@ -176,9 +176,10 @@ async def _verify(conn: Connection, request: web.Request, token_hash: bytes) -> 
 async def _take_token(
     conn: Connection, token_hash: bytes, purposes: list[str]
 ) -> tuple[asyncpg.Record, asyncpg.Record]:
-    """Use the token up and lock its owner: the owner first, as whoever mails links does.
+    """Consume the token and return it with its owner, locked.
 
-    Raises Problem 400 if the token is invalid or has expired.
+    The owner is locked first, in the same order as when a link is sent. Raises Problem 400 if the
+    token is invalid or has expired.
     """
     owner = await queries.find_token(conn, token_hash, purposes)
     user = await accounts.lock_profile(conn, owner["id"]) if owner else None

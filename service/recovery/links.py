@@ -1,7 +1,7 @@
-"""Links that prove control of an address: made, mailed, and good for one use.
+"""Single-use links that prove control of an email.
 
-The token stands in the link's fragment, which browsers send to no server and put into no Referer.
-Links begin with PUBLIC_ORIGIN, whatever Host a request came with.
+The token is in the link's fragment, which browsers never send to a server or put in Referer. Links
+start with PUBLIC_ORIGIN, never with the request's Host.
 """
 
 import hashlib
@@ -22,14 +22,14 @@ REVERT_MINUTES = 7 * 24 * 60
 
 
 def hash_token(token: str) -> bytes:
-    """SHA-256 of 256 random bits: there is nothing to guess that a slow hash would protect."""
+    """Return the SHA-256 hash. 256 random bits cannot be guessed, so a slow hash adds nothing."""
     return hashlib.sha256(token.encode()).digest()
 
 
 async def start_password_reset(
     conn: Connection, app: web.Application, user: asyncpg.Record
 ) -> None:
-    """Mail a link that sets a new password; links mailed before it stop working."""
+    """Send a link that sets a new password. Earlier links stop working."""
     await queries.delete_tokens(conn, user["id"], "password_reset")
     await _send_link(conn, app, user, "password_reset", user["email"], RESET_MINUTES)
 
@@ -37,7 +37,7 @@ async def start_password_reset(
 async def start_email_verification(
     conn: Connection, app: web.Application, user: asyncpg.Record
 ) -> None:
-    """Mail a link that verifies the account's own address."""
+    """Send a link that verifies the account's email. Earlier links stop working."""
     await queries.delete_tokens(conn, user["id"], "email_verify")
     await _send_link(conn, app, user, "email_verify", user["email"], VERIFY_MINUTES)
 
@@ -45,17 +45,17 @@ async def start_email_verification(
 async def start_email_change(
     conn: Connection, app: web.Application, user: asyncpg.Record, email: str
 ) -> None:
-    """Mail to ``email`` a link that makes it the account's."""
+    """Send a link to ``email`` that makes it the account's. Earlier links stop working."""
     await queries.delete_tokens(conn, user["id"], "email_change")
     await _send_link(conn, app, user, "email_change", email, VERIFY_MINUTES)
 
 
 async def offer_email_revert(conn: Connection, app: web.Application, user: asyncpg.Record) -> None:
-    """Tell the address that was the account's, with a link that gives it back."""
+    """Notify the account's previous email, with a link that restores it."""
     await _send_link(conn, app, user, "email_revert", user["email"], REVERT_MINUTES)
 
 
-# Each purpose's mail, and the page of the front end that its link opens.
+# The mail template and the front-end page of each purpose.
 _MAILS = {
     "password_reset": ("password_reset", "/password/reset"),
     "email_verify": ("verify_email", "/email/verify"),

@@ -1,4 +1,4 @@
-"""SQL of the tokens that links carry."""
+"""SQL for the tokens in mailed links."""
 
 import uuid
 from datetime import datetime
@@ -37,7 +37,7 @@ async def delete_tokens(conn: Connection, user_id: uuid.UUID, purpose: str) -> N
 
 
 async def delete_reverts_since(conn: Connection, user_id: uuid.UUID, created_at: datetime) -> None:
-    """Take back the ways back offered since then, to addresses that were not the owner's."""
+    """Delete revert links created since then, which restore emails that were not the owner's."""
     await conn.execute(
         """
         delete from action_tokens
@@ -51,7 +51,7 @@ async def delete_reverts_since(conn: Connection, user_id: uuid.UUID, created_at:
 async def find_token(
     conn: Connection, token_hash: bytes, purposes: list[str]
 ) -> asyncpg.Record | None:
-    """Whose live token it is, with what a new password may not resemble."""
+    """Return the live token's owner, with the email and name that a password must not resemble."""
     return await conn.fetchrow(
         """
         select users.id, users.email, users.name
@@ -68,7 +68,7 @@ async def find_token(
 async def take_token(
     conn: Connection, token_hash: bytes, purposes: list[str]
 ) -> asyncpg.Record | None:
-    """Use the token up: of many at once, one gets its row."""
+    """Delete the live token and return it. Of concurrent calls, only one gets the row."""
     return await conn.fetchrow(
         """
         delete from action_tokens

@@ -1,4 +1,4 @@
-"""What the flows of links take."""
+"""Schemas of the requests for links and of those that carry their tokens."""
 
 from marshmallow import Schema
 

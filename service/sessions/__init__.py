@@ -1,1 +1,1 @@
-"""Sessions: one for each sign-in. Its tokens work until it ends."""
+"""Sessions. Each sign-in opens one, and its tokens work until it ends."""

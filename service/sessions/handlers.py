@@ -1,4 +1,4 @@
-"""Sessions: refreshed, listed and ended by their owner."""
+"""Endpoints for owners to refresh, list and end their sessions."""
 
 import uuid
 from typing import NamedTuple
@@ -18,7 +18,7 @@ from service.http.requests import json_response, read_body
 from service.sessions import queries, schemas
 from service.sessions.tokens import hash_refresh_token, next_refresh_token
 
-# How long a used token may be sent again by a client that never got its answer.
+# How long a client whose response was lost may send a used token again.
 RETRY_GRACE_S = 10
 
 INVALID_REFRESH_TOKEN = ProblemType(
@@ -30,7 +30,7 @@ INVALID_REFRESH_TOKEN = ProblemType(
 
 
 class Refreshed(NamedTuple):
-    """The session that goes on, with its next token."""
+    """A refreshed session and its next refresh token."""
 
     user_id: uuid.UUID
     session_id: uuid.UUID
@@ -44,7 +44,7 @@ class Refreshed(NamedTuple):
     problems=(INVALID_REFRESH_TOKEN, MISCONFIGURED),
 )
 async def refresh(request: web.Request) -> web.Response:
-    """Exchange a refresh token, which works once, for a new pair of tokens."""
+    """Exchange a refresh token for a new pair of tokens. Each refresh token works once."""
     body = await read_body(request, schemas.REFRESH)
     refreshed = await write(request.app, _rotate, request, body["refresh_token"])
     if refreshed is None:
@@ -53,10 +53,11 @@ async def refresh(request: web.Request) -> web.Response:
 
 
 async def _rotate(conn: Connection, request: web.Request, token: str) -> Refreshed | None:
-    """The successor, or None; a replay ends the session, which must commit, so nothing is raised.
+    """Return the session with its next token, or None if the token is invalid or replayed.
 
-    RFC 9700 §4.14.2. Refreshes of one session queue up on its row: of two at once the first makes
-    the successor and the second, which comes within the grace, is given the same one.
+    A replay ends the session (RFC 9700 §4.14.2). That must commit, so nothing is raised here.
+    Concurrent refreshes of a session queue on its row. The first creates the successor, and the
+    next receives the same one, as it falls within the grace period.
     """
     settings = request.app[SETTINGS]
     token_hash = hash_refresh_token(token)
@@ -85,7 +86,7 @@ async def _rotate(conn: Connection, request: web.Request, token: str) -> Refresh
 async def logout(request: web.Request) -> web.Response:
     """End the current session.
 
-    Its access token and refresh token stop working at once.
+    Its access token and refresh token stop working immediately.
     """
     user = request[USER]
     await write(request.app, _end_session, request, user["session_id"])
@@ -95,14 +96,14 @@ async def logout(request: web.Request) -> web.Response:
 @describe(
     {
         200: Success(
-            "All live sessions.",
+            "All active sessions.",
             schemas.OWN_SESSION_LIST,
             example={"items": [{**schemas.SESSION_EXAMPLE, "current": True}]},
         )
     }
 )
 async def list_mine(request: web.Request) -> web.Response:
-    """List the account's sessions, last seen first."""
+    """List the account's sessions, most recently seen first."""
     user = request[USER]
     rows = await read(request.app, queries.list_sessions, user["id"])
     mine = [{**row, "current": row["id"] == user["session_id"]} for row in rows]

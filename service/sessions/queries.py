@@ -1,4 +1,4 @@
-"""SQL of sessions and their refresh tokens."""
+"""SQL for sessions and their refresh tokens."""
 
 import uuid
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ async def list_sessions_page(
 
 
 def select_sessions_page(user_id: uuid.UUID, after: list[object] | None, limit: int) -> Statement:
-    """A page of the account's live sessions; ``after`` is a place in SESSIONS_NEWEST_FIRST."""
+    """Build the query for a page of live sessions after a place in SESSIONS_NEWEST_FIRST."""
     beyond = SESSIONS_NEWEST_FIRST.beyond(3) if after else "true"
     statement = f"""
         select {SESSION} from sessions
@@ -46,7 +46,7 @@ async def insert_session(
     user_agent: str,
     ip: IpAddress | None,
 ) -> None:
-    """A session that ends after ``ttl_s`` seconds, or ``idle_ttl_s`` without a refresh."""
+    """Insert a session that ends after ``ttl_s``, or after ``idle_ttl_s`` without a refresh."""
     await conn.execute(
         """
         with session as (
@@ -72,10 +72,10 @@ async def insert_session(
 async def find_signed_in(
     conn: Connection, session_ids: Sequence[uuid.UUID]
 ) -> dict[uuid.UUID, asyncpg.Record]:
-    """By session, where it is alive: its user's profile and its id.
+    """Return each live session's user profile and session id, keyed by session id.
 
-    The ids travel as text: for an array of any other type asyncpg would ask the catalogue once in
-    each connection, which takes longer than connecting.
+    The ids are sent as text. For an array of another type, asyncpg would introspect the catalog
+    once per connection, which is slow.
     """
     rows = await conn.fetch(
         f"""
@@ -91,7 +91,7 @@ async def find_signed_in(
 
 
 async def lock_family(conn: Connection, refresh_token_hash: bytes) -> asyncpg.Record | None:
-    """The live session that the token belongs to, locked, so that refreshes queue up behind it."""
+    """Return the token's live session, locked so that concurrent refreshes queue up."""
     return await conn.fetchrow(
         """
         select sessions.id, sessions.user_id
@@ -106,7 +106,7 @@ async def lock_family(conn: Connection, refresh_token_hash: bytes) -> asyncpg.Re
 
 
 async def use_refresh_token(conn: Connection, refresh_token_hash: bytes) -> bool:
-    """Mark the token as used, which only its first use does."""
+    """Mark the token as used. Return whether this was its first use."""
     status = await conn.execute(
         """
         update refresh_tokens set used_at = clock_timestamp()
@@ -120,7 +120,7 @@ async def use_refresh_token(conn: Connection, refresh_token_hash: bytes) -> bool
 async def is_retry(
     conn: Connection, refresh_token_hash: bytes, successor_hash: bytes, grace_s: float
 ) -> bool:
-    """Whether the token was used moments ago and its successor has not been used since."""
+    """Return whether the token was used within ``grace_s`` and its successor is still unused."""
     found = await conn.fetchval(
         """
         select 1
@@ -145,7 +145,7 @@ async def extend_session(
     user_agent: str,
     ip: IpAddress | None,
 ) -> None:
-    """The session was seen, from here; the token is its next one."""
+    """Update when and where the session was seen, and store its next refresh token."""
     await conn.execute(
         """
         with session as (
@@ -167,7 +167,7 @@ async def extend_session(
 
 
 async def list_sessions(conn: Connection, user_id: uuid.UUID) -> list[asyncpg.Record]:
-    """The user's live sessions, last seen first."""
+    """Return the user's live sessions, most recently seen first."""
     return await conn.fetch(
         f"""
         select {SESSION} from sessions
@@ -179,7 +179,7 @@ async def list_sessions(conn: Connection, user_id: uuid.UUID) -> list[asyncpg.Re
 
 
 async def export_sessions(conn: Connection, user_id: uuid.UUID) -> list[asyncpg.Record]:
-    """All of the user's sessions, the oldest first, ended ones that are not yet purged included."""
+    """Return all of the user's sessions, oldest first, with expired ones not yet purged."""
     return await conn.fetch(
         f"select {SESSION} from sessions where user_id = $1 order by created_at",  # noqa: S608
         user_id,
@@ -187,7 +187,7 @@ async def export_sessions(conn: Connection, user_id: uuid.UUID) -> list[asyncpg.
 
 
 async def delete_session(conn: Connection, user_id: uuid.UUID, session_id: uuid.UUID) -> bool:
-    """End one session, where it is the user's."""
+    """End the session if it belongs to the user. Return whether it did."""
     status = await conn.execute(
         "delete from sessions where id = $1 and user_id = $2", session_id, user_id
     )
@@ -197,7 +197,7 @@ async def delete_session(conn: Connection, user_id: uuid.UUID, session_id: uuid.
 async def delete_sessions(
     conn: Connection, user_id: uuid.UUID, *, but: uuid.UUID | None = None
 ) -> int:
-    """End all of the user's sessions, but for one where that is given; return how many."""
+    """End all of the user's sessions except ``but``. Return how many ended."""
     status = await conn.execute(
         "delete from sessions where user_id = $1 and id is distinct from $2", user_id, but
     )

@@ -1,4 +1,4 @@
-"""What an owner sees of a session."""
+"""Schemas of sign-in, sessions and refresh."""
 
 from marshmallow import Schema, fields
 
@@ -19,7 +19,7 @@ LOGIN = LoginSchema()
 
 
 class SessionSchema(RowSchema):
-    """One sign-in. ``last_seen_at`` is its last refresh."""
+    """A session. Each refresh updates ``last_seen_at``."""
 
     id = fields.UUID()
     created_at = Timestamp()
@@ -30,7 +30,7 @@ class SessionSchema(RowSchema):
 
 
 class OwnSessionSchema(SessionSchema):
-    """One of the caller's sessions; ``current`` is the one of the request's own token."""
+    """One of the caller's sessions. ``current`` marks the session of the request's token."""
 
     current = fields.Boolean()
 

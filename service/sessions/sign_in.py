@@ -1,4 +1,4 @@
-"""Signing in with a password."""
+"""Sign-in with a password."""
 
 import asyncpg
 from aiohttp import web
@@ -33,10 +33,10 @@ INVALID_CREDENTIALS = ProblemType(401, "invalid_credentials", "Wrong email or pa
     problems=(INVALID_CREDENTIALS, TOO_MANY_REQUESTS, TOO_MANY_SIGN_INS, MISCONFIGURED),
 )
 async def login(request: web.Request) -> web.Response:
-    """Exchange email and password for tokens.
+    """Sign in with email and password.
 
-    The response is the same whether the password is wrong, the account does not exist, or it may
-    not sign in.
+    The response is the same whether the password is wrong, the account does not exist, or it is
+    not allowed to sign in.
     """
     body = await read_body(request, sessions.LOGIN)
     email_folded = fold_email(body["email"])
@@ -56,9 +56,9 @@ async def login(request: web.Request) -> web.Response:
 async def _try_to_sign_in(
     request: web.Request, email_folded: str, password: str
 ) -> tuple[str, dict[str, object] | None]:
-    """What came of it, for the operator alone, and the tokens where it is a success."""
+    """Return the outcome, for metrics only, and the tokens on success."""
     outcome = "refused"
-    # Twice, for the sign-in whose hash was replaced, while it was verified, by another's rehash.
+    # Retry once: a concurrent sign-in may have rehashed the password during verification.
     for _ in range(2):
         account = await read(request.app, accounts.find_credentials, email_folded)
         password_hash = account["password_hash"] if account else None
@@ -69,18 +69,18 @@ async def _try_to_sign_in(
         if not _may_sign_in(request, account):
             break
         rehashed = await rehash_password(request.app, account["password_hash"], password)
-        # No transaction waits for keys that are read in another.
+        # Load the keys before the transaction, which must not wait for another connection.
         await signing_key(request.app)
         tokens = await write(request.app, _sign_in, request, account, rehashed)
         if tokens is not None:
             return "success", tokens
-    # Whom they try to be is nowhere else: the request's line knows only those who signed in.
+    # The access log names only signed-in accounts, so log the attempted account here.
     log.info("sign-in refused", extra={"account_id": account["id"] if account else None})
     return outcome, None
 
 
 def _may_sign_in(request: web.Request, account: asyncpg.Record) -> bool:
-    """Looked at after the password, so that an account that may not takes no other time."""
+    """Return whether sign-in is allowed. Checked after the password, to keep timing uniform."""
     unverified = request.app[SETTINGS].require_email_verification and not account["email_verified"]
     return not account["suspended"] and not unverified
 
@@ -88,12 +88,12 @@ def _may_sign_in(request: web.Request, account: asyncpg.Record) -> bool:
 async def _sign_in(
     conn: Connection, request: web.Request, account: asyncpg.Record, rehashed: str | None
 ) -> dict[str, object] | None:
-    """Open a session; None where the account may not, or its hash has just been changed."""
+    """Open a session, or return None if sign-in is not allowed or the hash has just changed."""
     user = await accounts.lock_credentials(conn, account["id"], account["password_hash"])
     if user is None or not _may_sign_in(request, user):
         return None
     if user["status"] != "active":
-        # A deletion asked for and regretted, or a suspension that has passed.
+        # Sign-in cancels a scheduled deletion and clears an expired suspension.
         await accounts.reactivate_account(conn, user["id"])
         before = {"status": user["status"]}
         await record(

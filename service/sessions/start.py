@@ -1,4 +1,4 @@
-"""Opens a session and issues its tokens."""
+"""The start of a session, at sign-in or registration."""
 
 import uuid
 
@@ -18,7 +18,7 @@ from service.throttle import known_networks
 async def open_session(
     conn: Connection, request: web.Request, user_id: uuid.UUID
 ) -> dict[str, object]:
-    """A new session and the tokens that belong to it."""
+    """Open a session and return its tokens."""
     settings = request.app[SETTINGS]
     session_id = uuid_utils.uuid7()
     refresh_token = new_refresh_token()

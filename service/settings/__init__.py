@@ -1,4 +1,4 @@
-"""Settings: read from the environment once, checked whole before anything starts, then frozen."""
+"""Settings, read from the environment once, validated before anything starts, then frozen."""
 
 from service.settings.connections import Database, MailServer
 from service.settings.environment import load_settings

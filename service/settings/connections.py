@@ -9,10 +9,10 @@ from urllib.parse import urlencode
 
 @dataclass(frozen=True, slots=True)
 class Database:
-    """Where PostgreSQL is and how to sign in to it, in libpq's terms.
+    """How to reach PostgreSQL and sign in, in libpq's terms.
 
-    ``options`` are libpq's query parameters (sslmode, sslrootcert, target_session_attrs, …) that
-    asyncpg and psycopg both understand.
+    ``options`` holds the libpq parameters that asyncpg and psycopg both understand (sslmode,
+    sslrootcert, target_session_attrs, …).
     """
 
     hosts: tuple[tuple[str, int], ...]
@@ -25,23 +25,23 @@ class Database:
     def __post_init__(self) -> None:
         options = dict(self.options)
         if options.get("sslmode") == "verify-full" and "sslrootcert" not in options:
-            # libpq 16's name for the authorities that the system trusts.
+            # Since libpq 16, "system" means the authorities that the system trusts.
             object.__setattr__(self, "options", (*self.options, ("sslrootcert", "system")))
 
     @property
     def address(self) -> str:
-        """Host and port of each server, for people: ``db1:5432,db2:5432``."""
+        """Host and port of each server, for display: ``db1:5432,db2:5432``."""
         return ",".join(f"{host}:{port}" for host, port in self.hosts)
 
     def read_password(self) -> str:
-        """The current password. A password file is read at each connect, so that it may rotate."""
+        """Return the current password. A password file is read each time, so that it can rotate."""
         if self.password_file is None:
             return self.password
         return self.password_file.read_text(encoding="utf-8").rstrip("\r\n")
 
     def asyncpg_arguments(self) -> dict[str, Any]:
-        """Keyword arguments of ``asyncpg.connect`` and ``asyncpg.create_pool``."""
-        # asyncpg knows no "system"; a context that trusts the system's authorities is the same.
+        """Return keyword arguments for ``asyncpg.connect`` and ``asyncpg.create_pool``."""
+        # asyncpg does not support "system"; the default context trusts the same authorities.
         options = {name: value for name, value in self.options if value != "system"}
         trusted = {"ssl": create_default_context()} if len(options) < len(self.options) else {}
         return {
@@ -55,7 +55,7 @@ class Database:
         }
 
     def libpq_arguments(self) -> dict[str, str]:
-        """Keyword arguments of ``psycopg.connect``."""
+        """Return keyword arguments for ``psycopg.connect``."""
         return {
             "host": ",".join(host for host, _ in self.hosts),
             "port": ",".join(str(port) for _, port in self.hosts),
@@ -68,9 +68,9 @@ class Database:
 
 @dataclass(frozen=True, slots=True)
 class MailServer:
-    """The SMTP server that takes our mail, and how to sign in to it if ``user`` is set.
+    """The SMTP server for outgoing mail, with credentials if ``user`` is set.
 
-    ``security``: none, starttls (which the server then must offer), or tls from the first byte.
+    ``security`` is none, starttls (which the server must then offer), or tls from the first byte.
     """
 
     host: str

@@ -1,4 +1,4 @@
-"""Reads the settings from the environment, once and as a whole, before anything starts."""
+"""Reads and validates the settings from the environment before anything starts."""
 
 import importlib.util
 from collections.abc import Mapping
@@ -14,10 +14,10 @@ from service.settings.variables import SettingsError
 def load_settings(environ: Mapping[str, str]) -> Settings:
     """Read the settings from ``environ``.
 
-    White space around a value is dropped: a line break at the end of a secret would otherwise get
-    into links and tokens. An empty variable counts as not set.
+    Whitespace around a value is stripped: a line break at the end of a secret would otherwise end
+    up in links and tokens. An empty variable counts as not set.
 
-    Raises SettingsError for a variable that is wrong, without showing its value.
+    Raises SettingsError for an invalid variable, without showing its value.
     """
     given = {name: value for name in VARIABLES if (value := environ.get(name, "").strip())}
     for name, value in given.items():
@@ -50,7 +50,7 @@ def load_settings(environ: Mapping[str, str]) -> Settings:
 
 
 def _read_database(parts: Mapping[str, Any]) -> Database | None:
-    """The database that the variables name, or None if they name none."""
+    """Build the database from its variables, or return None if none is configured."""
     options = {
         option: parts[f"DB_{option.upper()}"]
         for option in ("sslmode", "sslrootcert", "target_session_attrs")
@@ -63,7 +63,7 @@ def _read_database(parts: Mapping[str, Any]) -> Database | None:
         return None
     for name in ("DB_HOST", "DB_NAME", "DB_USER"):
         if name not in parts:
-            raise VARIABLES[name].refusal(", as other DB_ parts are set")
+            raise VARIABLES[name].refusal(", because other DB_ variables are set")
     return Database(
         hosts=pair_hosts(
             parts["DB_HOST"].split(","), parts.get("DB_PORT", "").split(","), "DB_PORT"
@@ -77,7 +77,7 @@ def _read_database(parts: Mapping[str, Any]) -> Database | None:
 
 
 def _check_traces(environ: Mapping[str, str]) -> None:
-    """Refuse what would otherwise show only in traces that never arrive."""
+    """Reject configurations whose traces would never arrive. Raises SettingsError."""
     try:
         installed = importlib.util.find_spec("opentelemetry.exporter.otlp.proto.http")
     except ModuleNotFoundError:
@@ -86,4 +86,4 @@ def _check_traces(environ: Mapping[str, str]) -> None:
         raise SettingsError("TRACES: expected the extra to be installed: pip install shinkei[otel]")
     for name in ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"):
         if environ.get(name, "http/protobuf") not in ("", "http/protobuf"):
-            raise SettingsError(f"{name}: expected http/protobuf, which collectors take at 4318")
+            raise SettingsError(f"{name}: expected http/protobuf, the protocol of port 4318")

@@ -1,4 +1,4 @@
-"""Settings, and the one table of the variables that set them."""
+"""Settings, and the declarations of the variables that set them."""
 
 from dataclasses import dataclass, fields
 from ipaddress import IPv4Network, IPv6Network
@@ -27,7 +27,7 @@ from service.settings.variables import (
     variable,
 )
 
-# The groups, in the order in which help and documents list them.
+# In the order of help and documents.
 GROUPS = (
     SERVER := "Server",
     DATABASE := "Database",
@@ -44,66 +44,67 @@ TEN_YEARS_S = 10 * 365 * 86_400
 # fmt: off
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """How the service runs. ``database`` is None until the embedded server runs.
+    """The configuration of the service. ``database`` is None until the embedded server runs.
 
-    A field without a variable has one right value; it is a field so that a test may set another.
+    A field without a variable has one right value; tests set others.
     """
 
     host: str = variable("HOST", SERVER, "127.0.0.1",
         text("an IP address or a host name, such as 127.0.0.1 or 0.0.0.0"),
-        "Where to listen; `0.0.0.0` is every IPv4 interface.")
+        "The interface to listen on; `0.0.0.0` means every IPv4 interface.")
     port: int = variable("PORT", SERVER, 8080, integer(0, 65535),
-        "The port to listen on; `0` takes a free one.")
+        "The port to listen on; `0` picks a free one.")
     workers: int = variable("WORKERS", SERVER, 1, integer(1, 256),
-        "Processes that serve. `shinkei serve --workers` takes precedence.")
+        "Processes that serve requests. `shinkei serve --workers` takes precedence.")
     metrics_host: str = variable("METRICS_HOST", SERVER, "127.0.0.1",
         text("an IP address or a host name, such as 127.0.0.1"),
-        "Where to listen for Prometheus.")
+        "The interface that serves metrics.")
     metrics_port: int = variable("METRICS_PORT", SERVER, 0, integer(0, 65535),
         "The port that Prometheus scrapes; `0` turns metrics off.")
     data_dir: Path = variable("DATA_DIR", SERVER, Path(".data"), PATH,
         "Holds the embedded PostgreSQL's data and log, the generated secrets, and emails if"
         " `MAIL_URL` is not set.", shown_default="`./.data`")
     secret_key: str = variable("SECRET_KEY", SERVER, "", SECRET_KEY,
-        "Encrypts the signing keys in the database. Required with an external database, and the"
-        " same for all replicas.", shown_default="generated and kept in `DATA_DIR`", secret=True)
+        "Encrypts the signing keys in the database. Required with an external database; all"
+        " replicas must use the same one.",
+        shown_default="generated and kept in `DATA_DIR`", secret=True)
     migrate_on_start: bool = variable("MIGRATE_ON_START", SERVER, False, flag(),
         "Apply pending migrations before serving.",
         shown_default="`true` with the embedded PostgreSQL, otherwise `false`")
     shutdown_delay_s: float = variable("SHUTDOWN_DELAY_S", SERVER, 1, seconds(0, 300),
-        "How long to go on serving after SIGTERM, while `/health/ready` already fails.")
+        "How long to keep serving after SIGTERM, while `/health/ready` already fails.")
 
     database: Database | None = None
     db_pool_size: int = variable("DB_POOL_SIZE", DATABASE, 10, integer(1, 1000, "connections"),
-        "Connections of each process, all opened at start and kept. From 2 on, transactions leave"
-        " a fifth of them, and at least one, to reads.")
+        "Connections per process, all opened at startup and kept open. With two or more, at least a"
+        " fifth of them is reserved for reads.")
     db_pgbouncer: bool = variable("DB_PGBOUNCER", DATABASE, False, flag(),
-        "Set to `true` behind PgBouncer in transaction mode: no named statements and no session"
-        " settings. docs/deployment.md lists the settings that the role then needs.")
+        "Set to `true` behind PgBouncer in transaction mode. Turns named prepared statements and"
+        " session settings off; docs/deployment.md lists what to set on the role instead.")
     db_connect_timeout_s: float = variable("DB_CONNECT_TIMEOUT_S", DATABASE, 10, seconds(0, 600),
-        "How long to wait for the database at start.")
+        "How long to wait for the database at startup.")
     db_command_timeout_s: float = variable("DB_COMMAND_TIMEOUT_S", DATABASE, 3, seconds(0.01, 600),
-        "The longest that a statement may take. Keep it below `REQUEST_TIMEOUT_S`.")
+        "Maximum duration of a statement. Keep it below `REQUEST_TIMEOUT_S`.")
     db_acquire_timeout_s: float = variable("DB_ACQUIRE_TIMEOUT_S", DATABASE, 0.8,
         seconds(0.01, 60),
-        "How long a request waits for a connection before its 503. Together with a statement that"
-        " takes as long as it may, keep it below `REQUEST_TIMEOUT_S`.")
+        "How long a request waits for a connection before it gets a 503. Keep the sum of this and"
+        " `DB_COMMAND_TIMEOUT_S` below `REQUEST_TIMEOUT_S`.")
     db_lock_timeout_s: float = variable("DB_LOCK_TIMEOUT_S", DATABASE, 2, seconds(0.01, 600),
         "How long a statement waits for a lock. Keep it below `DB_COMMAND_TIMEOUT_S`, so that the"
-        " log says what it waited for.")
-    # How long stopping waits for the pool.
+        " log shows what it waited for.")
+    # How long shutdown waits for the pool to close.
     db_close_timeout_s: float = 5
 
     request_timeout_s: float = variable("REQUEST_TIMEOUT_S", REQUESTS, 4.5, seconds(0.1, 600),
-        "The longest that a response may take; then the request gets a 503.")
+        "Maximum duration of a request, after which it gets a 503.")
     body_timeout_s: float = variable("BODY_TIMEOUT_S", REQUESTS, 10, seconds(0.1, 600),
-        "How long a client may take to send the body; a slower one gets a 408.")
+        "How long a client may take to send the body before it gets a 408.")
     trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = variable(
         "TRUSTED_PROXIES", REQUESTS, (), NETWORKS,
-        "Proxies whose `X-Forwarded-For` is believed. Clients behind an unlisted proxy share one"
+        "Proxies whose `X-Forwarded-For` is trusted. Clients behind an unlisted proxy share one"
         " rate limit.")
     public_origin: str = variable("PUBLIC_ORIGIN", REQUESTS, "", PUBLIC_ORIGIN,
-        "The origin of your front end, with which links in emails begin. If it is `https://`,"
+        "The origin of your front end; links in emails begin with it. If it is `https://`,"
         " responses carry HSTS.", shown_default="`http://HOST:PORT`")
     cors_origins: frozenset[str] = variable("CORS_ORIGINS", REQUESTS, frozenset(), ORIGINS,
         "Origins whose pages may call the API from a browser.")
@@ -111,7 +112,7 @@ class Settings:
         "Serve the page at `/docs`. `/openapi.json` is always served.")
 
     mail_server: MailServer | None = variable("MAIL_URL", MAIL, None, MAIL_URL,
-        "The mail server. Its certificate is checked against the system's authorities, or those in"
+        "The mail server. Its certificate is verified with the system's authorities, or those in"
         " `SSL_CERT_FILE`. If not set, emails are written to `DATA_DIR/mail` and their links to"
         " the log.")
     mail_from: str = variable("MAIL_FROM", MAIL, "Shinkei <no-reply@localhost>", SENDER,
@@ -121,8 +122,8 @@ class Settings:
         " `service/mail/templates` file by file, or add a language.")
 
     require_email_verification: bool = variable("REQUIRE_EMAIL_VERIFICATION", ACCOUNTS, False,
-        flag(), "Nobody signs in before following the link in the verification email; registration"
-        " always responds with 202.")
+        flag(), "Refuse sign-in until the link in the verification email has been followed."
+        " Registration then always responds with 202.")
     access_token_ttl_s: int = variable("ACCESS_TOKEN_TTL_S", ACCOUNTS, 15 * 60,
         integer(10, 86_400, "seconds"), "How long an access token is valid.")
     session_ttl_s: int = variable("SESSION_TTL_S", ACCOUNTS, 30 * 86_400,
@@ -133,7 +134,7 @@ class Settings:
         text("any text"), "The `iss` and `aud` claims of access tokens.")
     password_min_length: int = variable("PASSWORD_MIN_LENGTH", ACCOUNTS, 15,
         integer(8, 128, "characters"),
-        "The shortest password. NIST SP 800-63B-4 asks for 15 if it is the only factor.")
+        "Minimum length. NIST SP 800-63B-4 requires 15 if the password is the only factor.")
     password_hash_memory_kib: int = variable("PASSWORD_HASH_MEMORY_KIB", ACCOUNTS, 19 * 1024,
         integer(8, 4 * 1024 * 1024, "KiB"),
         "Memory of each argon2id hash; the default is OWASP's. `shinkei calibrate-passwords`"
@@ -141,70 +142,71 @@ class Settings:
     password_hash_iterations: int = variable("PASSWORD_HASH_ITERATIONS", ACCOUNTS, 2,
         integer(1, 100), "Passes of each argon2id hash; the default is OWASP's.")
     password_hash_workers: int = variable("PASSWORD_HASH_WORKERS", ACCOUNTS, 0, integer(0, 256),
-        "Threads of each process that hash passwords; `0` is one per core, shared by the"
-        " processes. Set it if a container may use fewer cores than its machine has.")
-    # How many hashes may be waiting before a sign-in gets a 503.
+        "Threads per process that hash passwords; `0` divides the cores among the processes. Set"
+        " it if a container may use fewer cores than its machine has.")
+    # How many hashes may wait before a sign-in gets a 503.
     password_hash_queue: int = 200
     deletion_grace_days: int = variable("DELETION_GRACE_DAYS", ACCOUNTS, 30,
         integer(0, 3650, "days"),
-        "How long after its deletion an account is erased. Signing in before that restores it.")
+        "How long after a deletion request the account is erased. Signing in before then restores"
+        " it.")
     audit_retention_days: int = variable("AUDIT_RETENTION_DAYS", ACCOUNTS, 400,
         integer(0, 36_500, "days"),
         "How long audit events are kept, in whole months; `0` keeps them forever.")
 
     throttle: bool = variable("THROTTLE", LIMITS, True, flag(),
-        "Set to `false` to turn all rate limits off, for load tests.")
+        "Set to `false` to turn off all rate limits, for load tests.")
     throttle_sign_in_per_account: Rate = variable(
         "THROTTLE_SIGN_IN_PER_ACCOUNT", LIMITS, Rate(10, 15 * 60), RATE,
-        "Wrong passwords for an account. With the default, ten at once and then one every 90"
+        "Wrong passwords for one account. The default allows ten at once, then one every 90"
         " seconds. Each network the account has signed in from has its own counter.")
     throttle_sign_in_per_ip: Rate = variable(
         "THROTTLE_SIGN_IN_PER_IP", LIMITS, Rate(50, 15 * 60), RATE,
-        "Wrong passwords from a client, an IPv4 address or an IPv6 /64, for any account.")
+        "Wrong passwords from one client (an IPv4 address or an IPv6 /64) for any account.")
     throttle_registration_per_ip: Rate = variable(
         "THROTTLE_REGISTRATION_PER_IP", LIMITS, Rate(20, 3600), RATE,
-        "Registrations from a client.")
+        "Registrations from one client.")
     throttle_mail_per_account: Rate = variable(
         "THROTTLE_MAIL_PER_ACCOUNT", LIMITS, Rate(5, 3600), RATE,
-        "Password resets for an account and, counted separately, verification emails.")
+        "Password resets for one account and, counted separately, verification emails.")
     throttle_mail_per_ip: Rate = variable("THROTTLE_MAIL_PER_IP", LIMITS, Rate(20, 3600), RATE,
-        "The same, requested by a client.")
+        "The same, requested by one client.")
 
     log_level: str = variable("LOG_LEVEL", LOGS, "info",
-        choice("debug", "info", "warning", "error"), "The least severe events that are logged.")
+        choice("debug", "info", "warning", "error"), "The lowest severity that is logged.")
     log_format: str = variable("LOG_FORMAT", LOGS, "auto", choice("auto", "json", "console"),
         "`auto` is `console` if stderr is a terminal, and `json` otherwise.")
     slow_query_ms: float = variable("SLOW_QUERY_MS", LOGS, 500, integer(0, 600_000, "milliseconds"),
-        "Log statements that take this long, without their parameters; `0` logs none.")
+        "Log statements that take at least this long, without their parameters; `0` logs none.")
     traces: bool = variable("TRACES", LOGS, False, flag(),
-        "Send spans of requests and statements to the collector that OpenTelemetry's own variables"
-        " name (docs/logs.md). Needs the extra `shinkei[otel]`.")
+        "Send spans of requests and statements to the collector that OpenTelemetry's variables"
+        " configure (docs/logs.md). Needs the extra `shinkei[otel]`.")
 
     @property
     def db_connections(self) -> int:
-        """How many connections all processes may have: their pools, and one each for its probes.
+        """How many connections all processes may open: their pools, plus one each for probes.
 
-        While workers are replaced, there are twice as many of them.
+        Counts workers twice, because old and new ones overlap while they are replaced.
         """
         processes = self.workers if self.workers == 1 else 2 * self.workers
         return processes * (self.db_pool_size + 1)
 
 
-# Together these make ``Settings.database``.
+# These variables form ``Settings.database``.
 DATABASE_VARIABLES: tuple[Variable[Any], ...] = (
     Variable("DATABASE_URL", DATABASE, None, text(DATABASE_URL_FORM),
         "libpq's connection URI, with several hosts, `sslmode`, `target_session_attrs` and so on. A"
-        " password with `@#%/:?` works escaped or as it is. Takes precedence over the parts below;"
+        " password with `@#%/:?` works escaped or unescaped. Takes precedence over the parts below;"
         " without either, an embedded PostgreSQL is started."),
     Variable("DB_HOST", DATABASE, None, text("the name or IP address of the PostgreSQL server"),
-        "The server; several are separated by commas."),
+        "The server, or several separated by commas."),
     Variable("DB_PORT", DATABASE, None, text("a port from 1 to 65535, or one for each host"),
         "Its port.", shown_default="`5432`"),
     Variable("DB_NAME", DATABASE, None, text("the name of the database"), "The database."),
     Variable("DB_USER", DATABASE, None, text("the name of the database's user"), "The role."),
     Variable("DB_PASS", DATABASE, None, text("a password"), "The role's password."),
     Variable("DB_PASS_FILE", DATABASE, None, READABLE_FILE,
-        "A file that holds the password. It is read at each connect, so that it may rotate."),
+        "A file with the password. It is read for each new connection, so that it can rotate."),
     Variable("DB_SSLMODE", DATABASE, None, choice(*SSLMODES),
         "Whether to use TLS and what to verify, as in libpq. `verify-full` trusts the system's"
         " authorities unless `DB_SSLROOTCERT` is set.", shown_default="`prefer`"),

@@ -1,4 +1,4 @@
-"""DATABASE_URL and MAIL_URL: what libpq and mail clients take, and raw passwords too."""
+"""Parsers of DATABASE_URL and MAIL_URL, which also accept unescaped passwords."""
 
 import re
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ SSLMODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 DATABASE_URL_FORM = "postgresql://user:password@host:port/name (libpq's connection URI)"
 
 # In both URLs the password runs to the last "@", so that one with "@", "/", "?", "#" or ":" works
-# unescaped too; a well-formed URL, which escapes these, is read the same way.
+# unescaped too. A well-formed URL escapes these and is parsed the same way.
 _DATABASE_URL = re.compile(
     r"postgres(?:ql)?://(?:(?P<user>[^:@]*)(?::(?P<password>.*))?@)?"
     r"(?P<hosts>[^/?@]*)(?:/(?P<name>[^?@]*))?(?:\?(?P<query>[^@]*))?",
@@ -26,7 +26,7 @@ _MAIL_URL = re.compile(
 )
 _MAIL_SCHEMES = {"smtp": ("none", 25), "smtp+starttls": ("starttls", 587), "smtps": ("tls", 465)}
 
-# Options of a connection URI that asyncpg and libpq both take.
+# Options of a connection URI that asyncpg and libpq both support.
 _OPTIONS = {
     "application_name",
     "sslcert",
@@ -35,8 +35,8 @@ _OPTIONS = {
     "sslrootcert",
     "target_session_attrs",
 }
-# Options that hosted databases put into their URIs, and that only libpq knows: asyncpg has its own
-# deadlines and keep-alive, and binds channels by itself.
+# Options that hosted databases put into their URIs and only libpq supports. They are ignored:
+# asyncpg has its own deadlines and keep-alive, and handles channel binding itself.
 _LIBPQ_ONLY = {
     "channel_binding",
     "connect_timeout",
@@ -53,7 +53,7 @@ _LIBPQ_ONLY = {
 def parse_database_url(
     url: str, options: Mapping[str, str], password_file: Path | None
 ) -> Database:
-    """The database that libpq would connect to; ``options`` override those of the URL.
+    """Parse the URL as libpq does; ``options`` override the options in the URL.
 
     Raises SettingsError.
     """
@@ -95,7 +95,7 @@ def parse_database_url(
 
 
 def pair_hosts(hosts: list[str], ports: list[str], variable: str) -> tuple[tuple[str, int], ...]:
-    """Each host with its port; one port serves every host, as in libpq, and none means 5432.
+    """Pair each host with its port. As in libpq, one port is for all hosts; empty means 5432.
 
     Raises SettingsError, which names ``variable``.
     """

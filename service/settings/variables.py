@@ -1,4 +1,4 @@
-"""What a variable is, and how its text is read."""
+"""Environment variables: their declaration, and parsers for their text."""
 
 import re
 from collections.abc import Callable
@@ -14,14 +14,14 @@ T_co = TypeVar("T_co", covariant=True)
 
 
 class SettingsError(Exception):
-    """A variable is missing or wrong. The message names it and says what it expects."""
+    """A variable is missing or invalid. The message names it and the expected value."""
 
 
 @dataclass(frozen=True, slots=True)
 class Parser(Generic[T_co]):
-    """Reads a variable's text; ``parse`` raises ValueError, OSError or RuntimeError.
+    """Parses a variable's text; ``parse`` raises ValueError, OSError or RuntimeError.
 
-    ``expects`` completes "PORT: expected …", and is what the documents say that it takes.
+    ``expects`` completes "PORT: expected …" and describes the values in the documentation.
     """
 
     expects: str
@@ -30,9 +30,9 @@ class Parser(Generic[T_co]):
 
 @dataclass(frozen=True, slots=True)
 class Variable(Generic[T_co]):
-    """A variable of the environment, declared once: errors, help and documents read it here.
+    """The one declaration of an environment variable, for parsing, errors, help and documents.
 
-    ``help`` is Markdown, and so is ``shown_default``, for a default that depends on something.
+    ``help`` is Markdown. So is ``shown_default``, which describes a default that is not fixed.
     """
 
     name: str
@@ -43,19 +43,19 @@ class Variable(Generic[T_co]):
     shown_default: str = ""
 
     def parse(self, text: str) -> T_co:
-        """The value. Raises SettingsError, which does not show the text."""
+        """Parse the value. Raises SettingsError, which does not show the text."""
         try:
             return self.parser.parse(text)
         except (ValueError, OSError, RuntimeError):
             raise self.refusal() from None
 
     def refusal(self, because: str = "") -> SettingsError:
-        """What to raise if the variable is wrong, or missing."""
+        """Build the error for a missing or invalid value."""
         return SettingsError(f"{self.name}: expected {self.parser.expects}{because}")
 
     @property
     def default_text(self) -> str:
-        """The default as an operator would write it, or in words; empty if it is not set."""
+        """The default as an operator would write it, or in words; empty if there is none."""
         if self.shown_default or not isinstance(self.default, bool | int | float | str | Rate):
             return self.shown_default
         shown = str(self.default)
@@ -72,14 +72,14 @@ def variable(
     shown_default: str = "",
     secret: bool = False,
 ) -> T:
-    """A field of Settings that a variable sets. A secret is not in its ``repr``."""
+    """Declare a field of Settings that a variable sets. ``repr`` leaves secrets out."""
     declared = Variable(name, group, default, parser, help_, shown_default)
     declared_field: T = field(default=default, repr=not secret, metadata={"variable": declared})
     return declared_field
 
 
 class Rate(NamedTuple):
-    """At most ``requests`` at once, and as many in each ``window_s`` seconds from then on."""
+    """At most ``requests`` at once, then as many per ``window_s`` seconds."""
 
     requests: int
     window_s: int
@@ -97,7 +97,7 @@ _UNITS_S = {"d": 86_400, "h": 3600, "m": 60, "s": 1}
 
 
 def _parse_rate(text: str) -> Rate:
-    """``10/15m``: 10 requests in 15 minutes; s, m, h or d, and a number before it unless 1."""
+    """Parse ``10/15m``: 10 requests in 15 minutes. Units are s, m, h and d; ``1`` is optional."""
     match = _RATE.fullmatch(text)
     if match is None:
         raise ValueError
@@ -109,17 +109,17 @@ RATE = Parser("a number of attempts per time in s, m, h or d, such as 10/15m", _
 
 
 def text(expects: str) -> Parser[str]:
-    """Any text."""
+    """Accept any text."""
     return Parser(expects, str)
 
 
 def choice(*choices: str) -> Parser[str]:
-    """One of some words."""
+    """Accept one of ``choices``."""
     return Parser("one of " + ", ".join(choices), lambda text: choices[choices.index(text)])
 
 
 def flag() -> Parser[bool]:
-    """``true`` or ``false``; ``1`` and ``0`` too."""
+    """Accept ``true``, ``false``, ``1`` and ``0``."""
     values = {"true": True, "1": True, "false": False, "0": False}
 
     def parse(text: str) -> bool:
@@ -131,7 +131,7 @@ def flag() -> Parser[bool]:
 
 
 def integer(low: int, high: int, unit: str = "") -> Parser[int]:
-    """ASCII digits alone: int() would take 1_000 and other scripts' digits too."""
+    """Accept ASCII digits only: int() would also accept 1_000 and digits of other scripts."""
 
     def parse(text: str) -> int:
         if not re.fullmatch(r"[0-9]+", text) or not low <= int(text) <= high:
@@ -143,7 +143,7 @@ def integer(low: int, high: int, unit: str = "") -> Parser[int]:
 
 
 def seconds(low: float, high: float) -> Parser[float]:
-    """Seconds, with or without a fraction."""
+    """Accept seconds, with or without a fraction."""
 
     def parse(text: str) -> float:
         if not re.fullmatch(r"[0-9]+(\.[0-9]*)?|\.[0-9]+", text) or not low <= float(text) <= high:
@@ -165,7 +165,7 @@ NETWORKS = Parser(
     "IP addresses or networks, separated by commas, such as 10.0.0.0/8", _parse_networks
 )
 
-# As a browser writes it (RFC 6454 §6.2): an origin written otherwise would never match.
+# The serialization that browsers send (RFC 6454 §6.2); anything else would never match.
 _ORIGIN = re.compile(
     r"(?P<scheme>[a-z][a-z0-9+.-]*)://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:(?P<port>[1-9][0-9]{0,4}))?"
 )
@@ -197,7 +197,7 @@ PUBLIC_ORIGIN = Parser("an origin such as https://app.example", _parse_public_or
 
 
 def _parse_sender(text: str) -> str:
-    """One mailbox in ASCII, with or without a name before it (RFC 5322)."""
+    """Accept one ASCII mailbox, with or without a display name (RFC 5322)."""
     header = SMTP.header_factory("From", text)
     wrong = [one for one in header.defects if not isinstance(one, ObsoleteHeaderDefect)]
     if wrong or len(header.addresses) != 1 or not header.addresses[0].addr_spec.isascii():
@@ -216,7 +216,7 @@ def _parse_directory(text: str) -> Path:
 
 
 def parse_path(text: str) -> Path:
-    """The absolute path; ``~`` is the user's home. Raises RuntimeError for a home of nobody."""
+    """Return the absolute path; ``~`` is a home. Raises RuntimeError if there is no such user."""
     return Path(text).expanduser().absolute()
 
 

@@ -1,4 +1,4 @@
-"""The access log: one line for each request, and what it spent on the database."""
+"""The access log: one line for each request, with the time it spent on the database."""
 
 import functools
 import logging
@@ -11,12 +11,12 @@ from service.context import LOG_CONTEXT, USER, RequestContext
 
 log = logging.getLogger(__name__)
 
-# Methods are the client's words too.
+# The method is client input too.
 METHOD_MAX_CHARS = 20
-# Probes come every few seconds, and a good one says nothing.
+# Probes arrive every few seconds, so successful ones are logged at debug level.
 PROBES = frozenset({"/health", "/health/live", "/health/ready", "/health/startup"})
 
-# For each level the attributes of its records, before time and fields.
+# Base attributes of a record for each level; time and fields are added per request.
 _RECORDS: dict[int, dict[str, Any]] = {
     level: {**vars(logging.LogRecord(log.name, level, __file__, 0, "request", (), None))}
     for level in (logging.DEBUG, logging.INFO, logging.WARNING)
@@ -30,9 +30,9 @@ def log_request(
     status: int | None,
     started: float,
 ) -> None:
-    """Log what was answered, or nothing (None), to a request that began at ``started``.
+    """Log a request and its response status, or None if there was no response.
 
-    That is a time of ``time.perf_counter``.
+    ``started`` is a ``time.perf_counter`` value.
     """
     route = route_template(request)
     if status is None or status >= 500:
@@ -67,21 +67,21 @@ def log_request(
         values["code"] = context.problem_code
     transport = request.transport
     if transport is None or transport.is_closing():
-        # The request was carried out all the same, and the status is what became of it.
+        # The request was still carried out, so its status is logged.
         values["client_gone"] = True
-    # The record that log.log would make, in a fifth of the time: see docs/performance.md.
+    # The record that log.log would make, but faster: see docs/performance.md.
     record = logging.LogRecord.__new__(logging.LogRecord)
     record.__dict__ = values
     log.handle(record)
 
 
 def _ms(seconds: float) -> float:
-    """Milliseconds with two decimals; quicker than ``round``."""
+    """Convert to milliseconds, truncated to two decimals; faster than ``round``."""
     return int(seconds * 100_000) / 100
 
 
 def route_template(request: web.Request) -> str | None:
-    """``/api/v1/users/{user_id}``, never the path as it was sent; None where there is no route."""
+    """Return a template such as ``/api/v1/users/{user_id}``, or None if no route matches."""
     resource = request.match_info.route.resource
     return _template(resource) if resource else None
 

@@ -1,7 +1,7 @@
-"""One event a line on stderr, as JSON or readable, for everything that goes through ``logging``.
+"""Formats everything logged through ``logging`` as one event per line on stderr.
 
-Modules log with the standard library: ``log.info("mail sent", extra={"attempt": 2})``. An event is
-a constant; what varies is in ``extra``, with units in the names. Only the start of a process
+Modules use the standard library: ``log.info("mail sent", extra={"attempt": 2})``. The event is a
+constant; variable parts go into ``extra``, with units in their names. Only process startup code
 imports this module. docs/logs.md lists the events and fields; a test compares it with the code.
 """
 
@@ -29,16 +29,16 @@ log = logging.getLogger(__name__)
 
 Event: TypeAlias = dict[str, Any]
 
-# Of texts that others wrote: libraries' messages, and tracebacks.
+# Limits for text that is not ours: library messages and tracebacks.
 MESSAGE_MAX_CHARS = 2_000
 TRACEBACK_MAX_CHARS = 20_000
 
 
 def configure_logging(settings: Settings) -> None:
-    """Write one line to stderr for each event of ours and each warning of others.
+    """Log the service's events, and warnings from everything else, to stderr.
 
-    Others are libraries, Python's warnings, and exceptions that nobody catches. Handlers that
-    somebody else has attached stay.
+    That includes libraries, Python warnings and uncaught exceptions. Other handlers on the root
+    logger are kept.
     """
     is_terminal = os.isatty(2)
     as_json = settings.log_format == "json" or (settings.log_format == "auto" and not is_terminal)
@@ -47,13 +47,13 @@ def configure_logging(settings: Settings) -> None:
     level: int = getattr(logging, settings.log_level.upper())
     root = logging.getLogger()
     for attached in root.handlers[:]:
-        # By name: a worker has imported the class anew.
+        # Compare by name: the class may have been imported twice.
         if attached.name == handler.name:
             root.removeHandler(attached)
     root.addHandler(handler)
     root.setLevel(max(level, logging.WARNING))
     logging.getLogger("service").setLevel(level)
-    # It logs what it also raises.
+    # It logs errors that it also raises.
     logging.getLogger("asyncpg.pool").setLevel(logging.CRITICAL)
     logging.setLogRecordFactory(record_in_context)
     logging.captureWarnings(True)
@@ -66,19 +66,21 @@ def configure_logging(settings: Settings) -> None:
 
 
 def record_in_context(*args: Any, **kwargs: Any) -> logging.LogRecord:
-    """A record with the ids of its request and trace, for every handler to see."""
+    """Create a record with the ids of its request and trace, for all handlers."""
     record = logging.LogRecord(*args, **kwargs)
     record.__dict__.update(LOG_CONTEXT.get())
     return record
 
 
 class StderrHandler(logging.Handler):
-    """Writes lines to stderr, those of one turn of the event loop together.
+    """Writes lines to stderr, batched per iteration of the event loop.
 
-    Each write is a system call that wakes up whoever reads a pipe; under load ten requests are
-    answered in a turn. Lines are written whole and in pieces that pipes take at once, so that those
-    of several processes do not mix. A disk that is full or a reader that is gone fails no request.
-    Warnings and errors do not wait: they may be the last that is heard of the process.
+    Each write is a system call that wakes the pipe's reader, and under load one iteration handles
+    several requests. A batch holds whole lines and stays within PIPE_BUF unless a single line
+    exceeds it. So lines of several processes do not mix in a pipe.
+
+    A full disk or a closed pipe fails no request. Warnings and errors are written at once, because
+    the process may be about to die.
     """
 
     def __init__(self) -> None:
@@ -88,7 +90,7 @@ class StderrHandler(logging.Handler):
         self._bytes = 0
 
     def emit(self, record: logging.LogRecord) -> None:
-        if record.exc_info and _is_told_elsewhere(record):
+        if record.exc_info and _is_reported_elsewhere(record):
             return
         try:
             line = f"{self.format(record)}\n".encode()
@@ -110,26 +112,26 @@ class StderrHandler(logging.Handler):
             loop.call_soon(self.flush)
 
     def flush(self) -> None:
-        """Write what waits; ``logging`` itself does so at exit."""
+        """Write the buffered lines; ``logging`` calls this at exit."""
         self.acquire()
         lines, self._lines, self._bytes = self._lines, [], 0
-        piece = b"".join(lines)
+        rest = b"".join(lines)
         try:
-            while piece:
-                piece = piece[os.write(2, piece) :]
+            while rest:
+                rest = rest[os.write(2, rest) :]
         except OSError:
             pass
         finally:
             self.release()
 
 
-# Of these, what matters is in the response, in the probes, and in our own events.
-_TOLD_ELSEWHERE = (web.RequestPayloadError, ConnectionError)
+# The response, the probes and our own events already report these.
+_REPORTED_ELSEWHERE = (web.RequestPayloadError, ConnectionError)
 
 
-def _is_told_elsewhere(record: logging.LogRecord) -> bool:
+def _is_reported_elsewhere(record: logging.LogRecord) -> bool:
     error = record.exc_info[1] if record.exc_info else None
-    return isinstance(error, _TOLD_ELSEWHERE) and not _is_ours(record)
+    return isinstance(error, _REPORTED_ELSEWHERE) and not _is_ours(record)
 
 
 def _is_ours(record: logging.LogRecord) -> bool:
@@ -143,13 +145,13 @@ _LEVELS = {
     logging.ERROR: "error",
     logging.CRITICAL: "error",
 }
-# What a record has by itself, before the fields of its event; and what formatters add to it.
+# Attributes that every record has before its event's fields, and those that formatters add.
 RESERVED = {*vars(logging.LogRecord("", 0, "", 0, "", (), None)), "message", "asctime"}
 _OWN = len(RESERVED) - 2
 
 
 def _event_of(record: logging.LogRecord) -> Event:
-    """The fields of the line: of a library's record its message and its logger's name."""
+    """Return the fields of a line. A library's record has a logger name and no extra fields."""
     try:
         message = record.getMessage()
     except Exception:
@@ -172,10 +174,10 @@ def _event_of(record: logging.LogRecord) -> Event:
 
 
 class JsonFormatter(logging.Formatter):
-    """One line that is valid JSON, in which only what can be seen stands for itself.
+    """Formats an event as one line of JSON, with non-printable characters escaped.
 
-    What a reader or a terminal could take for the end of a line or for a command is escaped: C1
-    controls, U+2028, marks that turn the direction of text.
+    A reader or a terminal could take these for a line break or a command: C1 controls, U+2028,
+    bidirectional marks.
     """
 
     def format(self, record: logging.LogRecord) -> str:
@@ -183,7 +185,7 @@ class JsonFormatter(logging.Formatter):
         try:
             line = orjson.dumps(event, default=str, option=orjson.OPT_UTC_Z).decode()
         except TypeError:
-            # Lone surrogates, and integers of more than 64 bits.
+            # orjson rejects lone surrogates and integers beyond 64 bits.
             return json.dumps(event, default=str)
         return line if line.isascii() else _escape(line, lambda char: json.dumps(char)[1:-1])
 
@@ -193,9 +195,9 @@ _BOLD, _PLAIN = "\x1b[1m", "\x1b[0m"
 
 
 class ConsoleFormatter(logging.Formatter):
-    """One line for people, in which only what can be seen stands for itself.
+    """Formats an event as one line for people, with non-printable characters escaped.
 
-    A traceback follows it, indented, so that no text in it can pass for an event.
+    A traceback follows, indented, so that no text in it can pass for an event.
     """
 
     def __init__(self, *, colors: bool = False) -> None:
@@ -205,18 +207,18 @@ class ConsoleFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         values = _event_of(record)
         now, level = values.pop("timestamp"), values.pop("level")
-        what = _escape(values.pop("event"), _escape_as_python)
+        message = _escape(values.pop("event"), _escape_as_python)
         trace = values.pop("exception", "")
         shown = "".join(f" {name}={_show(value)}" for name, value in values.items())
         before, bold, after = (_COLORS[level], _BOLD, _PLAIN) if self._colors else ("", "", "")
         head = f"{now:%H:%M:%S}.{now.microsecond // 1000:03} {before}{level:7}{after}"
-        lines = [f"{head} {bold}{what}{after}{shown}"]
+        lines = [f"{head} {bold}{message}{after}{shown}"]
         lines += [f"    {_escape(line, _escape_as_python)}" for line in trace.splitlines()]
         return "\n".join(lines)
 
 
 def _show(value: object) -> str:
-    """As it is, or as Python would write it where it has spaces or what cannot be seen."""
+    """Return the value as text, quoted by ``repr`` if it is empty, ambiguous or unprintable."""
     text = str(value)
     bare = text.isprintable() and text and not set(text) & set(" '\"=")
     return text if bare else repr(text)
@@ -233,10 +235,10 @@ def _escape_as_python(char: str) -> str:
 
 
 def format_exception(error: BaseException) -> str:
-    """The traceback, after those of its causes, as Python prints them.
+    """Format a traceback after those of its causes, as Python does.
 
-    But without the words of PostgreSQL's errors, whose detail repeats the row that was refused:
-    addresses, hashes and all.
+    Leaves out the text of PostgreSQL errors, whose detail repeats the rejected row, including
+    emails and hashes.
     """
     parts: list[str] = []
     seen: set[int] = set()

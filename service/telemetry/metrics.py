@@ -1,6 +1,6 @@
-"""What the service counts and measures for Prometheus, where it is asked to (METRICS_PORT).
+"""Prometheus metrics of the service, if METRICS_PORT is set.
 
-Nothing here runs, and prometheus_client is not imported, where the application has no registry.
+If the application has no registry, prometheus_client is not imported and nothing is measured.
 """
 
 import time
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 Counted: TypeAlias = Literal[
     "sign_ins", "registrations", "throttled_requests", "idempotent_replays", "mails"
 ]
-# What a label may say, so that each series is there, at 0, before anything has happened.
+# Known label values, so that each series exists at 0 before the first event.
 LABELS: dict[Counted, tuple[str, tuple[str, ...]]] = {
     "sign_ins": ("outcome", ("success", "wrong", "refused", "throttled")),
     "throttled_requests": (
@@ -31,21 +31,21 @@ LABELS: dict[Counted, tuple[str, tuple[str, ...]]] = {
     "mails": ("outcome", ("sent", "failed", "given_up")),
 }
 HELP: dict[Counted, str] = {
-    "sign_ins": "Sign-ins with a password: wrong, refused to a suspended or unverified account, …",
+    "sign_ins": "Password sign-ins; refused means that the account is suspended or unverified",
     "registrations": "Accounts created by registration",
-    "throttled_requests": "Requests that a rate limit refused",
-    "idempotent_replays": "Requests that got the stored answer to their Idempotency-Key",
-    "mails": "Attempts to send a mail; one that failed is tried again, one given up is not",
+    "throttled_requests": "Requests rejected by a rate limit",
+    "idempotent_replays": "Requests that got the stored response for their Idempotency-Key",
+    "mails": "Attempts to send a mail; failed ones are retried, given_up ones are not",
 }
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-# Seconds. A request is answered within 5 s, a statement ends within 3.5 s.
+# In seconds, with upper ends that suit the default request and statement timeouts.
 REQUEST_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
 QUERY_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
 
 
 @dataclass(slots=True)
 class Metrics:
-    """The metrics, named as they are exported; ``in_flight`` is how many requests are under way."""
+    """The metrics, named as exported; ``in_flight`` is the number of requests in progress."""
 
     counters: "dict[Counted, Counter]"
     http_requests: "Counter"
@@ -69,7 +69,7 @@ class Metrics:
 
 
 def count(app: web.Application, what: Counted, **labels: str) -> None:
-    """Count one, where metrics are kept."""
+    """Increment a counter, if metrics are enabled."""
     metrics = app.get(METRICS)
     if metrics is not None:
         counter = metrics.counters[what]
@@ -77,12 +77,14 @@ def count(app: web.Application, what: Counted, **labels: str) -> None:
 
 
 def create(registry: "CollectorRegistry") -> Metrics:
-    """Prometheus's names: a prefix, base units. Of gauges, those of all live workers are added up;
-    what each of them reads from the database alike is taken once.
+    """Create the metrics, named by Prometheus's conventions: a prefix and base units.
+
+    Gauges are summed over all live workers. Those that every worker reads from the database use the
+    maximum instead.
     """
     from prometheus_client import Counter, Gauge, Histogram, disable_created_metrics
 
-    # They would double the series, and several workers have none.
+    # These would double the number of series, and multiprocess mode does not support them.
     disable_created_metrics()
 
     def counter(name: str, about: str, *labels: str) -> Counter:
@@ -106,66 +108,65 @@ def create(registry: "CollectorRegistry") -> Metrics:
         counters=counters,
         http_requests=counter(
             "http_requests",
-            "Requests answered, by the route's template",
+            "Requests, by route template",
             "method",
             "route",
             "status",
         ),
         http_request_duration=histogram(
             "http_request_duration_seconds",
-            "From a request's header to its answer",
+            "Time to handle a request",
             *("method", "route"),
             buckets=REQUEST_BUCKETS,
         ),
-        http_requests_in_flight=gauge("http_requests_in_flight", "Requests under way"),
-        db_pool_connections=gauge("db_pool_connections", "Connections that are open"),
-        db_pool_connections_max=gauge("db_pool_connections_max", "Connections that may be open"),
+        http_requests_in_flight=gauge("http_requests_in_flight", "Requests in progress"),
+        db_pool_connections=gauge("db_pool_connections", "Open connections"),
+        db_pool_connections_max=gauge("db_pool_connections_max", "Maximum open connections"),
         db_pool_connections_in_use=gauge("db_pool_connections_in_use", "Connections in use"),
-        db_pool_waiting=gauge("db_pool_waiting", "Requests and jobs that wait for a connection"),
-        db_acquire_wait=histogram("db_acquire_wait_seconds", "Waiting for a connection"),
+        db_pool_waiting=gauge("db_pool_waiting", "Requests and jobs waiting for a connection"),
+        db_acquire_wait=histogram("db_acquire_wait_seconds", "Time spent waiting for a connection"),
         db_query_duration=histogram(
             "db_query_duration_seconds",
             "How long a connection was held for a query or a transaction",
             "query",
         ),
-        password_hash_threads=gauge("password_hash_threads", "Threads that hash passwords"),
-        password_hashes_queued=gauge("password_hashes_queued", "Hashes that wait for a thread"),
+        password_hash_threads=gauge("password_hash_threads", "Threads for hashing passwords"),
+        password_hashes_queued=gauge("password_hashes_queued", "Hashes waiting for a thread"),
         password_hash_wait=histogram(
-            "password_hash_wait_seconds", "Waiting for a thread", buckets=REQUEST_BUCKETS
+            "password_hash_wait_seconds", "Time spent waiting for a thread", buckets=REQUEST_BUCKETS
         ),
         password_hash_duration=histogram(
-            "password_hash_duration_seconds", "Hashing a password", buckets=REQUEST_BUCKETS
+            "password_hash_duration_seconds", "Time spent hashing", buckets=REQUEST_BUCKETS
         ),
-        mail_outbox_mails=gauge("mail_outbox_mails", "Mails that are not sent yet", "livemax"),
+        mail_outbox_mails=gauge("mail_outbox_mails", "Mails not sent yet", "livemax"),
         mail_outbox_oldest_age=gauge(
-            "mail_outbox_oldest_age_seconds", "Since the oldest of them was written", "livemax"
+            "mail_outbox_oldest_age_seconds", "Age of the oldest mail not sent yet", "livemax"
         ),
         event_loop_lag=histogram(
             "event_loop_lag_seconds",
-            "How late a timer of the event loop is",
+            "Delay of an event loop timer",
             buckets=REQUEST_BUCKETS,
         ),
         token_cache=counter(
-            "token_cache", "Access tokens looked up among those verified", "outcome"
+            "token_cache", "Lookups in the cache of verified access tokens", "outcome"
         ),
     )
 
 
 def measure_requests(metrics: Metrics) -> Middleware:
-    """The outermost middleware. It sees answers only, as ``answering`` makes one of every error.
+    """Create the outermost middleware; ``answering`` turns every error into a response before it.
 
-    What has no route is "unmatched", be it for its path or its method, a browser's question before
-    a request is "preflight", and an invented method "other": strangers must not be able to make up
-    series.
+    To keep clients from creating series, requests without a route are "unmatched", CORS preflights
+    "preflight", and unknown methods "other".
     """
-    answered: dict[tuple[object, str, int], Callable[[], None]] = {}
-    durations: dict[tuple[object, str], Callable[[float], None]] = {}
+    increments: dict[tuple[object, str, int], Callable[[], None]] = {}
+    observers: dict[tuple[object, str], Callable[[float], None]] = {}
 
     def without_route(method: str, status: int) -> str:
         return "preflight" if (method, status) == ("OPTIONS", 204) else "unmatched"
 
     @web.middleware
-    async def measured(request: web.Request, handler: Handler) -> web.StreamResponse:
+    async def measure(request: web.Request, handler: Handler) -> web.StreamResponse:
         started = time.perf_counter()
         metrics.in_flight += 1
         try:
@@ -175,21 +176,21 @@ def measure_requests(metrics: Metrics) -> Middleware:
         method = request.method if request.method in METHODS else "other"
         resource = request.match_info.route.resource or without_route(method, response.status)
         try:
-            answered[resource, method, response.status]()
-            durations[resource, method](time.perf_counter() - started)
+            increments[resource, method, response.status]()
+            observers[resource, method](time.perf_counter() - started)
         except KeyError:
-            # With and without a slash at the end, it is one route.
+            # The path with and without a trailing slash is one route.
             route = resource if isinstance(resource, str) else resource.canonical.rstrip("/")
             requests = metrics.http_requests.labels(method, route, str(response.status))
             duration = metrics.http_request_duration.labels(method, route)
-            answered[resource, method, response.status] = requests.inc
-            durations[resource, method] = duration.observe
+            increments[resource, method, response.status] = requests.inc
+            observers[resource, method] = duration.observe
             requests.inc()
             duration.observe(time.perf_counter() - started)
         return response
 
-    return measured
+    return measure
 
 
-# Only where metrics are kept.
+# Present only if metrics are enabled.
 METRICS: web.AppKey["Metrics"] = web.AppKey("metrics")

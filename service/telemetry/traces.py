@@ -1,9 +1,11 @@
-"""Traces, where TRACES is set: a span for each request, each of its statements, and each mail.
+"""Traces if TRACES is set: a span for each request, each of its statements, and each mail.
 
-Imported only then; nothing else here knows of OpenTelemetry, whose own variables (OTEL_*) say where
-spans go and how many. Names and attributes are those of its semantic conventions, with three left
-out, as spans often go to a third party: no path (its template instead), no client's address, no
-user agent. The request's id leads to the log, which has what a span has not.
+This module is imported only then. OpenTelemetry's own variables (OTEL_*) configure the exporter and
+sampling.
+
+Names and attributes follow the semantic conventions. Spans often go to a third party, so they leave
+out the path (in favour of its template), the client's IP and the user agent. The request id leads
+to the log, which has the rest.
 """
 
 import asyncio
@@ -38,18 +40,18 @@ from service.telemetry.access_log import PROBES, route_template
 
 log = logging.getLogger(__name__)
 
-# How long stopping waits for the last spans to be sent.
+# How long shutdown waits for the last spans to be sent.
 FLUSH_TIMEOUT_S = 2
-# A collector that is away is told of once so often.
+# Minimum time between warnings about an unreachable collector.
 COMPLAIN_EVERY_S = 60
 
 _W3C = TraceContextTextMapPropagator()
 
 
 def install(app: web.Application) -> None:
-    """Have the application's requests, statements and mails traced.
+    """Trace the application's requests, statements and mails.
 
-    The middleware goes before all others: it sees answers only, and the log has its ids.
+    The middleware is the outermost one, so that it sees every response and the log has its ids.
     """
     settings = app[SETTINGS]
     provider = TracerProvider(resource=_resource(), shutdown_on_exit=False)
@@ -57,19 +59,19 @@ def install(app: web.Application) -> None:
     app[TRACER] = tracer
     app[CONNECTION_CLASS] = _traced_connection(tracer, settings.database)
     app.middlewares.insert(0, _trace_requests(tracer, settings))
-    # Entered first and left last: the spans of everything else are sent.
+    # Entered first and left last, so that the spans of all other contexts are sent.
     app.cleanup_ctx.insert(0, functools.partial(_export_context, provider))
 
 
 def _resource() -> Resource:
-    """Who sends the spans: OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES, else ``shinkei``."""
+    """Describe this service: OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES, or ``shinkei``."""
     given = OTELResourceDetector().detect().attributes
     name = given.get("service.name", "shinkei")
     return Resource.create({"service.name": name, "service.version": __version__})
 
 
 class _Exporter(OTLPSpanExporter):
-    """Says itself that spans could not be sent; the library would at each attempt."""
+    """Logs at intervals that spans could not be sent; the library would log every attempt."""
 
     _lost = 0
     _silent_until = 0.0
@@ -79,19 +81,19 @@ class _Exporter(OTLPSpanExporter):
         if result is not SpanExportResult.SUCCESS:
             self._lost += len(spans)
             if time.monotonic() >= self._silent_until:
-                self.tell_lost()
+                self.report_lost()
                 self._silent_until = time.monotonic() + COMPLAIN_EVERY_S
         return result
 
-    def tell_lost(self) -> None:
-        """Say how many were lost since it was last said, if any were."""
+    def report_lost(self) -> None:
+        """Log how many spans were lost since the last report, if any."""
         if self._lost:
             log.warning("traces not sent", extra={"spans": self._lost})
             self._lost = 0
 
 
 async def _export_context(provider: TracerProvider, app: web.Application) -> AsyncIterator[None]:
-    """Send spans from a thread of their own, which begins here."""
+    """Start the thread that sends spans, and flush the remaining ones at shutdown."""
     for library in ("opentelemetry.exporter", "opentelemetry.sdk._shared_internal"):
         logging.getLogger(library).setLevel(logging.CRITICAL)
     exporter = _Exporter()
@@ -100,23 +102,23 @@ async def _export_context(provider: TracerProvider, app: web.Application) -> Asy
     loop = asyncio.get_running_loop()
     sent = asyncio.Event()
 
-    def send_the_rest() -> None:
+    def flush() -> None:
         provider.shutdown()
-        # The loop may have ended before.
+        # The loop may already be closed.
         with contextlib.suppress(RuntimeError):
             loop.call_soon_threadsafe(sent.set)
 
-    threading.Thread(target=send_the_rest, daemon=True, name="traces").start()
+    threading.Thread(target=flush, daemon=True, name="traces").start()
     try:
         async with asyncio.timeout(FLUSH_TIMEOUT_S):
             await sent.wait()
     except TimeoutError:
         exporter.shutdown()  # type: ignore[no-untyped-call]
-    exporter.tell_lost()
+    exporter.report_lost()
 
 
 def _trace_requests(tracer: Tracer, settings: Settings) -> Middleware:
-    """The middleware: a span for each request but probes, in the trace of whoever sent it."""
+    """Create the middleware: one span per request, except probes, within the client's trace."""
     origin = urlsplit(settings.public_origin)
     constant: dict[str, AttributeValue] = {
         "url.scheme": origin.scheme,
@@ -155,7 +157,7 @@ def _trace_requests(tracer: Tracer, settings: Settings) -> Middleware:
                 )
                 span.set_status(trace.StatusCode.ERROR)
         if context.is_valid:
-            # So that a client finds the trace (W3C's draft of Trace Response Headers).
+            # Lets the client find the trace (W3C draft of Trace Response Headers).
             flags = f"{context.trace_flags:02x}"
             response.headers["traceresponse"] = f"00-{trace_id}-{span_id}-{flags}"
         return response
@@ -164,9 +166,9 @@ def _trace_requests(tracer: Tracer, settings: Settings) -> Middleware:
 
 
 def _traced_connection(tracer: Tracer, database: Database | None) -> type[Any]:
-    """asyncpg's connection, with a span for each statement that is part of a trace.
+    """Return an asyncpg connection class with a span for each statement within a trace.
 
-    Statements outside of one, such as those that look for mail every second, begin none.
+    Statements outside a trace, such as polling the outbox, start none.
     """
     constant: dict[str, AttributeValue] = {"db.system.name": "postgresql"}
     if database is not None:
@@ -201,11 +203,11 @@ def _traced_connection(tracer: Tracer, database: Database | None) -> type[Any]:
 
 @contextmanager
 def mail_span(app: web.Application, template: str, request: Mapping[str, str]) -> Iterator[None]:
-    """A span for an attempt at a mail, in the trace of the request that it was written in.
+    """Open a span for an attempt to send a mail, in the trace of the request that caused it.
 
-    ``request`` is that one's LOG_CONTEXT.
+    ``request`` is the LOG_CONTEXT of that request.
     """
-    asked_by = SpanContext(
+    cause = SpanContext(
         int(request["trace_id"], 16),
         int(request["span_id"], 16),
         is_remote=True,
@@ -218,7 +220,7 @@ def mail_span(app: web.Application, template: str, request: Mapping[str, str]) -
     server = app[SETTINGS].mail_server
     if server is not None:
         attributes |= {"server.address": server.host, "server.port": server.port}
-    parent = trace.set_span_in_context(NonRecordingSpan(asked_by), Context())
+    parent = trace.set_span_in_context(NonRecordingSpan(cause), Context())
     with _span(app[TRACER], f"mail {template}", SpanKind.PRODUCER, attributes, parent):
         yield
 
@@ -231,7 +233,7 @@ def _span(
     attributes: Mapping[str, AttributeValue],
     parent: Context | None = None,
 ) -> Iterator[Span]:
-    """The current span from here on. Of an exception it has the type, never the words."""
+    """Open a span and make it current. It records the type of an exception, never its text."""
     with tracer.start_as_current_span(
         name,
         parent,

@@ -1,4 +1,4 @@
-"""The networks that an account has signed in from."""
+"""The networks that each account has signed in from."""
 
 import uuid
 
@@ -9,14 +9,14 @@ from service.db.connection import Connection
 from service.http.client_ip import Network, client_ip, client_network
 
 KNOWN_NETWORKS_MAX = 20
-# Sign-ins last a month by default: somebody who is back within half a year is no stranger.
+# Well beyond the default session lifetime, so that an owner who returns after a break is known.
 KNOWN_NETWORKS_DAYS = 180
 
 
 async def remember_network(conn: Connection, request: web.Request, user_id: uuid.UUID) -> None:
-    """Know the client's network from now on as one of the account's, of which the newest 20 stay.
+    """Add the client's network to the account's, keeping the ``KNOWN_NETWORKS_MAX`` newest.
 
-    For whoever has just proved to be the owner, by a password or by a link that was mailed.
+    Call it only after the client has proved to be the owner, by a password or an emailed link.
     """
     network = network_of(request)
     if network is None:
@@ -47,7 +47,7 @@ def network_of(request: web.Request) -> Network | None:
 
 
 async def is_known_network(conn: Connection, account: str, network: Network) -> bool:
-    """Whether the account, if there is one, has signed in from the network before."""
+    """Return whether the account, if it exists, has signed in from the network before."""
     known: bool = await conn.fetchval(
         """
         select exists (
@@ -63,7 +63,7 @@ async def is_known_network(conn: Connection, account: str, network: Network) -> 
 
 
 async def export_networks(conn: Connection, user_id: uuid.UUID) -> list[asyncpg.Record]:
-    """The account's networks, the one last seen at the end."""
+    """Return the account's networks, most recently seen last."""
     return await conn.fetch(
         """
         select network::text as network, last_seen_at from known_networks
@@ -74,7 +74,7 @@ async def export_networks(conn: Connection, user_id: uuid.UUID) -> list[asyncpg.
 
 
 async def forget_networks(app: web.Application, conn: Connection) -> None:
-    """Delete the networks from which nobody has signed in for half a year."""
+    """Delete the networks not seen for ``KNOWN_NETWORKS_DAYS``."""
     await conn.execute(
         "delete from known_networks where last_seen_at < now() - make_interval(days => $1)",
         KNOWN_NETWORKS_DAYS,

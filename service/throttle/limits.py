@@ -1,17 +1,16 @@
-"""Throttling: how often an account, or a client, may be tried, counted together by all replicas.
+"""Rate limits on attempts per account and per IP, shared by all replicas.
 
-The generic cell rate algorithm (GCRA, ITU-T I.371): of each limit the table keeps one timestamp,
-the moment at which its whole quota is there again. An attempt moves it on by ``window / requests``
-unless that would put it further ahead than the window; a refused attempt moves nothing, so that no
-attacker can prolong a penalty. The clock is the database's, which the replicas share.
+Implements the generic cell rate algorithm (GCRA, ITU-T I.371). The table keeps one timestamp per
+limit: the time at which the full quota is available again. An attempt advances it by ``window /
+requests``, unless that would put it further ahead than the window. A refused attempt changes
+nothing, so an attacker cannot prolong a lockout. All replicas use the database's clock.
 
-What ``check`` counts are attempts, before a password is hashed; a handler gives back those that
-succeed (``refund``). So only failures use a quota up, while of a burst of guesses no more are let
-through than there is quota.
+``check`` counts attempts before a password is hashed, and handlers refund successful ones
+(``refund``). So only failures use up the quota, and a burst of guesses never exceeds it.
 
-An owner's way past an attacker: the networks where an account has signed in before
-(``remember_network``) are counted each for itself, apart from the account's other attempts and from
-those of their address. Whoever shares such a network can tell it from this, and nobody else.
+So that an attacker cannot lock the owner out of signing in, each network the account has signed in
+from (``remember_network``) has its own counter. It replaces the limits per IP and per account.
+Clients on such a network can infer from it that the account has signed in there; others cannot.
 """
 
 import hmac
@@ -39,7 +38,7 @@ TOO_MANY_REQUESTS = ProblemType(429, "too_many_requests", "Too many attempts. Tr
 
 
 class Action(NamedTuple):
-    """What is limited, and which settings say how much."""
+    """A limited action, and the settings that hold its rates."""
 
     name: str
     per_ip: Callable[[Settings], Rate]
@@ -47,7 +46,7 @@ class Action(NamedTuple):
     known_networks: bool = False
 
 
-# Wherever a password is asked for, of strangers or of somebody signed in.
+# Every endpoint that asks for a password, whether or not the caller is signed in.
 SIGN_IN = Action(
     "sign-in",
     attrgetter("throttle_sign_in_per_ip"),
@@ -55,7 +54,7 @@ SIGN_IN = Action(
     known_networks=True,
 )
 REGISTRATION = Action("registration", attrgetter("throttle_registration_per_ip"))
-# Known networks would be of no use here: whoever asks, the mail goes to the owner.
+# No counter per known network: the mail goes to the owner, whatever client requests it.
 PASSWORD_RESET = Action(
     "password-reset",
     attrgetter("throttle_mail_per_ip"),
@@ -69,7 +68,7 @@ VERIFICATION = Action(
 
 
 class Limit(NamedTuple):
-    """A rate for somebody; ``whose`` is an account, a network, or both."""
+    """A rate and its subject; ``whose`` is an account, a network, or both."""
 
     name: str
     rate: Rate
@@ -77,7 +76,7 @@ class Limit(NamedTuple):
 
 
 class Count(NamedTuple):
-    """How a limit stands after an attempt: the whole quota is there in ``ahead`` from now."""
+    """The state of a limit after an attempt; the full quota is available again after ``ahead``."""
 
     limit: Limit
     key: bytes
@@ -85,16 +84,16 @@ class Count(NamedTuple):
     ahead: timedelta
 
 
-# What ``check`` has counted of a request, for ``refund``.
+# The counts that ``check`` made for a request, for ``refund``.
 _COUNTS: web.RequestKey[list[Count]] = web.RequestKey("throttle_counts")
 
 
 async def check(request: web.Request, action: Action, account: str | None = None) -> None:
-    """Count an attempt. Raises Problem 429 where it is one too many, with Retry-After in seconds.
+    """Count an attempt. Raises Problem 429 with Retry-After in seconds if it exceeds a limit.
 
-    ``account`` is an address in the form of ``fields.fold_email``. Whether there is such an account
-    changes neither the queries nor the answer. Every answer of the request then has the headers of
-    draft-ietf-httpapi-ratelimit-headers-10.
+    ``account`` is an email folded by ``fields.fold_email``. The queries and the response are the
+    same whether or not such an account exists. The response gets the headers of
+    draft-ietf-httpapi-ratelimit-headers-10, whatever its status.
     """
     if not request.app[SETTINGS].throttle:
         return
@@ -107,16 +106,16 @@ async def check(request: web.Request, action: Action, account: str | None = None
 
 
 async def refund(conn: Connection, request: web.Request) -> None:
-    """Give back what ``check`` counted, as the attempt succeeds: in the transaction of its success.
+    """Refund the counts of ``check`` after a success, in the same transaction.
 
-    Last in it, because others wait for these rows.
+    Call it last in the transaction, because other requests wait for the locked rows.
     """
     counts = request.get(_COUNTS, ())
-    _set_headers([count._replace(ahead=await _give_back(conn, count)) for count in counts])
+    _set_headers([count._replace(ahead=await _refund_count(conn, count)) for count in counts])
 
 
 def _set_headers(counts: Sequence[Count]) -> None:
-    """Have the response say how the limit stands that is nearest to its end."""
+    """Set the response's RateLimit headers for the limit with the fewest remaining attempts."""
     if not counts:
         return
     nearest = min(reversed(counts), key=_remaining)
@@ -129,7 +128,7 @@ def _set_headers(counts: Sequence[Count]) -> None:
 async def _count(
     conn: Connection, request: web.Request, action: Action, account: str | None
 ) -> list[Count]:
-    """Take one from each limit in turn, up to the first that refuses."""
+    """Count the attempt against each limit in turn, stopping at the first that refuses it."""
     key = derive_key(request.app[SETTINGS].secret_key, "throttles")
     counts = []
     for limit in await _limits(conn, request, action, account):
@@ -143,7 +142,7 @@ async def _count(
 async def _limits(
     conn: Connection, request: web.Request, action: Action, account: str | None
 ) -> list[Limit]:
-    """The limits that an attempt meets. All replicas lock them in this order."""
+    """Return the limits of an attempt, in the order in which all replicas lock them."""
     settings = request.app[SETTINGS]
     network = network_of(request)
     limits = []
@@ -158,30 +157,30 @@ async def _limits(
 
 
 def _interval(rate: Rate) -> timedelta:
-    """How long it takes for one more attempt to be there."""
+    """Return how long the quota takes to regain one attempt."""
     return timedelta(seconds=rate.window_s) // rate.requests
 
 
 def _remaining(count: Count) -> int:
-    """How many more attempts would be let through now."""
+    """Return how many more attempts would be allowed now."""
     interval = _interval(count.limit.rate)
     free = interval * count.limit.rate.requests - count.ahead
     return free // interval if count.allowed else 0
 
 
 def _wait_s(count: Count) -> int:
-    """Whole seconds until one more attempt is there than now, at least 1."""
+    """Return whole seconds, at least 1, until the quota regains one attempt."""
     interval = _interval(count.limit.rate)
     more = _remaining(count) + 1 - count.limit.rate.requests
     return max(1, math.ceil((count.ahead + interval * more).total_seconds()))
 
 
 async def _take(conn: Connection, limit: Limit, key: bytes) -> Count:
-    """Take one from the quota, if there is one.
+    """Take one attempt from the quota, if one is left.
 
-    The clock is read while the row is locked, not at the statement's start: of attempts that waited
-    for each other, the last would find itself in the past of the first, and one too few would pass.
-    A refused attempt may see its row as it was before it waited, which makes Retry-After too small.
+    Reads the clock while the row is locked, not when the statement starts. Otherwise attempts that
+    waited for the lock would use an outdated time, and one too few would be allowed. A refused
+    attempt may see its row as it was before the wait, which makes Retry-After too small.
     """
     interval = _interval(limit.rate)
     row = await conn.fetchrow(
@@ -210,8 +209,8 @@ async def _take(conn: Connection, limit: Limit, key: bytes) -> Count:
     return Count(limit, key, row["allowed"], row["ahead"])
 
 
-async def _give_back(conn: Connection, count: Count) -> timedelta:
-    """Undo a ``_take``; how far ahead the limit is then."""
+async def _refund_count(conn: Connection, count: Count) -> timedelta:
+    """Undo a ``_take`` and return how far ahead the limit is afterwards."""
     ahead: timedelta | None = await conn.fetchval(
         """
         update throttles set arrival_at = arrival_at - $2::interval where key = $1
@@ -224,7 +223,7 @@ async def _give_back(conn: Connection, count: Count) -> timedelta:
 
 
 async def forget_throttles(app: web.Application, conn: Connection) -> None:
-    """Delete the limits whose quota is whole again, which is what having no row means."""
+    """Delete limits whose full quota is available again, which is what a missing row means."""
     await conn.execute(
         """
         delete from throttles where key in (

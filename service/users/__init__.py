@@ -1,1 +1,1 @@
-"""Accounts, for their owners: registration and profile."""
+"""Registration and the owner's own account."""

@@ -1,4 +1,4 @@
-"""The owner's own account."""
+"""Endpoints for the owner's own account."""
 
 from datetime import datetime
 from typing import Any
@@ -94,7 +94,7 @@ async def _change_profile(
 ) -> asyncpg.Record:
     user = await accounts.lock_profile(conn, request[USER]["id"])
     if user is None:
-        raise _gone()
+        raise _account_gone()
     check_if_match(request, user["version"])
     settings = user["settings"]
     if "settings" in change:
@@ -113,7 +113,7 @@ async def _change_profile(
 
 
 @describe(
-    {204: Success("The password is changed. Every other session has ended.")},
+    {204: Success("The password has been changed. All other sessions have ended.")},
     body=schemas.CHANGE_PASSWORD,
     example={"current_password": examples.PASSWORD, "password": "weaves algebraic patterns"},
     problems=_PASSWORD_PROBLEMS,
@@ -122,13 +122,13 @@ async def _change_profile(
 async def change_password(request: web.Request) -> web.Response:
     """Change the password.
 
-    Every other session ends.
+    All other sessions end.
     """
     body = await read_body(request, schemas.CHANGE_PASSWORD)
-    if answer := await find_stored_response(request):
-        return answer
+    if stored := await find_stored_response(request):
+        return stored
     user = request[USER]
-    account = await _own_account(request, body["current_password"])
+    account = await _verify_own_password(request, body["current_password"])
     personal = (user["email"], user["name"])
     require_acceptable(request.app, body["password"], "#/password", personal)
     password_hash = await hash_password(request.app, body["password"])
@@ -137,14 +137,14 @@ async def change_password(request: web.Request) -> web.Response:
     )
 
 
-async def _own_account(request: web.Request, password: str) -> asyncpg.Record:
-    """The caller's credentials, once the password was verified against them.
+async def _verify_own_password(request: web.Request, password: str) -> asyncpg.Record:
+    """Return the caller's credentials once the password is verified against them.
 
-    A stolen token is no way to guess passwords: attempts count as those of a sign-in.
+    Attempts count toward the sign-in limit, so a stolen token does not help to guess passwords.
     """
     account = await read(request.app, accounts.find_own_credentials, request[USER]["id"])
     if account is None:
-        raise _gone()
+        raise _account_gone()
     await throttle.check(request, throttle.SIGN_IN, fold_email(request[USER]["email"]))
     await require_own(request.app, account["password_hash"], password)
     return account
@@ -166,7 +166,7 @@ async def _change_password(
 
 
 async def _lock_credentials(conn: Connection, request: web.Request, password_hash: str) -> None:
-    """What was verified must still hold, now that it is acted on: the password, and the session."""
+    """Lock the account. Raises a Problem if the password has changed or the session has ended."""
     user = request[USER]
     if not await accounts.lock_credentials(conn, user["id"], password_hash):
         raise Problem(WRONG_PASSWORD, "The password has just been changed.")
@@ -175,21 +175,22 @@ async def _lock_credentials(conn: Connection, request: web.Request, password_has
 
 
 @describe(
-    {202: Success("Accepted. The link in the mail completes the change.")},
+    {202: Success("Accepted. Open the link sent to the new email to complete the change.")},
     body=schemas.CHANGE_EMAIL,
     example={"email": "countess@example.com", "password": examples.PASSWORD},
     problems=_PASSWORD_PROBLEMS,
     idempotent=True,
 )
 async def change_email(request: web.Request) -> web.Response:
-    """Send a link to a new email, which becomes the account's once the link is opened.
+    """Send a confirmation link to a new email.
 
-    The response is the same if the email belongs to another account.
+    The account's email changes once the link is opened. The response is the same if the email
+    belongs to another account.
     """
     body = await read_body(request, schemas.CHANGE_EMAIL)
-    # Not given back, unlike the count of the password: a mail goes out, to anybody's address.
+    # Never refunded: even a successful request can send mail to someone else.
     await throttle.check(request, throttle.VERIFICATION, fold_email(body["email"]))
-    account = await _own_account(request, body["password"])
+    account = await _verify_own_password(request, body["password"])
     async with uniform_time():
         return await write_once(
             request, _change_email, request, body["email"], account["password_hash"]
@@ -214,7 +215,7 @@ async def _change_email(
 @describe(
     {
         202: Success(
-            "Scheduled for deletion. Every session has ended.",
+            "Scheduled for deletion. All sessions have ended.",
             schemas.DELETION,
             example={"purge_at": examples.PURGE_AT},
         )
@@ -226,10 +227,10 @@ async def _change_email(
 async def delete_me(request: web.Request) -> web.Response:
     """Delete the signed-in account after a grace period.
 
-    Every session ends. Signing in before the period is over cancels the deletion.
+    All sessions end. Signing in during the grace period cancels the deletion.
     """
     body = await read_body(request, schemas.DELETE_ACCOUNT)
-    account = await _own_account(request, body["password"])
+    account = await _verify_own_password(request, body["password"])
     purge_at = await write(request.app, _delete_me, request, account["password_hash"])
     return json_response(schemas.DELETION.dump({"purge_at": purge_at}), status=202)
 
@@ -252,7 +253,7 @@ async def _delete_me(conn: Connection, request: web.Request, password_hash: str)
 @describe(
     {
         200: Success(
-            "All data of the account.",
+            "All of the account's data.",
             schemas.EXPORT,
             ("Content-Disposition",),
             schemas.EXPORT_EXAMPLE,
@@ -260,7 +261,7 @@ async def _delete_me(conn: Connection, request: web.Request, password_hash: str)
     }
 )
 async def export_me(request: web.Request) -> web.Response:
-    """Export all data of the account as one JSON document."""
+    """Export all of the account's data as one JSON document."""
     document = await read(request.app, _export, request[USER])
     disposition = 'attachment; filename="shinkei-account.json"'
     return json_response(document, headers={"Content-Disposition": disposition})
@@ -278,10 +279,10 @@ async def _export(conn: Connection, user: asyncpg.Record) -> dict[str, Any]:
     }
 
 
-def _gone() -> Problem:
+def _account_gone() -> Problem:
     return Problem(INVALID_ACCESS_TOKEN, "The account no longer exists.")
 
 
 def _render(user: asyncpg.Record) -> web.Response:
-    """The profile with a strong ETag: the row's version."""
+    """Render the profile, with the row version as a strong ETag."""
     return json_response(schemas.OWN_PROFILE.dump(user), headers={"ETag": f'"{user["version"]}"'})

@@ -28,7 +28,7 @@ from service.throttle.limits import TOO_MANY_REQUESTS
 from service.users import schemas as users
 from service.users.schemas import OWN_PROFILE
 
-# Set where the request has created an account, which it counts once that is committed.
+# Whether the request created an account, which is counted only after the commit.
 REGISTERED = web.RequestKey("registered", bool)
 
 
@@ -46,7 +46,7 @@ REGISTERED = web.RequestKey("registered", bool)
                 },
             },
         ),
-        202: Success("Accepted. If the email must be verified first, a mail says how to go on."),
+        202: Success("Accepted. The email must be verified first; instructions are sent to it."),
     },
     body=users.REGISTER,
     example={"email": examples.EMAIL, "password": examples.PASSWORD, "name": examples.NAME},
@@ -54,7 +54,7 @@ REGISTERED = web.RequestKey("registered", bool)
     idempotent=True,
 )
 async def register(request: web.Request) -> web.Response:
-    """Create an account and sign in to it.
+    """Create an account and sign in.
 
     If emails must be verified first, the response is 202 whether or not the email is taken.
     """
@@ -63,7 +63,7 @@ async def register(request: web.Request) -> web.Response:
     await throttle.check(request, throttle.REGISTRATION)
     password_hash = await hash_password(request.app, body["password"])
     if not request.app[SETTINGS].require_email_verification:
-        await signing_key(request.app)  # as at a sign-in
+        await signing_key(request.app)  # outside the transaction, as at sign-in
         response = await write_once(request, _register, request, body, password_hash)
     else:
         async with uniform_time():
@@ -86,7 +86,7 @@ async def _register(
 async def _register_unverified(
     conn: Connection, request: web.Request, body: dict[str, Any], password_hash: str
 ) -> web.Response:
-    """Respond 202 whether or not the email is taken; only its owner's mailbox learns which."""
+    """Respond 202 whether or not the email is taken. Only the mail reveals which."""
     if await _create_account(conn, request, body, password_hash) is None:
         owner = await accounts.lock_by_email(conn, fold_email(body["email"]))
         if owner is not None:

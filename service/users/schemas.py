@@ -1,4 +1,4 @@
-"""What an owner sees and may change of the account."""
+"""Schemas for owners to create, read and change their account."""
 
 from marshmallow import Schema, fields, validate
 
@@ -25,14 +25,14 @@ class OwnProfileSchema(RowSchema):
 
 
 class MergeProfileSchema(Schema):
-    """``PATCH /users/me``: what is absent stays, settings are merged."""
+    """``PATCH /users/me``: omitted fields keep their values, settings are merged."""
 
     name = DisplayName(0, NAME_MAX_LENGTH)
     settings = PreferencesField(merging=True)
 
 
 class ReplaceProfileSchema(Schema):
-    """``PUT /users/me``: what is absent stays, settings are replaced."""
+    """``PUT /users/me``: omitted fields keep their values, settings are replaced."""
 
     name = DisplayName(0, NAME_MAX_LENGTH)
     settings = PreferencesField()
@@ -59,20 +59,20 @@ class DeleteAccountSchema(Schema):
 
 
 class DeletionSchema(RowSchema):
-    """When the account is purged, unless its owner signs in before."""
+    """The time at which the account is purged, unless its owner signs in first."""
 
     purge_at = Timestamp()
 
 
 class KnownNetworkSchema(RowSchema):
-    """Where the account has signed in from."""
+    """A network that the account has signed in from."""
 
     network = fields.String()
     last_seen_at = Timestamp()
 
 
 class OwnAuditEventSchema(RowSchema):
-    """What happened to the account; from where, only if its owner did it."""
+    """An event of the account. IP and user agent appear only if its owner caused it."""
 
     id = fields.UUID()
     occurred_at = Timestamp()

@@ -1,4 +1,4 @@
-"""``GET /users``: pages, filters, counts, and parameters that are not what they should be."""
+"""``GET /users``: pages, filters, counts, and invalid parameters."""
 
 import base64
 import json
@@ -19,7 +19,7 @@ AUDIT = "/api/v1/audit-events"
 
 
 async def seed(client: Client, count: int) -> None:
-    """Accounts one second apart, with a variety of everything that can be filtered by."""
+    """Insert accounts, two per second, that vary in every field a filter reads."""
     assert client.app is not None
     await client.app[POOL].execute(
         """
@@ -42,7 +42,7 @@ async def seed(client: Client, count: int) -> None:
 
 
 async def emails(client: Client, reader: Account, **params: Any) -> list[str]:
-    """The addresses of all pages, following next_cursor."""
+    """Follow next_cursor and return the emails of all pages."""
     found: list[str] = []
     while True:
         response = await client.get(USERS, headers=reader.headers, params=params)
@@ -57,7 +57,7 @@ async def emails(client: Client, reader: Account, **params: Any) -> list[str]:
         params["cursor"] = page["next_cursor"]
 
 
-async def test_a_whole_page(client: Client) -> None:
+async def test_list_returns_every_field_of_an_account(client: Client) -> None:
     support = await register_as(client, "support", name="Grace")
     response = await client.get(USERS, headers=support.headers)
     assert await response.json() == {
@@ -77,8 +77,8 @@ async def test_a_whole_page(client: Client) -> None:
 
 
 @pytest.mark.parametrize("sort", ["created_at", "-created_at", "email", "-email"])
-async def test_every_page_once_in_order(client: Client, sort: str) -> None:
-    """Two accounts share each time, so that only the id tells them apart."""
+async def test_pages_list_every_account_once_in_order(client: Client, sort: str) -> None:
+    """Pairs of accounts share a creation time, so the id must break ties."""
     support = await register_as(client, "support")
     await seed(client, 29)
     for limit in (1, 7, 29, 30, 31):
@@ -92,11 +92,11 @@ async def _check_pages(client: Client, support: Account, sort: str, limit: int) 
     column = sort.removeprefix("-")
     items = (await everything.json())["items"]
     keys = {item["email"]: (item[column].casefold(), item["id"]) for item in items}
-    in_order = sorted(found, key=lambda email: keys[email], reverse=sort.startswith("-"))
-    assert found == in_order
+    expected = sorted(found, key=lambda email: keys[email], reverse=sort.startswith("-"))
+    assert found == expected
 
 
-async def test_links_lead_to_the_last_page(client: Client) -> None:
+async def test_next_links_lead_to_the_last_page(client: Client) -> None:
     support = await register_as(client, "support")
     await seed(client, 25)
     url: URL | None = URL(USERS).with_query(q="example", limit=10, sort="email")
@@ -109,7 +109,7 @@ async def test_links_lead_to_the_last_page(client: Client) -> None:
     assert seen == 26
 
 
-async def test_what_is_added_or_removed_in_between_moves_nothing_else(
+async def test_accounts_added_or_removed_between_pages_do_not_shift_the_rest(
     client: Client, conn: Any
 ) -> None:
     support = await register_as(client, "support")
@@ -161,7 +161,7 @@ FILTERS: list[tuple[dict[str, str], set[int]]] = [
 ]
 
 
-async def test_filters(client: Client) -> None:
+async def test_list_filters_accounts(client: Client) -> None:
     reader = await register_as(client, "admin")
     await seed(client, 20)
     for params, expected in FILTERS:
@@ -169,10 +169,8 @@ async def test_filters(client: Client) -> None:
         assert sorted(found) == sorted(f"Seed{n}@example.com" for n in expected)
 
 
-async def test_a_search_finds_what_contains_it_whatever_most_have(
-    client: Client, conn: Any
-) -> None:
-    """Of an email with its provider, the index is asked for a part only."""
+async def test_search_finds_every_account_that_contains_the_text(client: Client, conn: Any) -> None:
+    """Only the part of an email before its provider is looked up in the trigram index."""
     admin = await register_as(client, "admin")
     await seed(client, 200)
     for email in ("a_b%c@example.com", "axbyc@example.com", "josé.straße@пример.test"):
@@ -180,15 +178,20 @@ async def test_a_search_finds_what_contains_it_whatever_most_have(
     rows = await conn.fetch("select email, email_folded, lower(name) as name from users")
     texts = {row["email"]: (row["email_folded"], row["name"]) for row in rows}
     assert len(texts) == 204
-    wholes = ("seed77@example.com", "name 42 50%_off\\", "a_b%c@example.com", "josé.strasse@пример")
-    for whole in wholes:
-        for length in (3, 4, 7, len(whole)):
-            for q in {whole[at : at + length] for at in range(len(whole) - length + 1)}:
+    samples = (
+        "seed77@example.com",
+        "name 42 50%_off\\",
+        "a_b%c@example.com",
+        "josé.strasse@пример",
+    )
+    for sample in samples:
+        for length in (3, 4, 7, len(sample)):
+            for q in {sample[at : at + length] for at in range(len(sample) - length + 1)}:
                 if not re.search(r"[^\W_]{3}", q):
                     continue
                 found = await emails(client, admin, q=q, limit=200)
                 assert set(found) == {
-                    email for email, those in texts.items() if any(q in one for one in those)
+                    email for email, fields in texts.items() if any(q in field for field in fields)
                 }, q
 
 
@@ -201,10 +204,10 @@ async def test_a_search_finds_what_contains_it_whatever_most_have(
         pytest.param(lists.WALK_PER_ROW, True, marks=pytest.mark.slow),
     ],
 )
-async def test_a_list_has_those_that_its_walks_do_not_reach(
+async def test_list_includes_matches_beyond_the_reach_of_its_walk(
     client: Client, conn: Any, walk_per_row: int, analyzed: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Page by page, some filled by a walk and some not, and what both find is in one order."""
+    """Walks fill some pages and indexes the others, all in one order."""
     monkeypatch.setattr(lists, "WALK_PER_ROW", walk_per_row)
     support = await register_as(client, "support")
     await seed(client, 2 * walk_per_row * 51)
@@ -244,25 +247,25 @@ async def test_a_list_has_those_that_its_walks_do_not_reach(
             assert found
 
 
-async def test_counts(client: Client, conn: Any) -> None:
+async def test_list_counts_matches_exactly_or_by_estimate(client: Client, conn: Any) -> None:
     reader = await register_as(client, "support")
     await seed(client, 100)
     await conn.execute("analyze users")
     for params, exact in (({}, 101), ({"role": "support"}, 11), ({"q": "seed100"}, 1)):
-        for how in ("exact", "estimated"):
+        for count in ("exact", "estimated"):
             response = await client.get(
-                USERS, headers=reader.headers, params={**params, "count": how, "limit": 1}
+                USERS, headers=reader.headers, params={**params, "count": count, "limit": 1}
             )
             page = await response.json()
             assert set(page) == {"items", "next_cursor", "has_more", "count"}
-            if how == "exact":
+            if count == "exact":
                 assert page["count"] == exact
             else:
                 assert exact / 3 <= page["count"] <= exact * 3
 
 
 async def make_slow(conn: Any, email: str, statements: str) -> None:
-    """Have such statements take a minute for this account's row, if they look at it."""
+    """Make statements that contain the text hang if they read this account's row."""
     await conn.execute(
         f"""
         create function is_read(email text) returns boolean stable language plpgsql as $$
@@ -286,7 +289,7 @@ async def make_slow(conn: Any, email: str, statements: str) -> None:
         ({"q": "grace", "count": "exact"}, "count(*)"),
     ],
 )
-async def test_a_search_that_takes_too_long_is_too_broad(
+async def test_search_that_times_out_is_reported_as_too_broad(
     start_app: StartApp, conn: Any, params: dict[str, str], slow: str
 ) -> None:
     client = await start_app(db_command_timeout_s=1)
@@ -299,9 +302,7 @@ async def test_a_search_that_takes_too_long_is_too_broad(
     assert (await client.get(USERS, headers=admin.headers, params=narrow)).status == 200
 
 
-async def test_a_list_without_filters_that_takes_too_long_cannot_be_narrowed(
-    start_app: StartApp, conn: Any
-) -> None:
+async def test_unfiltered_list_that_times_out_is_a_503(start_app: StartApp, conn: Any) -> None:
     client = await start_app(db_command_timeout_s=1)
     admin = await register_as(client, "admin")
     await register(client, email="slow@example.com")
@@ -310,7 +311,7 @@ async def test_a_list_without_filters_that_takes_too_long_cannot_be_narrowed(
     await assert_problem(response, 503, "database_unavailable")
 
 
-WRONG_VALUES: list[tuple[str, str]] = [
+INVALID_VALUES: list[tuple[str, str]] = [
     ("limit=-1", "?/limit"),
     ("limit=0", "?/limit"),
     ("limit=201", "?/limit"),
@@ -357,16 +358,16 @@ WRONG_VALUES: list[tuple[str, str]] = [
     ('settings={"a":1e9999999999999999999}', "?/settings/a"),
     ('settings={"a":1e22}', "?/settings/a"),
     ("q=%C2%BD%C2%BD%C2%BD", "?/q"),
-    # One letter, once it is composed.
+    # A single letter once composed.
     ("q=e%CC%82%CC%81", "?/q"),
     ('settings={"a":99999999999999999999}', "?/settings/a"),
     ("cursor=", "?/cursor"),
 ]
 
 
-async def test_values_that_are_wrong(client: Client) -> None:
+async def test_invalid_parameter_values_are_a_422(client: Client) -> None:
     reader = await register_as(client, "support")
-    for query, pointer in WRONG_VALUES:
+    for query, pointer in INVALID_VALUES:
         url = URL(f"{USERS}?{query.replace(chr(34), '%22')}", encoded=True)
         problem = await assert_problem(
             await client.get(url, headers=reader.headers), 422, "invalid_fields"
@@ -390,27 +391,27 @@ UNREADABLE_QUERIES: list[tuple[str, str]] = [
 ]
 
 
-async def test_queries_that_cannot_be_read(client: Client) -> None:
+async def test_unreadable_queries_are_a_400(client: Client) -> None:
     reader = await register_as(client, "support")
     for query, code in UNREADABLE_QUERIES:
         url = URL(f"{USERS}?{query}", encoded=True)
         await assert_problem(await client.get(url, headers=reader.headers), 400, code)
 
 
-async def test_a_cursor_belongs_to_its_filters_and_its_list(client: Client) -> None:
+async def test_cursor_is_valid_only_for_its_own_filters_and_list(client: Client) -> None:
     admin = await register_as(client, "admin")
     await seed(client, 10)
     params = {"limit": "2", "role": "user", "settings": '{"language": "en"}'}
     page = await (await client.get(USERS, headers=admin.headers, params=params)).json()
     cursor = page["next_cursor"]
 
-    async def answer(url: str, **given: str) -> Any:
+    async def get_page(url: str, **given: str) -> Any:
         return await client.get(url, headers=admin.headers, params={**given, "cursor": cursor})
 
-    assert (await answer(USERS, **params)).status == 200
-    assert (await answer(f"{USERS}/", **params)).status == 200
-    respelt = {**params, "limit": "5", "count": "exact", "settings": '{ "language":"en"}'}
-    assert (await answer(USERS, **respelt)).status == 200
+    assert (await get_page(USERS, **params)).status == 200
+    assert (await get_page(f"{USERS}/", **params)).status == 200
+    rewritten = {**params, "limit": "5", "count": "exact", "settings": '{ "language":"en"}'}
+    assert (await get_page(USERS, **rewritten)).status == 200
     for url, others in [
         (USERS, {}),
         (USERS, {**params, "role": "support"}),
@@ -420,23 +421,23 @@ async def test_a_cursor_belongs_to_its_filters_and_its_list(client: Client) -> N
         (AUDIT, {}),
         (f"{USERS}/{admin.profile['id']}/sessions", {}),
     ]:
-        await assert_problem(await answer(url, **others), 400, "cursor_mismatch")
+        await assert_problem(await get_page(url, **others), 400, "cursor_mismatch")
 
     sealed = bytearray(base64.urlsafe_b64decode(cursor))
     sealed[-3] ^= 1
     cursor = base64.urlsafe_b64encode(bytes(sealed)).decode()
-    await assert_problem(await answer(USERS, **params), 400, "invalid_cursor")
+    await assert_problem(await get_page(USERS, **params), 400, "invalid_cursor")
 
 
 @pytest.mark.asvs("8.2.3")
-async def test_no_secret_is_listed(client: Client) -> None:
+async def test_list_contains_no_password_hash(client: Client) -> None:
     reader = await register_as(client, "support")
     text = await (await client.get(USERS, headers=reader.headers)).text()
     assert "argon2" not in text
     assert "hash" not in text
 
 
-async def test_filters_of_any_script(client: Client) -> None:
+async def test_filters_match_text_in_any_script(client: Client) -> None:
     reader = await register_as(client, "support")
     account = await register(client, name="Ὀδυσσεύς 👩‍🚀 سلمان", email="josé@пример.example")
     for params in (

@@ -1,4 +1,4 @@
-"""What PostgreSQL reads for a page of accounts, or of an account's sessions."""
+"""How much PostgreSQL reads for a page of accounts, or of an account's sessions."""
 
 import asyncio
 import uuid
@@ -25,7 +25,7 @@ LIMIT = 11
 WALK = lists.WALK_PER_ROW * LIMIT
 START = datetime(2020, 1, 1, tzinfo=UTC)
 
-# The oldest twentieth are founders, and one in a hundred of all has each plan.
+# The oldest twentieth are founders; each plan belongs to one account in a hundred.
 SEED = """
 insert into users (id, email, email_folded, name, role, settings, status, suspension_reason,
                    created_at)
@@ -40,13 +40,13 @@ from generate_series(1, $1) n,
      lateral (select 'user' || n || '@mail.example') as emails (email)
 """
 
-MANY = [
+COMMON = [
     {"q": "@mail.example"},
     {"q": "user", "role": "support", "status": "active"},
     {"settings": '{"language": "fr"}'},
     {"created_after": "2020-01-01T01:00:00Z", "sort": "email"},
 ]
-FEW = [
+SELECTIVE = [
     {"q": "user3210@mail.example"},
     {"q": "user3210", "role": "user", "created_after": "2020-01-01T01:00:00Z"},
     {"settings": '{"plan": 7}'},
@@ -69,15 +69,15 @@ def page_of(given: dict[str, str]) -> tuple[Any, ...]:
 
 
 async def count_statements(conn: Any, page: tuple[Any, ...]) -> int:
-    """How many statements read accounts for the page."""
-    asked: list[Any] = []
-    with conn.query_logger(asked.append):
+    """Count the statements that read accounts for the page."""
+    logged: list[Any] = []
+    with conn.query_logger(logged.append):
         await lists.list_accounts(conn, *page)
-        await asyncio.sleep(0)  # asyncpg calls its loggers in the loop's next turn
-    return sum("from users" in record.query for record in asked)
+        await asyncio.sleep(0)  # asyncpg calls its loggers in the loop's next iteration
+    return sum("from users" in record.query for record in logged)
 
 
-async def test_every_sort_reads_its_pages_in_the_order_of_an_index(accounts: Any) -> None:
+async def test_every_sort_order_is_read_from_an_index(accounts: Any) -> None:
     place = {
         "created_at": START + timedelta(minutes=ACCOUNTS // 2),
         "id": uuid.UUID(int=0),
@@ -92,33 +92,33 @@ async def test_every_sort_reads_its_pages_in_the_order_of_an_index(accounts: Any
                     assert max(rows_read(plan)) <= ACCOUNTS / 50, (filters, keyset)
 
 
-async def test_a_role_with_a_status_that_few_have_together_reads_only_those(accounts: Any) -> None:
+async def test_rare_role_and_status_combination_reads_only_matching_rows(accounts: Any) -> None:
     filters = {"role": "support", "status": "suspended"}
     for keyset in lists.SORTS.values():
         for plan in await explain_both(accounts, lists.walk_accounts(filters, keyset, None, LIMIT)):
             assert max(rows_read(plan)) == 3, keyset
 
 
-async def test_a_filter_that_many_match_is_answered_by_the_walk(accounts: Any) -> None:
-    for given in MANY:
+async def test_common_filter_is_answered_by_the_walk_alone(accounts: Any) -> None:
+    for given in COMMON:
         assert await count_statements(accounts, page_of(given)) == 1, given
 
 
-async def test_a_filter_that_few_match_is_answered_by_an_index(accounts: Any) -> None:
-    for given in FEW:
+async def test_selective_filter_is_answered_by_an_index(accounts: Any) -> None:
+    for given in SELECTIVE:
         assert await count_statements(accounts, page_of(given)) == 2, given
         plan = await explain(accounts, lists.find_accounts(*page_of(given)), "analyze,")
         assert max(rows_read(plan)) <= ACCOUNTS / 50, (given, plan)
 
 
-async def test_a_walk_is_bounded(accounts: Any) -> None:
-    for given in (*MANY, *FEW, {"settings": '{"founder": true}'}):
+async def test_walk_reads_a_bounded_number_of_rows(accounts: Any) -> None:
+    for given in (*COMMON, *SELECTIVE, {"settings": '{"founder": true}'}):
         plan = await explain(accounts, lists.walk_accounts(*page_of(given)), "analyze,")
         assert max(rows_read(plan)) <= 2 * WALK, (given, plan)
 
 
-async def test_a_search_is_planned_for_its_arguments(accounts: Any) -> None:
-    """A plan for any arguments would find one email among all accounts of some years."""
+async def test_search_never_uses_a_generic_plan(accounts: Any) -> None:
+    """A generic plan would scan years of accounts to find one email."""
     query, *place = page_of({"q": "user3210", "created_after": "2020-01-01T01:00:00Z"})
     for _ in range(10):
         await lists.list_accounts(accounts, query, *place)
@@ -126,14 +126,14 @@ async def test_a_search_is_planned_for_its_arguments(accounts: Any) -> None:
     assert await count_generic_plans(accounts) == 0
 
 
-async def test_a_page_of_sessions_reads_no_other_sessions(conn: Any) -> None:
+async def test_session_page_reads_only_its_own_rows(conn: Any) -> None:
     await _set_codecs(conn)
     user, other = uuid.UUID(int=1), uuid.UUID(int=2)
-    for one in (user, other):
+    for owner in (user, other):
         await conn.execute(
             "insert into users (id, email, email_folded, name) values ($1, $2, $2, '')",
-            one,
-            str(one),
+            owner,
+            str(owner),
         )
         await conn.execute(
             """
@@ -141,7 +141,7 @@ async def test_a_page_of_sessions_reads_no_other_sessions(conn: Any) -> None:
             select gen_random_uuid(), $1, now() + interval '1 day', now() + interval '1 day'
             from generate_series(1, 3000)
             """,
-            one,
+            owner,
         )
     await conn.execute("vacuum analyze sessions")
     places: list[list[object] | None] = [None, [uuid.UUID(int=2**127)]]

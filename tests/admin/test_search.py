@@ -1,4 +1,4 @@
-"""What the index of trigrams is asked for."""
+"""The part of a search text that is looked up in the trigram index."""
 
 import pytest
 
@@ -15,5 +15,5 @@ from service.admin.search import indexed_part
         ("user5000", "user5000"),
     ],
 )
-def test_the_index_is_asked_for_what_precedes_the_provider(email: str, part: str) -> None:
+def test_email_lookup_uses_the_part_before_the_provider(email: str, part: str) -> None:
     assert indexed_part(email) == part

@@ -1,4 +1,4 @@
-"""Other people's accounts: made, read, changed, suspended, deleted; who may, and what it ends."""
+"""Administration of accounts: access, creation, changes, suspension, deletion and sessions."""
 
 import asyncio
 import itertools
@@ -28,9 +28,9 @@ from tests.support.waiting import eventually
 USERS = "/api/v1/users"
 ME = "/api/v1/users/me"
 LOGIN = "/api/v1/auth/login"
-NOBODY = "01890000-0000-7000-8000-000000000000"
+UNKNOWN_ID = "01890000-0000-7000-8000-000000000000"
 
-# What an administrator sees of an account that has just been registered.
+# Administrative fields of a newly registered account.
 FRESH = {
     "status": "active",
     "suspended_until": None,
@@ -49,7 +49,7 @@ async def sign_in(client: Client, account: Account) -> Any:
     return await client.post(LOGIN, json=credentials)
 
 
-def administrative() -> list[tuple[str, str, str]]:
+def administrative_routes() -> list[tuple[str, str, str]]:
     return [
         (route.method, route.path, route.access.__name__)
         for route in ROUTES
@@ -59,11 +59,11 @@ def administrative() -> list[tuple[str, str, str]]:
 
 @pytest.mark.asvs("8.2.1", "8.2.2", "8.3.1")
 @pytest.mark.parametrize("role", ["user", "support", "admin"])
-async def test_roles_and_routes(client: Client, role: str) -> None:
-    """Whoever may not is refused before anything is read; whoever may gets beyond the guard."""
+async def test_administrative_routes_require_their_role(client: Client, role: str) -> None:
+    """Callers without the role are refused; callers with it get past the guard."""
     caller = await register_as(client, role)
-    for method, path, access in administrative():
-        url = re.sub(r"{[^}]*}", NOBODY, path)
+    for method, path, access in administrative_routes():
+        url = re.sub(r"{[^}]*}", UNKNOWN_ID, path)
         response = await client.request(method, url, headers=caller.headers)
         if role == "admin" or (role == "support" and access == "support"):
             assert response.status not in (401, 403, 405, 500), (method, path)
@@ -74,13 +74,13 @@ async def test_roles_and_routes(client: Client, role: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["not-an-id", "me2", "01890000-0000-7000-8000-00000000000g"])
-async def test_what_is_no_id_is_no_path(client: Client, path: str) -> None:
+async def test_path_without_a_valid_id_is_a_404(client: Client, path: str) -> None:
     admin = await register_as(client, "admin")
     response = await client.get(f"{USERS}/{path}", headers=admin.headers)
     await assert_problem(response, 404, "not_found")
 
 
-async def test_an_account_that_is_not_there(client: Client, conn: Any) -> None:
+async def test_unknown_account_is_a_404_and_leaves_no_event(client: Client, conn: Any) -> None:
     admin = await register_as(client, "admin")
     headers = {**admin.headers, "If-Match": "*"}
     before = await conn.fetchval("select count(*) from audit_events")
@@ -93,16 +93,16 @@ async def test_an_account_that_is_not_there(client: Client, conn: Any) -> None:
         ("POST", "/password-reset", None),
         ("GET", "/sessions", None),
         ("DELETE", "/sessions", None),
-        ("DELETE", f"/sessions/{NOBODY}", None),
+        ("DELETE", f"/sessions/{UNKNOWN_ID}", None),
     ]:
-        url = f"{USERS}/{NOBODY}{rest}"
+        url = f"{USERS}/{UNKNOWN_ID}{rest}"
         response = await client.request(method, url, headers=headers, json=body)
         await assert_problem(response, 404, "not_found")
     assert await conn.fetchval("select count(*) from audit_events") == before
 
 
 @pytest.mark.asvs("6.4.1")
-async def test_create_user(client: Client, conn: Any) -> None:
+async def test_admin_creates_an_account_without_a_password(client: Client, conn: Any) -> None:
     admin = await register_as(client, "admin")
     body = {"email": "Ada@Example.com", "name": "Ada", "role": "support", "settings": {"a": 1}}
     response = await client.post(USERS, headers=admin.headers, json=body)
@@ -139,7 +139,7 @@ async def test_create_user(client: Client, conn: Any) -> None:
     }
 
 
-async def test_create_user_with_a_taken_address(client: Client, conn: Any) -> None:
+async def test_create_rejects_a_taken_email(client: Client, conn: Any) -> None:
     admin = await register_as(client, "admin")
     body = {"email": admin.profile["email"].upper()}
     response = await client.post(USERS, headers=admin.headers, json=body)
@@ -150,7 +150,7 @@ async def test_create_user_with_a_taken_address(client: Client, conn: Any) -> No
     )
 
 
-WRONG_ACCOUNTS: list[tuple[dict[str, Any], str]] = [
+INVALID_ACCOUNTS: list[tuple[dict[str, Any], str]] = [
     ({}, "#/email"),
     ({"email": "nonsense"}, "#/email"),
     ({"email": "a@example.com", "password": PASSWORD}, "#/password"),
@@ -162,15 +162,15 @@ WRONG_ACCOUNTS: list[tuple[dict[str, Any], str]] = [
 ]
 
 
-async def test_create_user_with_what_is_wrong(client: Client) -> None:
+async def test_create_rejects_invalid_fields(client: Client) -> None:
     admin = await register_as(client, "admin")
-    for body, pointer in WRONG_ACCOUNTS:
+    for body, pointer in INVALID_ACCOUNTS:
         response = await client.post(USERS, headers=admin.headers, json=body)
         problem = await assert_problem(response, 422, "invalid_fields")
         assert pointers(problem) == {pointer}
 
 
-async def test_read_user(client: Client) -> None:
+async def test_support_reads_an_account(client: Client) -> None:
     support = await register_as(client, "support")
     account = await register(client, name="Grace")
     response = await client.get(url_of(account), headers=support.headers)
@@ -179,7 +179,7 @@ async def test_read_user(client: Client) -> None:
     assert response.headers["ETag"] == '"1"'
 
 
-async def test_change_1_to_true(client: Client, conn: Any) -> None:
+async def test_changing_a_setting_from_1_to_true_is_a_change(client: Client, conn: Any) -> None:
     admin = await register_as(client, "admin")
     account = await register(client)
     for version, value in enumerate((1, True), 1):
@@ -197,7 +197,7 @@ async def test_change_1_to_true(client: Client, conn: Any) -> None:
     ]
 
 
-async def test_change_user(client: Client) -> None:
+async def test_change_merges_settings_and_increments_the_version(client: Client) -> None:
     admin = await register_as(client, "admin")
     account = await register(client, name="Grace")
 
@@ -224,7 +224,7 @@ async def test_change_user(client: Client) -> None:
         "version": 2,
         "updated_at": changed["updated_at"],
     }
-    assert await change(2, body) == changed, "nothing changed, so neither does the version"
+    assert await change(2, body) == changed, "an unchanged account keeps its version"
     changed = await change(2, {"settings": {"mine": {"a": None}, "language": None}})
     assert changed["settings"] == {"mine": {"b": 2}}
     changed = await change(3, {"email_verified": False})
@@ -249,7 +249,7 @@ async def test_change_user(client: Client) -> None:
         ({"settings": {"language": 7}}, "#/settings/language"),
     ],
 )
-async def test_change_user_to_what_is_wrong(
+async def test_change_rejects_invalid_fields(
     client: Client, body: dict[str, Any], pointer: str
 ) -> None:
     admin = await register_as(client, "admin")
@@ -259,7 +259,7 @@ async def test_change_user_to_what_is_wrong(
     assert pointers(problem) == {pointer}
 
 
-async def test_changing_needs_if_match(client: Client) -> None:
+async def test_change_requires_a_matching_if_match(client: Client) -> None:
     admin = await register_as(client, "admin")
     account = await register(client)
     url, body = url_of(account), {"name": "x"}
@@ -274,24 +274,24 @@ async def test_changing_needs_if_match(client: Client) -> None:
     assert await unchanged.json() == {**account.profile, **FRESH}
 
 
-async def test_of_changes_at_once_with_one_etag_one_wins(client: Client) -> None:
+async def test_only_one_of_concurrent_changes_with_one_etag_wins(client: Client) -> None:
     admin = await register_as(client, "admin")
     account = await register(client)
     headers = {**admin.headers, "If-Match": '"1"'}
-    answers = await asyncio.gather(
+    responses = await asyncio.gather(
         *(
             client.patch(url_of(account), headers=headers, json={"name": f"name {n}"})
             for n in range(10)
         )
     )
-    assert sorted(answer.status for answer in answers) == [200] + [412] * 9
+    assert sorted(response.status for response in responses) == [200] + [412] * 9
 
 
 @pytest.mark.parametrize(
     ("method", "rest", "body"),
     [("DELETE", "", None), ("POST", "/suspend", {"reason": "spam"}), ("POST", "/reinstate", None)],
 )
-async def test_if_match_is_honoured_where_it_is_not_required(
+async def test_optional_if_match_is_honoured(
     client: Client, method: str, rest: str, body: Any
 ) -> None:
     admin = await register_as(client, "admin")
@@ -303,7 +303,7 @@ async def test_if_match_is_honoured_where_it_is_not_required(
 
 
 @pytest.mark.asvs("8.3.1")
-async def test_a_demotion_bites_at_once_and_keeps_the_session(client: Client) -> None:
+async def test_demotion_takes_effect_immediately_and_keeps_the_session(client: Client) -> None:
     admin, other = await register_as(client, "admin"), await register_as(client, "admin")
     headers = {**admin.headers, "If-Match": '"1"'}
     demoted = await client.patch(url_of(other), headers=headers, json={"role": "user"})
@@ -314,7 +314,7 @@ async def test_a_demotion_bites_at_once_and_keeps_the_session(client: Client) ->
 
 
 @pytest.mark.asvs("7.4.2")
-async def test_suspend_and_reinstate(client: Client) -> None:
+async def test_suspension_ends_sessions_and_reinstatement_allows_signing_in(client: Client) -> None:
     admin, account = await register_as(client, "admin"), await register(client)
     more = await (await sign_in(client, account)).json()
     response = await client.post(
@@ -337,7 +337,7 @@ async def test_suspend_and_reinstate(client: Client) -> None:
     refused = await sign_in(client, account)
     assert await assert_problem(refused, 401, "invalid_credentials") == await assert_problem(
         wrong, 401, "invalid_credentials"
-    ), "a suspension is not told apart from a wrong password"
+    ), "a suspension looks like a wrong password"
 
     response = await client.post(url_of(account, "/reinstate"), headers=admin.headers)
     reinstated = await response.json()
@@ -354,7 +354,9 @@ async def test_suspend_and_reinstate(client: Client) -> None:
     await assert_problem(refused, 401, "invalid_token")
 
 
-async def test_a_suspension_with_an_end(client: Client, start_app: StartApp, conn: Any) -> None:
+async def test_temporary_suspension_ends_by_itself(
+    client: Client, start_app: StartApp, conn: Any
+) -> None:
     admin, account = await register_as(client, "admin"), await register(client)
     until = datetime.now(UTC) + timedelta(hours=1)
     body = {"reason": "cool down", "until": until.isoformat()}
@@ -367,7 +369,7 @@ async def test_a_suspension_with_an_end(client: Client, start_app: StartApp, con
         "update users set suspended_until = now() - interval '1 second' where id = $1",
         uuid.UUID(account.profile["id"]),
     )
-    # The jobs run when an application starts, and then every so often.
+    # Jobs run when an application starts, and periodically after that.
     later = await start_app()
 
     async def reinstated() -> Any:
@@ -398,7 +400,7 @@ async def test_a_suspension_with_an_end(client: Client, start_app: StartApp, con
         ({"reason": "x", "until": None}, "#/until"),
     ],
 )
-async def test_suspend_with_what_is_wrong(
+async def test_suspend_rejects_invalid_fields(
     client: Client, body: dict[str, Any], pointer: str
 ) -> None:
     admin, account = await register_as(client, "admin"), await register(client)
@@ -409,7 +411,7 @@ async def test_suspend_with_what_is_wrong(
 
 
 @pytest.mark.asvs("7.4.2")
-async def test_delete_user(client: Client) -> None:
+async def test_delete_schedules_a_purge_and_ends_sessions(client: Client) -> None:
     admin, account = await register_as(client, "admin"), await register(client)
     response = await client.delete(url_of(account), headers=admin.headers)
     assert response.status == 200
@@ -436,14 +438,14 @@ async def test_delete_user(client: Client) -> None:
     assert (await response.json())["purge_at"] is None
 
 
-async def test_a_suspended_account_is_not_deleted(client: Client) -> None:
+async def test_suspended_account_cannot_be_deleted(client: Client) -> None:
     admin, account = await register_as(client, "admin"), await register(client)
     await client.post(url_of(account, "/suspend"), headers=admin.headers, json={"reason": "x"})
     response = await client.delete(url_of(account), headers=admin.headers)
     await assert_problem(response, 409, "account_suspended")
 
 
-async def test_the_owner_is_sent_the_link_in_their_language(
+async def test_owner_receives_the_password_link_in_their_language(
     client: Client, conn: Any, settings: Settings
 ) -> None:
     admin = await register_as(client, "admin")
@@ -457,7 +459,9 @@ async def test_the_owner_is_sent_the_link_in_their_language(
     assert [row["token_hash"] for row in stored] == [hash_token(token_of(mail))]
 
 
-async def test_trigger_a_password_reset(client: Client, conn: Any) -> None:
+async def test_triggered_password_reset_keeps_sessions_and_password(
+    client: Client, conn: Any
+) -> None:
     admin, account = await register_as(client, "admin"), await register(client)
     response = await client.post(url_of(account, "/password-reset"), headers=admin.headers)
     assert (response.status, await response.read()) == (202, b"")
@@ -473,7 +477,7 @@ async def test_trigger_a_password_reset(client: Client, conn: Any) -> None:
 
 
 @pytest.mark.asvs("7.4.5")
-async def test_sessions(client: Client) -> None:
+async def test_admin_lists_and_ends_the_sessions_of_an_account(client: Client) -> None:
     admin, account = await register_as(client, "admin"), await register(client)
     tokens = [await (await sign_in(client, account)).json() for _ in range(2)]
     url = url_of(account, "/sessions")
@@ -518,7 +522,7 @@ async def test_sessions(client: Client) -> None:
         ("POST", "/suspend", {"reason": "x"}),
     ],
 )
-async def test_the_last_administrator_stays(
+async def test_last_administrator_cannot_be_removed(
     client: Client, method: str, rest: str, body: Any
 ) -> None:
     admin = await register_as(client, "admin")
@@ -532,13 +536,13 @@ async def test_the_last_administrator_stays(
     assert await unchanged.json() == {**admin.profile, **FRESH}
 
 
-async def test_of_two_administrators_demoted_ten_times_at_once_one_stays(
+async def test_concurrent_mutual_demotions_leave_one_administrator(
     start_app: StartApp, conn: Any
 ) -> None:
     client = await start_app(db_pool_size=12)
     one, two = await register_as(client, "admin"), await register_as(client, "admin")
     pairs = [(one, two), (two, one)] * 5
-    answers = await asyncio.gather(
+    responses = await asyncio.gather(
         *(
             client.patch(
                 url_of(target),
@@ -548,40 +552,38 @@ async def test_of_two_administrators_demoted_ten_times_at_once_one_stays(
             for caller, target in pairs
         )
     )
-    statuses = sorted(answer.status for answer in answers)
+    statuses = sorted(response.status for response in responses)
     assert statuses[0] == 200
     assert set(statuses[1:]) <= {403, 404, 409, 412}
     assert await conn.fetchval("select count(*) from users where role = 'admin'") == 1
 
 
-@pytest.mark.parametrize("how", ["demote", "suspend", "delete", "all three"])
-async def test_of_ten_administrators_who_all_leave_at_once_one_stays(
-    start_app: StartApp, conn: Any, how: str
+@pytest.mark.parametrize("way", ["demote", "suspend", "delete", "all three"])
+async def test_concurrent_departures_leave_one_administrator(
+    start_app: StartApp, conn: Any, way: str
 ) -> None:
     client = await start_app(db_pool_size=12)
     admins = [await register_as(client, "admin") for _ in range(10)]
-    ways = itertools.cycle(["demote", "suspend", "delete"] if how == "all three" else [how])
+    ways = itertools.cycle(["demote", "suspend", "delete"] if way == "all three" else [way])
 
-    async def leave(account: Account, way: str) -> Any:
+    async def leave(account: Account, how: str) -> Any:
         url, headers = url_of(account), {**account.headers, "If-Match": '"1"'}
-        if way == "demote":
+        if how == "demote":
             return await client.patch(url, headers=headers, json={"role": "user"})
-        if way == "suspend":
+        if how == "suspend":
             return await client.post(f"{url}/suspend", headers=headers, json={"reason": "x"})
         return await client.delete(url, headers=headers)
 
-    answers = await asyncio.gather(
-        *(leave(account, way) for account, way in zip(admins, ways, strict=False))
+    responses = await asyncio.gather(
+        *(leave(account, how) for account, how in zip(admins, ways, strict=False))
     )
-    assert sorted(answer.status for answer in answers) == [200] * 9 + [409]
+    assert sorted(response.status for response in responses) == [200] * 9 + [409]
     left = "select count(*) from users where role = 'admin' and status = 'active'"
     assert await conn.fetchval(left) == 1
 
 
 @pytest.mark.asvs("7.4.2")
-async def test_a_suspension_while_signing_in_leaves_no_session(
-    start_app: StartApp, conn: Any
-) -> None:
+async def test_suspension_during_sign_in_leaves_no_session(start_app: StartApp, conn: Any) -> None:
     client = await start_app(db_pool_size=12)
     admin = await register_as(client, "admin")
     for _ in range(5):

@@ -1,4 +1,4 @@
-"""The audit: what is recorded, that it is recorded with what it records, and that it stays."""
+"""The audit log: what it records, in the same transaction, and that nothing changes it."""
 
 import asyncio
 import uuid
@@ -17,13 +17,12 @@ from tests.support.plans import blocks_of, count_generic_plans, explain_both
 USERS = "/api/v1/users"
 AUDIT = "/api/v1/audit-events"
 
-
-# What registering and signing in record of themselves.
+# Recorded by the tests' own registrations and sign-ins.
 OWN_ACTIONS = {"user.register", "session.start"}
 
 
 async def events(client: Client, admin: Account, **params: Any) -> list[dict[str, Any]]:
-    """The events of all pages, the oldest first, but for those of registering and signing in."""
+    """Return the events of all pages, oldest first, without those in OWN_ACTIONS."""
     found: list[dict[str, Any]] = []
     while True:
         response = await client.get(AUDIT, headers=admin.headers, params=params)
@@ -44,7 +43,7 @@ async def suspend(client: Client, admin: Account, account: Account, **headers: s
     assert response.status == 200
 
 
-async def test_a_whole_event(client: Client) -> None:
+async def test_event_holds_actor_subject_client_and_change(client: Client) -> None:
     admin, account = await register_as(client, "admin"), await register(client)
     named = {"User-Agent": "tester/1", "X-Request-ID": "mine", "X-Forwarded-For": "203.0.113.1"}
     await suspend(client, admin, account, **named)
@@ -117,7 +116,7 @@ async def test_every_administrative_action_is_recorded(client: Client) -> None:
     ]
 
 
-async def test_filters(client: Client) -> None:
+async def test_list_filters_events(client: Client) -> None:
     one, two = await register_as(client, "admin"), await register_as(client, "admin")
     users = [await register(client) for _ in range(3)]
     for admin, user in ((one, users[0]), (one, users[1]), (two, users[2]), (two, users[0])):
@@ -146,7 +145,7 @@ async def test_filters(client: Client) -> None:
     assert await found(actor_id=users[0].profile["id"]) == []
 
 
-WRONG_PARAMETERS: list[tuple[dict[str, str], str]] = [
+INVALID_PARAMETERS: list[tuple[dict[str, str], str]] = [
     ({"actor_id": "me"}, "?/actor_id"),
     ({"actor_id": "0x000000000000000000000000000001"}, "?/actor_id"),
     ({"subject_id": "{01234567-89ab-cdef-0123-456789abcdef}"}, "?/subject_id"),
@@ -160,20 +159,22 @@ WRONG_PARAMETERS: list[tuple[dict[str, str], str]] = [
 ]
 
 
-async def test_parameters_that_are_wrong(client: Client) -> None:
+async def test_invalid_parameters_are_a_422(client: Client) -> None:
     admin = await register_as(client, "admin")
-    for params, pointer in WRONG_PARAMETERS:
+    for params, pointer in INVALID_PARAMETERS:
         response = await client.get(AUDIT, headers=admin.headers, params=params)
         problem = await assert_problem(response, 422, "invalid_fields")
         assert pointers(problem) == {pointer}
 
 
-async def test_without_its_event_nothing_happens(client: Client, conn: Any) -> None:
+async def test_action_is_rolled_back_if_its_event_cannot_be_stored(
+    client: Client, conn: Any
+) -> None:
     admin, account = await register_as(client, "admin"), await register(client)
     await conn.execute("alter table audit_events add constraint full_disk check (false) not valid")
     headers = {**admin.headers, "If-Match": '"1"'}
     url = f"{USERS}/{account.profile['id']}"
-    answers = [
+    responses = [
         await client.post(USERS, headers=headers, json={"email": "new@example.com"}),
         await client.patch(url, headers=headers, json={"name": "x"}),
         await client.post(f"{url}/suspend", headers=headers, json={"reason": "x"}),
@@ -181,7 +182,7 @@ async def test_without_its_event_nothing_happens(client: Client, conn: Any) -> N
         await client.delete(f"{url}/sessions", headers=headers),
         await client.delete(url, headers=headers),
     ]
-    assert {answer.status for answer in answers} == {500}
+    assert {response.status for response in responses} == {500}
     await conn.execute("alter table audit_events drop constraint full_disk")
     assert (await client.get("/api/v1/users/me", headers=account.headers)).status == 200
     shown = await (await client.get(url, headers=headers)).json()
@@ -191,15 +192,15 @@ async def test_without_its_event_nothing_happens(client: Client, conn: Any) -> N
     assert await conn.fetchval(resets) == 0
 
 
-async def test_what_is_refused_leaves_no_event(client: Client) -> None:
+async def test_refused_requests_leave_no_event(client: Client) -> None:
     admin = await register_as(client, "admin")
     url = f"{USERS}/{admin.profile['id']}"
-    answers = await asyncio.gather(
+    responses = await asyncio.gather(
         client.post(USERS, headers=admin.headers, json={"email": admin.profile["email"]}),
         client.delete(url, headers=admin.headers),
         client.patch(url, headers=admin.headers, json={"name": "x"}),
     )
-    assert [answer.status for answer in answers] == [409, 409, 428]
+    assert [response.status for response in responses] == [409, 409, 428]
     assert await events(client, admin) == []
 
 
@@ -214,12 +215,12 @@ async def test_what_is_refused_leaves_no_event(client: Client) -> None:
     ],
 )
 @pytest.mark.parametrize("where", ["the audit", "the month", "the default"])
-async def test_not_even_the_owner_changes_it(
+async def test_events_cannot_be_changed_even_by_the_table_owner(
     client: Client, conn: Any, statement: str, where: str
 ) -> None:
     admin, account = await register_as(client, "admin"), await register(client)
     if where == "the default":
-        # An event of a time that has no month's partition.
+        # No monthly partition covers this time.
         await conn.execute(
             "insert into audit_events (id, occurred_at, action)"
             " values (gen_random_uuid(), '2000-01-01', 'old')"
@@ -237,8 +238,8 @@ async def test_not_even_the_owner_changes_it(
     assert await conn.fetch("select id, action, before from audit_events") == before
 
 
-async def test_a_page_is_read_from_its_place_on(conn: Any) -> None:
-    """And not from where the asked-for time ends: page by page that would be more and more."""
+async def test_page_reads_only_from_its_cursor_onwards(conn: Any) -> None:
+    """Reading from the end of the requested time range would cost more with every page."""
     await _set_codecs(conn)
     start = datetime(2020, 1, 1, tzinfo=UTC)
     end = start + timedelta(minutes=60_000)
@@ -268,8 +269,8 @@ async def test_a_page_is_read_from_its_place_on(conn: Any) -> None:
                 assert blocks_of(plan) < 150, (filters, place, plan)
 
 
-async def test_a_page_by_actor_and_action_is_planned_for_its_arguments(conn: Any) -> None:
-    """The values tell which of two indexes has fewer events."""
+async def test_page_by_actor_and_action_never_uses_a_generic_plan(conn: Any) -> None:
+    """The values decide which of two indexes leads to fewer events."""
     for _ in range(10):
         await list_events(conn, {"actor_id": uuid.UUID(int=1), "action": "user.update"}, None, 51)
     assert await count_generic_plans(conn) == 0

@@ -1,4 +1,4 @@
-"""Monthly partitions: there ahead of time, gone when they are too old."""
+"""Monthly partitions: created ahead of time, dropped once past the retention."""
 
 import asyncio
 import zlib
@@ -26,7 +26,7 @@ def name_of(month: datetime) -> str:
 
 
 async def maintain(client: Client) -> None:
-    """The job's work, now; it waits for the one that runs when an application starts."""
+    """Run the job now, after the run that an application's start may have begun."""
     assert client.app is not None
     await write(client.app, _maintain, client.app)
 
@@ -45,7 +45,7 @@ async def partitions(conn: Any) -> set[str]:
     return {row["name"] for row in rows}
 
 
-async def where_events_are(conn: Any) -> dict[str, int]:
+async def count_events_by_partition(conn: Any) -> dict[str, int]:
     rows = await conn.fetch(
         "select tableoid::regclass::text as name, count(*) from audit_events group by 1"
     )
@@ -55,7 +55,7 @@ async def where_events_are(conn: Any) -> dict[str, int]:
 EXPECTED = {"audit_events_default", *(name_of(months_from_now(n)) for n in range(3))}
 
 
-async def test_there_ahead_of_time(start_app: StartApp, conn: Any) -> None:
+async def test_partitions_are_created_ahead_of_time(start_app: StartApp, conn: Any) -> None:
     assert await partitions(conn) == {"audit_events_default"}
     client = await start_app()
     await maintain(client)
@@ -63,17 +63,17 @@ async def test_there_ahead_of_time(start_app: StartApp, conn: Any) -> None:
     before = await conn.fetch("select oid from pg_class where relname ~ 'audit_events' order by 1")
     await maintain(client)
     after = await conn.fetch("select oid from pg_class where relname ~ 'audit_events' order by 1")
-    assert before == after, "a second time there is nothing to do"
+    assert before == after, "the second run changes nothing"
     await conn.execute(INSERT, months_from_now(1))
     await conn.execute(INSERT, months_from_now(2) - timedelta(microseconds=1))
     await conn.execute(INSERT, months_from_now(3))
-    assert await where_events_are(conn) == {
+    assert await count_events_by_partition(conn) == {
         name_of(months_from_now(1)): 2,
         "audit_events_default": 1,
     }
 
 
-async def test_events_that_came_before_their_partition_move_into_it(
+async def test_events_stored_before_their_partition_exists_move_into_it(
     start_app: StartApp, conn: Any
 ) -> None:
     times = [months_from_now(n) for n in (-1, 0, 0, 1, 2, 3)]
@@ -81,7 +81,7 @@ async def test_events_that_came_before_their_partition_move_into_it(
         await conn.execute(INSERT, time)
     client = await start_app()
     await maintain(client)
-    assert await where_events_are(conn) == {
+    assert await count_events_by_partition(conn) == {
         "audit_events_default": 2,
         name_of(months_from_now(0)): 2,
         name_of(months_from_now(1)): 1,
@@ -92,8 +92,10 @@ async def test_events_that_came_before_their_partition_move_into_it(
 
 
 @pytest.mark.parametrize("retention_days", [0, 60])
-async def test_gone_when_too_old(start_app: StartApp, conn: Any, retention_days: int) -> None:
-    """Whole months that are past the retention go, and so do single events without a month."""
+async def test_retention_removes_expired_partitions_and_events(
+    start_app: StartApp, conn: Any, retention_days: int
+) -> None:
+    """Expired months are dropped whole; expired events without a partition are deleted."""
     old, kept = months_from_now(-8), months_from_now(-1)
     for month, end in ((old, months_from_now(-7)), (kept, months_from_now(0))):
         await conn.execute(
@@ -107,13 +109,13 @@ async def test_gone_when_too_old(start_app: StartApp, conn: Any, retention_days:
     everything = {name_of(old): 1, name_of(kept): 1, "audit_events_default": 1}
     if retention_days:
         assert await partitions(conn) == EXPECTED | {name_of(kept)}
-        assert await where_events_are(conn) == {name_of(kept): 1}
+        assert await count_events_by_partition(conn) == {name_of(kept): 1}
     else:
         assert await partitions(conn) == EXPECTED | {name_of(old), name_of(kept)}
-        assert await where_events_are(conn) == everything
+        assert await count_events_by_partition(conn) == everything
 
 
-async def test_events_while_partitions_are_made_are_all_kept(
+async def test_events_written_during_maintenance_are_all_kept(
     start_app: StartApp, conn: Any
 ) -> None:
     client = await start_app()
@@ -130,5 +132,5 @@ async def test_events_while_partitions_are_made_are_all_kept(
         maintain(client),
         *(write(client.app, insert, months_from_now(n % 3)) for n in range(50)),
     )
-    assert sum((await where_events_are(conn)).values()) == 100
+    assert sum((await count_events_by_partition(conn)).values()) == 100
     assert await partitions(conn) == EXPECTED

@@ -1,4 +1,4 @@
-"""The blocklist: what nobody may choose, and what it must leave alone."""
+"""The blocklist: passwords it blocks, and passwords it must allow."""
 
 import random
 import string
@@ -10,13 +10,13 @@ import pytest
 from service.auth import blocklist
 from service.auth.blocklist import is_blocked
 
-# As blocklist.is_blocked promises; a lookup errs with 9e-8, and a password takes few.
+# As documented by blocklist.is_blocked.
 FALSE_POSITIVE_RATE = 1e-6
 
 
 @pytest.fixture
 def data_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A copy of the data file that the module loads instead of its own."""
+    """Copy of the data file, which the module loads instead of its own."""
     path = tmp_path / "blocklist.bin"
     path.write_bytes(blocklist._PATH.read_bytes())
     monkeypatch.setattr(blocklist, "_PATH", path)
@@ -36,21 +36,21 @@ def data_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
         "christopher",  # a name
         "shinkei",  # the service
         "1q2w3e4r5t6y7u8i9o0p",
-        "polniypizdec0211",  # in breaches, for no reason that a rule could know
+        "polniypizdec0211",  # breached, though no rule would suspect it
         "internationally",
-        "correct horse battery staple",  # too famous to be anyone's own
+        "correct horse battery staple",  # too famous
         "correct-horse-battery-staple",
         "CorrectHorseBatteryStaple!",
         "supercalifragilisticexpialidocious",
     ],
 )
-def test_listed_passwords_are_blocked_whatever_their_case(password: str) -> None:
+def test_listed_passwords_are_blocked_in_any_case(password: str) -> None:
     assert is_blocked(password)
     assert is_blocked(password.upper())
     assert is_blocked(password.title())
 
 
-def test_compatibility_characters_are_no_disguise() -> None:
+def test_compatibility_characters_do_not_hide_a_listed_password() -> None:
     assert is_blocked("password".replace("o", "º").replace("ss", "ˢˢ") * 2)
 
 
@@ -60,8 +60,8 @@ def test_compatibility_characters_are_no_disguise() -> None:
     [
         "passwordpassword",
         "letmeinletmeinletmein",
-        "PasswordPasswordPass",  # the last repetition cut short
-        "xk7qxk7qxk7qxk7q",  # four unlisted characters are few, however often they come
+        "PasswordPasswordPass",  # the last repetition is cut short
+        "xk7qxk7qxk7qxk7q",  # four unlisted characters are too few, however often repeated
         "aaaaaaaaaaaaaaa",
         "password1234567",
         "Password!!!!!!!",
@@ -105,14 +105,14 @@ def test_sequences_and_keyboard_walks_are_blocked(password: str) -> None:
     "password",
     [
         "granite lantern eats nine pickles",
-        "my password was eaten by an otter",  # a listed word inside, and more around it
+        "my password was eaten by an otter",  # a listed word among others
         "Zug fährt ab, Kaffee bleibt da",
         "snow melts twice on Tuesdays 123",
         "tr4ctor-Velvet-ominous",
         "vX9!mQ2#pL7$wR4",
         "gq8zt5wm1xk7bd3n",
         "QOq,W-3E",  # as short as a deployment may allow
-        "_!?.-!_ ?-._!?-.",  # separators alone: random ones are no one's habit
+        "_!?.-!_ ?-._!?-.",  # separators only, in random order
         "パスワードではない長い文章です",
     ],
 )
@@ -121,7 +121,7 @@ def test_good_passphrases_are_not_blocked(password: str) -> None:
 
 
 @pytest.mark.parametrize("count", [2_000, pytest.param(50_000, marks=pytest.mark.slow)])
-def test_random_passwords_are_blocked_no_more_often_than_promised(count: int) -> None:
+def test_random_passwords_are_rarely_blocked(count: int) -> None:
     chance = random.Random(20240817)
     alphabet = string.ascii_letters + string.digits
     blocked = sum(
@@ -137,31 +137,31 @@ def test_random_passwords_are_blocked_no_more_often_than_promised(count: int) ->
         ("", True),
         ("love", True),
         ("a" * 256, True),
-        ("\ud800" * 20, True),  # no UTF-8 has it
-        ("ﷺ" * 256, False),  # a phrase of 18 characters once normalized
+        ("\ud800" * 20, True),  # not encodable as UTF-8
+        ("ﷺ" * 256, False),  # normalizes to a phrase of 18 characters
         ("qwertyuiop" * 25 + "&x?Z", True),
         ("&x?Zk" + "123zyx" * 40, True),
     ],
 )
-def test_any_text_gets_an_answer(password: str, blocked: bool) -> None:
+def test_lookup_accepts_any_text(password: str, blocked: bool) -> None:
     assert is_blocked(password) == blocked
 
 
 @pytest.mark.parametrize("kept", [0, 7, 20])
-def test_a_file_without_its_header_is_refused(data_file: Path, kept: int) -> None:
+def test_file_without_a_header_is_rejected(data_file: Path, kept: int) -> None:
     data_file.write_bytes(data_file.read_bytes()[:kept])
     with pytest.raises(ValueError, match="is not a blocklist"):
         is_blocked("password")
 
 
-def test_a_file_of_another_kind_is_refused(data_file: Path) -> None:
+def test_file_of_another_kind_is_rejected(data_file: Path) -> None:
     data_file.write_bytes(b"\x89PNG\r\n\x1a\n" + data_file.read_bytes()[8:])
     with pytest.raises(ValueError, match="is not a blocklist"):
         is_blocked("password")
 
 
 @pytest.mark.parametrize("place", [8, 12, 21, blocklist.HEADER.size, -1])
-def test_a_file_with_a_changed_byte_is_refused(data_file: Path, place: int) -> None:
+def test_file_with_a_changed_byte_is_rejected(data_file: Path, place: int) -> None:
     data = bytearray(data_file.read_bytes())
     data[place] ^= 1
     data_file.write_bytes(data)
@@ -169,27 +169,27 @@ def test_a_file_with_a_changed_byte_is_refused(data_file: Path, place: int) -> N
         is_blocked("password")
 
 
-def test_a_cut_file_is_refused(data_file: Path) -> None:
+def test_truncated_file_is_rejected(data_file: Path) -> None:
     data_file.write_bytes(data_file.read_bytes()[:-5])
     with pytest.raises(ValueError, match="is damaged"):
         is_blocked("password")
 
 
-def test_a_file_built_by_other_rules_is_refused(
+def test_file_built_by_other_rules_is_rejected(
     data_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(blocklist, "_fold", str.lower)
-    with pytest.raises(ValueError, match="was built by other rules"):
+    with pytest.raises(ValueError, match="was built with different rules"):
         is_blocked("password")
 
 
-def test_a_missing_file_is_named(data_file: Path) -> None:
+def test_error_names_a_missing_file(data_file: Path) -> None:
     data_file.unlink()
     with pytest.raises(FileNotFoundError, match=r"blocklist\.bin"):
         is_blocked("password")
 
 
-def test_the_entries_are_sorted_and_distinct() -> None:
+def test_entries_are_sorted_and_distinct() -> None:
     entries, width = blocklist._load()
     digests = [entries[at : at + width] for at in range(0, len(entries), width)]
     assert digests == sorted(set(digests))

@@ -1,4 +1,4 @@
-"""Calibrating password hashes: for machines of any speed, each known exactly."""
+"""Calibration of password hashes, on simulated machines of known speed."""
 
 import pytest
 
@@ -8,17 +8,17 @@ from service.auth.passwords import ITERATIONS_MIN, MEMORY_ENOUGH_KIB, MEMORY_MIN
 @pytest.mark.parametrize(
     ("mib_per_ms", "target_ms", "expected"),
     [
-        # 19 MiB twice take 38 ms: as much memory as fits, which a hash goes through twice.
+        # As much memory as the time allows, at the fewest iterations.
         (1, 100, (50 * 1024, 2, 100)),
-        # 64 MiB are enough, and the rest goes into iterations: 64 ms each, or 6.4.
+        # Memory is at its maximum, and the remaining time goes into iterations.
         (1, 400, (MEMORY_ENOUGH_KIB, 6, 384)),
         (10, 100, (MEMORY_ENOUGH_KIB, 15, 96)),
-        # However slow the machine.
+        # The minimum, however slow the machine.
         (0.1, 100, (MEMORY_MIN_KIB, ITERATIONS_MIN, 380)),
         (1, 38, (MEMORY_MIN_KIB, ITERATIONS_MIN, 38)),
     ],
 )
-def test_a_hash_comes_as_near_below_the_target_as_it_gets(
+def test_calibration_comes_as_close_to_the_target_as_possible(
     mib_per_ms: float, target_ms: float, expected: tuple[int, int, float]
 ) -> None:
     def measure(memory_kib: int, iterations: int) -> float:
@@ -28,8 +28,8 @@ def test_a_hash_comes_as_near_below_the_target_as_it_gets(
     assert (memory_kib, iterations, round(took_ms, 6)) == expected
 
 
-def test_a_machine_that_got_slower_meanwhile_gets_fewer_iterations() -> None:
-    """The last measurement counts, not what the first promised."""
+def test_machine_that_slows_down_gets_fewer_iterations() -> None:
+    """The last measurement decides, not the first."""
     measured = []
 
     def measure(memory_kib: int, iterations: int) -> float:

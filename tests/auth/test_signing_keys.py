@@ -1,4 +1,4 @@
-"""Signing keys rotated and revoked while tokens are in use, by several processes' applications."""
+"""Signing keys rotated and revoked while several applications use their tokens."""
 
 import asyncio
 import dataclasses
@@ -24,7 +24,7 @@ from tests.support.waiting import DEADLINE_S, eventually
 
 
 async def sign_in(client: Client, account: Account) -> Account:
-    """The account with tokens made now."""
+    """Return the account with new tokens."""
     body = {"email": account.profile["email"], "password": account.password}
     response = await client.post("/api/v1/auth/login", json=body)
     assert response.status == 200
@@ -42,14 +42,14 @@ async def rotate(client: Client, settings: Settings, *, now: bool = False) -> st
 
 
 @pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Processes look for new keys many times a second."""
+def fast_reload(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make applications reload their keys many times a second."""
     monkeypatch.setattr(signing_keys, "RELOAD_EVERY_S", 0.02)
     monkeypatch.setattr(signing_keys, "LOOK_AGAIN_EVERY_S", 0.02)
 
 
-@pytest.mark.usefixtures("quick")
-async def test_rotation_while_tokens_are_in_use(
+@pytest.mark.usefixtures("fast_reload")
+async def test_rotation_keeps_issued_tokens_valid_until_they_expire(
     start_app: StartApp, settings: Settings, conn: Any
 ) -> None:
     one, two = await start_app(), await start_app()
@@ -67,9 +67,9 @@ async def test_rotation_while_tokens_are_in_use(
     )
     assert waits_s == signing_keys.PUBLICATION_LEAD_S
     account = await sign_in(two, account)
-    assert key_of(account) == old, "published, but not yet signing"
+    assert key_of(account) == old, "the new key is published but does not sign yet"
 
-    # Ten minutes later.
+    # Skip the lead time between publication and signing.
     await conn.execute("update signing_keys set signs_from = now() where id = $1", new)
     later = account
 
@@ -84,7 +84,7 @@ async def test_rotation_while_tokens_are_in_use(
         assert await ask(client, later.tokens["access_token"]) == 200
     assert await both_publish(old, new)
 
-    # When the last token of the old key has expired.
+    # Skip to the time when the last token of the old key has expired.
     await conn.execute(
         "update signing_keys set signs_from = signs_from - make_interval(secs => $1)",
         signing_keys.verifies_s(settings) + 1,
@@ -98,8 +98,8 @@ async def test_rotation_while_tokens_are_in_use(
     assert [row["id"] for row in await conn.fetch("select id from signing_keys")] == [new]
 
 
-@pytest.mark.usefixtures("quick")
-async def test_revoked_keys_verify_nothing_and_sessions_live(
+@pytest.mark.usefixtures("fast_reload")
+async def test_revoked_keys_verify_nothing_and_sessions_survive(
     start_app: StartApp, settings: Settings, conn: Any
 ) -> None:
     one, two = await start_app(), await start_app()
@@ -108,7 +108,7 @@ async def test_revoked_keys_verify_nothing_and_sessions_live(
     assert one.app is not None
     revoked = await write(one.app, revoke_keys, settings)
     new = revoked["id"]
-    # No key is left that could sign meanwhile.
+    # No other key is left to sign in the meantime.
     assert revoked["signs_from"] <= await conn.fetchval("select now()")
 
     async def refused() -> bool:
@@ -134,10 +134,10 @@ async def test_revoked_keys_verify_nothing_and_sessions_live(
     assert new in event["after"]
 
 
-async def test_a_process_that_never_heard_of_a_key_asks_for_it(
+async def test_application_loads_an_unknown_key_on_demand(
     start_app: StartApp, settings: Settings
 ) -> None:
-    """Whatever it last read, and however lately: no token that is good is refused."""
+    """A valid token is accepted however recently the keys were read."""
     one, two = await start_app(), await start_app()
     account = await register(one)
     new = await rotate(one, settings, now=True)
@@ -152,70 +152,72 @@ async def test_a_process_that_never_heard_of_a_key_asks_for_it(
 
 
 @pytest.fixture
-def only_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Processes look for new keys only where a token makes them."""
+def reload_on_demand(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make applications reload their keys only for a token with an unknown key."""
     monkeypatch.setattr(signing_keys, "RELOAD_EVERY_S", DEADLINE_S)
     monkeypatch.setattr(signing_keys, "LOOK_AGAIN_EVERY_S", 0.3)
 
 
-def looks_of(client: Client) -> list[float]:
-    """When each look at the keys in the database, from now on, ended."""
+def record_key_reads(client: Client) -> list[float]:
+    """Record when each read of the keys from the database ends, from now on."""
     assert client.app is not None
     loop = asyncio.get_running_loop()
-    looks: list[float] = []
+    reads: list[float] = []
 
     def note(name: str, waited_s: float, held_s: float) -> None:
         if name == "auth.list_signing_keys":
-            looks.append(loop.time())
+            reads.append(loop.time())
 
     client.app[DATABASE_TIMERS].append(note)
-    return looks
+    return reads
 
 
 def with_key_id(account: Account, key_id: str) -> str:
-    """A token like the account's own, of a key that is not there."""
+    """Sign the account's claims with a stranger's key under this key id."""
     header, claims = parts(account)
     return jwt.encode({**header, "kid": key_id}, claims, ECKey.generate_key("P-256"))
 
 
-@pytest.mark.usefixtures("only_asked")
-async def test_tokens_of_unknown_keys_share_a_look(client: Client) -> None:
+@pytest.mark.usefixtures("reload_on_demand")
+async def test_tokens_with_unknown_keys_share_one_lookup(client: Client) -> None:
     account = await register(client)
     assert client.app is not None
-    ring, looks = client.app[KEY_RING], looks_of(client)
+    ring, reads = client.app[KEY_RING], record_key_reads(client)
     tokens = [
         with_key_id(account, secrets.token_urlsafe(32)) for _ in range(signing_keys.LOOKING_MAX)
     ]
     async with ring.loading:
-        answers = [asyncio.create_task(ask(client, token)) for token in tokens]
+        requests = [asyncio.create_task(ask(client, token)) for token in tokens]
         await eventually(lambda: ring.looking == len(tokens))
-    assert set(await asyncio.gather(*answers)) == {401}
-    assert len(looks) == 1
+    assert set(await asyncio.gather(*requests)) == {401}
+    assert len(reads) == 1
 
 
-@pytest.mark.usefixtures("only_asked")
-async def test_looks_for_unknown_keys_keep_a_distance(client: Client) -> None:
+@pytest.mark.usefixtures("reload_on_demand")
+async def test_lookups_for_unknown_keys_are_spaced_out(client: Client) -> None:
     account = await register(client)
-    looks = looks_of(client)
+    reads = record_key_reads(client)
     for _ in range(3):
         assert await ask(client, with_key_id(account, secrets.token_urlsafe(32))) == 401
-    first, second, third = looks
-    # Measured at the ends of looks, one of which may have taken a little longer.
+    first, second, third = reads
+    # These are the times when reads ended, and one may have taken longer than another.
     assert third - first > signing_keys.LOOK_AGAIN_EVERY_S
     assert first < second < third
 
 
-@pytest.mark.usefixtures("only_asked")
-async def test_a_key_id_that_is_no_thumbprint_is_not_looked_for(client: Client) -> None:
+@pytest.mark.usefixtures("reload_on_demand")
+async def test_key_id_that_is_not_a_thumbprint_is_not_looked_up(client: Client) -> None:
     account = await register(client)
-    looks = looks_of(client)
+    reads = record_key_reads(client)
     for number in range(20):
-        assert await ask(client, with_key_id(account, f"no thumbprint {number}")) == 401
-    assert looks == []
+        assert await ask(client, with_key_id(account, f"not a thumbprint {number}")) == 401
+    assert reads == []
 
 
-@pytest.mark.usefixtures("quick")
-async def test_tokens_of_a_revoked_key_wait_for_nothing(client: Client, settings: Settings) -> None:
+@pytest.mark.usefixtures("fast_reload")
+async def test_tokens_of_a_revoked_key_are_refused_without_a_lookup(
+    client: Client, settings: Settings
+) -> None:
     account = await register(client)
     assert client.app is not None
     ring = client.app[KEY_RING]
@@ -225,12 +227,12 @@ async def test_tokens_of_a_revoked_key_wait_for_nothing(client: Client, settings
         return key_of(account) not in ring.keys
 
     await eventually(forgotten)
-    # Whoever looks waits for this lock.
+    # A lookup would wait for this lock.
     async with ring.loading:
         assert await ask(client, account.tokens["access_token"]) == 401
 
 
-async def test_what_no_key_could_make_good_waits_for_nothing(client: Client) -> None:
+async def test_tokens_no_key_could_validate_are_refused_without_a_lookup(client: Client) -> None:
     account = await register(client)
     header, claims = parts(account)
     stranger = ECKey.generate_key("P-256", auto_kid=True)
@@ -244,8 +246,8 @@ async def test_what_no_key_could_make_good_waits_for_nothing(client: Client) -> 
         assert await ask(client, f"{head}.W10.{signature}") == 401
 
 
-@pytest.mark.usefixtures("quick")
-async def test_few_wait_for_a_look(client: Client) -> None:
+@pytest.mark.usefixtures("fast_reload")
+async def test_number_of_waiting_lookups_is_bounded(client: Client) -> None:
     account = await register(client)
     header, claims = parts(account)
     stranger = ECKey.generate_key("P-256", auto_kid=True)
@@ -253,21 +255,21 @@ async def test_few_wait_for_a_look(client: Client) -> None:
     assert client.app is not None
     ring = client.app[KEY_RING]
 
-    async def as_many_look_as_may() -> bool:
+    async def limit_is_reached() -> bool:
         return ring.looking == signing_keys.LOOKING_MAX
 
     async with ring.loading:
         waiting = [
             asyncio.create_task(ask(client, unknown)) for _ in range(signing_keys.LOOKING_MAX)
         ]
-        await eventually(as_many_look_as_may)
+        await eventually(limit_is_reached)
         assert await ask(client, unknown) == 401
         assert not any(task.done() for task in waiting)
     assert set(await asyncio.gather(*waiting)) == {401}
     assert ring.looking == 0
 
 
-async def test_two_rotations_at_once_make_one_key(
+async def test_concurrent_rotations_create_one_key(
     start_app: StartApp, settings: Settings, conn: Any
 ) -> None:
     one, two = await start_app(), await start_app()
@@ -276,27 +278,25 @@ async def test_two_rotations_at_once_make_one_key(
     )
     (refused,) = [result for result in made if isinstance(result, StartError)]
     (new,) = [result for result in made if isinstance(result, str)]
-    assert str(refused).startswith(f"the key {new} waits already, until 20")
+    assert str(refused).startswith(f"key {new} is already scheduled to sign from 20")
     assert await conn.fetchval("select count(*) from signing_keys") == 2
-    assert await rotate(one, settings, now=True) == new, "the one that waits signs now"
+    assert await rotate(one, settings, now=True) == new, "the waiting key signs now"
     assert await conn.fetchval("select count(*) from signing_keys where signs_from > now()") == 0
 
 
-async def test_before_the_first_start_the_key_signs_at_once(
-    client: Client, settings: Settings, conn: Any
-) -> None:
+async def test_first_key_signs_immediately(client: Client, settings: Settings, conn: Any) -> None:
     await conn.execute("delete from signing_keys")
     new = await rotate(client, settings)
     assert await conn.fetchval("select signs_from <= now() from signing_keys where id = $1", new)
 
 
-@pytest.mark.usefixtures("quick")
-async def test_another_secret_key_rotates_nothing_and_may_revoke(
+@pytest.mark.usefixtures("fast_reload")
+async def test_different_secret_key_can_revoke_but_not_rotate(
     client: Client, settings: Settings, conn: Any
 ) -> None:
     account = await register(client)
     other = dataclasses.replace(settings, secret_key="another secret key, also long enough")
-    with pytest.raises(SettingsError, match="^SECRET_KEY: expected the one that"):
+    with pytest.raises(SettingsError, match="^SECRET_KEY: expected the value that"):
         await rotate(client, other)
     assert await conn.fetchval("select count(*) from signing_keys") == 1
     assert client.app is not None
@@ -310,12 +310,12 @@ async def test_another_secret_key_rotates_nothing_and_may_revoke(
     async def refused() -> bool:
         return await status() == 503
 
-    # It cannot open the new key, but has forgotten the old one: it is to be started again.
+    # The application dropped the old key and cannot open the new one without a restart.
     await eventually(refused)
 
 
-@pytest.mark.usefixtures("quick")
-async def test_keys_that_cannot_be_read_anew_are_kept(
+@pytest.mark.usefixtures("fast_reload")
+async def test_failed_reload_keeps_the_known_keys(
     client: Client, settings: Settings, conn: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(signing_keys, "RETRY_EVERY_S", 0.02)

@@ -1,4 +1,4 @@
-"""Access tokens and the guard: what is let in, and what is not."""
+"""Access tokens, and the guard that accepts or refuses them."""
 
 import base64
 import dataclasses
@@ -22,7 +22,7 @@ from tests.support.tokens import ME, ask, encode, parts
 
 
 @pytest.mark.asvs("7.2.2", "9.1.2", "10.3.3")
-async def test_what_a_token_says(client: Client) -> None:
+async def test_token_holds_the_expected_header_and_claims(client: Client) -> None:
     account = await register(client)
     header, claims = parts(account)
     keys = (await (await client.get("/.well-known/jwks.json")).json())["keys"]
@@ -33,7 +33,7 @@ async def test_what_a_token_says(client: Client) -> None:
     jwt.decode(account.tokens["access_token"], ECKey.import_key(keys[0]), algorithms=["ES256"])
 
 
-async def test_published_keys_are_public_only(client: Client) -> None:
+async def test_published_keys_hold_no_private_part(client: Client) -> None:
     response = await client.get("/.well-known/jwks.json")
     assert response.headers["Cache-Control"] == "public, max-age=300"
     (key,) = (await response.json())["keys"]
@@ -56,7 +56,7 @@ async def test_forged_tokens_are_refused(client: Client) -> None:
         ),
         "a stranger's key under our kid": jwt.encode(header, claims, stranger),
         "a stranger's kid": jwt.encode({**header, "kid": stranger.kid}, claims, stranger),
-        "a stranger's key brought along": jwt.encode(
+        "a stranger's key in the header": jwt.encode(
             {**header, "jwk": stranger.as_dict(private=False)}, claims, stranger
         ),
         "a stranger's key set": f"{encode({**header, 'jku': 'http://127.0.0.1:9/jwks'})}.{encode(claims)}.{signature}",
@@ -70,7 +70,7 @@ async def test_forged_tokens_are_refused(client: Client) -> None:
         "too long": account.tokens["access_token"] + "A" * 4000,
         "nested": "[" * 1500 + ".e30.e30",
         "empty parts": "..",
-        "not one": "x",
+        "not a token": "x",
     }
     for name, token in forged.items():
         assert await ask(client, token) == 401, name
@@ -78,7 +78,7 @@ async def test_forged_tokens_are_refused(client: Client) -> None:
 
 
 @pytest.mark.asvs("9.2.1", "9.2.2", "9.2.3", "10.3.1")
-async def test_claims_are_checked_though_the_signature_is_ours(client: Client) -> None:
+async def test_claims_are_checked_even_if_the_signature_is_valid(client: Client) -> None:
     account = await register(client)
     header, claims = parts(account)
     assert client.app is not None
@@ -105,13 +105,15 @@ async def test_claims_are_checked_though_the_signature_is_ours(client: Client) -
 
 
 @pytest.mark.parametrize("header", [None, "", "Bearer", "Bearer ", "Basic dTpw", "bearer\tx"])
-async def test_no_token_is_a_challenge(client: Client, header: str | None) -> None:
+async def test_missing_or_malformed_authorization_gets_a_challenge(
+    client: Client, header: str | None
+) -> None:
     response = await client.get(ME, headers={"Authorization": header} if header else {})
     await assert_problem(response, 401, "not_signed_in")
     assert response.headers["WWW-Authenticate"] == "Bearer"
 
 
-async def test_the_scheme_is_caseless(client: Client) -> None:
+async def test_bearer_scheme_is_case_insensitive(client: Client) -> None:
     account = await register(client)
     headers = {"Authorization": f"bEARER {account.tokens['access_token']}"}
     assert (await client.get(ME, headers=headers)).status == 200
@@ -120,7 +122,7 @@ async def test_the_scheme_is_caseless(client: Client) -> None:
 @pytest.mark.asvs("9.1.1")
 @pytest.mark.property
 @given(token=st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1, max_size=200))
-async def test_no_text_is_a_token(client: Client, token: str) -> None:
+async def test_arbitrary_text_is_not_a_token(client: Client, token: str) -> None:
     assert await ask(client, token) == 401
 
 
@@ -133,7 +135,9 @@ async def test_no_text_is_a_token(client: Client, token: str) -> None:
         "delete from users",
     ],
 )
-async def test_a_token_dies_with_its_session(client: Client, conn: Any, ending: str) -> None:
+async def test_token_is_invalid_once_its_session_ends(
+    client: Client, conn: Any, ending: str
+) -> None:
     account = await register(client)
     other = await register(client)
     assert await ask(client, account.tokens["access_token"]) == 200
@@ -144,7 +148,7 @@ async def test_a_token_dies_with_its_session(client: Client, conn: Any, ending: 
 
 
 @pytest.mark.asvs("8.2.2", "10.3.2")
-async def test_a_token_of_another_users_session_is_refused(client: Client) -> None:
+async def test_token_for_another_users_session_is_refused(client: Client) -> None:
     account, other = await register(client), await register(client)
     header, claims = parts(account)
     assert client.app is not None
@@ -170,19 +174,17 @@ async def test_private_keys_are_stored_encrypted(client: Client, conn: Any) -> N
     assert base64.urlsafe_b64decode(private + "=") not in stored
 
 
-async def test_another_secret_key_is_told_at_start(client: Client, settings: Settings) -> None:
+async def test_start_fails_with_a_different_secret_key(client: Client, settings: Settings) -> None:
     other = dataclasses.replace(settings, secret_key="another secret key, also long enough")
     runner = web.AppRunner(create_app(other))
     try:
-        with pytest.raises(SettingsError, match="^SECRET_KEY: expected the one that"):
+        with pytest.raises(SettingsError, match="^SECRET_KEY: expected the value that"):
             await runner.setup()
     finally:
         await runner.cleanup()
 
 
-async def test_a_remembered_token_expires_as_any_other(
-    client: Client, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_cached_token_still_expires(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     token = (await register(client)).tokens["access_token"]
     assert [await ask(client, token), await ask(client, token)] == [200, 200]
     late = time.time() + 900 + LEEWAY_S
@@ -190,9 +192,7 @@ async def test_a_remembered_token_expires_as_any_other(
     assert await ask(client, token) == 401
 
 
-async def test_no_more_tokens_are_remembered_than_there_is_room_for(
-    client: Client, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_token_cache_is_bounded(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("service.auth.tokens.VERIFIED_MAX", 2)
     tokens = [(await register(client)).tokens["access_token"] for _ in range(3)]
     for token in tokens * 2:
@@ -201,7 +201,7 @@ async def test_no_more_tokens_are_remembered_than_there_is_room_for(
     assert list(client.app[KEY_RING].verified) == tokens[1:]
 
 
-async def test_nothing_is_remembered_of_tokens_that_are_refused(client: Client) -> None:
+async def test_refused_tokens_are_not_cached(client: Client) -> None:
     token = (await register(client)).tokens["access_token"]
     head, body, signature = token.split(".")
     for forged in (f"{head}.{body}.{signature[::-1]}", f"{head}.{body}.", "x", token[:-2]):

@@ -1,4 +1,4 @@
-"""What an answer says, and how long it takes, is the same whatever was found."""
+"""Responses whose content and timing do not reveal the state of an account."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -14,11 +14,11 @@ from tests.support.clients import Client, StartApp
 from tests.support.factories import PASSWORD, assert_problem, register
 
 AUTH = "/api/v1/auth"
-# Longer than any of them takes by itself, so that the pause is what is measured.
+# Longer than any of these requests takes, so that the pause decides the time.
 PAUSE_S = 0.5
-# uvloop's clock has milliseconds.
+# uvloop's clock counts whole milliseconds.
 RESOLUTION_S = 0.002
-OF_ONE_REQUEST = {"Date", "X-Request-ID", "RateLimit"}
+PER_REQUEST = {"Date", "X-Request-ID", "RateLimit"}
 
 
 @pytest.fixture
@@ -26,14 +26,14 @@ def long_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(requests, "UNIFORM_RESPONSE_S", PAUSE_S)
 
 
-async def timed(asked: Awaitable[ClientResponse]) -> tuple[ClientResponse, float]:
+async def timed(request: Awaitable[ClientResponse]) -> tuple[ClientResponse, float]:
     loop = asyncio.get_running_loop()
     began = loop.time()
-    return await asked, loop.time() - began
+    return await request, loop.time() - began
 
 
 def headers_of(response: ClientResponse) -> dict[str, str]:
-    return {name: value for name, value in response.headers.items() if name not in OF_ONE_REQUEST}
+    return {name: value for name, value in response.headers.items() if name not in PER_REQUEST}
 
 
 REFUSED = {
@@ -47,10 +47,10 @@ REFUSED = {
 
 @pytest.fixture
 async def strict(start_app: StartApp, conn: Any) -> Client:
-    """An application with an account of each kind that is refused, but the unknown one."""
+    """A client of an application that has an account of each refused kind but the unknown."""
     client = await start_app(
         require_email_verification=True,
-        # The tightest limit, which is what the headers are about.
+        # The tightest limit, so that the rate limit headers describe this one.
         throttle_sign_in_per_account=Rate(100, 3600),
     )
     for kind in REFUSED.keys() - {"unknown"}:
@@ -71,16 +71,18 @@ async def refuse(client: Client, kind: str) -> ClientResponse:
     return await client.post(f"{AUTH}/login", json=body)
 
 
-async def test_every_refused_sign_in_gets_the_same_answer(strict: Client) -> None:
-    answers = [await refuse(strict, kind) for kind in REFUSED]
-    problems = [await assert_problem(answer, 401, "invalid_credentials") for answer in answers]
-    headers = [headers_of(answer) for answer in answers]
+async def test_refused_sign_ins_all_get_the_same_response(strict: Client) -> None:
+    responses = [await refuse(strict, kind) for kind in REFUSED]
+    problems = [
+        await assert_problem(response, 401, "invalid_credentials") for response in responses
+    ]
+    headers = [headers_of(response) for response in responses]
     assert problems == [problems[0]] * len(REFUSED)
     assert headers == [headers[0]] * len(REFUSED)
 
 
 @pytest.mark.parametrize("kind", REFUSED)
-async def test_every_refused_sign_in_verifies_one_password_of_the_same_cost(
+async def test_refused_sign_ins_all_verify_one_hash_of_the_same_cost(
     strict: Client, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert strict.app is not None
@@ -111,7 +113,7 @@ def ask_for(path: str) -> Ask:
 @pytest.mark.usefixtures("long_pause")
 @pytest.mark.parametrize("path", ["password/forgot", "email/verify/resend"])
 @pytest.mark.parametrize("known", [True, False])
-async def test_asking_for_a_link_takes_the_same_time(
+async def test_link_requests_take_the_same_time_for_any_email(
     client: Client, path: str, known: bool
 ) -> None:
     account = await register(client)
@@ -123,7 +125,7 @@ async def test_asking_for_a_link_takes_the_same_time(
 
 @pytest.mark.usefixtures("long_pause")
 @pytest.mark.parametrize("taken", [True, False])
-async def test_registering_takes_the_same_time_where_addresses_are_verified_first(
+async def test_registration_with_verification_takes_the_same_time_for_any_email(
     strict: Client, taken: bool
 ) -> None:
     body = {"email": email_of("wrong") if taken else "new@example.com", "password": PASSWORD}
@@ -134,11 +136,11 @@ async def test_registering_takes_the_same_time_where_addresses_are_verified_firs
 
 @pytest.mark.usefixtures("long_pause")
 @pytest.mark.parametrize("taken", [True, False])
-async def test_changing_an_address_takes_the_same_time(client: Client, taken: bool) -> None:
+async def test_email_change_takes_the_same_time_for_any_email(client: Client, taken: bool) -> None:
     account, other = await register(client), await register(client)
     email = other.profile["email"] if taken else "new@example.com"
     body = {"email": email, "password": account.password}
-    asked = client.post("/api/v1/users/me/email", json=body, headers=account.headers)
-    response, took_s = await timed(asked)
+    request = client.post("/api/v1/users/me/email", json=body, headers=account.headers)
+    response, took_s = await timed(request)
     assert (response.status, await response.read()) == (202, b"")
     assert took_s >= PAUSE_S - RESOLUTION_S

@@ -28,7 +28,7 @@ EMAIL = "admin@example.com"
 
 
 def create_admin(*arguments: str, cwd: Path, **variables: str) -> tuple[int, str, str]:
-    """Pipe the password to it in a process of its own: exit code, stdout and stderr."""
+    """Pipe the password to ``create-admin``; return its exit code, stdout and stderr."""
     command = (*SHINKEI, "create-admin", *arguments)
     result = run_command(*command, cwd=cwd, env=environment(**variables), text=f"{PASSWORD}\n")
     return result.returncode, result.stdout, result.stderr
@@ -54,25 +54,25 @@ async def last_event(conn: Any) -> tuple[Any, ...]:
 
 
 def type_password(cwd: Path, variables: dict[str, str]) -> tuple[int, str, str]:
-    """Exit code, stdout, and what the terminal showed while the password was typed twice."""
+    """Type the password twice; return the exit code, stdout and the terminal's content."""
     command = (*SHINKEI, "create-admin", "--email", EMAIL)
     env = environment(**variables)
     with (
         contextlib.closing(Terminal()) as terminal,
-        # Without a controlling terminal, getpass asks on the one that is stdin.
+        # Without a controlling terminal, getpass falls back to stdin and stderr.
         started(
             *command, cwd=cwd, env=env, stdin=terminal.theirs, stderr=terminal.theirs
         ) as process,
     ):
         terminal.hand_over()
-        for asked in ("Password: ", "Repeat for confirmation: "):
-            terminal.read_until(asked)
+        for prompt in ("Password: ", "Repeat for confirmation: "):
+            terminal.read_until(prompt)
             terminal.type(PASSWORD)
         stdout, _ = process.communicate(timeout=DEADLINE_S)
         return process.returncode, stdout, terminal.shown
 
 
-async def test_password_from_stdin(
+async def test_password_is_read_from_stdin(
     client: Client, conn: Any, database: Database, tmp_path: Path
 ) -> None:
     result = await asyncio.to_thread(
@@ -93,7 +93,7 @@ async def test_password_from_stdin(
     )
 
 
-async def test_password_on_a_terminal_twice_and_never_echoed(
+async def test_terminal_prompts_twice_and_never_echoes_the_password(
     client: Client, database: Database, tmp_path: Path
 ) -> None:
     code, stdout, shown = await asyncio.to_thread(type_password, tmp_path, url_of(database))
@@ -102,7 +102,7 @@ async def test_password_on_a_terminal_twice_and_never_echoed(
     assert (await sign_in(client)).status == 200
 
 
-async def test_an_existing_account_is_an_administrator_only_with_promote(
+async def test_existing_account_becomes_administrator_only_with_promote(
     client: Client, conn: Any, shell: Shell
 ) -> None:
     account = await register(client, email=EMAIL, password="the owner's own passphrase")
@@ -110,7 +110,8 @@ async def test_an_existing_account_is_an_administrator_only_with_promote(
     assert taken == (
         1,
         "",
-        "shinkei: An account with this email already exists. --promote makes it an administrator.\n",
+        "shinkei: An account with this email already exists."
+        " Use --promote to make it an administrator.\n",
     )
     refused = await client.get("/api/v1/users", headers=account.headers)
     assert refused.status == 403
@@ -119,7 +120,7 @@ async def test_an_existing_account_is_an_administrator_only_with_promote(
     assert once == again == (0, f"administrator  {EMAIL}\n", "")
     listed = await client.get("/api/v1/users", headers=account.headers)
     assert (await listed.json())["items"][0]["version"] == 2
-    assert (await sign_in(client, account.password)).status == 200, "the password stays"
+    assert (await sign_in(client, account.password)).status == 200, "the password is unchanged"
     assert await last_event(conn) == (
         "user.update",
         None,
@@ -132,7 +133,7 @@ async def test_an_existing_account_is_an_administrator_only_with_promote(
     assert await conn.fetchval(promotions) == 1
 
 
-async def test_only_an_active_account_is_promoted(client: Client, shell: Shell) -> None:
+async def test_only_active_accounts_can_be_promoted(client: Client, shell: Shell) -> None:
     admin, account = await register_as(client, "admin"), await register(client, email=EMAIL)
     url = f"/api/v1/users/{account.profile['id']}/suspend"
     await client.post(url, headers=admin.headers, json={"reason": "x"})
@@ -144,7 +145,7 @@ async def test_only_an_active_account_is_promoted(client: Client, shell: Shell) 
     assert suspended == nobody == (1, "", line)
 
 
-def test_a_wrong_email_or_password_is_one_line_and_exit_code_2(
+def test_invalid_email_or_password_is_one_line_and_exit_code_2(
     database: Database, tmp_path: Path
 ) -> None:
     expected = [
@@ -165,7 +166,7 @@ def test_a_wrong_email_or_password_is_one_line_and_exit_code_2(
         assert result == (2, "", f"shinkei: {line}\n")
 
 
-def test_pending_migrations_come_first(empty_database: Database, tmp_path: Path) -> None:
+def test_pending_migrations_are_an_error(empty_database: Database, tmp_path: Path) -> None:
     command = f"create-admin --email {EMAIL}"
     (result,) = run_all(tmp_path, url_of(empty_database), command, read=[PASSWORD])
     pending = len(migrations.known_migrations())
@@ -174,7 +175,7 @@ def test_pending_migrations_come_first(empty_database: Database, tmp_path: Path)
 
 @pytest.mark.asvs("6.3.2")
 @pytest.mark.slow
-def test_on_the_embedded_server_before_and_while_it_serves(tmp_path: Path) -> None:
+def test_create_admin_works_before_and_during_embedded_serving(tmp_path: Path) -> None:
     second = "second@example.com"
     assert create_admin("--email", EMAIL, cwd=tmp_path)[0] == 0
     with serving(tmp_path) as (_, url, _):

@@ -1,4 +1,4 @@
-"""``shinkei keys``, beside a service that goes on serving."""
+"""``shinkei keys`` while the service is running."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from tests.support.tokens import ask, published
 from tests.support.waiting import eventually
 
 
-async def test_rotate_list_and_revoke(
+async def test_keys_are_listed_rotated_and_revoked_while_serving(
     start_app: StartApp, database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(signing_keys, "RELOAD_EVERY_S", 0.02)
@@ -34,12 +34,12 @@ async def test_rotate_list_and_revoke(
     assert refused == (
         2,
         "",
-        "shinkei: SECRET_KEY: expected the one that this database's signing keys were stored under\n",
+        "shinkei: SECRET_KEY: expected the value that sealed this database's signing keys\n",
     )
     assert rotated.code == 0
     new, _, signs_from = rotated.stdout.strip().replace("  signs", " signs").split(" ", 2)
     assert again.code == 1
-    assert again.stderr.startswith(f"shinkei: the key {new} waits already, until 20")
+    assert again.stderr.startswith(f"shinkei: key {new} is already scheduled to sign from 20")
     first, second = listed.json()["items"]
     assert [first["id"], first["state"]] == [old, "signing"]
     assert [second["id"], second["state"]] == [new, "waiting"]

@@ -1,4 +1,4 @@
-"""The command as an operator runs it: processes, signals, exit codes, and what they print."""
+"""Commands as an operator runs them: processes, signals, exit codes and output."""
 
 import json
 import os
@@ -33,8 +33,8 @@ from tests.support.shell import run_all
 from tests.support.waiting import DEADLINE_S, eventually_blocking
 
 
-def test_serve_from_nothing_and_again(tmp_path: Path) -> None:
-    """No database, no settings: it starts, keeps what it was given, and starts again with it."""
+def test_serve_starts_from_nothing_and_restarts_with_its_data(tmp_path: Path) -> None:
+    """Without a database or settings, it starts, stores data and finds it after a restart."""
     account = {"email": "ada@example.com", "password": PASSWORD}
     data_dir = tmp_path / ".data"
     with serving(tmp_path) as served:
@@ -64,7 +64,7 @@ def test_serve_from_nothing_and_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_killed_service_leaves_no_postgresql_behind_and_starts_again(tmp_path: Path) -> None:
+def test_killed_service_leaves_no_postgresql_behind_and_restarts(tmp_path: Path) -> None:
     with serving(tmp_path) as (process, _, _):
         postmaster = postmaster_of(tmp_path / ".data")
         process.kill()
@@ -83,12 +83,12 @@ def children_of(parent: int, name: str) -> list[int]:
 @pytest.mark.parametrize(
     "made", ["", "cluster/PG_VERSION", "cluster/global/pg_control", "cluster/base/1/PG_VERSION"]
 )
-def test_a_kill_during_the_first_start_harms_nothing(tmp_path: Path, made: str) -> None:
-    """Killed once initdb has made this much."""
+def test_kill_during_the_first_start_does_no_harm(tmp_path: Path, made: str) -> None:
+    """Kill the process once initdb has created the path."""
     data_dir = tmp_path / ".data"
     with started(*SHINKEI, "serve", cwd=tmp_path) as process:
         (session,) = eventually_blocking(partial(children_of, process.pid, "initdb"))
-        # Stopped, it cannot take the cluster into use, however late it is killed.
+        # A stopped process cannot put the cluster to use before it is killed.
         process.send_signal(signal.SIGSTOP)
         eventually_blocking(lambda: list(data_dir.glob(f"postgres.new.*/{made}")))
         process.kill()
@@ -107,7 +107,7 @@ def test_a_kill_during_the_first_start_harms_nothing(tmp_path: Path, made: str) 
     "begun",
     ["postgres.new.*/cluster", pytest.param("postgres/postmaster.pid", marks=pytest.mark.slow)],
 )
-def test_sigterm_during_the_first_start_stops_what_has_started(tmp_path: Path, begun: str) -> None:
+def test_sigterm_during_the_first_start_stops_all_processes(tmp_path: Path, begun: str) -> None:
     sessions: set[int] = set()
 
     def has_ended() -> bool:
@@ -126,7 +126,7 @@ def test_sigterm_during_the_first_start_stops_what_has_started(tmp_path: Path, b
 
 
 @pytest.mark.slow
-def test_a_postgresql_that_is_killed_is_started_again(tmp_path: Path) -> None:
+def test_killed_postgresql_is_restarted(tmp_path: Path) -> None:
     data_dir = tmp_path / ".data"
     account = {"email": "ada@example.com", "password": PASSWORD}
     with serving(tmp_path) as (process, url, _):
@@ -134,7 +134,7 @@ def test_a_postgresql_that_is_killed_is_started_again(tmp_path: Path) -> None:
         killed = postmaster_of(data_dir)
         os.kill(killed, signal.SIGKILL)
         eventually_blocking(lambda: postmaster_of(data_dir) not in (killed, 0))
-        # Health may answer for another second what it found before.
+        # The health check may still return its cached result, so ask another route first.
         bearer = {"Authorization": f"Bearer {registered['access_token']}"}
         me = (200, registered["user"])
         eventually_blocking(lambda: call(f"{url}/api/v1/users/me", **bearer) == me)
@@ -144,13 +144,13 @@ def test_a_postgresql_that_is_killed_is_started_again(tmp_path: Path) -> None:
         wait_for_end_of(again)
         stderr = process.communicate(timeout=DEADLINE_S)[1]
     events = [json.loads(line)["event"] for line in stderr.splitlines()]
-    # It may have tried before the killed one's children were gone.
+    # Attempts fail while children of the killed server are still running.
     last = [event for event in events if "PostgreSQL" in event][-1]
     assert last == "embedded PostgreSQL ended and was started again"
 
 
 @pytest.mark.slow
-def test_a_second_process_finds_the_server_again(tmp_path: Path) -> None:
+def test_second_process_recovers_when_the_embedded_server_returns(tmp_path: Path) -> None:
     with serving(tmp_path) as first, serving(tmp_path) as (_, url, _):
         until_healthy(url)
         assert first.ends_with(signal.SIGTERM) == 0
@@ -160,8 +160,8 @@ def test_a_second_process_finds_the_server_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_embedded_default_whatever_the_shell_says(tmp_path: Path) -> None:
-    """libpq's variables are of another server; and the pool may be larger than PostgreSQL's own."""
+def test_embedded_server_ignores_libpq_variables_and_fits_large_pools(tmp_path: Path) -> None:
+    """libpq's variables concern another server; the pool exceeds the default max_connections."""
     variables = {
         "PGSSLMODE": "require",
         "PGOPTIONS": "-c nonsense=1",
@@ -174,15 +174,15 @@ def test_the_embedded_default_whatever_the_shell_says(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_second_process_uses_the_first_ones_server(tmp_path: Path) -> None:
+def test_other_commands_use_the_running_embedded_server(tmp_path: Path) -> None:
     with serving(tmp_path) as (_, url, _):
         status, doctor = run_all(tmp_path, {}, "migrate --status", "doctor")
         assert {state for state, _ in status.rows()} == {"applied"}
         assert (doctor.code, doctor.stderr) == (0, "")
         lines = doctor.stdout.splitlines()
-        assert any("which runs on port" in line for line in lines)
-        assert any(line.startswith("ok    keys: SECRET_KEY opens") for line in lines)
-        # The first one's server still runs.
+        assert any("running on port" in line for line in lines)
+        assert any(line.startswith("ok    keys: SECRET_KEY decrypts") for line in lines)
+        # The commands did not stop the server.
         until_healthy(url)
 
 
@@ -191,7 +191,7 @@ def migration_ids() -> list[str]:
     return sorted(path.stem for path in paths if ".rollback" not in path.name)
 
 
-def test_migrate_applies_lists_and_rolls_back_the_newest(
+def test_migrate_applies_lists_and_rolls_back_the_newest_migration(
     database: Database, tmp_path: Path
 ) -> None:
     *others, newest = migration_ids()
@@ -205,14 +205,16 @@ def test_migrate_applies_lists_and_rolls_back_the_newest(
     )
     assert {(result.code, result.stderr) for result in results} == {(0, "")}
     nothing, rolled_back, status, applied = (result.stdout.splitlines() for result in results)
-    assert nothing == ["applied  nothing: at head"]
+    assert nothing == ["applied  none"]
     assert rolled_back == [f"rolled back  {newest}"]
     assert status == [*(f"applied\t{id_}" for id_ in others), f"pending\t{newest}"]
     assert applied == [f"applied  {newest}"]
 
 
 @pytest.mark.slow
-def test_migrate_goes_all_the_way_up_and_down(empty_database: Database, tmp_path: Path) -> None:
+def test_migrate_applies_and_rolls_back_all_migrations(
+    empty_database: Database, tmp_path: Path
+) -> None:
     ids = migration_ids()
     results = run_all(
         tmp_path,
@@ -232,7 +234,7 @@ def test_migrate_goes_all_the_way_up_and_down(empty_database: Database, tmp_path
     assert one_down + down == [f"rolled back  {id_}" for id_ in reversed(ids)]
 
 
-def test_failures_are_one_line_and_an_exit_code(tmp_path: Path) -> None:
+def test_failures_print_one_line_and_set_the_exit_code(tmp_path: Path) -> None:
     with reserved_port() as port:
         unreachable = (
             f"DATABASE_URL=postgresql://u:hush@127.0.0.1:{port}/n SECRET_KEY={'x' * 40}"
@@ -247,8 +249,8 @@ def test_failures_are_one_line_and_an_exit_code(tmp_path: Path) -> None:
             "DATA_DIR=/proc/no serve": (1, "DATA_DIR /proc/no: cannot be written"),
             "HOST=203.0.113.1 serve": (1, "cannot listen on HOST 203.0.113.1"),
             f"{unreachable} serve": (1, f"{refused} connection refused (tried for 0.2 s"),
-            f"{unreachable} migrate": (1, f"{refused} no conn"),
-            "migrate --status --rollback 1": (2, "--status and --rollback exclude each other."),
+            f"{unreachable} migrate": (1, f"{refused} connection failed"),
+            "migrate --status --rollback 1": (2, "--status and --rollback cannot be combined."),
         }
         results = run_all(tmp_path, {}, *expected)
     for result, (code, line) in zip(results, expected.values(), strict=True):
@@ -257,17 +259,17 @@ def test_failures_are_one_line_and_an_exit_code(tmp_path: Path) -> None:
         assert (result.code, result.stdout) == (code, "")
 
 
-def test_a_failure_is_the_exit_code_of_the_process(tmp_path: Path) -> None:
+def test_process_exits_with_the_code_of_the_failure(tmp_path: Path) -> None:
     result = run("serve", cwd=tmp_path, PORT="x")
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr == "shinkei: PORT: expected a whole number from 0 to 65535\n"
 
 
-def test_the_version(tmp_path: Path) -> None:
+def test_version_is_printed(tmp_path: Path) -> None:
     assert run("--version", cwd=tmp_path).stdout == "shinkei, version 0.1.0\n"
 
 
-def test_a_port_in_use_is_told_before_anything_is_started(tmp_path: Path) -> None:
+def test_port_in_use_is_reported_before_anything_starts(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         (result,) = run_all(tmp_path, {}, f"PORT={port} serve")
@@ -277,7 +279,7 @@ def test_a_port_in_use_is_told_before_anything_is_started(tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
-def test_an_external_database_is_migrated_on_start_where_that_is_asked(
+def test_external_database_is_migrated_only_with_migrate_on_start(
     empty_database: Database, tmp_path: Path
 ) -> None:
     external = url_of(empty_database)
@@ -288,11 +290,11 @@ def test_an_external_database_is_migrated_on_start_where_that_is_asked(
         assert "migrations pending: run shinkei migrate" in served.stderr_after()
     with serving(tmp_path, MIGRATE_ON_START="true", **external) as (_, url, _):
         until_healthy(url)
-    assert list(tmp_path.iterdir()) == [], "nothing is written beside an external database"
+    assert list(tmp_path.iterdir()) == [], "nothing is written to disk with an external database"
 
 
 @pytest.mark.parametrize("wanted", [signal.SIGTERM, signal.SIGINT])
-def test_it_can_be_stopped_while_it_waits_for_the_database(
+def test_serve_can_be_stopped_while_it_waits_for_the_database(
     tmp_path: Path, wanted: signal.Signals
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as mute:
@@ -303,13 +305,13 @@ def test_it_can_be_stopped_while_it_waits_for_the_database(
             DB_CONNECT_TIMEOUT_S="600",
         )
         with started(*SHINKEI, "serve", cwd=tmp_path, env=variables) as process:
-            # It has its signal handlers before it asks for the database.
+            # Signal handlers are installed before the first connection attempt.
             mute.accept()[0].close()
             process.send_signal(wanted)
             assert process.wait(DEADLINE_S) == 0
 
 
-def test_a_full_log_disk_fails_no_request(database: Database, tmp_path: Path) -> None:
+def test_full_log_disk_does_not_fail_requests(database: Database, tmp_path: Path) -> None:
     variables = environment(**url_of(database))
     with (
         Path("/dev/full").open("w") as full,
@@ -322,10 +324,10 @@ def test_a_full_log_disk_fails_no_request(database: Database, tmp_path: Path) ->
         assert served.ends_with(signal.SIGTERM) == 0
 
 
-def test_connections_that_the_server_refuses_at_start_are_one_line(
+def test_connections_refused_at_start_are_reported_in_one_line(
     database: Database, tmp_path: Path
 ) -> None:
-    """The first connections are had, and then no more."""
+    """The server accepts the first connections and refuses the rest."""
     role = f"limited_{database.name[-12:]}"
     host, port = database.hosts[0]
     url = f"postgresql://{role}:hush@{host}:{port}/{database.name}"
@@ -368,7 +370,7 @@ def test_logs_are_json_lines_with_request_ids_and_no_secrets(
         assert secret not in stderr
 
 
-def test_readable_logs(database: Database, tmp_path: Path) -> None:
+def test_console_logs_are_readable(database: Database, tmp_path: Path) -> None:
     with serving(tmp_path, LOG_FORMAT="console", **url_of(database)) as served:
         call(f"{served.url}/nothing")
         stderr = served.stderr_after()
@@ -376,7 +378,7 @@ def test_readable_logs(database: Database, tmp_path: Path) -> None:
     assert "status=404" in stderr
 
 
-def test_sigterm_answers_what_is_under_way_and_is_not_ready_first(
+def test_sigterm_reports_not_ready_and_finishes_open_requests(
     database: Database, tmp_path: Path
 ) -> None:
     variables = {"SHUTDOWN_DELAY_S": "60", **url_of(database)}
@@ -388,19 +390,19 @@ def test_sigterm_answers_what_is_under_way_and_is_not_ready_first(
             "POST /api/v1/auth/register HTTP/1.1\r\nHost: localhost\r\n"
             f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
         )
-        with socket.create_connection(address, DEADLINE_S) as under_way:
-            under_way.sendall(head.encode() + body[:10])
+        with socket.create_connection(address, DEADLINE_S) as connection:
+            connection.sendall(head.encode() + body[:10])
             served.process.terminate()
             eventually_blocking(lambda: call(f"{url}/health")[0] == 503)
             assert call(f"{url}/health/live")[0] == 200
-            under_way.sendall(body[10:])
-            assert under_way.recv(65536).startswith(b"HTTP/1.1 201 ")
-        # Told at the terminal too, it does not wait any more.
+            connection.sendall(body[10:])
+            assert connection.recv(65536).startswith(b"HTTP/1.1 201 ")
+        # A second signal ends the shutdown delay.
         assert served.ends_with(signal.SIGINT) == 0
 
 
 @pytest.mark.slow
-def test_password_hashes_are_calibrated_and_never_below_the_minimum(tmp_path: Path) -> None:
+def test_calibrated_hashes_are_never_below_the_minimum(tmp_path: Path) -> None:
     least, middle = run_all(
         tmp_path, {}, "calibrate-passwords --target-ms 1", "calibrate-passwords --target-ms 60"
     )
@@ -416,6 +418,6 @@ def test_password_hashes_are_calibrated_and_never_below_the_minimum(tmp_path: Pa
         assert settings.password_hash_iterations >= 2
 
 
-def test_a_calibration_needs_a_target(tmp_path: Path) -> None:
+def test_calibration_rejects_a_target_of_zero(tmp_path: Path) -> None:
     (result,) = run_all(tmp_path, {}, "calibrate-passwords --target-ms 0")
     assert (result.code, result.stdout) == (2, "")

@@ -1,4 +1,4 @@
-"""What all commands have in common: their start, their failures, their output, their completion."""
+"""Behaviour that all commands share: start, failures, output and completion."""
 
 import contextlib
 import os
@@ -30,8 +30,8 @@ from tests.support.shell import run_all
 from tests.support.waiting import DEADLINE_S
 
 
-def test_every_command_has_help_and_no_heavy_import(tmp_path: Path) -> None:
-    """What completion and --help look at is there in an instant, whatever its command works with."""
+def test_help_of_every_command_imports_no_heavy_library(tmp_path: Path) -> None:
+    """Completion and ``--help`` must stay fast, whatever a command needs to run."""
     context = click.Context(shinkei, info_name="shinkei")
     assert shinkei.list_commands(context) == list(COMMANDS)
     script = """
@@ -44,13 +44,13 @@ assert not heavy & set(sys.modules), heavy & set(sys.modules)
 """
     result = run_python(script, cwd=tmp_path)
     assert result.stderr == ""
-    assert "2    a setting or an argument is wrong" in EXIT_CODES
+    assert "2    invalid setting or argument" in EXIT_CODES
     assert EXIT_CODES.removeprefix("\b\n").replace("\n", "\n  ") in result.stdout
     for name in COMMANDS:
         assert f"Usage: shinkei {name} " in result.stdout
 
 
-def test_failures_are_one_line(tmp_path: Path) -> None:
+def test_failures_print_one_line(tmp_path: Path) -> None:
     with reserved_port() as port:
         variables = {
             "DATABASE_URL": f"postgresql://u:hush@127.0.0.1:{port}/n",
@@ -78,24 +78,24 @@ def test_failures_are_one_line(tmp_path: Path) -> None:
     assert nothing.stderr == "shinkei: /proc/nowhere/file: No such file or directory\n"
 
 
-def test_a_command_that_is_missing_shows_the_help(tmp_path: Path) -> None:
+def test_missing_command_shows_the_help(tmp_path: Path) -> None:
     for arguments in ([], ["users"]):
         result = run(*arguments, cwd=tmp_path)
         assert (result.returncode, result.stdout) == (2, "")
         assert result.stderr.startswith("Usage: shinkei ")
 
 
-def test_a_mistake_of_ours_is_one_line_without_its_words() -> None:
+def test_internal_error_is_one_line_without_its_message() -> None:
     try:
         raise KeyError("hush")
     except KeyError as error:
         line, code = _explain(error)
     assert code == 1
-    assert line.startswith(f"shinkei: a mistake of ours: KeyError at {__file__}:")
+    assert line.startswith(f"shinkei: internal error: KeyError at {__file__}:")
     assert "hush" not in line
 
 
-def test_ctrl_c_is_one_line(tmp_path: Path) -> None:
+def test_ctrl_c_prints_one_line(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         silent.settimeout(DEADLINE_S)
         url = f"postgresql://u:hush@127.0.0.1:{silent.getsockname()[1]}/n"
@@ -109,7 +109,7 @@ def test_ctrl_c_is_one_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("arguments", [["--version"], ["openapi"]])
-def test_a_reader_that_is_gone_and_a_full_disk(tmp_path: Path, arguments: list[str]) -> None:
+def test_closed_pipe_and_full_disk_exit_with_code_1(tmp_path: Path, arguments: list[str]) -> None:
     reading, writing = os.pipe()
     os.close(reading)
     for stdout, stderr in (
@@ -121,13 +121,13 @@ def test_a_reader_that_is_gone_and_a_full_disk(tmp_path: Path, arguments: list[s
         assert (result.returncode, result.stderr) == (1, stderr)
 
 
-def test_output_that_the_encoding_cannot_hold(tmp_path: Path) -> None:
+def test_output_survives_an_encoding_that_cannot_hold_it(tmp_path: Path) -> None:
     result = run("completion", "bash", cwd=tmp_path, PYTHONIOENCODING="ascii")
     assert result.returncode == 0
 
 
-@pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash")
-def test_completion_in_bash(tmp_path: Path) -> None:
+@pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed")
+def test_bash_completes_commands_and_options(tmp_path: Path) -> None:
     script = """
 eval "$(shinkei completion bash)"
 complete_words() {
@@ -147,15 +147,15 @@ complete_words shinkei users list --cre
     ]
 
 
-def test_completion_scripts_of_other_shells(tmp_path: Path) -> None:
+def test_completion_supports_zsh_and_fish_but_not_csh(tmp_path: Path) -> None:
     zsh, fish, other = run_all(tmp_path, {}, "completion zsh", "completion fish", "completion csh")
     assert "#compdef shinkei" in zsh.stdout
     assert "_SHINKEI_COMPLETE=fish_complete" in fish.stdout
     assert other.code == 2
 
 
-def test_what_is_waited_for_is_said_at_a_terminal(tmp_path: Path) -> None:
-    """Once it takes longer than patience lasts, and on stderr alone."""
+def test_long_waits_are_reported_at_a_terminal(tmp_path: Path) -> None:
+    """Progress is shown after ``PATIENCE_S``, and only on stderr."""
     script = """
 import sys
 from service.commands import output
@@ -185,7 +185,7 @@ print("done")
 
 
 def test_logged_tracebacks_show_no_locals(tmp_path: Path) -> None:
-    """Nor is rich imported, which can print them, and which takes 45 ms."""
+    """``rich``, which can print them and is slow to import, is not imported."""
     script = """
 import logging
 import sys
@@ -207,7 +207,7 @@ except ValueError:
     assert "hush" not in result.stderr
 
 
-def test_text_in_which_everything_can_be_seen() -> None:
+def test_visible_escapes_control_characters() -> None:
     assert visible(None) == ""
     assert visible("plain Zoë 山") == "plain Zoë 山"
     assert visible("a\tb\rc\x7f\u2028\ud800") == "a\\tb\\rc\\x7f\\u2028\\ud800"

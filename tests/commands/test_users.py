@@ -1,4 +1,4 @@
-"""``shinkei users``: what the administration's routes answer and do, from the command line."""
+"""``shinkei users``: account administration from the command line, as over HTTP."""
 
 import asyncio
 import contextlib
@@ -16,7 +16,7 @@ from tests.support.shell import Shell
 from tests.support.waiting import DEADLINE_S
 
 USERS = "/api/v1/users"
-# What a terminal would do: turn red, clear itself, write backwards, break the line, take for markup.
+# Text that would colour, clear or reverse a terminal, break its line, or pass for markup.
 HOSTILE = "\x1b[31m[red]Eve[/red]\x9b2J\u202egnp\n:smile: Zoë 👩\u200d🚀\u3000山"
 
 
@@ -36,7 +36,9 @@ async def get(client: Client, account: Account, path: str) -> Any:
     return await response.json()
 
 
-async def test_lists_are_the_apis(client: Client, admin: Account, shell: Shell) -> None:
+async def test_list_returns_the_same_accounts_as_the_api(
+    client: Client, admin: Account, shell: Shell
+) -> None:
     for name in ("Ada", "Bob", "Cyd"):
         await register(client, email=f"{name}@example.com", name=f"{name} Lovelace")
     first = await get(client, admin, f"{USERS}?limit=3")
@@ -69,11 +71,11 @@ async def test_lists_are_the_apis(client: Client, admin: Account, shell: Shell) 
         for item in items
     ]
     assert (cut.code, len(cut.stdout.splitlines())) == (0, 3)
-    assert cut.stderr == f"There are more: --all, or --cursor {first['next_cursor']}\n"
+    assert cut.stderr == f"There are more. Use --all, or --cursor {first['next_cursor']}\n"
     assert empty == (0, "", "")
 
 
-async def test_every_page_where_there_are_many(
+async def test_list_all_fetches_every_page(
     client: Client, admin: Account, shell: Shell, conn: Any
 ) -> None:
     await conn.execute(
@@ -90,7 +92,9 @@ async def test_every_page_where_there_are_many(
     assert [row[0] for row in lines.rows()] == ids
 
 
-async def test_one_account(client: Client, admin: Account, shell: Shell) -> None:
+async def test_show_finds_an_account_by_id_or_email(
+    client: Client, admin: Account, shell: Shell
+) -> None:
     id_ = admin.profile["id"]
     by_id, by_email, lines, nobody, nonsense = await shell(
         f"users show {id_} --json",
@@ -106,7 +110,9 @@ async def test_one_account(client: Client, admin: Account, shell: Shell) -> None
     assert nonsense == (2, "", "shinkei: ID or EMAIL: Not a valid email.\n")
 
 
-async def test_arguments_that_are_wrong(client: Client, admin: Account, shell: Shell) -> None:
+async def test_invalid_arguments_exit_with_code_2(
+    client: Client, admin: Account, shell: Shell
+) -> None:
     await register(client)
     cursor = (await get(client, admin, f"{USERS}?limit=1"))["next_cursor"]
     wrong = {
@@ -118,7 +124,7 @@ async def test_arguments_that_are_wrong(client: Client, admin: Account, shell: S
         "--q ab": "--q: Must be at least 3 characters long.",
         "--cursor x": "This cursor is invalid. Use next_cursor from an earlier page.",
         f"--cursor {cursor} --sort email": "This cursor belongs to another list",
-        "--all --limit 5": "--all and --limit exclude each other. See shinkei users list --help.",
+        "--all --limit 5": "--all and --limit cannot be combined. See shinkei users list --help.",
         "--nonsense": "No such option '--nonsense'.",
     }
     results = await shell(*(f"users list {words}" for words in wrong))
@@ -127,7 +133,7 @@ async def test_arguments_that_are_wrong(client: Client, admin: Account, shell: S
         assert result.stderr.startswith(f"shinkei: {line}")
 
 
-async def test_suspending_bites_at_once_and_is_recorded(
+async def test_suspension_takes_effect_immediately_and_is_recorded(
     client: Client, admin: Account, shell: Shell, conn: Any
 ) -> None:
     account = await register(client, email="ada@example.com")
@@ -154,7 +160,7 @@ async def test_suspending_bites_at_once_and_is_recorded(
     assert len(events["items"]) == 1
 
 
-async def test_what_may_not_be_suspended(
+async def test_suspend_reports_why_an_account_cannot_be_suspended(
     client: Client, admin: Account, shell: Shell, conn: Any
 ) -> None:
     leaving = await register(client, email="ada@example.com")
@@ -181,7 +187,7 @@ async def test_what_may_not_be_suspended(
     assert await conn.fetchval("select count(*) from audit_events where action ~ 'suspend'") == 0
 
 
-async def test_what_users_wrote_commands_no_terminal(
+async def test_hostile_names_cannot_control_the_terminal(
     client: Client, admin: Account, shell: Shell, conn: Any, database: Database
 ) -> None:
     account = await register(client, email="eve@example.com")
@@ -196,14 +202,14 @@ async def test_what_users_wrote_commands_no_terminal(
     assert document.json()["name"] == HOSTILE
 
     shown = await asyncio.to_thread(show_at_terminal, environment(**shell.variables), shell.cwd)
-    assert shown.count(account.profile["id"]) == 2, "whole, however narrow the terminal"
+    assert shown.count(account.profile["id"]) == 2, "ids are never truncated"
     assert "\x1b[31m" not in shown
-    # What is too long goes on in the next line.
+    # Long values wrap onto the next line.
     assert "".join(visible.split()) in "".join(shown.split())
 
 
 def show_at_terminal(environ: dict[str, str], cwd: Path) -> str:
-    """What a terminal of 60 columns is sent by users show, and by users list."""
+    """Return what ``users list`` and ``users show`` print on a terminal of 60 columns."""
     script = """
 import contextlib, sys
 from service.__main__ import main

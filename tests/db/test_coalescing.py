@@ -1,4 +1,4 @@
-"""Reads that share a query: what each of them sees, and what happens to one of many."""
+"""Reads that share a query: what each of them sees, and what happens if one fails."""
 
 import asyncio
 import uuid
@@ -19,48 +19,48 @@ ME = "/api/v1/users/me"
 
 
 class Gate:
-    """A query that says which keys it was given, and waits to be let through."""
+    """A query that records its keys and waits until the test opens it."""
 
     def __init__(self) -> None:
         self.batches: list[list[int]] = []
-        self.asked = asyncio.Event()
+        self.called = asyncio.Event()
         self.opened = asyncio.Event()
         self.error: Exception | None = None
 
     async def find(self, conn: Connection, keys: Sequence[int]) -> Mapping[int, str]:
         self.batches.append(list(keys))
-        self.asked.set()
+        self.called.set()
         await self.opened.wait()
         if self.error:
             raise self.error
         rows = await conn.fetch("select key from unnest($1::int[]) as key where key > 0", keys)
         return {row["key"]: f"row {row['key']}" for row in rows}
 
-    async def until_asked(self, times: int) -> None:
+    async def until_called(self, times: int) -> None:
         while len(self.batches) < times:
-            self.asked.clear()
-            await self.asked.wait()
+            self.called.clear()
+            await self.called.wait()
 
 
-async def let_others_go(client: Client) -> None:
-    """Whatever may have a connection has asked by then: it was in the queue before this."""
+async def let_queued_queries_run(client: Client) -> None:
+    """Let queries queued earlier have a connection first; the pool serves them in order."""
     assert client.app is not None
     for _ in range(5):
         await client.app[POOL].fetchval("select 1")
 
 
-async def test_a_read_never_begins_before_its_request(
+async def test_read_never_starts_before_its_request(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What comes while a query is under way is for the next one, even if they ask for its key."""
+    """Reads requested during a query wait for the next one, even for the same key."""
     assert client.app is not None
     monkeypatch.setattr(coalescing, "PATIENCE_S", DEADLINE_S)
     gate = Gate()
     coalesced = Coalesced(client.app, gate.find)
     first = asyncio.create_task(coalesced.find(1))
-    await gate.until_asked(1)
+    await gate.until_called(1)
     late = [asyncio.create_task(coalesced.find(key)) for key in (1, 2, 1, -1)]
-    await let_others_go(client)
+    await let_queued_queries_run(client)
     assert gate.batches == [[1]]
     gate.opened.set()
     assert await first == "row 1"
@@ -70,59 +70,59 @@ async def test_a_read_never_begins_before_its_request(
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A query takes too long as soon as it is under way."""
+    """Make every query count as hanging as soon as it runs."""
     monkeypatch.setattr(coalescing, "PATIENCE_S", 0)
 
 
 @pytest.mark.usefixtures("impatient")
-async def test_a_query_that_hangs_holds_nobody_up(client: Client) -> None:
-    """Another goes beside it, and when that has ended the next, and no more than there may be."""
+async def test_hanging_query_does_not_delay_other_reads(client: Client) -> None:
+    """Other batches run concurrently, one after another, and never more than the limit."""
     assert client.app is not None
-    hanging, well = Gate(), Gate()
-    well.opened.set()
+    hanging, healthy = Gate(), Gate()
+    healthy.opened.set()
 
     async def find(conn: Connection, keys: Sequence[int]) -> Mapping[int, str]:
-        return await (hanging if 13 in keys else well).find(conn, keys)
+        return await (hanging if 13 in keys else healthy).find(conn, keys)
 
     coalesced = Coalesced(client.app, find)
     stuck = [asyncio.create_task(coalesced.find(13))]
-    await hanging.until_asked(1)
+    await hanging.until_called(1)
     for key in range(1, 6):
         assert await coalesced.find(key) == f"row {key}"
-    assert [key for batch in well.batches for key in batch] == [1, 2, 3, 4, 5]
+    assert [key for batch in healthy.batches for key in batch] == [1, 2, 3, 4, 5]
     stuck.append(asyncio.create_task(coalesced.find(13)))
-    await hanging.until_asked(BATCHES_MAX)
+    await hanging.until_called(BATCHES_MAX)
     waiting = asyncio.create_task(coalesced.find(6))
-    await let_others_go(client)
+    await let_queued_queries_run(client)
     assert not waiting.done()
-    assert len(well.batches) == 5
+    assert len(healthy.batches) == 5
     hanging.opened.set()
     assert await asyncio.gather(*stuck, waiting) == ["row 13", "row 13", "row 6"]
 
 
 @pytest.mark.usefixtures("impatient")
-async def test_what_a_full_batch_left_is_not_held_up_by_it(client: Client) -> None:
-    """All asked while no query could go, so that nobody came after them and had them watched."""
+async def test_keys_beyond_a_full_hanging_batch_are_not_delayed(client: Client) -> None:
+    """No later read arrives to notice the hang: all keys are requested while no batch can start."""
     assert client.app is not None
-    first, second, full, well = (Gate() for _ in range(4))
-    well.opened.set()
+    first, second, full, healthy = (Gate() for _ in range(4))
+    healthy.opened.set()
     keys = range(1, BATCH_MAX + 2)
 
     async def find(conn: Connection, keys: Sequence[int]) -> Mapping[int, str]:
-        gate = {1001: first, 1002: second, 1: full}.get(keys[0], well)
+        gate = {1001: first, 1002: second, 1: full}.get(keys[0], healthy)
         return await gate.find(conn, keys)
 
     coalesced = Coalesced(client.app, find)
     stuck = []
     for key, gate in ((1001, first), (1002, second)):
         stuck.append(asyncio.create_task(coalesced.find(key)))
-        await gate.until_asked(1)
-    await let_others_go(client)
+        await gate.until_called(1)
+    await let_queued_queries_run(client)
     *taken, left = [asyncio.create_task(coalesced.find(key)) for key in keys]
     await asyncio.sleep(0)
     first.opened.set()
-    await full.until_asked(1)
-    await let_others_go(client)
+    await full.until_called(1)
+    await let_queued_queries_run(client)
     second.opened.set()
     assert await left == f"row {keys[-1]}"
     assert not any(task.done() for task in taken)
@@ -134,49 +134,49 @@ async def test_what_a_full_batch_left_is_not_held_up_by_it(client: Client) -> No
     ]
 
 
-async def test_batches_are_bounded_and_the_oldest_go_first(client: Client) -> None:
+async def test_batches_are_bounded_and_serve_the_oldest_reads_first(client: Client) -> None:
     assert client.app is not None
     gate = Gate()
     coalesced = Coalesced(client.app, gate.find)
     wanted = list(range(1, 3 * BATCH_MAX + 2))
     tasks = [asyncio.create_task(coalesced.find(key)) for key in wanted]
-    await gate.until_asked(1)
+    await gate.until_called(1)
     gate.opened.set()
     assert await asyncio.gather(*tasks) == [f"row {key}" for key in wanted]
     assert [key for batch in gate.batches for key in batch] == wanted
     assert max(len(batch) for batch in gate.batches) == BATCH_MAX
 
 
-async def test_cancelling_one_harms_no_other(client: Client) -> None:
+async def test_cancelling_one_read_does_not_affect_the_others(client: Client) -> None:
     assert client.app is not None
     gate = Gate()
     coalesced = Coalesced(client.app, gate.find)
     tasks = [asyncio.create_task(coalesced.find(key)) for key in (1, 1, 2)]
-    await gate.until_asked(1)
+    await gate.until_called(1)
     tasks[0].cancel()
     gate.opened.set()
-    answers = await asyncio.gather(*tasks, return_exceptions=True)
-    assert isinstance(answers[0], asyncio.CancelledError)
-    assert answers[1:] == ["row 1", "row 2"]
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    assert isinstance(results[0], asyncio.CancelledError)
+    assert results[1:] == ["row 1", "row 2"]
 
 
-async def test_an_error_reaches_all_and_the_next_read_is_well(client: Client) -> None:
+async def test_error_reaches_every_caller_and_the_next_read_succeeds(client: Client) -> None:
     assert client.app is not None
     gate = Gate()
     coalesced = Coalesced(client.app, gate.find)
     gate.error = OSError("gone")
     tasks = [asyncio.create_task(coalesced.find(key)) for key in (1, 2, 3)]
-    await gate.until_asked(1)
+    await gate.until_called(1)
     tasks[0].cancel()
     gate.opened.set()
-    answers = await asyncio.gather(*tasks, return_exceptions=True)
-    assert [type(answer) for answer in answers[1:]] == [DatabaseUnavailable] * 2
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [type(result) for result in results[1:]] == [DatabaseUnavailable] * 2
     gate.error = None
     assert await coalesced.find(1) == "row 1"
 
 
-async def test_without_a_connection_all_who_wait_are_refused_at_once(start_app: StartApp) -> None:
-    """Whoever came late has waited less; nobody waits for a second turn."""
+async def test_pool_timeout_refuses_all_waiting_reads_together(start_app: StartApp) -> None:
+    """Reads that arrived later are refused too, instead of waiting for another turn."""
     client = await start_app(db_acquire_timeout_s=0.5)
     assert client.app is not None
     pool = client.app[POOL]
@@ -185,39 +185,39 @@ async def test_without_a_connection_all_who_wait_are_refused_at_once(start_app: 
     tasks = [asyncio.create_task(coalesced.find(key)) for key in range(2 * BATCH_MAX)]
     await asyncio.sleep(0)
     tasks += [asyncio.create_task(coalesced.find(key)) for key in range(2 * BATCH_MAX)]
-    answers = await asyncio.gather(*tasks, return_exceptions=True)
-    assert all(isinstance(answer, DatabaseUnavailable) for answer in answers)
-    assert len({id(answer) for answer in answers}) == 1
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    assert all(isinstance(result, DatabaseUnavailable) for result in results)
+    assert len({id(result) for result in results}) == 1
     for conn in held:
         await pool.release(conn)
 
 
-async def test_requests_together_each_read_their_own_account(client: Client, conn: Any) -> None:
+async def test_concurrent_requests_each_read_their_own_account(client: Client, conn: Any) -> None:
     accounts = [await register(client) for _ in range(5)]
     ended = accounts.pop()
     await conn.execute("delete from sessions where user_id = $1", uuid.UUID(ended.profile["id"]))
-    answers = await asyncio.gather(
+    responses = await asyncio.gather(
         *(client.get(ME, headers=account.headers) for account in accounts * 8),
         client.get(ME, headers=ended.headers),
     )
-    await assert_problem(answers.pop(), 401, "invalid_token")
-    for answer, account in zip(answers, accounts * 8, strict=True):
-        assert await answer.json() == account.profile
+    await assert_problem(responses.pop(), 401, "invalid_token")
+    for response, account in zip(responses, accounts * 8, strict=True):
+        assert await response.json() == account.profile
 
 
 @pytest.mark.parametrize("end", ["logout", "suspension"])
-async def test_a_session_that_has_ended_is_seen_by_the_very_next_request(
+async def test_ended_session_is_refused_on_the_very_next_request(
     client: Client, conn: Any, end: str
 ) -> None:
-    """Under reads of the same session that never pause."""
+    """Other readers use the same session without pause."""
     account = await register(client)
     stopped = asyncio.Event()
 
-    async def read_on() -> None:
+    async def keep_reading() -> None:
         while not stopped.is_set():
             await (await client.get(ME, headers=account.headers)).read()
 
-    readers = [asyncio.create_task(read_on()) for _ in range(4)]
+    readers = [asyncio.create_task(keep_reading()) for _ in range(4)]
     if end == "logout":
         response = await client.post("/api/v1/auth/logout", headers=account.headers)
         assert response.status == 204

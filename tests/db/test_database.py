@@ -1,4 +1,4 @@
-"""Reads and writes under what a database does to its clients."""
+"""Reads and writes when the database fails, blocks, changes or sits behind PgBouncer."""
 
 import asyncio
 import contextlib
@@ -37,11 +37,11 @@ from tests.support.waiting import eventually, eventually_blocking
 ME = "/api/v1/users/me"
 
 
-async def test_a_read_survives_its_connection(client: Client, conn: Any) -> None:
+async def test_read_survives_a_lost_connection(client: Client, conn: Any) -> None:
     account = await register(client)
     for _ in range(5):
         await conn.execute(
-            # Gone, and not only told to go.
+            # Waits until the backends are gone.
             "select pg_terminate_backend(pid, 10000) from pg_stat_activity"
             " where datname = current_database() and pid <> pg_backend_pid()"
         )
@@ -50,7 +50,7 @@ async def test_a_read_survives_its_connection(client: Client, conn: Any) -> None
 
 
 @pytest.mark.asvs("16.5.3")
-async def test_a_write_whose_connection_is_lost_is_a_503_and_leaves_nothing(
+async def test_write_that_loses_its_connection_is_a_503_and_changes_nothing(
     client: Client, conn: Any
 ) -> None:
     account = await register(client)
@@ -66,7 +66,7 @@ async def test_a_write_whose_connection_is_lost_is_a_503_and_leaves_nothing(
     assert await me.json() == account.profile
 
 
-async def test_requests_that_find_no_connection_are_refused_before_there_is_one(
+async def test_requests_are_refused_while_the_pool_is_exhausted(
     start_app: StartApp,
 ) -> None:
     account = await register(await start_app())
@@ -74,15 +74,15 @@ async def test_requests_that_find_no_connection_are_refused_before_there_is_one(
     assert client.app is not None
     pool = client.app[POOL]
     held = [await pool.acquire() for _ in range(pool.get_max_size())]
-    answers = await asyncio.gather(*(client.get(ME, headers=account.headers) for _ in range(50)))
-    for answer in answers:
-        await assert_problem(answer, 503, "database_unavailable")
+    responses = await asyncio.gather(*(client.get(ME, headers=account.headers) for _ in range(50)))
+    for response in responses:
+        await assert_problem(response, 503, "database_unavailable")
     for conn in held:
         await pool.release(conn)
     assert (await client.get(ME, headers=account.headers)).status == 200
 
 
-async def test_transactions_that_find_no_connection_leave_their_turn(start_app: StartApp) -> None:
+async def test_transactions_without_a_connection_release_their_slot(start_app: StartApp) -> None:
     client = await start_app(db_acquire_timeout_s=0.1)
     assert client.app is not None
     pool = client.app[POOL]
@@ -97,13 +97,13 @@ async def test_transactions_that_find_no_connection_leave_their_turn(start_app: 
         assert isinstance(refused, DatabaseUnavailable)
     for conn in held:
         await pool.release(conn)
-    await assert_turns_are_free(client)
+    await assert_slots_are_free(client)
 
 
-async def test_transactions_that_wait_for_a_row_hold_up_no_read(
+async def test_transactions_waiting_for_a_row_do_not_delay_reads(
     start_app: StartApp, conn: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Those of one user who does much at once, or of one address whose sign-ins are counted."""
+    """Such as many changes by one user, or sign-ins counted for one IP."""
     make_patient(monkeypatch)
     client = await start_app()
     assert client.app is not None
@@ -120,25 +120,25 @@ async def test_transactions_that_wait_for_a_row_hold_up_no_read(
         assert await response.json() == account.profile
         health = await (await client.get("/health")).json()
         assert health["checks"]["pool:utilization"][0]["status"] == "warn"
-        # Whoever gives up leaves the turn to the next.
+        # A cancelled transaction passes its slot on.
         for change in changes[-3:]:
             change.cancel()
     assert [(await change).status for change in changes[:-3]] == [200] * len(changes[:-3])
-    await assert_turns_are_free(client)
+    await assert_slots_are_free(client)
 
 
-async def assert_turns_are_free(client: Client) -> None:
-    """As many transactions may be under way as with a pool of 4 before any was."""
+async def assert_slots_are_free(client: Client) -> None:
+    """Assert that as many transactions may run as in a fresh pool of 4 connections."""
     assert client.app is not None
-    turns = client.app[WRITES]
+    slots = client.app[WRITES]
     for _ in range(3):
-        await turns.acquire()
-    assert turns.locked()
+        await slots.acquire()
+    assert slots.locked()
     for _ in range(3):
-        turns.release()
+        slots.release()
 
 
-async def test_a_locked_table_is_a_503_and_other_routes_are_fine(
+async def test_locked_table_is_a_503_and_other_routes_still_work(
     start_app: StartApp, conn: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_patient(monkeypatch)
@@ -152,8 +152,8 @@ async def test_a_locked_table_is_a_503_and_other_routes_are_fine(
     assert (await client.get(ME, headers=account.headers)).status == 200
 
 
-async def test_a_slow_request_is_a_503(start_app: StartApp, conn: Any) -> None:
-    # Another replica registers: on a busy machine a hash alone may take longer than that.
+async def test_slow_request_is_a_503(start_app: StartApp, conn: Any) -> None:
+    # Register on another application: a hash alone may exceed this timeout on a busy machine.
     account = await register(await start_app())
     client = await start_app(request_timeout_s=1)
     async with conn.transaction():
@@ -164,25 +164,25 @@ async def test_a_slow_request_is_a_503(start_app: StartApp, conn: Any) -> None:
 
 
 @pytest.mark.slow
-async def test_a_write_whose_connection_falls_silent_is_told_in_time(
+async def test_write_on_a_silent_connection_times_out(
     start_app: StartApp, settings: Settings, conn: Any
 ) -> None:
-    """Its time is over, and no ROLLBACK is sent that nobody would answer."""
+    """No ROLLBACK is sent, because the server would never answer it."""
     assert settings.database is not None
     async with proxy_to(settings.database) as (database, flowing):
         client = await start_app(
             database=database,
-            # Time enough to come to wait for the row.
+            # Long enough to start waiting for the row.
             request_timeout_s=3,
         )
         account = await register(await start_app())
         async with conn.transaction():
             await conn.execute("select from users for update")
             change = client.patch(ME, headers=account.headers, json={"name": "silent"})
-            answer = asyncio.create_task(change)
+            response = asyncio.create_task(change)
             await eventually(lambda: conn.fetchval(WAITING))
             flowing.clear()
-            await assert_problem(await answer, 503, "timeout")
+            await assert_problem(await response, 503, "timeout")
         flowing.set()
         await client.close()
         assert await conn.fetchval("select name from users") == account.profile["name"]
@@ -196,16 +196,16 @@ async def test_a_write_whose_connection_falls_silent_is_told_in_time(
         "alter table users alter column version type numeric",
     ],
 )
-async def test_plans_cached_before_a_change_of_schema_heal(
+async def test_cached_plans_recover_from_a_schema_change(
     client: Client, conn: Any, change: str
 ) -> None:
     account = await register(client)
     for name in ("before", "after"):
-        answers = await asyncio.gather(
+        responses = await asyncio.gather(
             *(client.patch(ME, headers=account.headers, json={"name": name}) for _ in range(8)),
             *(client.get(ME, headers=account.headers) for _ in range(8)),
         )
-        assert {answer.status for answer in answers} == {200}
+        assert {response.status for response in responses} == {200}
         if name == "before":
             await conn.execute(change)
 
@@ -219,7 +219,7 @@ async def _add(conn: Connection, tries: list[int], stop_after: int, sqlstate: st
 
 
 @pytest.mark.parametrize("sqlstate", ["40001", "40P01"])
-async def test_a_transaction_that_lost_a_race_runs_again_whole(
+async def test_transaction_that_loses_a_race_is_retried_whole(
     client: Client, conn: Any, sqlstate: str
 ) -> None:
     assert client.app is not None
@@ -233,7 +233,7 @@ async def test_a_transaction_that_lost_a_race_runs_again_whole(
     assert await conn.fetchval("select count(*) from signing_keys where id = 'once'") == 0
 
 
-async def test_a_read_is_tried_twice_and_no_more(client: Client) -> None:
+async def test_read_is_tried_at_most_twice(client: Client) -> None:
     tries = []
 
     async def die(conn: Connection) -> None:
@@ -248,7 +248,7 @@ async def test_a_read_is_tried_twice_and_no_more(client: Client) -> None:
 
 @pytest.fixture
 async def role(settings: Settings, conn: Any) -> AsyncIterator[Database]:
-    """The database for a user of its own, who may use all tables and owns none."""
+    """The database for a separate role that may use all tables and owns none."""
     assert settings.database is not None
     name = f"shinkei_role_{secrets.token_hex(6)}"
     await conn.execute(f"create role {name} login password '{PASSWORD}'")
@@ -257,8 +257,8 @@ async def role(settings: Settings, conn: Any) -> AsyncIterator[Database]:
     await conn.execute(f"drop owned by {name}; drop role {name}")
 
 
-async def test_rights_taken_away_are_a_503(start_app: StartApp, conn: Any, role: Database) -> None:
-    """What the database says of itself, not of the value: it cannot serve this now."""
+async def test_revoked_privileges_are_a_503(start_app: StartApp, conn: Any, role: Database) -> None:
+    """The error is about the database, not the value: it cannot serve this now."""
     client = await start_app(database=role)
     account = await register(client)
     await conn.execute(f"revoke select on sessions from {role.user}")
@@ -269,7 +269,7 @@ async def test_rights_taken_away_are_a_503(start_app: StartApp, conn: Any, role:
     await client.close()
 
 
-async def test_a_table_that_is_not_there_is_a_503(client: Client, conn: Any) -> None:
+async def test_missing_table_is_a_503(client: Client, conn: Any) -> None:
     account = await register(client)
     await conn.execute("alter table sessions rename to elsewhere")
     response = await client.get(ME, headers=account.headers)
@@ -279,7 +279,7 @@ async def test_a_table_that_is_not_there_is_a_503(client: Client, conn: Any) -> 
 
 
 @pytest.mark.asvs("16.5.1")
-async def test_our_own_mistakes_are_a_500_without_a_word_of_them(
+async def test_internal_errors_are_a_500_without_details(
     client: Client, conn: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     account = await register(client)
@@ -289,7 +289,7 @@ async def test_our_own_mistakes_are_a_500_without_a_word_of_them(
     assert "surprise" not in str(problem)
 
 
-async def test_values_that_only_the_database_refuses_are_a_422(client: Client, conn: Any) -> None:
+async def test_values_rejected_only_by_the_database_are_a_422(client: Client, conn: Any) -> None:
     account = await register(client)
     await conn.execute(
         "create function refuse() returns trigger language plpgsql as"
@@ -300,7 +300,7 @@ async def test_values_that_only_the_database_refuses_are_a_422(client: Client, c
     await assert_problem(response, 422, "invalid_value")
 
 
-async def test_a_pool_whose_connections_are_held_is_closed_in_time(settings: Settings) -> None:
+async def test_pool_closes_in_time_while_connections_are_held(settings: Settings) -> None:
     app = create_app(dataclasses.replace(settings, db_close_timeout_s=0.2))
     runner = web.AppRunner(app)
     await runner.setup()
@@ -310,12 +310,12 @@ async def test_a_pool_whose_connections_are_held_is_closed_in_time(settings: Set
         await held.fetchval("select 1")
 
 
-async def test_every_flow_leaves_its_sessions_of_postgresql_as_they_were(
+async def test_requests_leave_no_state_in_postgresql_sessions(
     client: Client, settings: Settings
 ) -> None:
-    """Nothing resets a connection that goes back to the pool: there must be nothing to reset.
+    """Nothing resets a connection returned to the pool, so there must be nothing to reset.
 
-    Nor does asyncpg ask for types inside of a request: it knows all of them from the start.
+    Nor does asyncpg look up types during a request: it knows all of them from the start.
     """
     assert client.app is not None
     pool = client.app[POOL]
@@ -339,7 +339,7 @@ async def test_every_flow_leaves_its_sessions_of_postgresql_as_they_were(
     for held in [await pool.acquire() for _ in range(pool.get_max_size())]:
         left_behind = await held.fetch(
             """
-            -- asyncpg turns jit off, and back to how it was, where it asks for types
+            -- asyncpg turns jit off and restores it when it looks up types
             select name from pg_settings where source = 'session' and name <> 'jit'
             union all select 'an advisory lock' from pg_locks
                 where locktype = 'advisory' and pid = pg_backend_pid()
@@ -354,10 +354,10 @@ async def test_every_flow_leaves_its_sessions_of_postgresql_as_they_were(
 
 @pytest.fixture
 def pgbouncer(database: Database) -> Iterator[Database]:
-    """The database as it is reached through PgBouncer in transaction mode."""
+    """The database behind PgBouncer in transaction mode."""
     program = require("pgbouncer", "/usr/sbin/pgbouncer")
     host, port = database.hosts[0]
-    # PgBouncer refuses to be root; as nobody it has to find its way to the file.
+    # PgBouncer refuses to run as root, and the user nobody must be able to read its file.
     with reserved_port() as listen_port, tempfile.TemporaryDirectory() as directory:
         Path(directory).chmod(0o755)
         file = Path(directory, "pgbouncer.ini")
@@ -386,19 +386,19 @@ def _answers(database: Database) -> bool:
     return False
 
 
-async def test_it_serves_behind_pgbouncer(start_app: StartApp, pgbouncer: Database) -> None:
+async def test_application_works_behind_pgbouncer(start_app: StartApp, pgbouncer: Database) -> None:
     client = await start_app(database=pgbouncer, db_pgbouncer=True)
     account = await register(client)
     for name in ("Ada", "Grace"):
         response = await client.patch(ME, headers=account.headers, json={"name": name})
         assert response.status == 200
-    answers = await asyncio.gather(*(client.get(ME, headers=account.headers) for _ in range(40)))
-    assert {(answer.status, (await answer.json())["name"]) for answer in answers} == {
+    responses = await asyncio.gather(*(client.get(ME, headers=account.headers) for _ in range(40)))
+    assert {(response.status, (await response.json())["name"]) for response in responses} == {
         (200, "Grace")
     }
 
 
-async def test_behind_pgbouncer_no_statement_is_named(start_app: StartApp) -> None:
+async def test_pgbouncer_mode_names_no_prepared_statements(start_app: StartApp) -> None:
     client = await start_app(db_pgbouncer=True)
     account = await register(client)
     assert (await client.get(ME, headers=account.headers)).status == 200
@@ -412,8 +412,8 @@ async def test_behind_pgbouncer_no_statement_is_named(start_app: StartApp) -> No
     [
         ({"hosts": (("127.0.0.1", 1),)}, "connection refused (tried for 0.3 s"),
         ({"hosts": (("nowhere.invalid", 5432),)}, "the host name cannot be resolved (tried"),
-        ({"password": "wrong secret"}, "user or password refused"),
-        ({"name": "nonexistent"}, "there is no such database"),
+        ({"password": "wrong secret"}, "the server rejected the user or password"),
+        ({"name": "nonexistent"}, "the database does not exist"),
         ({"options": (("sslmode", "verify-full"),)}, ""),
         (
             {"options": (("target_session_attrs", "standby"),)},
@@ -421,7 +421,7 @@ async def test_behind_pgbouncer_no_statement_is_named(start_app: StartApp) -> No
         ),
     ],
 )
-async def test_a_database_that_cannot_be_reached_is_one_line(
+async def test_unreachable_database_is_reported_in_one_line(
     settings: Settings, change: dict[str, Any], reason: str
 ) -> None:
     assert settings.database is not None
@@ -451,7 +451,9 @@ async def test_a_database_that_cannot_be_reached_is_one_line(
         ("9999-12-31 23:59:59.999999+00", datetime.max.replace(tzinfo=UTC)),
     ],
 )
-async def test_times_that_python_has_not(client: Client, stored: str, read: datetime) -> None:
+async def test_times_beyond_the_range_of_python_are_clamped(
+    client: Client, stored: str, read: datetime
+) -> None:
     assert client.app is not None
     pool = client.app[POOL]
     assert await pool.fetchval(f"select timestamptz '{stored}'") == read
@@ -459,12 +461,12 @@ async def test_times_that_python_has_not(client: Client, stored: str, read: date
 
 @pytest.mark.property
 @given(st.datetimes(timezones=st.just(UTC)))
-def test_times_are_kept_to_the_microsecond(time: datetime) -> None:
+def test_times_keep_their_microseconds(time: datetime) -> None:
     (microseconds,) = _encode_timestamp(time)
     assert _decode_timestamp((microseconds,)) == time
 
 
-async def test_a_time_goes_to_postgresql_and_comes_back(client: Client) -> None:
+async def test_times_round_trip_through_postgresql(client: Client) -> None:
     assert client.app is not None
     times = [
         datetime(2026, 3, 1, 12, 0, 0, 123456, timezone(timedelta(hours=5, minutes=30))),

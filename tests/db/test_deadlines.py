@@ -1,7 +1,4 @@
-"""Deadlines that share a timer: each task is cancelled when its own time is up, and no other.
-
-The loop's clock is the tests' own, so that times are exact.
-"""
+"""Deadlines that share a timer, on a simulated clock so that times are exact."""
 
 import asyncio
 
@@ -11,7 +8,7 @@ from service.db.deadlines import Deadlines
 from tests.support.clock import run_on_own_clock
 
 
-def test_each_is_given_its_own_time() -> None:
+def test_each_task_gets_its_full_time() -> None:
     async def main() -> None:
         deadlines = Deadlines(0.1)
         loop = asyncio.get_running_loop()
@@ -29,7 +26,7 @@ def test_each_is_given_its_own_time() -> None:
     run_on_own_clock(main())
 
 
-def test_what_ends_in_time_gives_its_result_or_its_error() -> None:
+def test_task_that_ends_in_time_returns_its_result_or_error() -> None:
     async def main() -> None:
         deadlines = Deadlines(0.1)
         assert await deadlines.wait(asyncio.sleep(0, "done")) == "done"
@@ -39,7 +36,7 @@ def test_what_ends_in_time_gives_its_result_or_its_error() -> None:
     run_on_own_clock(main())
 
 
-def test_the_timer_of_one_that_has_ended_cancels_no_other() -> None:
+def test_timer_of_a_finished_task_does_not_cancel_the_next() -> None:
     async def main() -> None:
         deadlines = Deadlines(0.1)
         assert await deadlines.wait(asyncio.sleep(0, "done")) == "done"
@@ -53,7 +50,7 @@ async def _fail() -> None:
     raise ZeroDivisionError
 
 
-def test_a_cancellation_by_others_stays_one() -> None:
+def test_cancellation_from_outside_is_not_a_timeout() -> None:
     async def main() -> None:
         deadlines = Deadlines(10)
         task = asyncio.create_task(deadlines.wait(asyncio.Event().wait()))
@@ -65,8 +62,8 @@ def test_a_cancellation_by_others_stays_one() -> None:
     run_on_own_clock(main())
 
 
-def test_a_task_goes_on_after_its_time_was_up() -> None:
-    """It is not cancelled any more: asyncio.timeout around it is none the wiser."""
+def test_task_continues_after_a_timeout() -> None:
+    """It no longer counts as cancelled, so an asyncio.timeout around it is unaffected."""
 
     async def main() -> None:
         deadlines = Deadlines(0.01)
@@ -82,7 +79,7 @@ def test_a_task_goes_on_after_its_time_was_up() -> None:
     run_on_own_clock(main())
 
 
-def test_one_deadline_within_another() -> None:
+def test_outer_deadline_cancels_an_inner_one() -> None:
     async def main() -> None:
         outer, inner = Deadlines(0.02), Deadlines(10)
         with pytest.raises(TimeoutError):

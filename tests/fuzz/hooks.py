@@ -1,9 +1,8 @@
-"""What schemathesis has to know that no description of an API can say: who calls, and with what.
+"""Schemathesis hooks that supply what an API description cannot: callers and their data.
 
-A caller is an account that exists, in a session that is alive when the request is sent, also after
-the fuzzer has ended it. What a client has from an earlier answer or a mail (a tag, a cursor, an id,
-a token) is what it would have: always, where the description has nothing else to say about a
-request without it, and most often otherwise.
+A caller is an existing account with a live session for each request, even after the fuzzer ended
+one. Values that a client has from an earlier response or mail (an ETag, a cursor, an id, a token)
+are real: always if the description says nothing about a request without them, else mostly.
 """
 
 import email
@@ -30,7 +29,7 @@ MAILED_AT_ONCE = 50
 MAIL_TIMEOUT_S = 15
 PASSWORD = "a passphrase of the fuzzer's"
 PLACEHOLDER = "Bearer <a live session's token>"
-# A success of these leaves nothing of the caller's session, account or password.
+# A success of these ends the caller's session, account or password.
 ENDING = {
     "sessions_logout",
     "sessions_end_one",
@@ -51,12 +50,12 @@ class Caller(NamedTuple):
 def create_caller(role: str) -> Caller:
     email = f"{role}-{secrets.token_hex(6)}@example.com"
     body = {"email": email, "password": PASSWORD}
-    answer = requests.post(f"{API}/auth/register", json=body, timeout=10)
-    answer.raise_for_status()
+    response = requests.post(f"{API}/auth/register", json=body, timeout=10)
+    response.raise_for_status()
     if role == "admin":
         command = [os.environ["SHINKEI"], "create-admin", "--promote", "--email", email]
         subprocess.run(command, check=True, capture_output=True)
-    return Caller(email, answer.json())
+    return Caller(email, response.json())
 
 
 callers: dict[str, Caller] = {}
@@ -64,14 +63,14 @@ lock = threading.Lock()
 
 
 def find_caller(role: str, *, new: bool) -> Caller:
-    """The role's caller, or a new one where that one has lost its session or its role."""
+    """Return the role's caller, or a new one if it lost its session or role."""
     with lock:
         alive = False
         if role in callers and not new:
-            answer = callers[role].get("/api/v1/users/me")
-            alive = answer.status_code == 200 and answer.json()["role"] == role
-            # Settings that are merged again and again outgrow what is allowed.
-            alive = alive and len(answer.content) < 4000
+            response = callers[role].get("/api/v1/users/me")
+            alive = response.status_code == 200 and response.json()["role"] == role
+            # Settings that are merged again and again outgrow their limit.
+            alive = alive and len(response.content) < 4000
         if not alive:
             callers[role] = create_caller(role)
         return callers[role]
@@ -82,7 +81,7 @@ read_already: set[Path] = set()
 
 
 def find_mailed_token(page: str) -> str | None:
-    """The token of a link to this page, which was mailed and not used yet; None where none is."""
+    """Return an unused token from a mailed link to this page, or None if none arrives."""
     with lock:
         if not mailed[page]:
             for _ in range(MAILED_AT_ONCE):
@@ -107,7 +106,7 @@ def read_mails() -> None:
 
 @schemathesis.auth(refresh_interval=None)
 class Bearer:
-    """Marks the requests that are to be signed in; ``before_call`` does it, when one is sent."""
+    """Marks the requests that need a sign-in; ``before_call`` signs them in when they are sent."""
 
     def get(self, case: Case, context: AuthContext) -> str | None:
         return PLACEHOLDER if case.operation.definition.raw.get("security") else None
@@ -118,31 +117,31 @@ class Bearer:
 
 @schemathesis.hook
 def before_call(context: HookContext, case: Case, kwargs: dict[str, Any]) -> None:
-    """Sign the request in, and give it what a client has from earlier answers."""
+    """Sign the request in and fill in values from earlier responses."""
     operation = case.operation.definition.raw
     caller = None
     if case.headers.get("Authorization") == PLACEHOLDER:
         role = "admin" if operation["tags"][0] in ("admin", "audit") else "user"
         if "{user_id}" not in case.path and random.random() < 0.1:
-            # 403; where there is an id it would be 404, which says nothing of what is there.
+            # Expect 403. With an id, it would be 404, which reveals nothing.
             role = "user"
         caller = find_caller(role, new=operation["operationId"] in ENDING)
         case.headers["Authorization"] = f"Bearer {caller.tokens['access_token']}"
     if caller is not None:
-        complete_from_answers(case, caller)
+        complete_from_responses(case, caller)
     if case.meta is None or not case.meta.generation.mode.is_positive:
         return
     if isinstance(case.body, dict):
         complete_body(case.body, operation["operationId"])
     if "Idempotency-Key" in case.headers:
-        # A new one for each request, as clients are to make them.
+        # A new key for each request, as clients should send.
         key = case.headers["Idempotency-Key"]
         case.headers["Idempotency-Key"] = f"{secrets.token_hex(8)}{key}"[:255]
 
 
 def complete_body(body: dict[str, Any], operation_id: str) -> None:
     if "password" in body:
-        # As long as it was, and no common one, nor one that comes from a common one.
+        # As long as before, but neither a common password nor derived from one.
         body["password"] = f"ü{secrets.token_urlsafe(256)}"[: len(body["password"])]
     if body.get("until", "9") < "2100":
         body["until"] = f"2100{body['until'][4:]}"
@@ -151,7 +150,7 @@ def complete_body(body: dict[str, Any], operation_id: str) -> None:
     elif operation_id == "recovery_reset_password":
         body["token"] = find_mailed_token("/password/reset") or body["token"]
     elif random.random() < 0.2:
-        pass  # how it answers a wrong password, or a wrong token, is described too
+        pass  # responses to a wrong password or token are described too
     elif operation_id == "users_change_password":
         body["current_password"] = PASSWORD
     elif operation_id in ("users_change_email", "users_delete_me"):
@@ -162,8 +161,8 @@ def complete_body(body: dict[str, Any], operation_id: str) -> None:
         body["refresh_token"] = create_caller("user").tokens["refresh_token"]
 
 
-def complete_from_answers(case: Case, caller: Caller) -> None:
-    """Ids of what is there, its current tag, and a cursor of the list that is asked for."""
+def complete_from_responses(case: Case, caller: Caller) -> None:
+    """Fill in existing ids, the current ETag and a cursor of the requested list."""
     positive = case.meta is not None and case.meta.generation.mode.is_positive
     if positive and "user_id" in case.path_parameters and random.random() < 0.8:
         accounts = caller.get("/api/v1/users", limit=20).json().get("items")
@@ -179,12 +178,12 @@ def complete_from_answers(case: Case, caller: Caller) -> None:
             case.path_parameters["session_id"] = sessions[0]["id"]
     if positive and "cursor" in case.query:
         del case.query["cursor"]
-        answer = caller.get(case.formatted_path, **{**case.query, "limit": 1})
-        if answer.status_code == 200 and answer.json()["has_more"]:
-            case.query["cursor"] = answer.json()["next_cursor"]
+        response = caller.get(case.formatted_path, **{**case.query, "limit": 1})
+        if response.status_code == 200 and response.json()["has_more"]:
+            case.query["cursor"] = response.json()["next_cursor"]
 
 
-# Addresses and URLs as people have them; what else they may be, the service's own tests try.
+# Realistic emails and URLs; the service's own tests cover unusual ones.
 _label = st.from_regex(r"[a-z0-9]([a-z0-9]{0,10}[a-z0-9])?", fullmatch=True)
 _local = st.from_regex(r"[A-Za-z0-9é]([.+_-]?[A-Za-z0-9é]){0,20}", fullmatch=True)
 schemathesis.openapi.format("idn-email", st.builds("{}@{}.com".format, _local, _label))

@@ -1,10 +1,10 @@
-"""``make fuzz``: schemathesis, with every check, against the service on a PostgreSQL of its own.
+"""``make fuzz``: run schemathesis with every check on a service with its own PostgreSQL.
 
     .venv/bin/python tests/fuzz/run.py [--seconds 240] [options of schemathesis run …]
 
-Starts the service, makes an administrator, lets schemathesis try whatever the description of the
-API allows and forbids, and stops what it started. Fails where schemathesis finds anything, or the
-service has logged a mistake of its own.
+Starts the service, creates an administrator, lets schemathesis try what the API's description
+allows and forbids, and stops the service. Fails if schemathesis finds anything or the service logs
+an error.
 """
 
 import argparse
@@ -26,13 +26,13 @@ SHINKEI = ROOT / ".venv" / "bin" / "shinkei"
 SCHEMATHESIS = ROOT / ".venv-fuzz" / "bin" / "schemathesis"
 ADMIN_EMAIL = "root@example.com"
 STOP_TIMEOUT_S = 30
-# schemathesis finishes what it is at, and its report, after its time is over.
+# schemathesis finishes its current work and its report after its time is up.
 GRACE_S = 300
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--seconds", type=int, default=240, help="how long to try (default 240)")
+    parser.add_argument("--seconds", type=int, default=240, help="how long to run (default 240)")
     arguments, options = parser.parse_known_args()
     directory = Path(tempfile.mkdtemp(prefix="shinkei-fuzz-"))
     try:
@@ -48,21 +48,21 @@ def main() -> int:
                 check=False,
                 timeout=arguments.seconds + GRACE_S,
             ).returncode
-        mistakes = [
+        errors = [
             line
             for line in (directory / "log").read_text().splitlines()
             if '"level":"error"' in line
         ]
     finally:
         shutil.rmtree(directory, ignore_errors=True)
-    for line in mistakes[:10]:
-        print(f"the service logged a mistake: {line}")
-    return found or bool(mistakes)
+    for line in errors[:10]:
+        print(f"the service logged an error: {line}")
+    return found or bool(errors)
 
 
 @contextlib.contextmanager
 def serving(directory: Path) -> Iterator[dict[str, str]]:
-    """The service and an administrator; yields the environment that says where and who they are."""
+    """Run the service with an administrator; yields the environment that names both."""
     environment = {
         **os.environ,
         "PORT": "0",
@@ -70,7 +70,7 @@ def serving(directory: Path) -> Iterator[dict[str, str]]:
         "DATA_DIR": str(directory / "data"),
         "LOG_FORMAT": "json",
         "LOG_LEVEL": "warning",
-        # What is tried here is the API, not how long hashes take or how many attempts there are.
+        # Test the API itself, not hashing or limits.
         "THROTTLE": "false",
         "PASSWORD_HASH_MEMORY_KIB": "8",
         "PASSWORD_HASH_ITERATIONS": "1",

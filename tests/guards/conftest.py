@@ -1,4 +1,4 @@
-"""Mails that arrive at once."""
+"""Fixtures for tests that wait for mail."""
 
 import pytest
 

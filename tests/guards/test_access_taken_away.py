@@ -1,4 +1,4 @@
-"""What a change of an account's secrets, or its standing, takes away: sessions and links."""
+"""Changes to credentials or status end the account's sessions and links."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -32,7 +32,7 @@ async def by_reset(client: Client, settings: Settings, account: Account, admin: 
     assert (await reset(client, token)).status == 204
 
 
-async def by_change_of_password(
+async def by_password_change(
     client: Client, settings: Settings, account: Account, admin: Account
 ) -> None:
     elsewhere = await sign_in_again(client, account)
@@ -43,10 +43,10 @@ async def by_deletion(client: Client, settings: Settings, account: Account, admi
     assert (await delete_account(client, account, account.password)).status == 202
 
 
-async def by_giving_the_address_back(
+async def by_email_revert(
     client: Client, settings: Settings, account: Account, admin: Account
 ) -> None:
-    await move(client, settings, account, "thief@example.com")
+    await complete_email_change(client, settings, account, "thief@example.com")
     token = await link_about(
         settings.data_dir,
         account.profile["email"],
@@ -62,20 +62,18 @@ async def by_suspension(
     assert (await send(client, "POST", path, {"reason": "spam"}, by=admin)).status == 200
 
 
-async def by_an_administrators_deletion(
+async def by_admin_deletion(
     client: Client, settings: Settings, account: Account, admin: Account
 ) -> None:
     assert (await send(client, "DELETE", f"/users/{account.profile['id']}", by=admin)).status == 200
 
 
-async def by_an_administrator(
-    client: Client, settings: Settings, account: Account, admin: Account
-) -> None:
+async def by_admin(client: Client, settings: Settings, account: Account, admin: Account) -> None:
     path = f"/users/{account.profile['id']}/sessions"
     assert (await send(client, "DELETE", path, by=admin)).status == 204
 
 
-async def by_its_owner_elsewhere(
+async def by_owner_elsewhere(
     client: Client, settings: Settings, account: Account, admin: Account
 ) -> None:
     elsewhere = await sign_in_again(client, account)
@@ -88,19 +86,21 @@ async def by_logout(client: Client, settings: Settings, account: Account, admin:
 
 ENDINGS: list[Ending] = [
     by_reset,
-    by_change_of_password,
+    by_password_change,
     by_deletion,
-    by_giving_the_address_back,
+    by_email_revert,
     by_suspension,
-    by_an_administrators_deletion,
-    by_an_administrator,
-    by_its_owner_elsewhere,
+    by_admin_deletion,
+    by_admin,
+    by_owner_elsewhere,
     by_logout,
 ]
 
 
-async def move(client: Client, settings: Settings, account: Account, to: str) -> None:
-    """Verify the account's email, and change it."""
+async def complete_email_change(
+    client: Client, settings: Settings, account: Account, to: str
+) -> None:
+    """Verify the account's email, then change it."""
     email = account.profile["email"]
     token = await link_about(settings.data_dir, email, "Confirm your email address")
     assert (await verify(client, token)).status == 204
@@ -110,14 +110,14 @@ async def move(client: Client, settings: Settings, account: Account, to: str) ->
 
 
 @pytest.mark.parametrize("end", ENDINGS, ids=lambda end: end.__name__)
-async def test_a_session_is_ended(client: Client, settings: Settings, end: Ending) -> None:
+async def test_session_ends(client: Client, settings: Settings, end: Ending) -> None:
     account, admin = await register(client), await register_as(client, "admin")
     await end(client, settings, account, admin)
     assert not await is_signed_in(client, account)
 
 
 @pytest.mark.parametrize("end", ENDINGS, ids=lambda end: end.__name__)
-async def test_its_refresh_token_is_ended_too(
+async def test_refresh_token_ends_with_the_session(
     client: Client, settings: Settings, end: Ending
 ) -> None:
     account, admin = await register(client), await register_as(client, "admin")
@@ -126,22 +126,22 @@ async def test_its_refresh_token_is_ended_too(
 
 
 @pytest.mark.parametrize("end", ENDINGS, ids=lambda end: end.__name__)
-async def test_sessions_of_others_live_on(client: Client, settings: Settings, end: Ending) -> None:
+async def test_sessions_of_other_accounts_survive(
+    client: Client, settings: Settings, end: Ending
+) -> None:
     account, other = await register(client), await register(client)
     await end(client, settings, account, await register_as(client, "admin"))
     assert await is_signed_in(client, other)
 
 
-async def test_a_change_of_password_ends_links_that_set_one(
-    client: Client, settings: Settings
-) -> None:
+async def test_password_change_ends_reset_links(client: Client, settings: Settings) -> None:
     account = await register(client)
     token = await mail_reset(client, settings.data_dir, account)
     assert (await change_password(client, account, account.password)).status == 204
     assert (await reset(client, token)).status == 400
 
 
-async def test_a_change_of_password_ends_a_change_of_address(
+async def test_password_change_cancels_a_pending_email_change(
     client: Client, settings: Settings
 ) -> None:
     account = await register(client)
@@ -151,7 +151,7 @@ async def test_a_change_of_password_ends_a_change_of_address(
     assert (await verify(client, token)).status == 400
 
 
-async def test_a_change_of_password_leaves_the_links_of_others(
+async def test_password_change_keeps_reset_links_of_other_accounts(
     client: Client, settings: Settings
 ) -> None:
     account, other = await register(client), await register(client)
@@ -160,7 +160,7 @@ async def test_a_change_of_password_leaves_the_links_of_others(
     assert (await reset(client, token)).status == 204
 
 
-async def test_a_change_of_password_leaves_the_link_that_verifies(
+async def test_password_change_keeps_the_verification_link(
     client: Client, settings: Settings
 ) -> None:
     account = await register(client)
@@ -171,7 +171,9 @@ async def test_a_change_of_password_leaves_the_link_that_verifies(
     assert (await verify(client, token)).status == 204
 
 
-async def test_a_reset_ends_a_change_of_address(client: Client, settings: Settings) -> None:
+async def test_password_reset_cancels_a_pending_email_change(
+    client: Client, settings: Settings
+) -> None:
     account = await register(client)
     await change_email(client, account, account.password, to="thief@example.com")
     token = await link_about(
@@ -181,10 +183,9 @@ async def test_a_reset_ends_a_change_of_address(client: Client, settings: Settin
     assert (await verify(client, token)).status == 400
 
 
-async def test_a_change_of_address_ends_links_to_the_old_one(
+async def test_email_change_ends_reset_links_to_the_old_email(
     client: Client, settings: Settings
 ) -> None:
-    """Those that set a password."""
     account = await register(client)
     token = await mail_reset(client, settings.data_dir, account)
     await change_email(client, account, account.password, to="new@example.com")
@@ -195,7 +196,7 @@ async def test_a_change_of_address_ends_links_to_the_old_one(
     assert (await reset(client, token)).status == 400
 
 
-async def test_a_change_of_address_ends_the_link_that_verified_the_old_one(
+async def test_email_change_ends_the_old_emails_verification_link(
     client: Client, settings: Settings
 ) -> None:
     account = await register(client)
@@ -210,11 +211,11 @@ async def test_a_change_of_address_ends_the_link_that_verified_the_old_one(
     assert (await verify(client, verifying)).status == 400
 
 
-async def test_giving_an_address_back_ends_a_change_that_waits(
+async def test_email_revert_cancels_a_pending_email_change(
     client: Client, settings: Settings
 ) -> None:
     account = await register(client)
-    await move(client, settings, account, "thief@example.com")
+    await complete_email_change(client, settings, account, "thief@example.com")
     await change_email(client, account, account.password, to="thief-too@example.com")
     changing = await link_about(
         settings.data_dir, "thief-too@example.com", "Confirm your new email address"
@@ -228,17 +229,15 @@ async def test_giving_an_address_back_ends_a_change_that_waits(
     assert (await verify(client, changing)).status == 400
 
 
-async def test_giving_an_address_back_takes_the_password_away(
-    client: Client, settings: Settings
-) -> None:
+async def test_email_revert_removes_the_password(client: Client, settings: Settings) -> None:
     account = await register(client)
-    await by_giving_the_address_back(client, settings, account, account)
+    await by_email_revert(client, settings, account, account)
     body = {"email": account.profile["email"], "password": account.password}
     assert (await send(client, "POST", "/auth/login", body)).status == 401
 
 
-@pytest.mark.parametrize("kind", ["reset", "verification", "change of address"])
-async def test_a_newer_link_ends_the_older(client: Client, settings: Settings, kind: str) -> None:
+@pytest.mark.parametrize("kind", ["reset", "verification", "change of email"])
+async def test_newer_link_ends_the_older_one(client: Client, settings: Settings, kind: str) -> None:
     account = await register(client)
     email = account.profile["email"]
     await link_about(settings.data_dir, email, "Confirm your email address")
@@ -261,7 +260,7 @@ async def test_a_newer_link_ends_the_older(client: Client, settings: Settings, k
 
 
 @pytest.mark.parametrize("kind", ["reset", "verification"])
-async def test_an_expired_link_is_refused(
+async def test_expired_link_is_rejected(
     client: Client, settings: Settings, conn: Any, kind: str
 ) -> None:
     account = await register(client)
@@ -276,7 +275,7 @@ async def test_an_expired_link_is_refused(
     assert response.status == 400
 
 
-async def test_an_expired_link_has_no_password_looked_at(
+async def test_expired_link_is_rejected_before_the_password_is_checked(
     client: Client, settings: Settings, conn: Any
 ) -> None:
     account = await register(client)
@@ -285,7 +284,7 @@ async def test_an_expired_link_has_no_password_looked_at(
     assert (await reset(client, token, "password")).status == 400
 
 
-async def test_a_link_of_another_purpose_has_no_password_looked_at(
+async def test_link_for_another_purpose_is_rejected_before_the_password_is_checked(
     client: Client, settings: Settings
 ) -> None:
     account = await register(client)
@@ -296,7 +295,7 @@ async def test_a_link_of_another_purpose_has_no_password_looked_at(
 
 
 @pytest.mark.parametrize("column", ["expires_at", "idle_expires_at"])
-async def test_an_expired_session_is_listed_nowhere(client: Client, conn: Any, column: str) -> None:
+async def test_expired_session_is_not_listed(client: Client, conn: Any, column: str) -> None:
     account, admin = await register(client), await register_as(client, "admin")
     elsewhere = await sign_in_again(client, account)
     await conn.execute(
@@ -311,7 +310,7 @@ async def test_an_expired_session_is_listed_nowhere(client: Client, conn: Any, c
 
 
 @pytest.mark.parametrize("path", ["/users/me/sessions", "/users/me/export", "/users/{}/sessions"])
-async def test_a_list_of_sessions_holds_no_others(client: Client, path: str) -> None:
+async def test_session_list_contains_only_the_accounts_own(client: Client, path: str) -> None:
     account, admin = await register(client), await register_as(client, "admin")
     reader = admin if "{}" in path else account
     response = await send(client, "GET", path.format(account.profile["id"]), by=reader)
@@ -320,7 +319,7 @@ async def test_a_list_of_sessions_holds_no_others(client: Client, path: str) -> 
 
 
 @pytest.mark.parametrize("kind", ["sessions", "known_networks", "audit_events"])
-async def test_an_export_holds_nothing_of_others(client: Client, kind: str) -> None:
+async def test_export_contains_nothing_of_other_accounts(client: Client, kind: str) -> None:
     account = await register(client)
     before = await (await send(client, "GET", "/users/me/export", by=account)).json()
     await sign_in_again(client, await register(client))
@@ -328,8 +327,8 @@ async def test_an_export_holds_nothing_of_others(client: Client, kind: str) -> N
     assert after[kind] == before[kind]
 
 
-async def test_an_administrator_ends_no_session_of_another_account(client: Client) -> None:
-    """The path says whose session it is."""
+async def test_admin_cannot_end_a_session_under_another_accounts_path(client: Client) -> None:
+    """The session must belong to the account in the path."""
     account, admin = await register(client), await register_as(client, "admin")
     own = await (await send(client, "GET", "/users/me/sessions", by=admin)).json()
     path = f"/users/{account.profile['id']}/sessions/{own['items'][0]['id']}"
@@ -337,7 +336,7 @@ async def test_an_administrator_ends_no_session_of_another_account(client: Clien
     assert await is_signed_in(client, admin)
 
 
-async def test_a_session_that_was_ended_among_others_is_gone(client: Client) -> None:
+async def test_owner_ends_another_session_by_id(client: Client) -> None:
     account = await register(client)
     elsewhere = await sign_in_again(client, account)
     listed = await (await send(client, "GET", "/users/me/sessions", by=account)).json()
@@ -346,15 +345,13 @@ async def test_a_session_that_was_ended_among_others_is_gone(client: Client) -> 
     assert not await is_signed_in(client, elsewhere)
 
 
-async def test_a_forgotten_password_leaves_sessions_until_it_is_set(client: Client) -> None:
+async def test_reset_request_keeps_sessions_until_the_password_is_set(client: Client) -> None:
     account = await register(client)
     assert (await forgot(client, account.profile["email"])).status == 202
     assert await is_signed_in(client, account)
 
 
-async def test_a_reset_verifies_the_address_that_its_link_was_mailed_to(
-    client: Client, settings: Settings
-) -> None:
+async def test_password_reset_verifies_the_email(client: Client, settings: Settings) -> None:
     account = await register(client)
     await by_reset(client, settings, account, account)
     again = await sign_in_again(client, account._replace(password=NEW_PASSWORD))
@@ -362,9 +359,11 @@ async def test_a_reset_verifies_the_address_that_its_link_was_mailed_to(
     assert me["email_verified"] is True
 
 
-async def test_an_older_way_back_outlives_a_newer_one(client: Client, settings: Settings) -> None:
+async def test_older_revert_link_works_after_a_newer_one(
+    client: Client, settings: Settings
+) -> None:
     account = await register(client)
-    await move(client, settings, account, "second@example.com")
+    await complete_email_change(client, settings, account, "second@example.com")
     await change_email(client, account, account.password, to="third@example.com")
     to_third = await link_about(
         settings.data_dir, "third@example.com", "Confirm your new email address"
@@ -376,12 +375,12 @@ async def test_an_older_way_back_outlives_a_newer_one(client: Client, settings: 
     assert [(await verify(client, token)).status for token in (newer, older)] == [204, 204]
 
 
-async def test_a_way_back_outlives_that_of_another_account(
+async def test_revert_link_survives_another_accounts_revert(
     client: Client, settings: Settings
 ) -> None:
     account, other = await register(client), await register(client)
-    await move(client, settings, account, "new@example.com")
-    await move(client, settings, other, "newer@example.com")
+    await complete_email_change(client, settings, account, "new@example.com")
+    await complete_email_change(client, settings, other, "newer@example.com")
     subject = "The email address of your account was changed"
     backs = [
         await link_about(settings.data_dir, each.profile["email"], subject)

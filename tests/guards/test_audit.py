@@ -1,4 +1,4 @@
-"""Each action leaves one event: by whom, of whom, and what became of what."""
+"""Each action records one audit event with its actor, subject and changes."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -38,10 +38,8 @@ CHANGED = "The email address of your account was changed"
 Act = Callable[[Client, Settings, Account, Account], Awaitable[Any]]
 
 
-async def nothing_more(
-    client: Client, settings: Settings, account: Account, admin: Account
-) -> None:
-    """The account was registered."""
+async def registering(client: Client, settings: Settings, account: Account, admin: Account) -> None:
+    """Do nothing: the account is already registered."""
 
 
 async def signing_in(client: Client, settings: Settings, account: Account, admin: Account) -> None:
@@ -66,24 +64,24 @@ async def changing_the_password(
     await change_password(client, account, account.password)
 
 
-async def asking_for_a_new_address(
+async def requesting_an_email_change(
     client: Client, settings: Settings, account: Account, admin: Account
 ) -> None:
     await change_email(client, account, account.password, to=NEW)
 
 
-async def changing_the_address(
+async def changing_the_email(
     client: Client, settings: Settings, account: Account, admin: Account
 ) -> None:
     await verifying(client, settings, account, admin)
-    await asking_for_a_new_address(client, settings, account, admin)
+    await requesting_an_email_change(client, settings, account, admin)
     await verify(client, await link_about(settings.data_dir, NEW, CHANGE))
 
 
-async def giving_the_address_back(
+async def reverting_the_email(
     client: Client, settings: Settings, account: Account, admin: Account
 ) -> None:
-    await changing_the_address(client, settings, account, admin)
+    await changing_the_email(client, settings, account, admin)
     await verify(client, await link_about(settings.data_dir, OWN, CHANGED))
 
 
@@ -91,12 +89,14 @@ async def leaving(client: Client, settings: Settings, account: Account, admin: A
     await delete_account(client, account, account.password)
 
 
-async def coming_back(client: Client, settings: Settings, account: Account, admin: Account) -> None:
+async def reactivating(
+    client: Client, settings: Settings, account: Account, admin: Account
+) -> None:
     await leaving(client, settings, account, admin)
     await sign_in(client, account)
 
 
-async def ending_the_others(
+async def ending_other_sessions(
     client: Client, settings: Settings, account: Account, admin: Account
 ) -> None:
     await sign_in_again(client, account)
@@ -111,7 +111,7 @@ async def replaying(client: Client, settings: Settings, account: Account, admin:
 
 
 OWNERS: list[tuple[Act, str, bool, Any, Any]] = [
-    (nothing_more, "user.register", True, None, None),
+    (registering, "user.register", True, None, None),
     (signing_in, "session.start", True, None, None),
     (
         verifying,
@@ -123,24 +123,24 @@ OWNERS: list[tuple[Act, str, bool, Any, Any]] = [
     (forgetting, "password.forgot", False, None, None),
     (resetting, "password.reset", True, None, None),
     (changing_the_password, "password.change", True, None, None),
-    (asking_for_a_new_address, "email.change_request", True, None, {"email": NEW}),
+    (requesting_an_email_change, "email.change_request", True, None, {"email": NEW}),
     (
-        changing_the_address,
+        changing_the_email,
         "email.change",
         True,
         {"email": OWN, "email_verified": True},
         {"email": NEW, "email_verified": True},
     ),
     (
-        giving_the_address_back,
+        reverting_the_email,
         "email.revert",
         True,
         {"email": NEW, "email_verified": True},
         {"email": OWN, "email_verified": True},
     ),
     (leaving, "user.delete", True, None, None),
-    (coming_back, "user.reactivate", True, {"status": "deleting"}, None),
-    (ending_the_others, "session.end_others", True, {"count": 1}, None),
+    (reactivating, "user.reactivate", True, {"status": "deleting"}, None),
+    (ending_other_sessions, "session.end_others", True, {"count": 1}, None),
     (replaying, "session.replay", False, None, None),
 ]
 
@@ -158,7 +158,7 @@ async def events_of(client: Client, admin: Account, subject: str, action: str) -
 @pytest.mark.parametrize(
     ("act", "action", "by_owner", "before", "after"), OWNERS, ids=[row[1] for row in OWNERS]
 )
-async def test_what_an_owner_does_is_recorded(
+async def test_owner_action_is_recorded(
     client: Client,
     settings: Settings,
     act: Act,
@@ -180,7 +180,7 @@ async def session_of(client: Client, account: Account) -> str:
 
 
 @pytest.mark.parametrize("how", ["logout", "by its id"])
-async def test_a_session_that_its_owner_ends_is_recorded(client: Client, how: str) -> None:
+async def test_owner_ending_a_session_is_recorded(client: Client, how: str) -> None:
     account, admin = await register(client), await register_as(client, "admin")
     session_id = await session_of(client, account)
     if how == "logout":
@@ -191,7 +191,7 @@ async def test_a_session_that_its_owner_ends_is_recorded(client: Client, how: st
     assert await events_of(client, admin, id_, "session.end") == [(id_, {"id": session_id}, None)]
 
 
-async def test_a_session_that_an_administrator_ends_is_recorded(client: Client) -> None:
+async def test_admin_ending_a_session_is_recorded(client: Client) -> None:
     account, admin = await register(client), await register_as(client, "admin")
     session_id, id_ = await session_of(client, account), account.profile["id"]
     await send(client, "DELETE", f"/users/{id_}/sessions/{session_id}", by=admin)
@@ -219,7 +219,7 @@ ADMINISTRATORS: list[tuple[str, str, Any, str, Any, Any]] = [
     ADMINISTRATORS,
     ids=[row[3] for row in ADMINISTRATORS],
 )
-async def test_what_an_administrator_does_is_recorded(
+async def test_admin_action_is_recorded(
     client: Client, method: str, path: str, body: Any, action: str, before: Any, after: Any
 ) -> None:
     account, admin = await register(client), await register_as(client, "admin")
@@ -230,7 +230,7 @@ async def test_what_an_administrator_does_is_recorded(
     assert await events_of(client, admin, id_, action) == [expected]
 
 
-async def test_a_reinstatement_is_recorded(client: Client) -> None:
+async def test_reinstatement_is_recorded(client: Client) -> None:
     account, admin = await register(client), await register_as(client, "admin")
     id_ = account.profile["id"]
     await send(client, "POST", f"/users/{id_}/suspend", {"reason": "spam"}, by=admin)
@@ -243,7 +243,7 @@ async def test_a_reinstatement_is_recorded(client: Client) -> None:
     assert await events_of(client, admin, id_, "user.reinstate") == [expected]
 
 
-async def test_a_deletion_by_an_administrator_is_recorded(client: Client) -> None:
+async def test_deletion_by_an_admin_is_recorded(client: Client) -> None:
     account, admin = await register(client), await register_as(client, "admin")
     id_ = account.profile["id"]
     deleted = await (await send(client, "DELETE", f"/users/{id_}", by=admin)).json()
@@ -255,7 +255,7 @@ async def test_a_deletion_by_an_administrator_is_recorded(client: Client) -> Non
     assert await events_of(client, admin, id_, "user.delete") == [expected]
 
 
-async def test_an_account_that_an_administrator_creates_is_recorded(client: Client) -> None:
+async def test_account_creation_by_an_admin_is_recorded(client: Client) -> None:
     admin = await register_as(client, "admin")
     body = {"email": NEW, "name": "Ada", "role": "support", "settings": {}}
     created = await (await send(client, "POST", "/users", body, by=admin)).json()
@@ -275,7 +275,7 @@ async def test_an_account_that_an_administrator_creates_is_recorded(client: Clie
         ("status = 'deleting', purge_at = now()", "user.purge", None, None),
     ],
 )
-async def test_what_a_job_does_is_recorded_without_an_actor(
+async def test_job_action_is_recorded_without_an_actor(
     client: Client,
     start_app: StartApp,
     conn: Any,
@@ -284,7 +284,7 @@ async def test_what_a_job_does_is_recorded_without_an_actor(
     before: Any,
     after: Any,
 ) -> None:
-    """By a replica that starts later."""
+    """The job runs on a replica that starts later."""
     account, admin = await register(client), await register_as(client, "admin")
     id_ = account.profile["id"]
     await conn.execute(f"update users set {due} where id = $1", id_)
@@ -296,7 +296,7 @@ async def test_what_a_job_does_is_recorded_without_an_actor(
 @pytest.mark.parametrize(
     ("option", "action"), [("--now", "key.rotate"), ("--revoke", "key.revoke")]
 )
-async def test_a_change_of_keys_by_an_operator_is_recorded(
+async def test_signing_key_change_by_an_operator_is_recorded(
     client: Client, database: Database, tmp_path: Path, option: str, action: str
 ) -> None:
     admin = await register_as(client, "admin")
@@ -311,7 +311,7 @@ async def test_a_change_of_keys_by_an_operator_is_recorded(
 
 
 @pytest.mark.parametrize("act", ["suspend", "reinstate"])
-async def test_what_an_operator_does_to_an_account_is_recorded(
+async def test_account_change_by_an_operator_is_recorded(
     client: Client, database: Database, tmp_path: Path, act: str
 ) -> None:
     account, admin = await register(client), await register_as(client, "admin")
@@ -325,7 +325,7 @@ async def test_what_an_operator_does_to_an_account_is_recorded(
     assert await events_of(client, admin, id_, f"user.{act}") == [(None, *changed)]
 
 
-async def test_a_promotion_by_an_operator_is_recorded(
+async def test_promotion_by_an_operator_is_recorded(
     client: Client, database: Database, tmp_path: Path
 ) -> None:
     account, admin = await register(client), await register_as(client, "admin")

@@ -1,4 +1,4 @@
-"""What is sealed belongs to its row and its purpose: moved to another, it is refused."""
+"""Sealed data is bound to its row and purpose, and fails to open anywhere else."""
 
 import hashlib
 import uuid
@@ -27,14 +27,16 @@ async def register_once(client: Client, key: str, email: str = "ada@example.com"
     return await send(client, "POST", "/auth/register", body, headers=headers)
 
 
-async def test_an_answer_moved_to_another_key_is_refused(client: Client, conn: Any) -> None:
+async def test_stored_response_moved_to_another_key_is_rejected(client: Client, conn: Any) -> None:
     assert (await register_once(client, "one")).status == 201
     await conn.execute("update idempotency_keys set key = 'two'")
     await assert_problem(await register_once(client, "two"), 422, "idempotent_answer_lost")
 
 
-async def test_an_answer_moved_to_another_caller_is_refused(client: Client, conn: Any) -> None:
-    """It may hold tokens: whoever can write to the table must not read them over HTTP."""
+async def test_stored_response_moved_to_another_caller_is_rejected(
+    client: Client, conn: Any
+) -> None:
+    """The response may hold tokens, which write access to the table must not expose over HTTP."""
     ada, eve = await register(client), await register(client)
     body = {"password": "a passphrase nobody has guessed", "current_password": PASSWORD}
     key = {"Idempotency-Key": "one"}
@@ -55,7 +57,7 @@ async def test_an_answer_moved_to_another_caller_is_refused(client: Client, conn
     await assert_problem(response, 422, "idempotent_answer_lost")
 
 
-async def test_a_mail_moved_to_another_row_is_not_sent(
+async def test_mail_moved_to_another_row_is_not_sent(
     client: Client, settings: Settings, conn: Any
 ) -> None:
     await conn.execute(LATER)
@@ -71,7 +73,7 @@ async def test_a_mail_moved_to_another_row_is_not_sent(
     assert not (settings.data_dir / "mail").exists()
 
 
-async def test_an_answer_is_no_mail(client: Client, conn: Any) -> None:
+async def test_stored_response_cannot_be_sent_as_mail(client: Client, conn: Any) -> None:
     await conn.execute(LATER)
     assert (await register_once(client, str(uuid.uuid4()))).status == 201
     with logged() as logs:
@@ -83,7 +85,7 @@ async def test_an_answer_is_no_mail(client: Client, conn: Any) -> None:
     assert [entry.get("reason") for entry in outcomes(logs)] == ["SealError"]
 
 
-async def test_a_mail_is_no_answer(client: Client, conn: Any) -> None:
+async def test_mail_cannot_be_replayed_as_a_response(client: Client, conn: Any) -> None:
     await conn.execute(LATER)
     await register(client, email="eve@example.com")
     mail_id = str(await conn.fetchval("select id from mail_outbox"))
@@ -95,7 +97,7 @@ async def test_a_mail_is_no_answer(client: Client, conn: Any) -> None:
     await assert_problem(await register_once(client, mail_id), 422, "idempotent_answer_lost")
 
 
-async def test_a_key_moved_to_another_row_signs_nothing(
+async def test_signing_key_moved_to_another_row_prevents_startup(
     client: Client, settings: Settings, conn: Any
 ) -> None:
     assert client.app is not None
@@ -112,11 +114,13 @@ async def test_a_key_moved_to_another_row_signs_nothing(
         await runner.cleanup()
 
 
-@pytest.mark.parametrize("name", ["mail", "answer"])
-async def test_one_bit_changed_is_refused(client: Client, conn: Any, name: str) -> None:
+@pytest.mark.parametrize("name", ["mail", "response"])
+async def test_sealed_data_with_a_flipped_bit_is_rejected(
+    client: Client, conn: Any, name: str
+) -> None:
     await conn.execute(LATER)
     assert (await register_once(client, "one")).status == 201
-    if name == "answer":
+    if name == "response":
         await conn.execute(
             "update idempotency_keys set answer = set_bit(answer, 100, 1 - get_bit(answer, 100))"
         )
@@ -131,10 +135,10 @@ async def test_one_bit_changed_is_refused(client: Client, conn: Any, name: str) 
     assert [entry.get("reason") for entry in outcomes(logs)] == ["SealError"]
 
 
-async def test_the_same_key_and_request_of_another_are_another_request(
+async def test_same_idempotency_key_of_another_caller_is_a_different_request(
     client: Client, conn: Any
 ) -> None:
-    """An answer of somebody else's would leave the second undone."""
+    """Replaying the first caller's response would leave the second request undone."""
     body, headers = {"email": "new@example.com", "password": PASSWORD}, {"Idempotency-Key": "one"}
     for account in (await register(client), await register(client)):
         response = await send(client, "POST", "/users/me/email", body, by=account, headers=headers)
@@ -143,7 +147,7 @@ async def test_the_same_key_and_request_of_another_are_another_request(
     assert await conn.fetchval(asked) == 2
 
 
-async def test_another_path_is_another_request(client: Client) -> None:
+async def test_idempotency_key_cannot_be_reused_on_another_path(client: Client) -> None:
     account = await register(client)
     body, headers = {"email": account.profile["email"]}, {"Idempotency-Key": "one"}
     response = await send(client, "POST", "/auth/password/forgot", body, headers=headers)
@@ -152,7 +156,7 @@ async def test_another_path_is_another_request(client: Client) -> None:
     await assert_problem(response, 422, "idempotency_key_reused")
 
 
-async def test_without_a_key_it_is_done_each_time(client: Client, conn: Any) -> None:
+async def test_request_without_a_key_runs_each_time(client: Client, conn: Any) -> None:
     account = await register(client)
     tokens = "select token_hash from action_tokens where purpose = 'password_reset'"
     seen = set()

@@ -1,4 +1,4 @@
-"""What the jobs in the background forget has expired; what has not stays."""
+"""Background jobs delete expired rows and keep the rest."""
 
 from typing import Any
 
@@ -22,7 +22,7 @@ GONE = "select not exists (select from {} where user_id = $1)"
 
 
 @pytest.mark.parametrize("column", ["expires_at", "idle_expires_at"])
-async def test_a_session_is_forgotten_once_it_has_expired(
+async def test_expired_session_is_deleted(
     client: Client, start_app: StartApp, conn: Any, column: str
 ) -> None:
     account, other = await register(client), await register(client)
@@ -34,7 +34,7 @@ async def test_a_session_is_forgotten_once_it_has_expired(
     assert await is_signed_in(client, account)
 
 
-async def test_a_link_is_forgotten_once_it_has_expired(
+async def test_expired_link_is_deleted(
     client: Client, start_app: StartApp, settings: Settings, conn: Any
 ) -> None:
     account, other = await register(client), await register(client)
@@ -47,7 +47,7 @@ async def test_a_link_is_forgotten_once_it_has_expired(
     assert (await reset(client, token)).status == 204
 
 
-async def test_an_answer_is_forgotten_after_a_day(
+async def test_stored_response_is_deleted_after_a_day(
     client: Client, start_app: StartApp, conn: Any
 ) -> None:
     account = await register(client)
@@ -67,7 +67,7 @@ async def test_an_answer_is_forgotten_after_a_day(
     await assert_problem(response, 422, "idempotency_key_reused")
 
 
-async def test_an_account_is_purged_after_its_grace(
+async def test_account_is_purged_after_the_grace_period(
     client: Client, start_app: StartApp, conn: Any
 ) -> None:
     account, other = await register(client), await register(client)
@@ -83,9 +83,7 @@ async def test_an_account_is_purged_after_its_grace(
     assert (await sign_in(client, account)).status == 200
 
 
-async def test_a_suspension_ends_when_it_is_due(
-    client: Client, start_app: StartApp, conn: Any
-) -> None:
+async def test_suspension_ends_when_due(client: Client, start_app: StartApp, conn: Any) -> None:
     account, other = await register(client), await register(client)
     suspend = "update users set status = 'suspended', suspended_until = now() + $2 where id = $1"
     for each, hours in ((account, 1), (other, 0)):
@@ -99,7 +97,9 @@ async def test_a_suspension_ends_when_it_is_due(
     assert (await sign_in(client, account)).status == 401
 
 
-async def test_a_limit_is_forgotten_once_its_quota_is_whole(start_app: StartApp, conn: Any) -> None:
+async def test_throttle_row_is_deleted_once_its_quota_is_full(
+    start_app: StartApp, conn: Any
+) -> None:
     client = await start_app(throttle_sign_in_per_account=Rate(1, 3600))
     account = await register(client)
     await sign_in(client, account, WRONG)
@@ -110,8 +110,8 @@ async def test_a_limit_is_forgotten_once_its_quota_is_whole(start_app: StartApp,
     await assert_problem(await sign_in(client, account), 429, "too_many_requests")
 
 
-async def test_a_network_is_forgotten_after_half_a_year(start_app: StartApp, conn: Any) -> None:
-    """The one that stays is still the owner's: its attempts count for themselves."""
+async def test_known_network_is_deleted_after_half_a_year(start_app: StartApp, conn: Any) -> None:
+    """The remaining network still has its own counter."""
     client = await start_app(throttle_sign_in_per_ip=Rate(1, 3600))
     account, other = await register(client), await register(client)
     old = "update known_networks set last_seen_at = now() - interval '181 days' where user_id = $1"
@@ -122,7 +122,7 @@ async def test_a_network_is_forgotten_after_half_a_year(start_app: StartApp, con
     assert (await sign_in(client, account)).status == 200
 
 
-async def test_an_owner_need_not_wait_for_the_job_that_ends_a_suspension(
+async def test_owner_can_sign_in_before_the_job_lifts_an_expired_suspension(
     client: Client, conn: Any
 ) -> None:
     account = await register(client)

@@ -1,4 +1,4 @@
-"""Attempts are counted before anything else is done: by account, and by client."""
+"""Attempts are counted per account and per client before any other work."""
 
 from collections.abc import Awaitable, Callable
 from ipaddress import ip_network
@@ -24,12 +24,11 @@ from tests.support.steps import (
 )
 
 FEW = Rate(3, 3600)
-# Made up, so that each is another account's; the same for all three counts as one.
 Ask = Callable[[Client, str], Awaitable[ClientResponse]]
 
 
 async def ask_for_change(client: Client, email: str) -> ClientResponse:
-    """From an account of its own each time, so that only the new address is the same."""
+    """Use a new account each time, so that only the new email is the same."""
     return await change_email(client, await register(client), PASSWORD, to=email)
 
 
@@ -46,7 +45,7 @@ def policy_of(response: ClientResponse) -> str:
 
 
 @pytest.mark.parametrize("name", MAILING)
-async def test_mails_to_one_address_are_limited(start_app: StartApp, name: str) -> None:
+async def test_mail_to_one_email_is_limited(start_app: StartApp, name: str) -> None:
     client = await start_app(throttle_mail_per_account=FEW)
     statuses = [(await MAILING[name](client, "ada@example.com")).status for _ in range(3)]
     assert statuses == [202] * 3
@@ -56,14 +55,14 @@ async def test_mails_to_one_address_are_limited(start_app: StartApp, name: str) 
 
 
 @pytest.mark.parametrize("name", MAILING)
-async def test_mails_to_another_address_are_not(start_app: StartApp, name: str) -> None:
+async def test_mail_to_another_email_is_not_limited(start_app: StartApp, name: str) -> None:
     client = await start_app(throttle_mail_per_account=Rate(1, 3600))
     assert (await MAILING[name](client, "ada@example.com")).status == 202
     assert (await MAILING[name](client, "eve@example.com")).status == 202
 
 
 @pytest.mark.parametrize("name", MAILING)
-async def test_mails_that_one_client_asks_for_are_limited(start_app: StartApp, name: str) -> None:
+async def test_mail_requested_by_one_client_is_limited(start_app: StartApp, name: str) -> None:
     client = await start_app(throttle_mail_per_ip=FEW)
     statuses = [
         (await MAILING[name](client, f"user-{number}@example.com")).status for number in range(3)
@@ -74,7 +73,7 @@ async def test_mails_that_one_client_asks_for_are_limited(start_app: StartApp, n
     assert policy_of(response) == f"{POLICIES[name]}-per-ip"
 
 
-async def test_a_mail_refused_by_the_limit_is_not_sent(start_app: StartApp, conn: Any) -> None:
+async def test_throttled_mail_is_not_sent(start_app: StartApp, conn: Any) -> None:
     client = await start_app(throttle_mail_per_account=Rate(1, 3600))
     account = await register(client)
     assert (await forgot(client, account.profile["email"])).status == 202
@@ -85,7 +84,7 @@ async def test_a_mail_refused_by_the_limit_is_not_sent(start_app: StartApp, conn
 
 
 @pytest.mark.parametrize("ask", ASKING.values(), ids=ASKING)
-async def test_a_stolen_token_is_no_way_to_guess_passwords(
+async def test_password_guesses_with_a_stolen_token_are_limited(
     start_app: StartApp, ask: Asking
 ) -> None:
     client = await start_app(throttle_sign_in_per_account=FEW)
@@ -98,7 +97,7 @@ async def test_a_stolen_token_is_no_way_to_guess_passwords(
 
 
 @pytest.mark.parametrize("ask", ASKING.values(), ids=ASKING)
-async def test_guesses_with_a_token_count_as_those_at_sign_in(
+async def test_guesses_with_a_token_count_toward_the_sign_in_limit(
     start_app: StartApp, ask: Asking
 ) -> None:
     client = await start_app(throttle_sign_in_per_account=FEW)
@@ -108,7 +107,7 @@ async def test_guesses_with_a_token_count_as_those_at_sign_in(
     await assert_problem(await sign_in(client, account), 429, "too_many_requests")
 
 
-async def test_guesses_at_sign_in_are_limited(start_app: StartApp) -> None:
+async def test_sign_in_guesses_are_limited(start_app: StartApp) -> None:
     client = await start_app(throttle_sign_in_per_account=FEW)
     account = await register(client)
     for _ in range(3):
@@ -116,7 +115,7 @@ async def test_guesses_at_sign_in_are_limited(start_app: StartApp) -> None:
     await assert_problem(await sign_in(client, account), 429, "too_many_requests")
 
 
-async def test_registrations_of_one_client_are_limited(start_app: StartApp) -> None:
+async def test_registrations_by_one_client_are_limited(start_app: StartApp) -> None:
     client = await start_app(throttle_registration_per_ip=FEW)
     for _ in range(3):
         await register(client)
@@ -125,10 +124,10 @@ async def test_registrations_of_one_client_are_limited(start_app: StartApp) -> N
     await assert_problem(response, 429, "too_many_requests")
 
 
-async def test_who_sets_a_password_by_a_link_is_no_stranger_where_they_are(
+async def test_password_reset_makes_the_clients_network_known(
     start_app: StartApp, settings: Settings
 ) -> None:
-    """While an attack on the account leaves strangers no attempt."""
+    """An attack on the account has used up the quota of unknown networks."""
     client = await start_app(
         throttle_sign_in_per_account=FEW, trusted_proxies=(ip_network("127.0.0.0/8"),)
     )

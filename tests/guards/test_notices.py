@@ -1,4 +1,4 @@
-"""Who is told by mail of what is done to an account."""
+"""Owners are notified by mail of what happens to their account."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -32,8 +32,8 @@ CHANGED = "The email address of your account was changed"
 Act = Callable[[Client, Settings, Account], Awaitable[Any]]
 
 
-async def nothing_more(client: Client, settings: Settings, account: Account) -> None:
-    """The account was registered."""
+async def registering(client: Client, settings: Settings, account: Account) -> None:
+    """Do nothing: the account is already registered."""
 
 
 async def resending(client: Client, settings: Settings, account: Account) -> None:
@@ -53,23 +53,25 @@ async def changing_the_password(client: Client, settings: Settings, account: Acc
     await change_password(client, account, account.password)
 
 
-async def asking_for_a_new_address(client: Client, settings: Settings, account: Account) -> None:
+async def requesting_an_email_change(client: Client, settings: Settings, account: Account) -> None:
     await change_email(client, account, account.password, to=NEW)
 
 
-async def asking_for_anothers_address(client: Client, settings: Settings, account: Account) -> None:
+async def requesting_another_accounts_email(
+    client: Client, settings: Settings, account: Account
+) -> None:
     other = await register(client, email="other@example.com")
     await change_email(client, other, other.password, to=OWN)
 
 
-async def changing_the_address(client: Client, settings: Settings, account: Account) -> None:
+async def changing_the_email(client: Client, settings: Settings, account: Account) -> None:
     await verify(client, await link_about(settings.data_dir, OWN, VERIFY))
     await change_email(client, account, account.password, to=NEW)
     await verify(client, await link_about(settings.data_dir, NEW, CHANGE))
 
 
-async def giving_the_address_back(client: Client, settings: Settings, account: Account) -> None:
-    await changing_the_address(client, settings, account)
+async def reverting_the_email(client: Client, settings: Settings, account: Account) -> None:
+    await changing_the_email(client, settings, account)
     await verify(client, await link_about(settings.data_dir, OWN, CHANGED))
 
 
@@ -88,15 +90,15 @@ async def being_sent_a_reset(client: Client, settings: Settings, account: Accoun
 
 
 NOTICES: list[tuple[Act, str, str]] = [
-    (nothing_more, OWN, VERIFY),
+    (registering, OWN, VERIFY),
     (resending, OWN, VERIFY),
     (forgetting, OWN, RESET),
     (resetting, OWN, "Your password was changed"),
     (changing_the_password, OWN, "Your password was changed"),
-    (asking_for_a_new_address, NEW, CHANGE),
-    (asking_for_anothers_address, OWN, "You have an account already"),
-    (changing_the_address, OWN, CHANGED),
-    (giving_the_address_back, OWN, RESET),
+    (requesting_an_email_change, NEW, CHANGE),
+    (requesting_another_accounts_email, OWN, "You already have an account"),
+    (changing_the_email, OWN, CHANGED),
+    (reverting_the_email, OWN, RESET),
     (leaving, OWN, "Your account will be deleted"),
     (being_created, NEW, RESET),
     (being_sent_a_reset, OWN, RESET),
@@ -106,25 +108,25 @@ NOTICES: list[tuple[Act, str, str]] = [
 @pytest.mark.parametrize(
     ("act", "to", "subject"), NOTICES, ids=[act.__name__ for act, *_ in NOTICES]
 )
-async def test_a_mail_is_sent(
+async def test_mail_is_sent(
     client: Client, settings: Settings, conn: Any, act: Act, to: str, subject: str
 ) -> None:
     await act(client, settings, await register(client, email=OWN))
     assert (to, subject) in await mails(settings.data_dir, conn)
 
 
-async def test_an_owner_is_told_of_a_registration_with_their_address(
+async def test_owner_is_notified_of_a_registration_with_their_email(
     start_app: StartApp, settings: Settings, conn: Any
 ) -> None:
     client = await start_app(require_email_verification=True)
     for _ in range(2):
         await send(client, "POST", "/auth/register", {"email": OWN, "password": PASSWORD})
-    assert (OWN, "You have an account already") in await mails(settings.data_dir, conn)
+    assert (OWN, "You already have an account") in await mails(settings.data_dir, conn)
 
 
-async def test_no_link_goes_to_an_address_for_what_another_asked(
+async def test_email_change_sends_no_link_to_another_accounts_email(
     client: Client, settings: Settings, conn: Any
 ) -> None:
     account = await register(client, email=OWN)
-    await asking_for_anothers_address(client, settings, account)
+    await requesting_another_accounts_email(client, settings, account)
     assert (OWN, CHANGE) not in await mails(settings.data_dir, conn)

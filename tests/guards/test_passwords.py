@@ -1,4 +1,4 @@
-"""Wherever a password is chosen, a common, a personal, and a short one are refused."""
+"""Common, personal and short passwords are rejected wherever one is chosen."""
 
 import pytest
 
@@ -10,7 +10,7 @@ from tests.support.steps import mail_reset, reset, send
 
 @pytest.mark.parametrize("where", ["registration", "change", "reset"])
 @pytest.mark.parametrize("password", ["123456789012345", "Ada Lovelace Ada", "t0o short"])
-async def test_a_password_that_could_be_guessed_is_refused(
+async def test_guessable_password_is_rejected(
     client: Client, settings: Settings, where: str, password: str
 ) -> None:
     if where == "registration":

@@ -1,4 +1,4 @@
-"""What happens at once happens one after the other: each race is run in the order that hurts."""
+"""Concurrent requests are serialized: each race runs in its worst order."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -48,11 +48,11 @@ from tests.support.tokens import published
 ROW = "select from users where id = $1 for update"
 ALL_ROWS = "select from users for update"
 FRESH = {"If-Match": '"1"'}
-# Of commands that are held by a lock while others start.
+# Commands wait for a lock while others start.
 PATIENT = {"DB_LOCK_TIMEOUT_S": "60", "DB_COMMAND_TIMEOUT_S": "60"}
 
 
-async def test_merges_at_once_lose_nothing(client: Client, conn: Any) -> None:
+async def test_concurrent_merges_lose_nothing(client: Client, conn: Any) -> None:
     account = await register(client)
     async with holding(conn, ROW, account.profile["id"]) as start:
         for name in ("one", "two"):
@@ -62,9 +62,7 @@ async def test_merges_at_once_lose_nothing(client: Client, conn: Any) -> None:
     assert merged["settings"] == {"one": True, "two": True}
 
 
-async def test_of_two_changes_of_one_version_the_second_is_refused(
-    client: Client, conn: Any
-) -> None:
+async def test_second_change_to_the_same_version_is_rejected(client: Client, conn: Any) -> None:
     account = await register(client)
     async with holding(conn, ROW, account.profile["id"]) as start:
         changes = [
@@ -74,7 +72,7 @@ async def test_of_two_changes_of_one_version_the_second_is_refused(
     assert [(await change).status for change in changes] == [200, 412]
 
 
-async def test_of_two_administrators_changes_of_one_version_the_second_is_refused(
+async def test_second_admin_change_to_the_same_version_is_rejected(
     client: Client, conn: Any
 ) -> None:
     account, admin = await register(client), await register_as(client, "admin")
@@ -88,7 +86,7 @@ async def test_of_two_administrators_changes_of_one_version_the_second_is_refuse
 
 
 @pytest.mark.parametrize("ask", ASKING.values(), ids=ASKING)
-async def test_a_password_that_has_just_been_changed_is_refused(
+async def test_password_that_was_just_replaced_is_rejected(
     client: Client, conn: Any, ask: Asking
 ) -> None:
     account = await register(client)
@@ -99,7 +97,7 @@ async def test_a_password_that_has_just_been_changed_is_refused(
 
 
 @pytest.mark.parametrize("ask", ASKING.values(), ids=ASKING)
-async def test_a_session_that_has_just_been_ended_is_refused(
+async def test_session_that_was_just_ended_is_rejected(
     client: Client, conn: Any, ask: Asking
 ) -> None:
     account = await register(client)
@@ -110,9 +108,7 @@ async def test_a_session_that_has_just_been_ended_is_refused(
     await assert_problem(await asked, 401, "invalid_token")
 
 
-async def test_an_account_suspended_during_its_sign_in_is_refused(
-    client: Client, conn: Any
-) -> None:
+async def test_account_suspended_during_sign_in_is_rejected(client: Client, conn: Any) -> None:
     account = await register(client)
     suspend = "update users set status = 'suspended' where id = $1"
     async with holding(conn, suspend, account.profile["id"]) as start:
@@ -120,7 +116,7 @@ async def test_an_account_suspended_during_its_sign_in_is_refused(
     await assert_problem(await signing_in, 401, "invalid_credentials")
 
 
-async def test_a_password_changed_during_a_sign_in_is_refused(client: Client, conn: Any) -> None:
+async def test_password_changed_during_sign_in_is_rejected(client: Client, conn: Any) -> None:
     account = await register(client)
     change = "update users set password_hash = 'another' where id = $1"
     async with holding(conn, change, account.profile["id"]) as start:
@@ -128,12 +124,10 @@ async def test_a_password_changed_during_a_sign_in_is_refused(client: Client, co
     await assert_problem(await signing_in, 401, "invalid_credentials")
 
 
-async def test_a_session_opened_just_before_a_suspension_is_ended_by_it(
-    client: Client, conn: Any
-) -> None:
+async def test_suspension_ends_a_session_opened_just_before_it(client: Client, conn: Any) -> None:
     account, admin = await register(client), await register_as(client, "admin")
     path = f"/users/{account.profile['id']}/suspend"
-    # Its sign-in has opened the session, and not committed it.
+    # The sign-in has inserted the session but not committed.
     network = "select from known_networks where user_id = $1 for update"
     async with holding(conn, network, account.profile["id"]) as start:
         signing_in = await start(sign_in(client, account))
@@ -148,7 +142,7 @@ async def wait_for(*asked: "asyncio.Task[ClientResponse]") -> list[int]:
 
 
 @pytest.mark.parametrize("how", ["forgot", "administrator"])
-async def test_of_links_mailed_at_once_one_is_good(
+async def test_only_one_of_two_concurrent_reset_links_works(
     client: Client, settings: Settings, conn: Any, how: str
 ) -> None:
     account, admin = await register(client), await register_as(client, "admin")
@@ -167,7 +161,7 @@ async def test_of_links_mailed_at_once_one_is_good(
 
 
 @pytest.mark.parametrize("how", ["resend", "change of email"])
-async def test_of_verifying_links_mailed_at_once_one_is_good(
+async def test_only_one_of_two_concurrent_verification_links_works(
     client: Client, settings: Settings, conn: Any, how: str
 ) -> None:
     account = await register(client)
@@ -189,7 +183,7 @@ async def test_of_verifying_links_mailed_at_once_one_is_good(
     assert sorted([(await verify(client, token)).status for token in tokens]) == [204, 400]
 
 
-async def test_of_two_uses_of_a_link_at_once_one_succeeds(
+async def test_reset_link_used_twice_at_once_works_once(
     client: Client, settings: Settings, conn: Any
 ) -> None:
     account = await register(client)
@@ -199,7 +193,7 @@ async def test_of_two_uses_of_a_link_at_once_one_succeeds(
     assert await wait_for(*uses) == [204, 400]
 
 
-async def test_of_two_verifications_by_a_link_at_once_one_succeeds(
+async def test_verification_link_used_twice_at_once_works_once(
     client: Client, settings: Settings, conn: Any
 ) -> None:
     account = await register(client)
@@ -211,7 +205,7 @@ async def test_of_two_verifications_by_a_link_at_once_one_succeeds(
     assert await wait_for(*uses) == [204, 400]
 
 
-async def test_a_retry_behind_its_successors_use_is_a_replay(client: Client, conn: Any) -> None:
+async def test_retry_after_its_successor_was_used_is_a_replay(client: Client, conn: Any) -> None:
     account = await register(client)
     first = account.tokens["refresh_token"]
     second = (await (await refresh(client, first)).json())["refresh_token"]
@@ -221,7 +215,7 @@ async def test_a_retry_behind_its_successors_use_is_a_replay(client: Client, con
     assert [(await used).status, (await retried).status] == [200, 401]
 
 
-async def test_of_two_refreshes_at_once_both_get_one_successor(client: Client, conn: Any) -> None:
+async def test_concurrent_refreshes_get_the_same_successor(client: Client, conn: Any) -> None:
     token = (await register(client)).tokens["refresh_token"]
     async with holding(conn, "select from sessions for update") as start:
         asked = [await start(refresh(client, token)) for _ in range(2)]
@@ -251,7 +245,7 @@ Removing = Callable[[Client, Account, Account], Awaitable[ClientResponse]]
 
 
 @pytest.mark.parametrize("remove", [demote, suspend, delete, leave])
-async def test_of_two_administrators_who_go_at_once_one_stays(
+async def test_one_of_two_admins_removed_at_once_stays(
     client: Client, conn: Any, remove: Removing
 ) -> None:
     one, two = await register_as(client, "admin"), await register_as(client, "admin")
@@ -263,13 +257,13 @@ async def test_of_two_administrators_who_go_at_once_one_stays(
 
 
 @pytest.mark.parametrize("remove", [demote, suspend, delete, leave])
-async def test_the_last_administrator_stays(client: Client, remove: Removing) -> None:
+async def test_last_admin_cannot_be_removed(client: Client, remove: Removing) -> None:
     admin = await register_as(client, "admin")
     response = await remove(client, admin, admin)
     await assert_problem(response, 409, "last_administrator")
 
 
-async def test_a_request_asked_for_again_while_it_is_under_way_is_refused(
+async def test_repeated_request_is_rejected_while_the_first_is_running(
     client: Client, conn: Any
 ) -> None:
     account = await register(client)
@@ -281,7 +275,7 @@ async def test_a_request_asked_for_again_while_it_is_under_way_is_refused(
     await assert_problem(await second, 409, "idempotency_key_in_use")
 
 
-async def test_replicas_that_start_at_once_make_one_key(
+async def test_replicas_starting_at_once_create_one_signing_key(
     client: Client, start_app: StartApp, conn: Any
 ) -> None:
     await conn.execute("delete from signing_keys")
@@ -293,7 +287,7 @@ async def test_replicas_that_start_at_once_make_one_key(
     assert keys[0] == keys[1]
 
 
-async def test_of_two_rotations_at_once_the_second_is_refused(
+async def test_second_of_two_concurrent_key_rotations_is_rejected(
     client: Client, database: Database, conn: Any, tmp_path: Path
 ) -> None:
     def rotate() -> Awaitable[list[Result]]:
@@ -304,7 +298,7 @@ async def test_of_two_rotations_at_once_the_second_is_refused(
     assert [(await each)[0].code for each in rotations] == [0, 1]
 
 
-async def test_of_two_revocations_at_once_one_key_is_left(
+async def test_two_concurrent_key_revocations_leave_one_key(
     client: Client, database: Database, conn: Any, tmp_path: Path
 ) -> None:
     def revoke() -> Awaitable[list[Result]]:
@@ -318,7 +312,7 @@ async def test_of_two_revocations_at_once_one_key_is_left(
     assert await conn.fetchval("select count(*) from signing_keys") == 1
 
 
-async def test_a_promotion_undoes_no_change_that_it_waited_for(
+async def test_promotion_keeps_a_change_it_waited_for(
     client: Client, database: Database, conn: Any, tmp_path: Path
 ) -> None:
     account = await register(client)
@@ -334,7 +328,7 @@ async def test_a_promotion_undoes_no_change_that_it_waited_for(
     assert (me["role"], me["name"]) == ("admin", "Ada")
 
 
-async def test_a_suspension_that_is_prolonged_as_it_ends_goes_on(
+async def test_suspension_extended_while_expiring_continues(
     client: Client, start_app: StartApp, conn: Any
 ) -> None:
     account, other = await register(client), await register(client)
@@ -353,7 +347,7 @@ async def test_a_suspension_that_is_prolonged_as_it_ends_goes_on(
     assert (await sign_in(client, account)).status == 401
 
 
-async def test_an_owner_who_comes_back_as_the_account_is_purged_is_let_in(
+async def test_account_reactivated_during_its_purge_survives(
     client: Client, start_app: StartApp, conn: Any
 ) -> None:
     account, other = await register(client), await register(client)
@@ -372,7 +366,7 @@ async def test_an_owner_who_comes_back_as_the_account_is_purged_is_let_in(
     assert (await sign_in(client, account)).status == 200
 
 
-async def test_a_session_that_is_refreshed_as_it_ends_lives_on(
+async def test_session_refreshed_while_expiring_survives(
     client: Client, start_app: StartApp, conn: Any
 ) -> None:
     account, other = await register(client), await register(client)
@@ -391,7 +385,7 @@ async def test_a_session_that_is_refreshed_as_it_ends_lives_on(
     assert await is_signed_in(client, account)
 
 
-async def test_an_attempt_counted_as_its_limit_is_forgotten_counts(
+async def test_attempt_counted_during_throttle_cleanup_is_kept(
     start_app: StartApp, conn: Any
 ) -> None:
     once = Rate(1, 3600)
@@ -412,7 +406,7 @@ async def test_an_attempt_counted_as_its_limit_is_forgotten_counts(
 
 
 @pytest.mark.parametrize("path", ["password", "email"])
-async def test_a_mail_is_sent_only_for_what_was_done(
+async def test_mail_is_sent_only_for_changes_that_succeeded(
     client: Client, settings: Settings, conn: Any, path: str
 ) -> None:
     account = await register(client)
@@ -426,8 +420,8 @@ async def test_a_mail_is_sent_only_for_what_was_done(
     assert "Confirm your new email address" not in subjects
 
 
-async def test_a_sign_in_with_the_password_just_set_succeeds(client: Client, conn: Any) -> None:
-    """Of the two passwords the newer one is good, once its change is done."""
+async def test_sign_in_with_the_new_password_succeeds(client: Client, conn: Any) -> None:
+    """The new password works once the change has committed."""
     account = await register(client, password=PASSWORD)
     async with holding(conn, ROW, account.profile["id"]) as start:
         changing = await start(change_password(client, account, account.password))

@@ -1,4 +1,4 @@
-"""Only failures use a quota up: an attempt that succeeds is given back."""
+"""Only failures use up a quota: a successful attempt is refunded."""
 
 import pytest
 from aiohttp import ClientResponse
@@ -24,7 +24,7 @@ def remaining(response: ClientResponse) -> int:
 
 
 @pytest.mark.parametrize("name", ASKING)
-async def test_success_leaves_the_quota_whole(start_app: StartApp, name: str) -> None:
+async def test_successful_attempt_uses_no_quota(start_app: StartApp, name: str) -> None:
     client = await start_app(throttle_sign_in_per_account=ONCE)
     account = await register(client)
     response = await ASKING[name](client, account, account.password)
@@ -34,28 +34,28 @@ async def test_success_leaves_the_quota_whole(start_app: StartApp, name: str) ->
 
 
 @pytest.mark.parametrize("ask", ASKING.values(), ids=ASKING)
-async def test_the_answer_to_a_success_says_so(start_app: StartApp, ask: Asking) -> None:
+async def test_response_to_a_success_shows_the_full_quota(start_app: StartApp, ask: Asking) -> None:
     client = await start_app(throttle_sign_in_per_account=Rate(3, 3600))
     account = await register(client)
     assert remaining(await ask(client, account, account.password)) == 3
 
 
 @pytest.mark.parametrize("ask", ASKING.values(), ids=ASKING)
-async def test_failures_are_not_given_back_by_a_success(start_app: StartApp, ask: Asking) -> None:
+async def test_success_does_not_refund_earlier_failures(start_app: StartApp, ask: Asking) -> None:
     client = await start_app(throttle_sign_in_per_account=Rate(3, 3600))
     account = await register(client)
     await ask(client, account, WRONG)
     assert remaining(await ask(client, account, account.password)) == 2
 
 
-async def test_sign_ins_that_succeed_are_given_back(start_app: StartApp) -> None:
+async def test_successful_sign_in_is_refunded(start_app: StartApp) -> None:
     client = await start_app(throttle_sign_in_per_account=ONCE)
     account = await register(client)
     await sign_in_again(client, account)
     assert (await sign_in(client, account)).status == 200
 
 
-async def test_a_mail_to_a_new_address_is_not_given_back(start_app: StartApp) -> None:
+async def test_mail_to_a_new_email_is_not_refunded(start_app: StartApp) -> None:
     client = await start_app(throttle_mail_per_account=ONCE)
     account = await register(client)
     assert (await change_email(client, account, account.password)).status == 202
@@ -63,8 +63,8 @@ async def test_a_mail_to_a_new_address_is_not_given_back(start_app: StartApp) ->
     await assert_problem(response, 429, "too_many_requests")
 
 
-async def test_an_answer_given_again_costs_no_attempt(start_app: StartApp) -> None:
-    """Its success took the password away that it would be checked by."""
+async def test_replayed_response_costs_no_attempt(start_app: StartApp) -> None:
+    """The first success replaced the password that a replay would be checked against."""
     client = await start_app(throttle_sign_in_per_account=ONCE)
     account = await register(client)
     account = account._replace(headers={**account.headers, "Idempotency-Key": "once"})

@@ -1,4 +1,4 @@
-"""How long an answer takes tells nothing of an email: none comes before the same time."""
+"""Response times reveal nothing about an email: every response takes the same minimum time."""
 
 import dataclasses
 import time
@@ -17,7 +17,7 @@ from tests.support.factories import PASSWORD, Account, register
 from tests.support.steps import WRONG, change_email, forgot, resend, send
 
 LEAST_S = 0.5
-# The event loop's clock ticks in milliseconds.
+# The event loop's clock is coarser than time.monotonic().
 TICKS_S = 0.01
 
 
@@ -34,22 +34,22 @@ async def ask(client: Client, flow: str, asker: Account, email: str) -> ClientRe
             return await change_email(client, asker, asker.password, to=email)
 
 
-@pytest.mark.parametrize("whose", ["nobody's", "somebody's", "verified"])
+@pytest.mark.parametrize("state", ["unknown", "registered", "verified"])
 @pytest.mark.parametrize("flow", ["register", "forgot", "resend", "change of email"])
-async def test_no_answer_comes_early(
+async def test_no_response_comes_early(
     start_app: StartApp,
     conn: Any,
     monkeypatch: pytest.MonkeyPatch,
     flow: str,
-    whose: str,
+    state: str,
 ) -> None:
     asker = await register(await start_app())
     await conn.execute("update users set email_verified_at = now()")
     client = await start_app(require_email_verification=True)
-    if whose != "nobody's":
+    if state != "unknown":
         body = {"email": "ada@example.com", "password": PASSWORD}
         assert (await send(client, "POST", "/auth/register", body)).status == 202
-    if whose == "verified":
+    if state == "verified":
         await conn.execute("update users set email_verified_at = now()")
     monkeypatch.setattr(requests, "UNIFORM_RESPONSE_S", LEAST_S)
     started = time.monotonic()
@@ -59,10 +59,10 @@ async def test_no_answer_comes_early(
 
 
 @pytest.mark.parametrize("why", ["wrong", "unknown", "suspended", "unverified"])
-async def test_a_refused_sign_in_computes_one_hash(
+async def test_refused_sign_in_computes_one_hash(
     settings: Settings, aiohttp_client: AiohttpClient, conn: Any, why: str
 ) -> None:
-    """Neither none nor two: each would take another time."""
+    """Zero or two hashes would take a different time."""
     registry = CollectorRegistry()
     changed = dataclasses.replace(settings, require_email_verification=True)
     client = await aiohttp_client(create_app(changed, registry))

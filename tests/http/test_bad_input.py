@@ -1,4 +1,4 @@
-"""Every route that reads a body, given what is not what it takes: 400, 413, 415, 422, never 500."""
+"""Malformed input to every route with a body: 400, 413, 415 or 422, never 500."""
 
 import asyncio
 import gzip
@@ -25,7 +25,7 @@ WITH_BODY = [
 ]
 
 
-async def test_what_is_not_json(client: Client) -> None:
+async def test_body_that_is_not_json_is_rejected(client: Client) -> None:
     account = await register_as(client, "admin")
     headers = {**account.headers, "Content-Type": "application/json"}
     for method, path in WITH_BODY:
@@ -47,7 +47,7 @@ async def test_what_is_not_json(client: Client) -> None:
             await assert_problem(response, 400, code)
 
 
-async def test_what_is_json_but_no_object(client: Client) -> None:
+async def test_json_that_is_not_an_object_is_rejected(client: Client) -> None:
     account = await register_as(client, "admin")
     headers = {**account.headers, "Content-Type": "application/json"}
     for method, path in WITH_BODY:
@@ -58,7 +58,7 @@ async def test_what_is_json_but_no_object(client: Client) -> None:
             assert pointers(problem) == {"#"}
 
 
-async def test_a_required_field_that_is_missing_is_named(client: Client) -> None:
+async def test_missing_required_fields_are_named(client: Client) -> None:
     account = await register_as(client, "admin")
     required = {
         path: {f"#/{name}" for name, field in body.fields.items() if field.required}
@@ -77,7 +77,7 @@ async def test_a_required_field_that_is_missing_is_named(client: Client) -> None
             assert pointers(await assert_problem(response, 422, "invalid_fields")) == missing
 
 
-async def test_numbers_that_are_further_out_than_any_other(client: Client) -> None:
+async def test_numbers_with_huge_exponents_are_rejected(client: Client) -> None:
     account = await register_as(client, "admin")
     headers = {**account.headers, "Content-Type": "application/json"}
     for method, path in WITH_BODY:
@@ -87,7 +87,7 @@ async def test_numbers_that_are_further_out_than_any_other(client: Client) -> No
             await assert_problem(response, 422, "invalid_fields")
 
 
-async def test_unknown_fields_and_nul(client: Client) -> None:
+async def test_unknown_fields_and_nul_are_rejected(client: Client) -> None:
     account = await register_as(client, "admin")
     for method, path in WITH_BODY:
         body = {"surprise": 1, "a/b~c": 2, "name": "nul\0"}
@@ -109,7 +109,7 @@ CONTENT_TYPES = [
 
 
 @pytest.mark.asvs("3.5.1")
-async def test_another_content_type(client: Client) -> None:
+async def test_other_content_types_are_rejected(client: Client) -> None:
     account = await register_as(client, "admin")
     for method, path in WITH_BODY:
         for content_type in CONTENT_TYPES:
@@ -118,7 +118,7 @@ async def test_another_content_type(client: Client) -> None:
             await assert_problem(response, 415, "unsupported_media_type")
 
 
-async def test_a_body_that_is_too_large(client: Client) -> None:
+async def test_oversized_body_is_rejected(client: Client) -> None:
     account = await register_as(client, "admin")
     headers = {**account.headers, "Content-Type": "application/json"}
     zipped = {**headers, "Content-Encoding": "gzip"}
@@ -131,7 +131,7 @@ async def test_a_body_that_is_too_large(client: Client) -> None:
         await assert_problem(response, 413, "content_too_large")
 
 
-async def test_compressed_bodies(client: Client) -> None:
+async def test_compressed_body_is_accepted(client: Client) -> None:
     account = await register(client)
     headers = {
         **account.headers,
@@ -145,22 +145,22 @@ async def test_compressed_bodies(client: Client) -> None:
     await assert_problem(broken, 400, "malformed_body")
 
 
-async def test_a_body_that_does_not_arrive(start_app: StartApp) -> None:
-    """Headers, half of a body, silence: 408, and the connection is closed."""
+async def test_incomplete_body_times_out(start_app: StartApp) -> None:
+    """The service responds 408 and closes the connection."""
     client = await start_app(body_timeout_s=0.2)
     reader, writer = await asyncio.open_connection("127.0.0.1", client.port)
     writer.write(
         b"POST /api/v1/auth/login HTTP/1.1\r\nHost: localhost\r\n"
         b"Content-Type: application/json\r\nContent-Length: 100\r\n\r\n{"
     )
-    answer = await reader.readuntil(b'"code":"body_timeout"')
+    received = await reader.readuntil(b'"code":"body_timeout"')
     writer.close()
     await writer.wait_closed()
-    assert answer.startswith(b"HTTP/1.1 408 ")
-    assert b"\r\nConnection: close\r\n" in answer
+    assert received.startswith(b"HTTP/1.1 408 ")
+    assert b"\r\nConnection: close\r\n" in received
 
 
-async def test_an_encoding_that_is_not_known(client: Client) -> None:
+async def test_unknown_content_encoding_is_rejected(client: Client) -> None:
     account = await register(client)
     headers = {**account.headers, "Content-Type": "application/json", "Content-Encoding": "foo"}
     response = await client.patch("/api/v1/users/me", headers=headers, data=b"{}")
@@ -177,29 +177,29 @@ async def test_an_encoding_that_is_not_known(client: Client) -> None:
         b"nonsense\r\n\r\n",
     ],
 )
-async def test_what_is_not_http(client: Client, request_bytes: bytes) -> None:
+async def test_malformed_http_is_rejected(client: Client, request_bytes: bytes) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", client.port)
     writer.write(request_bytes)
-    answer = await reader.read()
+    received = await reader.read()
     writer.close()
     await writer.wait_closed()
-    head, _, body = answer.partition(b"\r\n\r\n")
-    assert head.split(b" ")[1] == b"400", answer
+    head, _, body = received.partition(b"\r\n\r\n")
+    assert head.split(b" ")[1] == b"400", received
     assert b"\r\nContent-Type: application/problem+json\r\n" in head
     problem = json.loads(body)
     assert problem["code"] == "malformed_request"
     assert b"\r\nX-Request-ID: " + problem["request_id"].encode() in head
 
 
-async def test_a_line_that_is_too_long(client: Client) -> None:
+async def test_overlong_line_is_rejected(client: Client) -> None:
     for path, headers in (("/?" + "x" * 10_000, {}), ("/", {"If-Match": "x" * 10_000})):
         response = await client.get(path, headers=headers)
         problem = await assert_problem(response, 400, "malformed_request")
         assert "8190" in problem["detail"]
 
 
-async def test_what_a_client_expects(client: Client) -> None:
-    """It is told to send its body, and served whatever else it expects."""
+async def test_any_expect_header_is_accepted(client: Client) -> None:
+    """Unknown expectations are ignored, not rejected."""
     account = await register(client)
     for expected in ("100-continue", "100-Continue", "the-unexpected"):
         headers = {**account.headers, "Expect": expected}

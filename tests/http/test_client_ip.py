@@ -1,4 +1,4 @@
-"""Whose request it is, as proxies tell it: over HTTP, from a peer at 127.0.0.1."""
+"""The client's IP behind proxies, over HTTP from a peer at 127.0.0.1."""
 
 from ipaddress import ip_address, ip_network
 
@@ -14,7 +14,7 @@ LOCAL = ("127.0.0.0/8",)
 CHAIN = ("127.0.0.0/8", "10.0.0.0/8", "2001:db8:ffff::/48")
 
 
-async def tell(request: web.Request) -> web.Response:
+async def show_ip(request: web.Request) -> web.Response:
     return web.Response(text=str(client_ip(request)))
 
 
@@ -44,12 +44,12 @@ async def tell(request: web.Request) -> web.Response:
         (LOCAL, ["\u0661.1.1.1"], "127.0.0.1"),
     ],
 )
-async def test_the_client_is_what_the_nearest_trusted_proxy_saw(
+async def test_client_ip_is_resolved_through_trusted_proxies(
     aiohttp_client: AiohttpClient, trusted: tuple[str, ...], forwarded: list[str], client: str
 ) -> None:
     app = web.Application()
     app[SETTINGS] = Settings(trusted_proxies=tuple(ip_network(text) for text in trusted))
-    app.router.add_get("/", tell)
+    app.router.add_get("/", show_ip)
     http = await aiohttp_client(app)
     headers = [("X-Forwarded-For", text) for text in forwarded]
     response = await http.get("/", headers=headers)
@@ -64,5 +64,5 @@ async def test_the_client_is_what_the_nearest_trusted_proxy_saw(
         ("fe80::1%eth0", "fe80::/64"),
     ],
 )
-def test_one_client_is_an_ipv4_address_or_an_ipv6_network(ip: str, network: str) -> None:
+def test_client_network_is_one_ipv4_or_a_64_bit_ipv6_prefix(ip: str, network: str) -> None:
     assert client_network(ip_address(ip)) == ip_network(network)

@@ -1,4 +1,4 @@
-"""The headers of every answer, and what pages of other origins may read (CORS)."""
+"""Headers of every response, and what other origins may read (CORS)."""
 
 import itertools
 import re
@@ -16,7 +16,7 @@ from tests.support.factories import PASSWORD, assert_problem, register, register
 APP = "https://app.example"
 OTHER = "http://localhost:3000"
 ALLOWED = frozenset({APP, OTHER})
-STRANGERS = (
+UNLISTED = (
     *("https://evil.example", "https://app.example.evil.example", "https://evilapp.example"),
     *("https://sub.app.example", "http://app.example", "https://app.example:8443"),
     *("https://APP.example", "https://app.example/", f"{APP}, {OTHER}", f"{APP} {OTHER}"),
@@ -65,8 +65,8 @@ def assert_secure(response: ClientResponse) -> None:
     "14.2.2",
     "14.3.2",
 )
-async def test_every_answer_of_every_route(client: Client) -> None:
-    """As a stranger, and as an administrator who sends no body; then what sending one answers."""
+async def test_every_response_has_security_headers(client: Client) -> None:
+    """Call every route anonymously and as an admin without a body, then a few with one."""
     statuses = set()
     owner = await register_as(client, "admin")
     for route, anonymous in itertools.product(ROUTES, (True, False)):
@@ -99,7 +99,9 @@ async def test_every_answer_of_every_route(client: Client) -> None:
 
 
 @pytest.mark.asvs("3.4.1")
-async def test_hsts_where_clients_come_by_https(client: Client, start_app: StartApp) -> None:
+async def test_hsts_is_sent_if_the_public_origin_is_https(
+    client: Client, start_app: StartApp
+) -> None:
     assert "Strict-Transport-Security" not in (await client.get("/health/live")).headers
     client = await start_app(public_origin=APP)
     for path in ("/health/live", "/api/v1/users/me", "/nothing"):
@@ -108,7 +110,7 @@ async def test_hsts_where_clients_come_by_https(client: Client, start_app: Start
 
 
 @pytest.mark.asvs("3.4.2")
-async def test_other_origins_read_nothing_unless_listed(client: Client) -> None:
+async def test_no_origin_gets_cors_headers_by_default(client: Client) -> None:
     account = await register(client)
     asks = {"Origin": APP, "Access-Control-Request-Method": "GET"}
     for method in ("GET", "OPTIONS"):
@@ -129,7 +131,7 @@ def methods_of(path: str) -> Iterable[str]:
     return methods | ({"HEAD"} if "GET" in methods else set())
 
 
-async def test_preflights_of_every_route(start_app: StartApp) -> None:
+async def test_preflight_succeeds_on_every_route(start_app: StartApp) -> None:
     client = await start_app(cors_origins=ALLOWED)
     for path, origin in itertools.product({route.path for route in ROUTES}, sorted(ALLOWED)):
         concrete = re.sub(r"{[^}]*}", "01890000-0000-7000-8000-000000000000", path)
@@ -151,7 +153,7 @@ async def test_preflights_of_every_route(start_app: StartApp) -> None:
 
 
 @pytest.mark.asvs("3.5.2")
-async def test_what_is_no_preflight_or_of_no_path_is_refused(start_app: StartApp) -> None:
+async def test_cors_rejects_requests_that_are_not_preflights(start_app: StartApp) -> None:
     client = await start_app(cors_origins=ALLOWED)
     response = await preflight(client, "/nothing", APP)
     await assert_problem(response, 404, "not_found")
@@ -162,8 +164,8 @@ async def test_what_is_no_preflight_or_of_no_path_is_refused(start_app: StartApp
 
 
 @pytest.mark.asvs("3.4.2")
-@pytest.mark.parametrize("origin", STRANGERS)
-async def test_strangers_read_nothing(start_app: StartApp, origin: str) -> None:
+@pytest.mark.parametrize("origin", UNLISTED)
+async def test_unlisted_origins_get_no_cors_headers(start_app: StartApp, origin: str) -> None:
     client = await start_app(cors_origins=ALLOWED)
     account = await register(client)
     for response in (
@@ -171,12 +173,12 @@ async def test_strangers_read_nothing(start_app: StartApp, origin: str) -> None:
         await client.get("/api/v1/users/me", headers={**account.headers, "Origin": origin}),
         await client.get("/api/v1/users/me", headers={"Origin": origin}),
     ):
-        # A shared cache must not give a stranger's answer to a page that may read it.
+        # A shared cache must not serve an unlisted origin's response to a listed one.
         assert cors_of(response) == ["Vary"]
         assert response.headers["Vary"] == "Origin"
 
 
-async def test_answers_and_errors_are_readable_by_listed_origins(start_app: StartApp) -> None:
+async def test_listed_origins_can_read_responses_and_errors(start_app: StartApp) -> None:
     client = await start_app(
         cors_origins=ALLOWED,
         throttle_sign_in_per_ip=Rate(1, 60),
@@ -185,7 +187,7 @@ async def test_answers_and_errors_are_readable_by_listed_origins(start_app: Star
     wrong = {"email": "nobody@example.com", "password": PASSWORD}
     me = "/api/v1/users/me"
     page = {"Origin": APP}
-    answers = [
+    responses = [
         await client.get(me, headers={**account.headers, **page}),
         await client.get("/.well-known/jwks.json", headers=page),
         await client.get(me, headers=page),
@@ -197,10 +199,10 @@ async def test_answers_and_errors_are_readable_by_listed_origins(start_app: Star
     ]
     assert client.app is not None
     client.app[LIFECYCLE].stopping = True
-    answers.append(await client.get("/health/ready", headers=page))
-    statuses = [response.status for response in answers]
+    responses.append(await client.get("/health/ready", headers=page))
+    statuses = [response.status for response in responses]
     assert statuses == [200, 200, 401, 404, 405, 401, 429, 415, 503]
-    for response in answers:
+    for response in responses:
         headers = response.headers
         assert headers.getall("Access-Control-Allow-Origin") == [APP]
         assert headers.getall("Vary") == ["Origin"]

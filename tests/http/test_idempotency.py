@@ -1,4 +1,4 @@
-"""Idempotency-Key: done once, answered the same."""
+"""Idempotency-Key: a repeated request runs once and gets the same response."""
 
 import asyncio
 from typing import Any
@@ -14,7 +14,7 @@ BODY = {"email": "ada@example.com", "password": PASSWORD}
 KEY = {"Idempotency-Key": "a-key-of-the-client"}
 
 
-async def test_the_same_request_gets_the_same_answer(client: Client, conn: Any) -> None:
+async def test_repeated_request_gets_the_same_response(client: Client, conn: Any) -> None:
     first = await client.post(REGISTER, json=BODY, headers=KEY)
     again = await client.post(REGISTER, json=BODY, headers=KEY)
     assert (first.status, again.status) == (201, 201)
@@ -27,20 +27,20 @@ async def test_the_same_request_gets_the_same_answer(client: Client, conn: Any) 
     assert await conn.fetchval("select count(*) from sessions") == 1
 
 
-async def test_of_twenty_at_once_one_is_done(client: Client, conn: Any) -> None:
-    answers = await asyncio.gather(
+async def test_only_one_of_twenty_concurrent_requests_runs(client: Client, conn: Any) -> None:
+    responses = await asyncio.gather(
         *(client.post(REGISTER, json=BODY, headers=KEY) for _ in range(20))
     )
-    done = [answer for answer in answers if answer.status == 201]
+    done = [response for response in responses if response.status == 201]
     assert done
-    assert len({await answer.text() for answer in done}) == 1
-    for answer in answers:
-        if answer.status != 201:
-            await assert_problem(answer, 409, "idempotency_key_in_use")
+    assert len({await response.text() for response in done}) == 1
+    for response in responses:
+        if response.status != 201:
+            await assert_problem(response, 409, "idempotency_key_in_use")
     assert await conn.fetchval("select count(*) from users") == 1
 
 
-async def test_another_request_under_the_same_key_is_refused(client: Client) -> None:
+async def test_different_request_with_the_same_key_is_rejected(client: Client) -> None:
     await client.post(REGISTER, json=BODY, headers=KEY)
     other = {**BODY, "email": "grace@example.com"}
     response = await client.post(REGISTER, json=other, headers=KEY)
@@ -52,7 +52,7 @@ async def test_another_request_under_the_same_key_is_refused(client: Client) -> 
 
 
 @pytest.mark.asvs("8.2.2")
-async def test_keys_of_one_caller_are_invisible_to_another(client: Client) -> None:
+async def test_callers_can_use_the_same_key_independently(client: Client) -> None:
     accounts = [await register(client) for _ in range(2)]
     for number, account in enumerate(accounts):
         response = await client.post(
@@ -63,7 +63,7 @@ async def test_keys_of_one_caller_are_invisible_to_another(client: Client) -> No
         assert response.status == 202
 
 
-async def test_a_problem_is_not_kept(client: Client) -> None:
+async def test_problem_response_is_not_stored(client: Client) -> None:
     await register(client, email=BODY["email"])
     taken = await client.post(REGISTER, json=BODY, headers=KEY)
     await assert_problem(taken, 409, "email_taken")
@@ -71,30 +71,32 @@ async def test_a_problem_is_not_kept(client: Client) -> None:
     assert (await client.post(REGISTER, json=other, headers=KEY)).status == 201
 
 
-async def test_a_key_is_forgotten_after_a_day(client: Client, conn: Any) -> None:
+async def test_key_expires_after_a_day(client: Client, conn: Any) -> None:
     await client.post(REGISTER, json=BODY, headers=KEY)
     await conn.execute("update idempotency_keys set created_at = created_at - interval '25 hours'")
     response = await client.post(REGISTER, json=BODY, headers=KEY)
     await assert_problem(response, 409, "email_taken")
 
 
-async def test_answers_are_stored_sealed(client: Client, conn: Any) -> None:
+async def test_responses_are_stored_sealed(client: Client, conn: Any) -> None:
     response = await client.post(REGISTER, json=BODY, headers=KEY)
     tokens = await response.json()
     stored = await conn.fetchval("select answer from idempotency_keys")
     assert tokens["refresh_token"].encode() not in stored
 
 
-async def test_an_answer_of_before_another_secret_key(start_app: StartApp, conn: Any) -> None:
-    """It cannot be read, and what it tells of is not done again."""
+async def test_response_sealed_with_an_old_secret_key_is_lost(
+    start_app: StartApp, conn: Any
+) -> None:
+    """The response cannot be read, and the request does not run again."""
     before = await start_app()
     assert (await before.post(REGISTER, json=BODY, headers=KEY)).status == 201
     owner = await register(before)
-    # Its success undoes what it checks, so that it looks for an answer before the rest.
+    # Its success replaces the password it checks, so it looks up a stored response first.
     change = {"current_password": PASSWORD, "password": "a new phrase, for the road"}
     changed = await before.post(PASSWORDS, json=change, headers={**owner.headers, **KEY})
     assert changed.status == 204
-    await conn.execute("delete from signing_keys")  # or the other key would not start
+    await conn.execute("delete from signing_keys")  # which the other secret key could not decrypt
     after = await start_app(secret_key="another secret key, as long as one has to be")
     response = await after.post(REGISTER, json=BODY, headers=KEY)
     await assert_problem(response, 422, "idempotent_answer_lost")
@@ -110,6 +112,6 @@ async def test_an_answer_of_before_another_secret_key(start_app: StartApp, conn:
 
 
 @pytest.mark.parametrize("key", ["", " ", "a b", "x" * 256, "é"])
-async def test_what_is_no_key(client: Client, key: str) -> None:
+async def test_malformed_key_is_rejected(client: Client, key: str) -> None:
     response = await client.post(REGISTER, json=BODY, headers={"Idempotency-Key": key})
     await assert_problem(response, 400, "invalid_idempotency_key")

@@ -1,4 +1,4 @@
-"""Answers that are written at once are what aiohttp would have written."""
+"""Responses on the fast path match those that aiohttp would write."""
 
 import asyncio
 
@@ -18,7 +18,7 @@ from tests.support.factories import assert_problem, register_as
 from tests.support.logbook import logged
 
 ORIGIN = "https://app.example.com"
-# What differs between two requests, or between HTTP/1.0 and 1.1, where a connection stays by itself.
+# Headers that differ between requests or between HTTP/1.0 and 1.1.
 OF_ONE_REQUEST = {"date", "connection"}
 PATHS = {
     "/health/live": 200,
@@ -33,15 +33,15 @@ PATHS = {
 async def _ask(
     client: Client, method: str, path: str, version: str, headers: dict[str, str]
 ) -> tuple[int, dict[str, list[str]], bytes]:
-    """The answer as it is on the wire: its status, its headers, its body."""
+    """Return the status, headers and body of the response on the wire."""
     reader, writer = await asyncio.open_connection("127.0.0.1", client.port)
     lines = [f"{method} {path} {version}", "Host: localhost", "Connection: close"]
     lines += [f"{name}: {value}" for name, value in headers.items()]
     writer.write("\r\n".join([*lines, "", ""]).encode())
-    answer = await reader.read()
+    received = await reader.read()
     writer.close()
     await writer.wait_closed()
-    head, _, body = answer.partition(b"\r\n\r\n")
+    head, _, body = received.partition(b"\r\n\r\n")
     status, *fields = head.decode().split("\r\n")
     found: dict[str, list[str]] = {}
     for name, value in (field.split(": ", 1) for field in fields):
@@ -52,7 +52,7 @@ async def _ask(
 
 @pytest.mark.parametrize("cors", [(), (ORIGIN,)])
 @pytest.mark.parametrize("public_origin", ["http://localhost:8080", "https://example.com"])
-async def test_the_same_answer_either_way(
+async def test_fast_path_matches_aiohttp(
     start_app: StartApp, cors: tuple[str, ...], public_origin: str
 ) -> None:
     client = await start_app(cors_origins=cors, public_origin=public_origin)
@@ -60,30 +60,30 @@ async def test_the_same_answer_either_way(
     await register_as(client, "user")
     headers = {**admin.headers, "X-Request-ID": "the-same", "Origin": ORIGIN}
     for path, status in PATHS.items():
-        at_once = await _ask(client, "GET", path, "HTTP/1.1", headers)
+        fast = await _ask(client, "GET", path, "HTTP/1.1", headers)
         by_aiohttp = await _ask(client, "GET", path, "HTTP/1.0", headers)
-        assert at_once == by_aiohttp
-        assert at_once[0] == status
-        assert int(at_once[1]["content-length"][0]) == len(at_once[2])
+        assert fast == by_aiohttp
+        assert fast[0] == status
+        assert int(fast[1]["content-length"][0]) == len(fast[2])
         head = await _ask(client, "HEAD", path, "HTTP/1.1", headers)
-        assert head == (*at_once[:2], b"")
+        assert head == (*fast[:2], b"")
 
 
-async def test_a_connection_stays_until_the_client_wants_it_closed(client: Client) -> None:
+async def test_connection_stays_open_until_the_client_sends_close(client: Client) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", client.port)
     request = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n"
     writer.write((request + b"\r\n") * 3 + request + b"Connection: close\r\n\r\n")
-    answers = await reader.read()
+    received = await reader.read()
     writer.close()
     await writer.wait_closed()
-    assert answers.count(b"HTTP/1.1 200 OK\r\n") == 4
-    assert answers.count(b"Connection: close\r\n") == 1
+    assert received.count(b"HTTP/1.1 200 OK\r\n") == 4
+    assert received.count(b"Connection: close\r\n") == 1
 
 
 @pytest.mark.parametrize(
     "value", ["a\r\nX-Forged: b", "a\nX-Forged: b", "a\rb", "a\0b", "a\x1b[2J", "a\x7f"]
 )
-async def test_no_value_makes_another_header(settings: Settings, value: str) -> None:
+async def test_header_value_cannot_inject_a_header(settings: Settings, value: str) -> None:
     async def forge(request: web.Request) -> web.Response:
         REQUEST_CONTEXT.set(RequestContext("id"))
         return JsonResponse(b"{}", headers={"ETag": value})
@@ -96,15 +96,15 @@ async def test_no_value_makes_another_header(settings: Settings, value: str) -> 
     reader, writer = await asyncio.open_connection("127.0.0.1", client.port)
     writer.write(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
     writer.write_eof()
-    answer = await reader.read()
+    received = await reader.read()
     writer.close()
     await client.close()
-    assert b"\r\n\r\n{}" not in answer
-    assert b"X-Forged: b" not in answer
+    assert b"\r\n\r\n{}" not in received
+    assert b"X-Forged: b" not in received
 
 
-async def test_a_large_answer_arrives_whole(client: Client) -> None:
-    """Larger than the socket takes at once, read slowly."""
+async def test_large_response_arrives_complete(client: Client) -> None:
+    """The response exceeds the socket buffer and is read slowly."""
     admin = await register_as(client, "admin")
     note = "x" * 15_000
     for _ in range(60):
@@ -117,17 +117,17 @@ async def test_a_large_answer_arrives_whole(client: Client) -> None:
         f"GET /api/v1/users?limit=200 HTTP/1.1\r\nHost: localhost\r\nAuthorization: {token}\r\n"
         "Connection: close\r\n\r\n".encode()
     )
-    answer = b""
+    received = b""
     while piece := await reader.read(1024):
-        answer += piece
+        received += piece
         await asyncio.sleep(0)
     writer.close()
-    assert answer.count(note.encode()) == 60
-    assert answer.endswith(b"}")
+    assert received.count(note.encode()) == 60
+    assert received.endswith(b"}")
 
 
 @pytest.mark.parametrize("calls_first", [True, False])
-async def test_an_error_outside_of_the_middleware_is_a_problem_with_one_id(
+async def test_error_outside_the_middleware_is_a_problem_with_one_request_id(
     settings: Settings, aiohttp_client: AiohttpClient, calls_first: bool
 ) -> None:
     @web.middleware

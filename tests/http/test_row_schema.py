@@ -1,4 +1,4 @@
-"""Rows as JSON: the same as by marshmallow's own dump, or refused when the class is made."""
+"""RowSchema dumps like marshmallow, or rejects the class when it is created."""
 
 from collections.abc import Callable
 from datetime import UTC
@@ -35,14 +35,14 @@ VALUES: dict[type[fields.Field[Any]], st.SearchStrategy[Any]] = {
 
 
 def rows(schema: type[RowSchema]) -> st.SearchStrategy[dict[str, Any]]:
-    """Each value None now and then: columns may be null."""
+    """Random rows in which any value may be None, since columns may be null."""
     columns = {name: st.none() | VALUES[type(field)] for name, field in schema().fields.items()}
     return st.fixed_dictionaries(columns)
 
 
 @pytest.mark.property
 @pytest.mark.parametrize("schema", row_schemas(), ids=lambda schema: schema.__name__)
-def test_dump_is_marshmallows_dump(schema: type[RowSchema]) -> None:
+def test_dump_matches_marshmallow(schema: type[RowSchema]) -> None:
     @given(rows(schema), rows(schema))
     def check(one: dict[str, Any], other: dict[str, Any]) -> None:
         instance = schema()
@@ -88,7 +88,7 @@ class _Whole(fields.Field[Any]):
         _Whole,
     ],
 )
-def test_fields_that_dump_would_not_honour_are_refused(
+def test_unsupported_fields_are_rejected(
     make_field: Callable[[], fields.Field[Any]],
 ) -> None:
     with pytest.raises(TypeError, match=r"^Made\.column: "):
@@ -105,22 +105,22 @@ def test_fields_that_dump_would_not_honour_are_refused(
         property(lambda _: 1),
     ],
 )
-def test_methods_and_hooks_are_refused(method: object) -> None:
-    with pytest.raises(TypeError, match="no methods and no hooks"):
+def test_methods_and_hooks_are_rejected(method: object) -> None:
+    with pytest.raises(TypeError, match="no methods or hooks"):
         type("Made", (RowSchema,), {"column": fields.String(), "method": method})
 
 
-def test_an_inherited_hook_is_refused() -> None:
+def test_inherited_hook_is_rejected() -> None:
     class Hooked:
         @post_dump
         def change(self, row: Any, **_: Any) -> Any:
             return row
 
-    with pytest.raises(TypeError, match="no methods and no hooks"):
+    with pytest.raises(TypeError, match="no methods or hooks"):
         type("Made", (Hooked, RowSchema), {"column": fields.String()})
 
 
-def test_a_row_without_a_column_is_a_mistake() -> None:
+def test_missing_column_raises_key_error() -> None:
     schema = type("Made", (RowSchema,), {"column": fields.String()})()
     with pytest.raises(KeyError, match="column"):
         schema.dump({})

@@ -1,4 +1,4 @@
-"""A real SMTP server in the test's own loop."""
+"""A real SMTP server on the test's own event loop."""
 
 import asyncio
 import ssl
@@ -22,7 +22,7 @@ def _quick(mail_at_once: None) -> None:
 
 @pytest.fixture
 def listen() -> Listen:
-    """Serve a mailbox on a port, a free one unless it is given."""
+    """Serve a mailbox on the given port, or on a free one."""
 
     @asynccontextmanager
     async def listening(
@@ -44,7 +44,7 @@ def listen() -> Listen:
 
 @pytest.fixture
 def tls_context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ssl.SSLContext:
-    """A server's context, whose certificate the process trusts as it would an operator's."""
+    """Server TLS context with a certificate that this process trusts through SSL_CERT_FILE."""
     file = tmp_path / "certificate.pem"
     monkeypatch.setenv("SSL_CERT_FILE", str(file))
     return self_signed(file)

@@ -1,4 +1,4 @@
-"""What ``shinkei doctor`` says of mail servers, real ones, in the steps of sending."""
+"""Findings of ``shinkei doctor`` about real mail servers."""
 
 import asyncio
 import contextlib
@@ -21,7 +21,7 @@ FROM = "Shinkei <no-reply@app.example>"
 
 @pytest.fixture(autouse=True)
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A busy machine is no fault of the server's."""
+    """Raise the deadline, so that a busy machine does not fail the check."""
     monkeypatch.setattr("service.doctor.mail.DEADLINE_S", DEADLINE_S)
 
 
@@ -34,7 +34,7 @@ async def look(server: MailServer | None, **settings: object) -> list[Finding]:
 
 @contextlib.asynccontextmanager
 async def saying(*lines: bytes) -> AsyncIterator[MailServer]:
-    """A server that says these, one after each line that it gets."""
+    """Run a server that sends one line on connect and one after each line it receives."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         for line in lines:
@@ -47,64 +47,64 @@ async def saying(*lines: bytes) -> AsyncIterator[MailServer]:
         yield MailServer("127.0.0.1", server.sockets[0].getsockname()[1], "none")
 
 
-async def test_a_server_that_is_well_is_sent_nothing(listen: Listen) -> None:
+async def test_healthy_server_receives_no_mail(listen: Listen) -> None:
     mailbox = Mailbox()
     async with listen(mailbox) as server:
         (finding,) = await look(server)
     assert finding.status == "ok"
-    assert finding.detail.endswith("takes mail from no-reply@app.example, without TLS")
+    assert finding.detail.endswith("accepts mail from no-reply@app.example, without TLS")
     assert mailbox.taken == []
 
 
-async def test_tls_and_a_sign_in(listen: Listen, tls_context: ssl.SSLContext) -> None:
+async def test_tls_and_sign_in_are_checked(listen: Listen, tls_context: ssl.SSLContext) -> None:
     options = {"tls_context": tls_context, "authenticator": sign_in, "auth_required": True}
     async with listen(Mailbox(), security="starttls", **options) as server:
         signed_in = dataclasses.replace(server, user=USER, password=PASSWORD)
         (finding,) = await look(signed_in)
         assert finding.detail.endswith(f"with STARTTLS, signed in as {USER}")
         (finding,) = await look(dataclasses.replace(signed_in, password="wrong"))
-        assert (finding.status, "refuses user or password (535)" in finding.detail) == (
+        assert (finding.status, "rejects user or password (535)" in finding.detail) == (
             "fail",
             True,
         )
         assert "MAIL_URL" in finding.mend
         plain = dataclasses.replace(signed_in, security="none")
         (finding,) = await look(plain)
-        assert "takes no sign-in over this connection" in finding.detail
+        assert "does not accept sign-in over this connection" in finding.detail
         assert "smtp+starttls://" in finding.mend
         (finding,) = await look(dataclasses.replace(server, security="tls"))
         assert "does not speak TLS from the first byte" in finding.detail
         assert "smtp+starttls://" in finding.mend
 
 
-async def test_a_server_without_starttls(listen: Listen) -> None:
+async def test_server_without_starttls_fails(listen: Listen) -> None:
     async with listen(Mailbox(), security="starttls") as server:
         (finding,) = await look(server)
     assert (finding.check, finding.status) == ("mail", "fail")
-    assert "does not offer STARTTLS, which MAIL_URL asks for" in finding.detail
+    assert "does not offer STARTTLS, which MAIL_URL requires" in finding.detail
     assert "Turn STARTTLS on there" in finding.mend
 
 
-async def test_a_certificate_that_nobody_vouches_for(
+async def test_untrusted_certificate_fails(
     listen: Listen, tls_context: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("SSL_CERT_FILE")
     for security in ("starttls", "tls"):
         async with listen(Mailbox(), security=security, tls_context=tls_context) as server:
             (finding,) = await look(server)
-        assert "has a certificate that is not trusted" in finding.detail
+        assert "has an untrusted certificate" in finding.detail
         assert "SSL_CERT_FILE" in finding.mend
 
 
 @pytest.mark.parametrize(
     ("lines", "detail", "mend"),
     [
-        ([b"554 go away"], "answers 554 and takes no mail from here", "Look into its log"),
-        ([b"220 hello", b"250 hello", b"550 not you"], "refuses MAIL_FROM", "Set MAIL_FROM to"),
-        ([b"220 hello"], "ends the connection", "Mend host and port"),
+        ([b"554 go away"], "responds with 554 and accepts no mail from here", "Check its log"),
+        ([b"220 hello", b"250 hello", b"550 not you"], "rejects MAIL_FROM", "Set MAIL_FROM to"),
+        ([b"220 hello"], "closes the connection", "Correct host and port"),
     ],
 )
-async def test_a_server_that_refuses(lines: list[bytes], detail: str, mend: str) -> None:
+async def test_server_that_refuses_mail_fails(lines: list[bytes], detail: str, mend: str) -> None:
     async with saying(*lines) as server:
         (finding,) = await look(server)
     assert (finding.check, finding.status) == ("mail", "fail")
@@ -112,24 +112,26 @@ async def test_a_server_that_refuses(lines: list[bytes], detail: str, mend: str)
     assert mend in finding.mend
 
 
-async def test_a_server_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_unreachable_server_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     (finding,) = await look(MailServer("127.0.0.1", 1, "none"))
     assert finding.detail == "the mail server at 127.0.0.1:1 refuses the connection"
     (finding,) = await look(MailServer("nowhere.invalid", 25, "none"))
-    assert finding.mend == "Mend the host in MAIL_URL."
+    assert finding.mend == "Correct the host in MAIL_URL."
     monkeypatch.setattr("service.doctor.mail.DEADLINE_S", 0.1)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         (finding,) = await look(MailServer("127.0.0.1", silent.getsockname()[1], "none"))
-    assert finding.detail.endswith("does not answer")
+    assert finding.detail.endswith("does not respond")
 
 
-async def test_what_only_works_half(listen: Listen, settings: Settings, tmp_path: Path) -> None:
+async def test_other_mail_problems_are_reported(
+    listen: Listen, settings: Settings, tmp_path: Path
+) -> None:
     async with listen(Mailbox()) as server:
         sender, _ = await look(server, mail_from="no-reply@localhost")
-        assert sender.mend == "Set MAIL_FROM to an address of your domain."
+        assert sender.mend == "Set MAIL_FROM to an email address in your domain."
     elsewhere = MailServer("nowhere.invalid", 25, "none", USER, PASSWORD)
     open_, _ = await look(elsewhere)
-    assert open_.detail == "MAIL_URL's password goes over the network in the clear"
+    assert open_.detail == "the password in MAIL_URL is sent over the network in the clear"
     (unsent,) = await look(None, database=settings.database)
     assert (unsent.status, unsent.mend) == ("warn", "Set MAIL_URL to your mail server.")
     (tmp_path / "en").mkdir()

@@ -1,4 +1,4 @@
-"""From the outbox to a real SMTP server, or into files, under what both may do to it."""
+"""Delivery from the outbox to a real SMTP server or to files, including failures."""
 
 import asyncio
 import dataclasses
@@ -46,7 +46,7 @@ def text_of(message: EmailMessage) -> str:
     return str(part.get_content())
 
 
-async def test_a_mail_arrives_whole(start_app: StartApp, listen: Listen, conn: Any) -> None:
+async def test_mail_arrives_complete(start_app: StartApp, listen: Listen, conn: Any) -> None:
     mailbox = Mailbox()
     async with listen(mailbox) as server:
         client = await start_app(mail_server=server, mail_from="Acme <no-reply@acme.example>")
@@ -69,7 +69,7 @@ async def test_a_mail_arrives_whole(start_app: StartApp, listen: Listen, conn: A
 
 
 @pytest.mark.parametrize("security", ["none", "starttls", "tls"])
-async def test_it_signs_in_on_any_kind_of_connection(
+async def test_sender_signs_in_on_every_kind_of_connection(
     start_app: StartApp, listen: Listen, conn: Any, tls_context: ssl.SSLContext, security: str
 ) -> None:
     mailbox = Mailbox()
@@ -87,7 +87,7 @@ async def test_it_signs_in_on_any_kind_of_connection(
         assert taken.encrypted
 
 
-async def test_a_server_without_starttls_gets_nothing_where_it_is_asked_for(
+async def test_server_without_required_starttls_gets_no_mail(
     start_app: StartApp, listen: Listen, conn: Any
 ) -> None:
     mailbox = Mailbox()
@@ -102,7 +102,7 @@ async def test_a_server_without_starttls_gets_nothing_where_it_is_asked_for(
 
 
 @pytest.mark.asvs("16.3.4")
-async def test_a_certificate_that_is_not_trusted_gets_nothing(
+async def test_server_with_an_untrusted_certificate_gets_no_mail(
     start_app: StartApp,
     listen: Listen,
     conn: Any,
@@ -127,10 +127,10 @@ async def test_a_certificate_that_is_not_trusted_gets_nothing(
         ("zoe@exämple.test", "zoe@xn--exmple-cua.test"),
     ],
 )
-async def test_an_internationalised_address(
+async def test_internationalised_email_is_delivered(
     start_app: StartApp, listen: Listen, conn: Any, to: str, received: str
 ) -> None:
-    """The second needs nothing of the server (RFC 5891), the first SMTPUTF8 (RFC 6531)."""
+    """A non-ASCII local part needs SMTPUTF8 (RFC 6531), a non-ASCII domain does not (RFC 5891)."""
     mailbox = Mailbox()
     async with listen(mailbox, enable_SMTPUTF8=not received.isascii()) as server:
         client = await start_app(mail_server=server)
@@ -142,7 +142,7 @@ async def test_an_internationalised_address(
     assert to in text_of(taken.message)
 
 
-async def test_a_server_that_was_down_gets_it_once(
+async def test_mail_is_sent_once_after_the_server_was_down(
     start_app: StartApp, listen: Listen, conn: Any
 ) -> None:
     mailbox = Mailbox()
@@ -159,12 +159,12 @@ async def test_a_server_that_was_down_gets_it_once(
     assert [entry["event"] for entry in logs] == ["mail not sent", "mail sent"]
 
 
-def test_a_mail_on_its_way_is_not_due_again() -> None:
+def test_mail_being_sent_does_not_become_due_again() -> None:
     assert sender.SEND_TIMEOUT_S < 0.75 * sender.FIRST_RETRY_S
 
 
 @pytest.mark.parametrize("attempts", [0, 3, 40])
-async def test_retries_come_ever_later_up_to_an_hour(conn: Any, attempts: int) -> None:
+async def test_retries_back_off_up_to_an_hour(conn: Any, attempts: int) -> None:
     await conn.execute(
         "insert into mail_outbox (id, message, attempts, expires_at)"
         " select gen_random_uuid(), '', $1, now() from generate_series(1, 50)",
@@ -188,7 +188,7 @@ async def test_retries_come_ever_later_up_to_an_hour(conn: Any, attempts: int) -
         ("450 4.2.1 try again, and the canary in the answer", "mail not sent", False),
     ],
 )  # fmt: skip
-async def test_a_recipient_who_is_refused(
+async def test_refused_recipient_is_dropped_or_retried(
     start_app: StartApp, listen: Listen, conn: Any, answer: str, event: str, gone: bool
 ) -> None:
     mailbox = Mailbox(answer=answer)
@@ -205,7 +205,7 @@ async def test_a_recipient_who_is_refused(
     assert "canary" not in str(entry)
 
 
-async def test_secrets_are_neither_in_the_outbox_nor_in_the_log(
+async def test_secrets_appear_in_neither_the_outbox_nor_the_log(
     start_app: StartApp, listen: Listen, conn: Any
 ) -> None:
     async with listen(Mailbox(), authenticator=sign_in, auth_require_tls=False) as server:
@@ -240,7 +240,7 @@ async def test_two_replicas_send_each_mail_once(
     assert arrived == {f"user{n}@example.com": 1 for n in range(40)}
 
 
-async def test_what_one_replica_claims_another_passes_over(conn: Any, database: Database) -> None:
+async def test_replica_skips_mail_claimed_by_another(conn: Any, database: Database) -> None:
     await conn.execute(
         "insert into mail_outbox (id, message, expires_at)"
         " select gen_random_uuid(), '', now() from generate_series(1, 5)"
@@ -261,7 +261,7 @@ async def _enqueue_and_fail(conn: Connection, app: web.Application) -> None:
     raise RuntimeError("rolled back")
 
 
-async def test_a_transaction_that_rolls_back_sends_nothing(
+async def test_rolled_back_transaction_sends_nothing(
     start_app: StartApp, listen: Listen, conn: Any
 ) -> None:
     mailbox = Mailbox()
@@ -277,10 +277,10 @@ async def test_a_transaction_that_rolls_back_sends_nothing(
 
 
 @pytest.mark.asvs("16.5.2")
-async def test_a_silent_server_harms_nothing_else(
+async def test_silent_mail_server_blocks_nothing_else(
     start_app: StartApp, conn: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While it waits, no connection is held; and it stops when it is told to."""
+    """The sender holds no connection while it waits, and still stops on request."""
     monkeypatch.setattr(sender, "SEND_TIMEOUT_S", DEADLINE_S)
     monkeypatch.setattr(sender, "STOP_TIMEOUT_S", 0.1)
     connected = asyncio.Event()
@@ -298,11 +298,11 @@ async def test_a_silent_server_harms_nothing_else(
         await send(client)
         await connected.wait()
         pool = client.app[POOL]
-        # Others may use one just now.
+        # Other tasks may be using one.
         await eventually(lambda: pool.get_idle_size() == pool.get_size())
         await register(client)
         await client.close()
-        assert not await is_empty(conn), "it is tried again by whoever runs next"
+        assert not await is_empty(conn), "the next replica retries it"
 
         monkeypatch.setattr(sender, "SEND_TIMEOUT_S", 0.2)
         await conn.execute(MAKE_DUE)
@@ -318,7 +318,7 @@ def _has(logs: Any, event: str) -> bool:
     return any(entry["event"] == event for entry in logs)
 
 
-async def _waits(conn: Any) -> bool:
+async def _is_waiting(conn: Any) -> bool:
     return bool(
         await conn.fetchval(
             "select exists (select from pg_locks"
@@ -328,10 +328,10 @@ async def _waits(conn: Any) -> bool:
 
 
 async def _gave_up_waiting(conn: Any) -> bool:
-    return not await _waits(conn)
+    return not await _is_waiting(conn)
 
 
-async def test_a_mail_taken_while_the_database_is_away_is_sent_once(
+async def test_mail_accepted_while_the_database_is_locked_is_sent_once(
     start_app: StartApp, listen: Listen, conn: Any
 ) -> None:
     transaction = conn.transaction()
@@ -346,7 +346,7 @@ async def test_a_mail_taken_while_the_database_is_away_is_sent_once(
         with logged() as logs:
             await send(client)
             await eventually(lambda: _has(logs, "mail sent"))
-            await eventually(lambda: _waits(conn))
+            await eventually(lambda: _is_waiting(conn))
             await eventually(lambda: _gave_up_waiting(conn))
             await transaction.rollback()
             mailbox.on_data = None
@@ -354,10 +354,10 @@ async def test_a_mail_taken_while_the_database_is_away_is_sent_once(
     assert len(mailbox.taken) == 1
 
 
-async def test_a_mail_sent_twice_is_known_by_its_id(
+async def test_mail_sent_twice_has_the_same_message_id(
     start_app: StartApp, listen: Listen, conn: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A replica that dies between the server's yes and the deletion leaves the row."""
+    """The row stays if a replica dies after the server accepted the mail."""
     monkeypatch.setattr(sender, "STOP_TIMEOUT_S", 0.1)
     transaction = conn.transaction()
 
@@ -381,7 +381,7 @@ async def test_a_mail_sent_twice_is_known_by_its_id(
     assert len({taken.message["Message-ID"] for taken in mailbox.taken}) == 1
 
 
-async def test_the_sender_survives_database_errors(
+async def test_sender_survives_database_errors(
     start_app: StartApp, listen: Listen, conn: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sender, "PAUSE_S", 0.1)
@@ -400,11 +400,11 @@ async def test_the_sender_survives_database_errors(
     assert len(mailbox.taken) == 1
 
 
-async def test_what_is_too_old_is_given_up(start_app: StartApp, listen: Listen, conn: Any) -> None:
+async def test_expired_mail_is_given_up(start_app: StartApp, listen: Listen, conn: Any) -> None:
     mailbox = Mailbox()
     with reserved_port() as port:
         client = await start_app(mail_server=MailServer("127.0.0.1", port, "none"))
-        # Until it has failed, not only been claimed: the server that is back would take it.
+        # Wait for the failure, not just the claim: a restarted server would accept the mail.
         with logged() as logs:
             await send(client)
             await eventually(lambda: _has(logs, "mail not sent"))
@@ -421,13 +421,13 @@ async def test_what_is_too_old_is_given_up(start_app: StartApp, listen: Listen, 
     )
 
 
-async def test_a_mail_sealed_under_another_key_waits_for_it(
+async def test_mail_that_cannot_be_unsealed_is_retried(
     start_app: StartApp, listen: Listen, conn: Any
 ) -> None:
     mailbox = Mailbox()
     async with listen(mailbox) as server:
         client = await start_app(mail_server=server)
-        # Nobody takes the mail before it is changed.
+        # Keep the sender from claiming the mail before it is changed.
         await conn.execute(
             "alter table mail_outbox alter next_attempt_at set default now() + interval '1 hour'"
         )
@@ -441,8 +441,8 @@ async def test_a_mail_sealed_under_another_key_waits_for_it(
     assert len(mailbox.taken) == 1
 
 
-async def test_the_sender_survives_an_unexpected_error(start_app: StartApp, conn: Any) -> None:
-    """Such as the UnicodeError that the resolver raises for this host name."""
+async def test_sender_survives_unexpected_errors(start_app: StartApp, conn: Any) -> None:
+    """The resolver raises UnicodeError for this host name."""
     client = await start_app(mail_server=MailServer("mail..example", 25, "none"))
     with logged() as logs:
         await send(client)
@@ -453,7 +453,7 @@ async def test_the_sender_survives_an_unexpected_error(start_app: StartApp, conn
     assert (logs[0]["level"], "exception" in logs[0]) == ("error", True)
 
 
-async def test_without_a_server_mails_are_files_and_links_are_logged(
+async def test_mail_is_written_to_a_file_if_no_server_is_set(
     start_app: StartApp, settings: Settings, conn: Any
 ) -> None:
     client = await start_app()
@@ -471,7 +471,7 @@ async def test_without_a_server_mails_are_files_and_links_are_logged(
     assert (entry["event"], entry["path"], entry["link"]) == ("mail written", str(file), LINK)
 
 
-async def test_a_directory_that_cannot_be_written_is_tried_again(
+async def test_unwritable_mail_directory_is_retried(
     start_app: StartApp, settings: Settings, conn: Any
 ) -> None:
     settings.data_dir.write_text("a file is in the way")
@@ -485,7 +485,7 @@ async def test_a_directory_that_cannot_be_written_is_tried_again(
     assert len(list((settings.data_dir / "mail").iterdir())) == 1
 
 
-async def test_a_header_cannot_be_injected(
+async def test_headers_cannot_be_injected(
     start_app: StartApp, listen: Listen, conn: Any, settings: Settings
 ) -> None:
     own = settings.data_dir / "templates" / "en"

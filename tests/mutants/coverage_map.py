@@ -1,4 +1,4 @@
-"""Which tests cover a statement, from one run of the suite that is kept and brought up to date."""
+"""A map of statements to the tests that cover them, kept between runs and updated."""
 
 import ast
 import hashlib
@@ -16,7 +16,7 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
 class CoverageMap:
-    """The covering tests by line, and the seconds that each test takes."""
+    """The covering tests of each line, and the seconds that each test takes."""
 
     def __init__(self, kept: Path, sources: list[Source]) -> None:
         self._sources = {source.file: source for source in sources}
@@ -31,11 +31,11 @@ class CoverageMap:
                     self._lines[file].setdefault(line, set()).update(tests)
 
     def tests(self, file: str, line: int) -> list[str]:
-        """The passing tests that cover the statement, the quickest first.
+        """Return the passing tests that cover the statement, quickest first.
 
-        What runs at an import is covered by no test of its own: a function's head is by those of
-        its body, a constant by those of the lines that name it, and all else by the whole suite,
-        that of the same folder first.
+        Code that runs at import belongs to no single test. A function's head counts as covered by
+        the tests of its body, and a constant by those of the lines that name it. Anything else is
+        covered by the whole suite, starting with the tests of the same folder.
         """
         path = _statements_at(self._sources[file].tree, line)
         innermost = path[-1]
@@ -68,7 +68,7 @@ class CoverageMap:
 
 
 def bring_up_to_date(kept: Path, root: Path, measure: Callable[..., int]) -> None:
-    """Run the suite, or those files of tests alone that are new or changed since the last run."""
+    """Run the suite, or only the test files that changed since the last run."""
     files = sorted(file for file in root.glob("tests/**/test_*.py"))
     tests = {str(file.relative_to(root)): _hash(root, [file]) for file in files}
     code = [*root.glob("service/**/*.py"), *root.glob("migrations/*"), root / "pyproject.toml"]
@@ -84,7 +84,7 @@ def bring_up_to_date(kept: Path, root: Path, measure: Callable[..., int]) -> Non
     kept.mkdir(exist_ok=True)
     if not state["tests"]:
         (kept / "coverage").unlink(missing_ok=True)
-    print(f"measuring what {len(changed)} files of tests cover", flush=True)
+    print(f"measuring the coverage of {len(changed)} test files", flush=True)
     durations = kept / "durations.json"
     durations.unlink(missing_ok=True)
     code_of_pytest = measure(
@@ -107,7 +107,7 @@ def bring_up_to_date(kept: Path, root: Path, measure: Callable[..., int]) -> Non
         if name.partition("::")[0] in tests and name.partition("::")[0] not in changed
     }
     measured = json.loads(durations.read_text())
-    # A file with a test that failed is measured again the next time; the test kills nothing now.
+    # A file with a failed test is measured again next time; the failed test kills no mutant.
     failed = {name.partition("::")[0] for name in measured["failed"]}
     known_tests = {file: digest for file, digest in tests.items() if file not in failed}
     state |= {"tests": known_tests, "seconds": earlier | measured["passed"]}
@@ -123,7 +123,7 @@ def _hash(root: Path, files: Iterable[Path]) -> str:
 
 
 def _statements_at(tree: ast.Module, line: int) -> list[ast.stmt]:
-    """The statements around the line, from the outermost to the innermost."""
+    """Return the statements around the line, outermost first."""
     around = [
         node
         for node in ast.walk(tree)
@@ -133,7 +133,7 @@ def _statements_at(tree: ast.Module, line: int) -> list[ast.stmt]:
 
 
 def _extent(statement: ast.stmt, line: int) -> range:
-    """The statement's lines; of one that has others in it those of its head, or the line alone."""
+    """Return the statement's lines; for a compound statement, its head or the line alone."""
     body = getattr(statement, "body", None)
     if not body:
         return range(_start(statement), _end(statement) + 1)
@@ -151,6 +151,6 @@ def _end(node: ast.stmt) -> int:
 
 
 def _assigned(statement: ast.stmt) -> list[str]:
-    """The names that a statement of a module assigns."""
+    """Return the names that a statement of a module assigns."""
     targets = getattr(statement, "targets", None) or [getattr(statement, "target", None)]
     return [target.id for target in targets if isinstance(target, ast.Name)]

@@ -1,4 +1,4 @@
-"""The guards of the service, and the code without each of them."""
+"""Mutants that each remove one guard of the service."""
 
 import ast
 import re
@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-# A statement that calls one of these becomes ``pass``; what is assigned or returned, None.
+# A statement that calls one of these becomes ``pass``; an assigned or returned call, None.
 CALLS = (
-    # limits, and what is given back
+    # limits and refunds
     "throttle.check",
     "throttle.refund",
     "remember_network",
@@ -16,7 +16,7 @@ CALLS = (
     "record",
     "record_unattended",
     "record_change",
-    # notices by mail
+    # mail notices
     "send_mail",
     "enqueue",
     "start_password_reset",
@@ -29,7 +29,7 @@ CALLS = (
     "check_if_match",
     "keep_an_administrator",
     "_lock_credentials",
-    # what ends with a password or an address
+    # sessions and links that end with a password or an email
     "delete_session",
     "delete_sessions",
     "delete_tokens",
@@ -37,8 +37,8 @@ CALLS = (
 )
 # ``async with`` one of these becomes ``async with nullcontext()``.
 CONTEXTS = ("uniform_time",)
-# The argument that binds what is sealed to its place, and the constant put there. It is replaced
-# wherever a folder seals for one purpose: a change at one end alone fails every use.
+# The argument that binds sealed data to its place, and the constant that replaces it. A folder's
+# calls for one purpose change together, since a change at one end alone fails every use.
 BINDINGS = {
     "seal": (2, '"unbound"'),
     "unseal": (2, '"unbound"'),
@@ -49,7 +49,7 @@ LOCK = re.compile(r"\s*\bfor (no key )?update( of \w+)?( skip locked)?")
 
 
 class Mutant(NamedTuple):
-    """A change of the service: ``code`` is each changed file's new text."""
+    """A change to the service; ``code`` has the new text of each changed file."""
 
     kind: str
     operator: str
@@ -59,7 +59,7 @@ class Mutant(NamedTuple):
 
 
 class Source:
-    """A module's text, with its parsed form."""
+    """The text and the syntax tree of a module."""
 
     def __init__(self, root: Path, file: str) -> None:
         self.file, self.text = file, (root / file).read_text()
@@ -67,7 +67,7 @@ class Source:
         self.lines = self.text.splitlines(keepends=True)
 
     def cut(self, node: ast.expr | ast.stmt) -> tuple[int, int]:
-        """Where the node's text starts and ends; ast counts columns in bytes."""
+        """Return the start and end offsets of the node's text; ast counts columns in bytes."""
         assert node.end_lineno is not None
         assert node.end_col_offset is not None
 
@@ -82,7 +82,7 @@ class Source:
         return self.text[start:end]
 
     def changed(self, changes: list[tuple[ast.expr | ast.stmt, str]]) -> str:
-        """The text with other text for each node."""
+        """Return the text with each node replaced."""
         text = self.text
         for (start, end), new in sorted(((self.cut(node), new) for node, new in changes))[::-1]:
             text = text[:start] + new + text[end:]
@@ -90,7 +90,7 @@ class Source:
 
 
 def guards(sources: list[Source]) -> list[Mutant]:
-    """The mutants; each name above must stand somewhere, so that none is lost when it changes."""
+    """Return the mutants. Raises SystemExit if nothing calls one of the names above."""
     found = [mutant for source in sources for mutant in _calls_and_locks(source)]
     gone = [name for name in (*CALLS, *CONTEXTS) if f"no {name}" not in {one[1] for one in found}]
     if gone:
@@ -129,7 +129,7 @@ def _is_text(node: ast.expr) -> bool:
 
 
 def _called(node: ast.expr, names: tuple[str, ...]) -> str | None:
-    """Which of the names is called, whatever module stands before it."""
+    """Return which of the names the expression calls, with or without a module, or None."""
     if isinstance(node, ast.Await):
         node = node.value
     if not isinstance(node, ast.Call):

@@ -1,10 +1,10 @@
-"""A sample of the mutants that cosmic-ray can make, as JSON; runs in ``.venv-mutants``.
+"""Print a sample of cosmic-ray's mutants as JSON; runs in ``.venv-mutants``.
 
     .venv-mutants/bin/python tests/mutants/operators.py SEED COUNT FILE…
 
-Of the operators that fit one place, such as the eleven that may stand for a plus, one is drawn:
-otherwise the sample would be of little else. Places that no test can tell are left out: annotations,
-aliases of types, assertions, and ``==`` for ``is``, which is no difference to None.
+Only one operator is drawn for each place, or else places that fit many, such as a plus, would
+dominate the sample. Mutants that no test can detect are left out: annotations, type aliases,
+assertions, and ``==`` for ``is``, which makes no difference to None.
 """
 
 import ast
@@ -57,7 +57,7 @@ def main(seed: int, count: int, files: list[str]) -> list[dict[str, Any]]:
 
 
 def _untestable(tree: ast.Module) -> list[tuple[tuple[int, int], tuple[int, int]]]:
-    """Where not to look, as starts and ends."""
+    """Return the start and end positions of code to leave out."""
     found: list[ast.AST | None] = []
     for node in ast.walk(tree):
         match node:

@@ -1,8 +1,8 @@
-"""What pytest does for ``tests/mutants/run.py``: say which tests to run, and measure them.
+"""Pytest plugin for ``tests/mutants/run.py`` that selects tests and measures them.
 
-``MUTANTS_SELECT`` names a file with the tests to run, in their order; beside it, as ``.failed``, the
-first that fails is written. ``MUTANTS_DURATIONS`` names one to write how many seconds each test that
-passed has taken, and which failed.
+``MUTANTS_SELECT`` names a file with the tests to run, in order. The first failure is written to a
+file of the same name with the suffix ``.failed``. ``MUTANTS_DURATIONS`` names an output file for
+the failed tests and the seconds that each passed test took.
 """
 
 import base64
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-# A test that fails may leave behind what its teardown then waits for, without an end.
+# After a failure, teardown may wait forever for something that the test left behind.
 _TEARDOWN_S = 20
 _COVERAGE = "COVERAGE_PROCESS_CONFIG"
 _seconds: dict[str, float] = {}
@@ -31,7 +31,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Have the processes that the test starts say whose lines they cover."""
+    """Make the processes that a test starts record their coverage under its name."""
     if _COVERAGE in os.environ:
         config = json.loads(base64.b64decode(os.environ[_COVERAGE]))
         config["context"] = item.nodeid

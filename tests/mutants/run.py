@@ -1,11 +1,11 @@
-"""``make mutants``: change the service in one place at a time, and see whether a test fails.
+"""``make mutants``: change the service in one place at a time and check that a test fails.
 
     .venv/bin/python -m tests.mutants.run [--only PATTERN] [--guards-only] [--sample 100] …
 
-The changes are every guard removed (``guards.py``) and a seeded sample of cosmic-ray's
-(``operators.py``). Each is made in a copy of the checkout and run against the tests that cover its
-statement, on one PostgreSQL that all runs share. What is known stays in ``.mutants``. Fails if a
-guard may be removed unnoticed, or more than a tenth of the sample.
+The changes remove every guard in turn (``guards.py``) and apply a seeded sample of cosmic-ray's
+mutants (``operators.py``). Each is made in a copy of the checkout and run against the tests that
+cover its statement, on one PostgreSQL that all runs share. Results are kept in ``.mutants``. Fails
+if any guard can be removed unnoticed, or more than a tenth of the sample survives.
 """
 
 import argparse
@@ -35,7 +35,7 @@ from tests.mutants.guards import Mutant, Source, guards
 from tests.support.clients import FAST, ROOT
 from tests.support.processes import started, url_of
 
-# Where the sample is drawn.
+# The code from which the sample is drawn.
 SAMPLED = (
     "service/auth",
     "service/sessions",
@@ -48,20 +48,20 @@ SAMPLED = (
 SCORE_WANTED = 0.9
 KEPT = ROOT / ".mutants"
 HERE = Path(__file__).parent
-# The usual mutant is killed by one of these; the others are run when none of them fails.
+# Most mutants are killed by one of these tests; the others run only if none of them fails.
 FIRST_TESTS = 60
-# Of the tests that a survivor has passed so many are shown; the rest is in results.json.
+# How many tests of a survivor are shown; results.json has all.
 SHOWN_TESTS = 12
-# A run may take so much longer than its tests did, and as long again to start.
+# A run may take this many times as long as its tests did, plus the time to start.
 SLOWER = 10
 START_S = 60
-# What pytest's exit codes say of a mutant.
+# The meaning of pytest's exit codes for a mutant.
 ENDS = {1: "after its tests", 2: "no import", 3: "internal error of pytest", 4: "no import"}
 
 
 @dataclass
 class Result:
-    """What became of a mutant: killed, survived, not covered, equivalent or not run."""
+    """The outcome of a mutant: killed, survived, not covered, equivalent or not run."""
 
     mutant: Mutant
     outcome: str = "not run"
@@ -79,12 +79,14 @@ class Result:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--only", default="", help="a regular expression: which files or operators")
-    parser.add_argument("--guards-only", action="store_true", help="leave the sample out")
-    parser.add_argument("--sample", type=int, default=100, help="how large (default 100)")
-    parser.add_argument("--seed", type=int, default=17, help="of the sample (default 17)")
-    parser.add_argument("--jobs", type=int, default=2, help="runs at a time (default 2)")
-    parser.add_argument("--minutes", type=float, default=120, help="start none after (default 120)")
+    parser.add_argument("--only", default="", help="regular expression for files and operators")
+    parser.add_argument("--guards-only", action="store_true", help="skip the sample")
+    parser.add_argument("--sample", type=int, default=100, help="size of the sample (default 100)")
+    parser.add_argument("--seed", type=int, default=17, help="seed of the sample (default 17)")
+    parser.add_argument("--jobs", type=int, default=2, help="parallel runs (default 2)")
+    parser.add_argument(
+        "--minutes", type=float, default=120, help="start no run later (default 120)"
+    )
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -105,7 +107,7 @@ def main() -> int:
         with ThreadPoolExecutor(options.jobs) as pool:
             try:
                 results = list(pool.map(runner.run, mutants))
-            except BaseException:  # Ctrl-C above all
+            except BaseException:  # including Ctrl-C
                 runner.stop()
                 save(runner.results)
                 raise
@@ -132,7 +134,7 @@ def _about(mutant: Mutant) -> str:
 
 @contextlib.contextmanager
 def shared_server() -> Iterator[dict[str, str]]:
-    """One PostgreSQL for all runs; yields the environment that names it."""
+    """Start one PostgreSQL for all runs; yields the environment that names it."""
     memory = Path("/dev/shm")
     directory = Path(
         tempfile.mkdtemp(prefix="shinkei-mutants-", dir=memory if memory.is_dir() else None)
@@ -149,7 +151,7 @@ def shared_server() -> Iterator[dict[str, str]]:
 
 @contextlib.contextmanager
 def copied() -> Iterator[Path]:
-    """A copy of what git knows or would add, changes not committed included."""
+    """Copy the files that git tracks or would add, with uncommitted changes."""
     listing = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     names = subprocess.run(listing, cwd=ROOT, stdout=subprocess.PIPE, check=True).stdout
     with tempfile.TemporaryDirectory(prefix="shinkei-mutants-") as directory:
@@ -167,14 +169,14 @@ def pytest_command(*arguments: str) -> list[str]:
 
 
 def measure(copy: Path, environment: dict[str, str], *arguments: str, **more: str) -> int:
-    """Run tests for the map and return pytest's exit code; its output is shown."""
+    """Run tests for the coverage map, show their output and return pytest's exit code."""
     environment = {**environment, "PYTHONPATH": str(copy), **more}
     command = pytest_command("--tb=line", *arguments)
     return subprocess.run(command, cwd=copy, env=environment, check=False).returncode
 
 
 class Runner:
-    """Runs mutants in the copies, until the time is over."""
+    """Runs mutants in the copies until time is up."""
 
     def __init__(
         self, environment: dict[str, str], copies: list[Path], covered: CoverageMap, minutes: float
@@ -191,20 +193,20 @@ class Runner:
         self._running: set[subprocess.Popen[str]] = set()
 
     def typical(self) -> list[str]:
-        """Tests neither of the quickest, which need no database, nor of the slow."""
+        """Return tests that are neither slow nor among the quickest, which need no database."""
         quickest = sorted(self.covered.seconds, key=self.covered.seconds.__getitem__)
         return quickest[len(quickest) // 4 :][:FIRST_TESTS]
 
     def check(self, tests: list[str]) -> None:
-        """Run tests without a mutant: if they fail then, they kill whatever there is."""
+        """Run tests without a mutant. Raises SystemExit if they fail, as they would for any mutant."""
         copy = self._copies.get()
         ended, failed, output = self._pytest(copy, tests) if tests else (0, "", "")
         self._copies.put(copy)
         if ended != 0:
-            raise SystemExit(f"{failed} fails although nothing is changed ({ended})\n{output}")
+            raise SystemExit(f"{failed} fails without a mutant ({ended})\n{output}")
 
     def stop(self) -> None:
-        """End what runs, and start no more."""
+        """Kill the running processes and start no more."""
         self._until = 0
         for process in list(self._running):
             process.kill()
@@ -226,7 +228,7 @@ class Runner:
             result.outcome, result.by = "equivalent", reason
             return result
         tests = self.covered.tests(mutant.file, mutant.line)
-        # First what killed it before, then the tests whose names have to do with it.
+        # Start with the test that killed it before, then tests with related names.
         said = _about(mutant) if mutant.kind == "guard" else mutant.file
         about = {word for word in re.findall(r"[a-z]{4,}", said) if word != "service"}
         tests.sort(key=lambda name: not any(word in name for word in about))
@@ -244,7 +246,7 @@ class Runner:
                 ended, failed, _ = self._pytest(copy, batch)
                 if ended == 5:
                     raise SystemExit(f"pytest found none of {batch}")
-                if ended == -signal.SIGKILL:  # by us, or as memory ran out: it says nothing
+                if ended == -signal.SIGKILL:  # by us, or out of memory: inconclusive
                     result.outcome = "not run"
                     break
                 if ended != 0:
@@ -258,9 +260,9 @@ class Runner:
         return result
 
     def _pytest(self, copy: Path, tests: list[str]) -> tuple[int | None, str, str]:
-        """Run the tests, in this order, up to the first that fails.
+        """Run the tests in this order, up to the first that fails.
 
-        Returns pytest's exit code (None if it had to be killed), that test, and the output.
+        Returns pytest's exit code (None after a timeout), the failed test and the output.
         """
         selected, failed = copy / "selected.json", copy / "selected.failed"
         failed.write_text("")
@@ -284,7 +286,7 @@ class Runner:
 
 
 def _write(path: Path, text: str) -> None:
-    """Write the module and forget its compiled form, which may seem to be of the same second."""
+    """Write the module and delete its compiled form, which could look as recent."""
     path.write_text(text)
     for compiled in path.parent.glob(f"__pycache__/{path.stem}.*.pyc"):
         compiled.unlink()
@@ -304,13 +306,13 @@ def _key(mutant: Mutant, text: str) -> tuple[str, str, str]:
 
 
 def _load_equivalent() -> dict[tuple[str, str, str], str]:
-    """The mutants that no test can kill, with the reason."""
+    """Return the mutants that no test can kill, with the reason."""
     tables = tomllib.loads((HERE / "equivalent.toml").read_text()).get("equivalent", [])
     return {(one["file"], one["line"], one["operator"]): one["reason"] for one in tables}
 
 
 def _load_killers() -> dict[str, str]:
-    """The test that killed each mutant, by its diff, in whatever run: it is tried first."""
+    """Return the test that killed each mutant in an earlier run, by the mutant's diff."""
     path = KEPT / "killers.json"
     return json.loads(path.read_text()) if path.exists() else {}
 

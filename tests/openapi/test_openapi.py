@@ -1,4 +1,4 @@
-"""The description of the API: whole, well-formed, and true."""
+"""The OpenAPI document is complete, well-formed and accurate."""
 
 import itertools
 import json
@@ -36,21 +36,21 @@ def operations() -> list[tuple[str, dict[str, Any]]]:
 
 
 @pytest.mark.asvs("6.3.4")
-def test_every_route_is_described_and_nothing_else() -> None:
+def test_document_describes_exactly_the_routes() -> None:
     assert [name for name, _ in operations()] == [f"{r.method} {r.path}" for r in ROUTES]
 
 
-def test_it_begins_with_what_it_is() -> None:
+def test_document_starts_with_openapi_info_and_servers() -> None:
     assert list(document_of_defaults())[:3] == ["openapi", "info", "servers"]
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_the_validator_finds_nothing() -> None:
+def test_document_is_valid_openapi() -> None:
     errors = list(OpenAPIV31SpecValidator(document_of_defaults()).iter_errors())
     assert not errors, errors
 
 
-def test_every_operation_has_a_name_of_its_own_and_says_what_it_does() -> None:
+def test_every_operation_has_a_unique_id_and_a_summary() -> None:
     ids = [operation["operationId"] for _, operation in operations()]
     assert len(set(ids)) == len(ids)
     for name, operation in operations():
@@ -58,14 +58,14 @@ def test_every_operation_has_a_name_of_its_own_and_says_what_it_does() -> None:
         assert operation["tags"], name
 
 
-def test_what_asks_for_a_token_says_so() -> None:
+def test_protected_operations_declare_their_security() -> None:
     for route, (_, operation) in zip(ROUTES, operations(), strict=True):
         public = route.access.__name__ == "anyone"
         assert operation["security"] == ([] if public else [{"access_token": []}])
         assert ("401" in operation["responses"]) or public
 
 
-def test_every_problem_that_the_service_declares_is_described() -> None:
+def test_every_declared_problem_is_described() -> None:
     modules = [module for name, module in sys.modules.items() if name.startswith("service.")]
     declared = {
         (kind.status, kind.code)
@@ -78,7 +78,7 @@ def test_every_problem_that_the_service_declares_is_described() -> None:
         for name, response in document_of_defaults()["components"]["responses"].items()
         for code in problem_schema(response)["properties"]["code"]["enum"]
     }
-    # Any path may answer these: see the description's introduction.
+    # Any path may return these, so the document describes them once in its introduction.
     assert declared - described == {(405, "method_not_allowed"), (500, "internal_error")}
     assert described <= declared
 
@@ -88,7 +88,7 @@ def problem_schema(response: dict[str, Any]) -> dict[str, Any]:
     return schema
 
 
-def test_examples_of_requests_are_taken_by_the_schemas() -> None:
+def test_request_examples_are_valid() -> None:
     for route in ROUTES:
         described = description_of(route.handler)
         assert (described.body is None) == (described.example is None), route
@@ -102,9 +102,9 @@ def schema_name(schema: Schema) -> str:
     return type(schema).__name__.removesuffix("Schema")
 
 
-def test_examples_of_answers_are_valid() -> None:
+def test_response_examples_are_valid() -> None:
     responses = document_of_defaults()["components"]["responses"].values()
-    own = (answer for _, each in operations() for answer in each["responses"].values())
+    own = (response for _, each in operations() for response in each["responses"].values())
     checked = 0
     for response in itertools.chain(responses, own):
         for content in response.get("content", {}).values():
@@ -116,7 +116,7 @@ def test_examples_of_answers_are_valid() -> None:
     assert checked > 50
 
 
-def test_answers_of_schemas_have_all_of_their_members() -> None:
+def test_response_schemas_require_all_of_their_fields() -> None:
     shapes = document_of_defaults()["components"]["schemas"]
     dumped = [schema for schema in row_schemas() if schema_name(schema()) in shapes]
     assert len(dumped) > 5
@@ -126,7 +126,7 @@ def test_answers_of_schemas_have_all_of_their_members() -> None:
         assert shape["additionalProperties"] is False
 
 
-def test_references_lead_somewhere_and_components_are_used() -> None:
+def test_every_component_is_referenced() -> None:
     whole = document_of_defaults()
     text = json.dumps(whole)
     for kind in ("schemas", "responses", "headers"):
@@ -134,13 +134,13 @@ def test_references_lead_somewhere_and_components_are_used() -> None:
             assert f'"#/components/{kind}/{name}"' in text, name
 
 
-def test_the_least_length_of_a_password_is_the_setting() -> None:
+def test_minimum_password_length_follows_the_setting() -> None:
     schemas = document(ROUTES, Settings(password_min_length=20))["components"]["schemas"]
     assert schemas["Register"]["properties"]["password"]["minLength"] == 20
     assert schemas["Login"]["properties"]["password"]["minLength"] == 1
 
 
-async def test_it_is_served_and_revalidated(client: Client) -> None:
+async def test_document_is_served_with_an_etag(client: Client) -> None:
     response = await client.get("/openapi.json")
     assert await response.json() == document_of_defaults()
     assert response.headers["Cache-Control"] == "public, no-cache"
@@ -154,8 +154,8 @@ async def test_it_is_served_and_revalidated(client: Client) -> None:
     assert head.headers["Content-Length"] == response.headers["Content-Length"]
 
 
-async def test_an_answer_that_is_not_described_fails_its_test(client: Client) -> None:
-    """The check of conftest, given what the service did not say."""
+async def test_undescribed_response_fails_the_check(client: Client) -> None:
+    """Feed altered responses to the check that every test client runs."""
     account = await register(client)
     path = "/api/v1/users/me"
     response = await client.get(path, headers=account.headers)
@@ -183,7 +183,7 @@ async def test_an_answer_that_is_not_described_fails_its_test(client: Client) ->
     assert find_faults(problem._replace(status=403))
 
 
-async def test_a_request_that_is_not_described_but_taken_fails_its_test(
+async def test_accepted_request_that_the_document_forbids_fails_the_check(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     account = await register(client)
@@ -192,12 +192,12 @@ async def test_a_request_that_is_not_described_but_taken_fails_its_test(
     await client.put(path, headers=account.headers, json={"name": "Ada L."})
     monkeypatch.setitem(schema["properties"]["name"], "maxLength", 3)
     compile_schema.cache_clear()
-    with pytest.raises(AssertionError, match="users_replace_me took"):
+    with pytest.raises(AssertionError, match="users_replace_me accepted"):
         await client.put(path, headers=account.headers, json={"name": "Ada L."})
     compile_schema.cache_clear()
 
 
-def without(answer: Answer, name: str) -> CIMultiDict[str]:
-    headers = CIMultiDict(answer.headers)
+def without(response: Answer, name: str) -> CIMultiDict[str]:
+    headers = CIMultiDict(response.headers)
     del headers[name]
     return headers

@@ -1,4 +1,4 @@
-"""Several processes: started, replaced under load, killed and stopped, as an operator sees it."""
+"""Worker processes as an operator sees them: start, reload under load, kill and stop."""
 
 import asyncio
 import contextlib
@@ -50,7 +50,7 @@ def are_gone(pids: set[int]) -> bool:
 
 
 class Load:
-    """Clients that keep their connections as long as they are told to, and try nothing again."""
+    """Clients that keep connections open until the server closes them, and never retry."""
 
     def __init__(self, url: str) -> None:
         self.host, self.port = "127.0.0.1", int(url.rpartition(":")[2])
@@ -60,7 +60,7 @@ class Load:
         self.latest: dict[int, str] = {}
 
     def has_reached(self, version: str) -> bool:
-        """Whether every client was last answered by this version."""
+        """Return whether every client's last response came from this version."""
         return set(self.latest.values()) == {version}
 
     async def client(self, number: int, stop: asyncio.Event) -> None:
@@ -97,7 +97,7 @@ def copy_of_the_code(tmp_path: Path) -> Path:
 
 
 def event_beginning(words: str, process: Process) -> dict[str, Any]:
-    """Read the log up to the event that begins with these words."""
+    """Read the log up to the first event that starts with these words."""
     assert process.stderr is not None
     for line in process.stderr:
         if line.startswith("{") and (event := json.loads(line))["event"].startswith(words):
@@ -106,16 +106,16 @@ def event_beginning(words: str, process: Process) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-async def test_a_reload_runs_the_new_code_and_drops_no_request(
+async def test_reload_runs_new_code_and_drops_no_request(
     database: Database, tmp_path: Path
 ) -> None:
     code = copy_of_the_code(tmp_path)
     variables = {
         "WORKERS": "2",
-        # Longer than any client takes to be answered once more, and so to be told to close.
+        # Long enough for every client to get one more response, which closes its connection.
         "SHUTDOWN_DELAY_S": "300",
         "PYTHONPATH": str(code),
-        # Nobody reads stderr meanwhile.
+        # Nothing reads stderr, so its pipe must not fill up.
         "LOG_LEVEL": "warning",
     }
     stop = asyncio.Event()
@@ -129,7 +129,7 @@ async def test_a_reload_runs_the_new_code_and_drops_no_request(
             (code / "service/__init__.py").write_text(f'__version__ = "{version}"\n')
             served.process.send_signal(signal.SIGHUP)
             await eventually(partial(load.has_reached, version))
-            # All have left the old ones, which need not wait for them any more.
+            # All clients have left the old workers, which need not wait any longer.
             for worker in first:
                 os.kill(worker, signal.SIGINT)
             await eventually(partial(are_gone, first))
@@ -143,10 +143,10 @@ async def test_a_reload_runs_the_new_code_and_drops_no_request(
 
 
 @pytest.mark.slow
-def test_each_worker_serves_and_one_that_is_killed_is_replaced(
+def test_killed_worker_is_replaced_and_its_metrics_are_kept(
     database: Database, tmp_path: Path
 ) -> None:
-    """What they have counted adds up to what was sent, a killed one's share included."""
+    """Counters add up to the requests sent, including the killed worker's share."""
     sent = 0
     with (
         reserved_port() as port,
@@ -164,7 +164,7 @@ def test_each_worker_serves_and_one_that_is_killed_is_replaced(
         killed = first.pop()
         os.kill(killed, signal.SIGKILL)
         eventually_blocking(lambda: len(workers_of(process.pid) - {killed}) == 2)
-        # The new one has the killed one's slot, and counts on.
+        # The replacement takes over the killed worker's slot and keeps counting.
         for worker in first:
             os.kill(worker, signal.SIGSTOP)
             assert call(f"{url}/health/live")[0] == 200
@@ -173,7 +173,7 @@ def test_each_worker_serves_and_one_that_is_killed_is_replaced(
         account = {"email": "ada@example.com", "password": PASSWORD}
         assert call(f"{url}/api/v1/auth/register", account)[0] == 201
         assert call(f"{url}/api/v1/auth/login", account)[0] == 200
-        # Gauges are of the workers that live, and are a second old at the most.
+        # Gauges cover live workers only, and may lag.
         samples: Samples = {}
 
         def all_is_counted() -> bool:
@@ -201,7 +201,7 @@ def test_each_worker_serves_and_one_that_is_killed_is_replaced(
 
 @contextlib.contextmanager
 def limited(database: Database) -> Iterator[tuple[Any, dict[str, str]]]:
-    """A role that may have only so many connections: the statement that sets how many, and it."""
+    """Create a role; yields a function that limits its connections, and variables that use it."""
     role = f"limited_{database.name[-12:]}"
     host, port = database.hosts[0]
     with connect(database) as conn:
@@ -219,30 +219,26 @@ def limited(database: Database) -> Iterator[tuple[Any, dict[str, str]]]:
             conn.execute(f"drop role {role}")
 
 
-def test_workers_that_do_not_start_are_one_line_at_first(
-    database: Database, tmp_path: Path
-) -> None:
+def test_workers_that_fail_to_start_print_one_line(database: Database, tmp_path: Path) -> None:
     with limited(database) as (limit, variables):
         limit(1)
         result = run("serve", cwd=tmp_path, **variables)
     assert result.returncode == 1
     assert result.stderr.startswith("shinkei: cannot connect to PostgreSQL at ")
-    assert "the server has no connection left" in result.stderr
+    assert "the server has no connections left" in result.stderr
     assert result.stderr.count("\n") == 1
     assert result.stdout == ""
 
 
 @pytest.mark.slow
-def test_workers_that_do_not_start_at_a_reload_leave_the_old_ones(
-    database: Database, tmp_path: Path
-) -> None:
+def test_failed_reload_keeps_the_old_workers(database: Database, tmp_path: Path) -> None:
     with limited(database) as (limit, variables), serving(tmp_path, **variables) as served:
         process, url, _ = served
         first = workers_of(process.pid)
         limit(1)
         process.send_signal(signal.SIGHUP)
         event = event_beginning("reload given up", process)
-        assert "the server has no connection left" in event["reason"]
+        assert "the server has no connections left" in event["reason"]
         eventually_blocking(lambda: workers_of(process.pid) == first)
         assert call(f"{url}/health/live")[0] == 200
         limit(-1)
@@ -253,9 +249,7 @@ def test_workers_that_do_not_start_at_a_reload_leave_the_old_ones(
 
 
 @pytest.mark.slow
-def test_code_that_cannot_be_imported_leaves_the_old_workers(
-    database: Database, tmp_path: Path
-) -> None:
+def test_reload_of_broken_code_keeps_the_old_workers(database: Database, tmp_path: Path) -> None:
     code = copy_of_the_code(tmp_path)
     variables = {"WORKERS": "2", "PYTHONPATH": str(code), **url_of(database)}
     with serving(tmp_path, **variables) as served:
@@ -269,7 +263,7 @@ def test_code_that_cannot_be_imported_leaves_the_old_workers(
 
 
 @pytest.mark.slow
-def test_a_worker_that_stands_still_is_replaced(database: Database, tmp_path: Path) -> None:
+def test_hung_worker_is_replaced(database: Database, tmp_path: Path) -> None:
     with serving(tmp_path, WORKERS="2", **url_of(database)) as (process, _, _):
         stopped = workers_of(process.pid).pop()
         os.kill(stopped, signal.SIGSTOP)
@@ -278,8 +272,8 @@ def test_a_worker_that_stands_still_is_replaced(database: Database, tmp_path: Pa
         eventually_blocking(lambda: len(workers_of(process.pid) - {stopped}) == 2)
 
 
-def test_an_operators_own_script_runs_in_every_worker(database: Database, tmp_path: Path) -> None:
-    """docs/logs.md has such a script, which attaches a handler."""
+def test_operators_start_script_runs_in_every_worker(database: Database, tmp_path: Path) -> None:
+    """docs/logs.md has such a script that attaches a log handler."""
     script = tmp_path / "serve.py"
     script.write_text(
         "import os, pathlib\n"
@@ -295,19 +289,19 @@ def test_an_operators_own_script_runs_in_every_worker(database: Database, tmp_pa
         assert attached == {process.pid, *workers_of(process.pid)}
 
 
-def test_sigterm_drains_all_workers_first(database: Database, tmp_path: Path) -> None:
+def test_sigterm_drains_all_workers(database: Database, tmp_path: Path) -> None:
     variables = {"WORKERS": "2", "SHUTDOWN_DELAY_S": "60", **url_of(database)}
     with serving(tmp_path, **variables) as served:
         served.process.terminate()
         eventually_blocking(lambda: call(f"{served.url}/health")[0] == 503)
         assert call(f"{served.url}/health/live")[0] == 200
-        # Asked at the terminal too, it does not wait any more.
+        # Ctrl-C in addition ends the wait at once.
         assert "Traceback" not in served.stderr_after(signal.SIGINT)
         assert served.process.returncode == 0
 
 
 @pytest.mark.slow
-def test_workers_leave_if_their_parent_is_killed(database: Database, tmp_path: Path) -> None:
+def test_workers_exit_if_their_parent_is_killed(database: Database, tmp_path: Path) -> None:
     with serving(tmp_path, WORKERS="2", **url_of(database)) as (process, _, _):
         workers = workers_of(process.pid)
         process.kill()
@@ -316,7 +310,7 @@ def test_workers_leave_if_their_parent_is_killed(database: Database, tmp_path: P
 
 
 @pytest.mark.slow
-def test_the_embedded_postgresql_outlives_workers_but_not_the_parent(tmp_path: Path) -> None:
+def test_embedded_postgresql_outlives_workers_but_not_the_parent(tmp_path: Path) -> None:
     with serving(tmp_path, WORKERS="2", SHUTDOWN_DELAY_S="60") as served:
         account = {"email": "ada@example.com", "password": PASSWORD}
         _, registered = call(f"{served.url}/api/v1/auth/register", account)
@@ -333,7 +327,7 @@ def test_the_embedded_postgresql_outlives_workers_but_not_the_parent(tmp_path: P
         wait_for_end_of(postmaster)
 
 
-def test_a_metrics_port_in_use_is_told_before_anything_is_started(tmp_path: Path) -> None:
+def test_metrics_port_in_use_fails_before_anything_starts(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         serve = f"METRICS_PORT={port} serve --workers"
@@ -349,12 +343,12 @@ def test_a_metrics_port_in_use_is_told_before_anything_is_started(tmp_path: Path
 @pytest.mark.parametrize(
     "connected", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["started", "connected"]
 )
-def test_it_can_be_stopped_while_workers_start(
+def test_service_can_be_stopped_while_workers_start(
     connected: bool, database: Database, tmp_path: Path
 ) -> None:
-    """What a worker is told before it hears signals is not lost."""
+    """A signal sent before a worker installs its handlers is not lost."""
     command = (*SHINKEI, "serve", "--workers", "2")
-    # A worker's first connection, with which it waits for the database, has no such name.
+    # The connection with which a worker first waits for the database has no such name.
     connections = (
         "select count(*) from pg_stat_activity"
         " where datname = current_database() and application_name = 'shinkei'"

@@ -1,4 +1,4 @@
-"""Links in mails: passwords forgotten, addresses verified, changed and given back."""
+"""Mailed links: password reset, and email verification, change and revert."""
 
 import asyncio
 from typing import Any
@@ -21,9 +21,9 @@ async def sign_in(client: Client, email: str, password: str) -> int:
 
 
 async def forget(client: Client, settings: Settings, account: Account) -> str:
-    """Ask for a reset and return the token that is mailed."""
+    """Request a password reset and return the mailed token."""
     email = account.profile["email"]
-    await next_mail(settings.data_dir, email)  # the one that verifies the address
+    await next_mail(settings.data_dir, email)  # the verification mail
     response = await client.post(f"{AUTH}/password/forgot", json={"email": email.upper()})
     assert (response.status, await response.read()) == (202, b"")
     return token_of(await next_mail(settings.data_dir, email))
@@ -45,7 +45,7 @@ async def verify(client: Client, token: str) -> int:
 
 
 @pytest.mark.asvs("6.4.1", "6.4.3", "7.4.3")
-async def test_a_forgotten_password_is_set_anew(client: Client, settings: Settings) -> None:
+async def test_forgotten_password_can_be_reset(client: Client, settings: Settings) -> None:
     account = await register(client)
     email = account.profile["email"]
     token = await forget(client, settings, account)
@@ -61,18 +61,20 @@ async def test_a_forgotten_password_is_set_anew(client: Client, settings: Settin
     notice = await next_mail(settings.data_dir, email)
     assert "password" in str(notice["Subject"]).lower()
     assert "#token=" not in text_of(notice)
-    assert await reset(client, token) == 400, "a link is good once"
+    assert await reset(client, token) == 400, "a link works once"
 
 
 @pytest.mark.asvs("6.4.3")
-async def test_of_fifty_uses_at_once_one_succeeds(client: Client, settings: Settings) -> None:
+async def test_only_one_of_fifty_concurrent_resets_succeeds(
+    client: Client, settings: Settings
+) -> None:
     token = await forget(client, settings, await register(client))
     statuses = await asyncio.gather(*(reset(client, token) for _ in range(50)))
     assert sorted(statuses) == [204] + [400] * 49
 
 
 @pytest.mark.asvs("6.4.1")
-async def test_links_expire_and_newer_ones_replace_older(
+async def test_links_expire_and_are_replaced_by_newer_ones(
     client: Client, settings: Settings, conn: Any
 ) -> None:
     account = await register(client)
@@ -91,7 +93,7 @@ async def test_links_expire_and_newer_ones_replace_older(
 
 
 @pytest.mark.asvs("9.2.2")
-async def test_a_link_is_good_for_its_own_purpose_only(client: Client, settings: Settings) -> None:
+async def test_link_works_only_for_its_own_purpose(client: Client, settings: Settings) -> None:
     account = await register(client)
     verifying = token_of(await next_mail(settings.data_dir, account.profile["email"]))
     assert await reset(client, verifying) == 400
@@ -106,7 +108,7 @@ async def test_a_link_is_good_for_its_own_purpose_only(client: Client, settings:
 
 
 @pytest.mark.asvs("6.2.11")
-async def test_a_weak_password_leaves_the_link_good(client: Client, settings: Settings) -> None:
+async def test_weak_password_leaves_the_link_usable(client: Client, settings: Settings) -> None:
     token = await forget(client, settings, await register(client, name="Ada Lovelace"))
     for password in ("short", "123456789012345", "Ada Lovelace Ada"):
         body = {"token": token, "password": password}
@@ -117,7 +119,7 @@ async def test_a_weak_password_leaves_the_link_good(client: Client, settings: Se
 
 
 @pytest.mark.parametrize("path", ["password/forgot", "email/verify/resend"])
-async def test_unknown_addresses_get_the_same_answer_and_no_mail(
+async def test_unknown_email_gets_the_same_response_and_no_mail(
     client: Client, conn: Any, path: str
 ) -> None:
     response = await client.post(f"{AUTH}/{path}", json={"email": "nobody@example.com"})
@@ -126,7 +128,7 @@ async def test_unknown_addresses_get_the_same_answer_and_no_mail(
 
 
 @pytest.mark.asvs("6.4.3", "14.2.1")
-async def test_links_begin_with_the_configured_origin(
+async def test_links_start_with_the_configured_origin(
     start_app: StartApp, settings: Settings
 ) -> None:
     client = await start_app(public_origin="https://accounts.example")
@@ -143,7 +145,7 @@ async def test_links_begin_with_the_configured_origin(
     assert "evil" not in text
 
 
-async def test_a_dotless_i_gets_no_mail_of_anothers(client: Client, conn: Any) -> None:
+async def test_dotless_i_does_not_match_another_email(client: Client, conn: Any) -> None:
     await register(client, email="mike@example.com")
     await conn.execute("delete from mail_outbox")
     response = await client.post(f"{AUTH}/password/forgot", json={"email": "mıke@example.com"})
@@ -154,7 +156,7 @@ async def test_a_dotless_i_gets_no_mail_of_anothers(client: Client, conn: Any) -
     )
 
 
-async def test_an_address_is_verified_by_its_link(client: Client, settings: Settings) -> None:
+async def test_email_is_verified_by_its_link(client: Client, settings: Settings) -> None:
     account = await register(client)
     email = account.profile["email"]
     first = token_of(await next_mail(settings.data_dir, email))
@@ -169,11 +171,13 @@ async def test_an_address_is_verified_by_its_link(client: Client, settings: Sett
     assert await verify(client, second) == 400
 
 
-async def test_where_addresses_are_verified_first(start_app: StartApp, settings: Settings) -> None:
+async def test_required_verification_blocks_sign_in_until_the_link_is_used(
+    start_app: StartApp, settings: Settings
+) -> None:
     client = await start_app(require_email_verification=True)
     body = {"email": "ada@example.com", "password": PASSWORD, "name": "Ada"}
-    answers = [await client.post(f"{AUTH}/register", json=body) for _ in range(2)]
-    assert [(answer.status, await answer.read()) for answer in answers] == [(202, b"")] * 2
+    responses = [await client.post(f"{AUTH}/register", json=body) for _ in range(2)]
+    assert [(response.status, await response.read()) for response in responses] == [(202, b"")] * 2
     mails = [await next_mail(settings.data_dir, "ada@example.com") for _ in range(2)]
     link, notice = sorted(mails, key=lambda mail: "#token=" not in text_of(mail))
     assert "#token=" not in text_of(notice)
@@ -182,7 +186,7 @@ async def test_where_addresses_are_verified_first(start_app: StartApp, settings:
     assert await sign_in(client, "ada@example.com", PASSWORD) == 200
 
 
-async def test_a_verified_address_is_not_verified_again(
+async def test_verified_email_gets_no_new_verification_link(
     client: Client, settings: Settings, conn: Any
 ) -> None:
     account = await register_verified(client, settings)
@@ -198,8 +202,10 @@ async def register_verified(client: Client, settings: Settings) -> Account:
     return account
 
 
-async def test_a_thiefs_way_back_ends_with_the_owners(client: Client, settings: Settings) -> None:
-    """Through two of the thief's addresses: the owner's way back takes the thief's away."""
+async def test_owners_revert_ends_the_thiefs_revert_link(
+    client: Client, settings: Settings
+) -> None:
+    """The thief changes the email twice, so the thief's first email gets a revert link too."""
     account = await register_verified(client, settings)
     for email in ("first@thief.example.com", "second@thief.example.com"):
         assert await change_email(client, account, email) == 202
@@ -210,7 +216,7 @@ async def test_a_thiefs_way_back_ends_with_the_owners(client: Client, settings: 
     assert await verify(client, thiefs) == 400
 
 
-async def test_a_mistyped_address_is_offered_no_way_back(
+async def test_unverified_email_gets_no_revert_link(
     client: Client, settings: Settings, conn: Any
 ) -> None:
     account = await register(client, email="mistyped@example.com")
@@ -220,7 +226,7 @@ async def test_a_mistyped_address_is_offered_no_way_back(
     assert await conn.fetchval("select count(*) from action_tokens") == 0
 
 
-async def test_a_change_that_waits_ends_with_the_password_it_was_asked_by(
+async def test_pending_email_change_ends_with_a_password_reset(
     client: Client, settings: Settings
 ) -> None:
     account = await register(client)
@@ -230,7 +236,7 @@ async def test_a_change_that_waits_ends_with_the_password_it_was_asked_by(
     assert await verify(client, waiting) == 400
 
 
-async def test_a_lost_answer_to_a_new_password_is_given_again(
+async def test_lost_response_to_a_password_change_is_replayed(
     client: Client, settings: Settings
 ) -> None:
     account = await register(client)
@@ -263,7 +269,7 @@ async def change_email(client: Client, account: Account, email: str) -> int:
 
 
 @pytest.mark.asvs("7.5.1", "10.3.3")
-async def test_an_address_is_changed_and_given_back(client: Client, settings: Settings) -> None:
+async def test_email_is_changed_and_reverted(client: Client, settings: Settings) -> None:
     account = await register_verified(client, settings)
     old, new = account.profile["email"], "new@example.com"
     assert await change_email(client, account, new) == 202
@@ -279,13 +285,13 @@ async def test_an_address_is_changed_and_given_back(client: Client, settings: Se
     assert await verify(client, token_of(back)) == 204
     response = await client.get(ME, headers=account.headers)
     await assert_problem(response, 401, "invalid_token")
-    assert await sign_in(client, old, PASSWORD) == 401, "its password is to be set anew"
+    assert await sign_in(client, old, PASSWORD) == 401, "a revert removes the password"
     assert await reset(client, token_of(await next_mail(settings.data_dir, old))) == 204
     assert await sign_in(client, old, NEW_PASSWORD) == 200
     assert await sign_in(client, new, NEW_PASSWORD) == 401
 
 
-async def test_anothers_address_cannot_be_taken(client: Client, settings: Settings) -> None:
+async def test_another_accounts_email_cannot_be_taken(client: Client, settings: Settings) -> None:
     account, other = await register(client), await register(client)
     taken = other.profile["email"]
     await next_mail(settings.data_dir, taken)
@@ -293,17 +299,17 @@ async def test_anothers_address_cannot_be_taken(client: Client, settings: Settin
     assert "#token=" not in text_of(await next_mail(settings.data_dir, taken))
     assert await change_email(client, account, "free@example.com") == 202
     await register(client, email="free@example.com")
-    answers = []
-    for _ in range(2):  # the one that would change the address, and the one of the new account
+    responses = []
+    for _ in range(2):  # one confirms the change, the other verifies the new account
         token = token_of(await next_mail(settings.data_dir, "free@example.com"))
-        answers.append(await client.post(f"{AUTH}/email/verify", json={"token": token}))
-    assert sorted(answer.status for answer in answers) == [204, 409]
-    taken_since = max(answers, key=lambda answer: answer.status)
+        responses.append(await client.post(f"{AUTH}/email/verify", json={"token": token}))
+    assert sorted(response.status for response in responses) == [204, 409]
+    taken_since = max(responses, key=lambda response: response.status)
     await assert_problem(taken_since, 409, "email_taken")
 
 
 @pytest.mark.asvs("6.2.3", "7.5.1")
-async def test_a_wrong_password_changes_nothing(client: Client, conn: Any) -> None:
+async def test_wrong_password_changes_nothing(client: Client, conn: Any) -> None:
     account = await register(client)
     for path, body in [
         ("password", {"current_password": "not the one it has", "password": NEW_PASSWORD}),
@@ -318,9 +324,7 @@ async def test_a_wrong_password_changes_nothing(client: Client, conn: Any) -> No
 
 
 @pytest.mark.asvs("6.2.2", "7.4.3")
-async def test_a_password_is_changed_and_other_sessions_end(
-    client: Client, settings: Settings
-) -> None:
+async def test_password_change_ends_other_sessions(client: Client, settings: Settings) -> None:
     account = await register(client)
     email = account.profile["email"]
     await next_mail(settings.data_dir, email)

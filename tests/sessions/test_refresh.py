@@ -1,4 +1,4 @@
-"""``POST /auth/refresh``: one successor for each token, and what a replay does."""
+"""``POST /auth/refresh``: one successor per token, and replay detection."""
 
 import asyncio
 from typing import Any
@@ -13,7 +13,7 @@ ME = "/api/v1/users/me"
 
 
 async def refresh(client: Client, token: str) -> dict[str, Any] | None:
-    """The new pair, or None where it was refused."""
+    """Return the new token pair, or None if the token was rejected."""
     response = await client.post(REFRESH, json={"refresh_token": token})
     if response.status == 200:
         tokens: dict[str, Any] = await response.json()
@@ -28,7 +28,7 @@ async def is_signed_in(client: Client, access_token: str) -> bool:
 
 
 @pytest.mark.asvs("7.2.2", "7.2.3")
-async def test_a_token_is_exchanged_for_a_new_pair(client: Client, conn: Any) -> None:
+async def test_refresh_token_is_exchanged_for_a_new_pair(client: Client, conn: Any) -> None:
     tokens = (await register(client)).tokens
     seen = {tokens["refresh_token"]}
     for _ in range(5):
@@ -38,18 +38,18 @@ async def test_a_token_is_exchanged_for_a_new_pair(client: Client, conn: Any) ->
         seen.add(refreshed["refresh_token"])
         tokens = refreshed
     assert len(seen) == 6
-    assert await conn.fetchval("select count(*) from sessions") == 1, "the session is one"
+    assert await conn.fetchval("select count(*) from sessions") == 1, "still one session"
 
 
 @pytest.fixture
 def long_grace(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Time for retries on any machine."""
+    """Give retries enough time on a slow machine."""
     monkeypatch.setattr("service.sessions.handlers.RETRY_GRACE_S", 3600)
 
 
 @pytest.mark.asvs("10.4.5")
 @pytest.mark.usefixtures("long_grace")
-async def test_a_retry_after_a_lost_answer_gets_the_same_successor(client: Client) -> None:
+async def test_retry_after_a_lost_response_gets_the_same_successor(client: Client) -> None:
     tokens = (await register(client)).tokens
     first = await refresh(client, tokens["refresh_token"])
     again = await refresh(client, tokens["refresh_token"])
@@ -60,7 +60,7 @@ async def test_a_retry_after_a_lost_answer_gets_the_same_successor(client: Clien
 
 
 @pytest.mark.usefixtures("long_grace")
-async def test_fifty_at_once_get_one_successor(client: Client, conn: Any) -> None:
+async def test_fifty_concurrent_refreshes_get_one_successor(client: Client, conn: Any) -> None:
     tokens = (await register(client)).tokens
     pairs = await asyncio.gather(*(refresh(client, tokens["refresh_token"]) for _ in range(50)))
     assert len({pair["refresh_token"] for pair in pairs if pair}) == 1
@@ -70,7 +70,7 @@ async def test_fifty_at_once_get_one_successor(client: Client, conn: Any) -> Non
 
 
 @pytest.mark.asvs("10.4.5")
-async def test_a_replay_ends_the_session(client: Client, conn: Any) -> None:
+async def test_replay_ends_the_session(client: Client, conn: Any) -> None:
     account = await register(client)
     stolen = account.tokens["refresh_token"]
     first = await refresh(client, stolen)
@@ -87,8 +87,8 @@ async def test_a_replay_ends_the_session(client: Client, conn: Any) -> None:
 
 @pytest.mark.asvs("10.4.5")
 @pytest.mark.usefixtures("long_grace")
-async def test_a_token_whose_successor_was_used_is_a_replay_at_once(client: Client) -> None:
-    """Within the grace too: the client has its answer, so this is somebody else."""
+async def test_token_whose_successor_was_used_is_a_replay_at_once(client: Client) -> None:
+    """Even within the grace period: the client has its response, so this is someone else."""
     stolen = (await register(client)).tokens["refresh_token"]
     second = await refresh(client, stolen)
     assert second is not None
@@ -98,7 +98,7 @@ async def test_a_token_whose_successor_was_used_is_a_replay_at_once(client: Clie
     assert await refresh(client, third["refresh_token"]) is None
 
 
-async def test_a_replay_leaves_other_sessions_alone(client: Client, conn: Any) -> None:
+async def test_replay_leaves_other_sessions_alone(client: Client, conn: Any) -> None:
     account, other = await register(client), await register(client)
     await refresh(client, account.tokens["refresh_token"])
     await conn.execute("update refresh_tokens set used_at = used_at - interval '11 seconds'")
@@ -106,7 +106,7 @@ async def test_a_replay_leaves_other_sessions_alone(client: Client, conn: Any) -
     assert await refresh(client, other.tokens["refresh_token"]) is not None
 
 
-async def test_what_is_no_refresh_token(client: Client) -> None:
+async def test_malformed_refresh_token_is_rejected(client: Client) -> None:
     account = await register(client)
     for token in ("x", account.tokens["access_token"][:500], account.tokens["refresh_token"][:-1]):
         assert await refresh(client, token) is None
@@ -114,20 +114,20 @@ async def test_what_is_no_refresh_token(client: Client) -> None:
 
 
 @pytest.mark.asvs("9.2.2")
-async def test_a_refresh_token_is_no_access_token(client: Client) -> None:
+async def test_refresh_token_is_not_an_access_token(client: Client) -> None:
     account = await register(client)
     assert not await is_signed_in(client, account.tokens["refresh_token"])
 
 
 @pytest.mark.asvs("7.3.1", "7.3.2", "10.4.8")
-async def test_sessions_end_by_themselves(start_app: StartApp, conn: Any) -> None:
+async def test_sessions_expire(start_app: StartApp, conn: Any) -> None:
     client = await start_app(session_idle_ttl_s=3600)
     tokens = (await register(client)).tokens
     await conn.execute("update sessions set idle_expires_at = now() + interval '1 minute'")
     refreshed = await refresh(client, tokens["refresh_token"])
     assert refreshed is not None
     left = await conn.fetchval("select idle_expires_at - now() from sessions")
-    assert left.total_seconds() > 3500, "a refresh puts the idle end off"
+    assert left.total_seconds() > 3500, "a refresh extends the idle time"
     for column in ("idle_expires_at", "expires_at"):
         before = await conn.fetchval(f"select {column} from sessions")
         await conn.execute(f"update sessions set {column} = now() - interval '1 second'")

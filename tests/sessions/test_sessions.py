@@ -1,4 +1,4 @@
-"""``/users/me/sessions``: listed and ended by their owner."""
+"""``/users/me/sessions``: owners list and end their sessions."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ SESSIONS = "/api/v1/users/me/sessions"
 
 
 async def sign_in(client: Client, account: Account, **headers: str) -> dict[str, str]:
-    """The headers of one more session."""
+    """Sign in once more and return the session's headers."""
     response = await client.post(
         "/api/v1/auth/login",
         json={"email": account.profile["email"], "password": account.password},
@@ -30,7 +30,7 @@ async def listed(client: Client, headers: dict[str, str]) -> list[dict[str, Any]
     return items
 
 
-async def test_sessions_are_listed_with_the_current_one_marked(client: Client) -> None:
+async def test_session_list_marks_the_current_one(client: Client) -> None:
     account = await register(client)
     other = await sign_in(client, account, **{"User-Agent": "a browser\xff"})
     newest, oldest = await listed(client, other)
@@ -50,7 +50,7 @@ async def test_sessions_are_listed_with_the_current_one_marked(client: Client) -
 
 
 @pytest.mark.asvs("7.5.2", "10.4.9")
-async def test_an_owner_ends_one(client: Client) -> None:
+async def test_owner_ends_one_session(client: Client) -> None:
     account = await register(client)
     other = await sign_in(client, account)
     (ended,) = [item["id"] for item in await listed(client, account.headers) if not item["current"]]
@@ -63,7 +63,7 @@ async def test_an_owner_ends_one(client: Client) -> None:
 
 
 @pytest.mark.asvs("7.5.2", "10.4.9")
-async def test_an_owner_ends_all_others(client: Client) -> None:
+async def test_owner_ends_all_other_sessions(client: Client) -> None:
     account, stranger = await register(client), await register(client)
     others = [await sign_in(client, account) for _ in range(3)]
     assert (await client.delete(SESSIONS, headers=account.headers)).status == 204
@@ -76,14 +76,14 @@ async def test_an_owner_ends_all_others(client: Client) -> None:
 @pytest.mark.parametrize(
     "session_id", ["x", "0", "01890000-0000-7000-8000-000000000000", "%00", "1" * 400]
 )
-async def test_what_is_no_session(client: Client, session_id: str) -> None:
+async def test_unknown_session_is_not_found(client: Client, session_id: str) -> None:
     account = await register(client)
     response = await client.delete(f"{SESSIONS}/{session_id}", headers=account.headers)
     await assert_problem(response, 404, "not_found")
 
 
 @pytest.mark.asvs("8.2.2")
-async def test_another_owners_session_is_not_there(client: Client) -> None:
+async def test_session_of_another_owner_is_not_found(client: Client) -> None:
     account, stranger = await register(client), await register(client)
     (mine,) = await listed(client, account.headers)
     response = await client.delete(f"{SESSIONS}/{mine['id']}", headers=stranger.headers)
@@ -91,7 +91,7 @@ async def test_another_owners_session_is_not_there(client: Client) -> None:
     assert len(await listed(client, account.headers)) == 1
 
 
-async def test_the_address_is_the_clients_behind_a_trusted_proxy(start_app: StartApp) -> None:
+async def test_session_ip_is_the_clients_behind_a_trusted_proxy(start_app: StartApp) -> None:
     import ipaddress
 
     client = await start_app(trusted_proxies=(ipaddress.ip_network("127.0.0.0/8"),))

@@ -18,7 +18,7 @@ LOGIN = "/api/v1/auth/login"
 
 @contextlib.contextmanager
 def busy(hasher: Hasher) -> Iterator[None]:
-    """Keep every thread that hashes while the block lasts."""
+    """Occupy every hashing thread for the duration of the block."""
     go_on = threading.Event()
     for _ in range(hasher.workers):
         hasher.executor.submit(go_on.wait)
@@ -29,7 +29,7 @@ def busy(hasher: Hasher) -> Iterator[None]:
 
 
 @pytest.mark.asvs("7.2.4")
-async def test_login(client: Client) -> None:
+async def test_login_returns_new_tokens(client: Client) -> None:
     account = await register(client)
     credentials = {"email": account.profile["email"].upper(), "password": PASSWORD}
     response = await client.post(LOGIN, json=credentials)
@@ -42,25 +42,25 @@ async def test_login(client: Client) -> None:
     assert await me.json() == account.profile
 
 
-async def test_unknown_address_and_wrong_password_look_the_same(client: Client, conn: Any) -> None:
+async def test_unknown_email_and_wrong_password_look_the_same(client: Client, conn: Any) -> None:
     account = await register(client)
     no_password = await register(client)
     await conn.execute(
         "update users set password_hash = null where id = $1", no_password.profile["id"]
     )
-    answers = []
+    problems = []
     for email, password in [
         (account.profile["email"], "not the password of it"),
         ("nobody@example.com", PASSWORD),
         (no_password.profile["email"], PASSWORD),
     ]:
         response = await client.post(LOGIN, json={"email": email, "password": password})
-        answers.append(await assert_problem(response, 401, "invalid_credentials"))
-    assert answers[0] == answers[1] == answers[2]
+        problems.append(await assert_problem(response, 401, "invalid_credentials"))
+    assert problems[0] == problems[1] == problems[2]
 
 
 @pytest.mark.asvs("6.2.8")
-async def test_a_password_is_the_same_in_another_normal_form(client: Client) -> None:
+async def test_password_matches_in_another_unicode_normal_form(client: Client) -> None:
     account = await register(client, password="ﬁve Å cafés, composed")
     decomposed = "five A\u030a cafe\u0301s, composed"
     credentials = {"email": account.profile["email"], "password": decomposed}
@@ -68,7 +68,7 @@ async def test_a_password_is_the_same_in_another_normal_form(client: Client) -> 
 
 
 @pytest.mark.parametrize("password", ["x" * 257, "x" * 60_000, "", "nul\0", None])
-async def test_what_cannot_be_a_password_is_refused_before_hashing(
+async def test_impossible_password_is_rejected_before_hashing(
     client: Client, password: Any
 ) -> None:
     response = await client.post(LOGIN, json={"email": "a@example.com", "password": password})
@@ -76,17 +76,17 @@ async def test_what_cannot_be_a_password_is_refused_before_hashing(
     assert pointers(problem) == {"#/password"}
 
 
-async def test_a_hash_that_cannot_be_read_is_a_refusal(client: Client, conn: Any) -> None:
+async def test_unreadable_password_hash_refuses_sign_in(client: Client, conn: Any) -> None:
     account = await register(client)
     await conn.execute("update users set password_hash = 'imported from elsewhere'")
     credentials = {"email": account.profile["email"], "password": PASSWORD}
     await assert_problem(await client.post(LOGIN, json=credentials), 401, "invalid_credentials")
 
 
-async def test_a_password_changed_while_signing_in_opens_no_session(
+async def test_password_changed_during_sign_in_opens_no_session(
     start_app: StartApp, conn: Any
 ) -> None:
-    """The hash is read, verified for a while, and then must still be the account's."""
+    """The hash must still be the account's after it was verified."""
     client = await start_app()
     account = await register(client)
     credentials = {"email": account.profile["email"], "password": PASSWORD}
@@ -100,7 +100,7 @@ async def test_a_password_changed_while_signing_in_opens_no_session(
     assert await conn.fetchval("select count(*) from sessions") == 1
 
 
-async def test_sign_ins_beyond_the_queue_are_told_to_come_back(start_app: StartApp) -> None:
+async def test_sign_ins_beyond_the_hash_queue_get_503(start_app: StartApp) -> None:
     client = await start_app(password_hash_queue=2)
     credentials = {"email": "nobody@example.com", "password": PASSWORD}
     assert client.app is not None
@@ -108,18 +108,16 @@ async def test_sign_ins_beyond_the_queue_are_told_to_come_back(start_app: StartA
         asked = [asyncio.create_task(client.post(LOGIN, json=credentials)) for _ in range(12)]
         await eventually(lambda: sum(task.done() for task in asked) == 10)
         refused = [task.result() for task in asked if task.done()]
-    for answer in refused:
-        await assert_problem(answer, 503, "too_many_sign_ins")
-    answers = await asyncio.gather(*asked)
-    assert sorted(answer.status for answer in answers) == [401] * 2 + [503] * 10
+    for response in refused:
+        await assert_problem(response, 503, "too_many_sign_ins")
+    responses = await asyncio.gather(*asked)
+    assert sorted(response.status for response in responses) == [401] * 2 + [503] * 10
     again = await client.post(LOGIN, json=credentials)
-    assert again.status == 401, "and room is there again"
+    assert again.status == 401, "the queue has room again"
 
 
-async def test_a_password_is_hashed_anew_when_the_cost_has_changed(
-    start_app: StartApp, conn: Any
-) -> None:
-    """All who sign in at once do so, though one of them replaces the hash that they verify."""
+async def test_password_is_rehashed_after_a_cost_change(start_app: StartApp, conn: Any) -> None:
+    """Concurrent sign-ins all succeed, although one replaces the hash the others verify."""
     account = await register(await start_app())
     credentials = {"email": account.profile["email"], "password": PASSWORD}
     stored = "select password_hash from users"
@@ -128,11 +126,11 @@ async def test_a_password_is_hashed_anew_when_the_cost_has_changed(
     wrong = {**credentials, "password": "not the password of it"}
     assert (await client.post(LOGIN, json=wrong)).status == 401
     assert "$m=8,t=1,p=1$" in await conn.fetchval(stored), "only the right password can be hashed"
-    answers = await asyncio.gather(*(client.post(LOGIN, json=credentials) for _ in range(8)))
-    assert {answer.status for answer in answers} == {200}
+    responses = await asyncio.gather(*(client.post(LOGIN, json=credentials) for _ in range(8)))
+    assert {response.status for response in responses} == {200}
     rehashed = await conn.fetchval(stored)
     assert "$m=8,t=3,p=1$" in rehashed
     assert (await client.post(LOGIN, json=credentials)).status == 200
-    assert await conn.fetchval(stored) == rehashed, "and once is enough"
+    assert await conn.fetchval(stored) == rehashed, "rehashed only once"
     me = await client.get("/api/v1/users/me", headers=account.headers)
-    assert await me.json() == account.profile, "it is no change of the account"
+    assert await me.json() == account.profile, "rehashing does not change the account"

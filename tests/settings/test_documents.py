@@ -1,4 +1,4 @@
-"""Variables in documents, help and examples: they are declared, and described as declared."""
+"""Variables named in documents, help and examples exist and match their declarations."""
 
 import re
 from pathlib import Path
@@ -18,7 +18,7 @@ EXAMPLES = [
     *sorted(path for path in (ROOT / "docker").rglob("*") if path.is_file()),
     *sorted((ROOT / "examples").glob("*.py")),
 ]
-# Names of the system, of Python, of OpenTelemetry, of what runs beside us, and of development.
+# Variables of the system, Python, OpenTelemetry, neighbouring services and development.
 OTHERS = re.compile(
     "PATH|USER|PYTHONUNBUFFERED|SSL_CERT_FILE|PG_BINDIR|PG_UNICODE_FAST"
     "|(OTEL|POSTGRES|GF)_[A-Z_]+|ADMIN_PASSWORD|FUZZ_SECONDS|VERSION|REVISION"
@@ -34,7 +34,7 @@ NAMED = re.compile(
 )
 
 
-def test_the_document_is_generated_from_the_declarations() -> None:
+def test_configuration_document_is_up_to_date() -> None:
     assert DOCUMENT.read_text() == markdown(), "run: python -m tools.configuration"
 
 
@@ -45,7 +45,7 @@ def test_help_lists_every_variable() -> None:
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
-def test_documents_and_examples_name_variables_that_exist(path: Path) -> None:
+def test_documents_and_examples_name_only_existing_variables(path: Path) -> None:
     named = {next(filter(None, names)) for names in NAMED.findall(path.read_text())}
     unknown = {name for name in named - VARIABLES.keys() if not OTHERS.fullmatch(name)}
     assert unknown == set()

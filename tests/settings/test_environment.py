@@ -1,4 +1,4 @@
-"""The environment: what it sets, and the line that refuses a wrong value."""
+"""Settings from environment variables, and the error line for a wrong value."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ PASSWORD = "p@ss#w%rd:/?"
 EXTERNAL = {"SECRET_KEY": SECRET_KEY}
 
 
-def test_without_a_database_it_is_embedded() -> None:
+def test_database_is_embedded_by_default() -> None:
     settings = load_settings({})
     assert settings.database is None
     assert settings.migrate_on_start
@@ -19,12 +19,12 @@ def test_without_a_database_it_is_embedded() -> None:
     assert settings.data_dir == Path.cwd() / ".data"
 
 
-def test_migrating_on_start_can_be_chosen() -> None:
+def test_migrate_on_start_can_be_disabled() -> None:
     assert not load_settings({"MIGRATE_ON_START": "false"}).migrate_on_start
 
 
-def test_defaults_are_those_of_the_class() -> None:
-    """Except for those that depend on other settings, or on where the service starts."""
+def test_environment_defaults_match_the_settings_class() -> None:
+    """Except for defaults that depend on other settings or on the working directory."""
     assert load_settings({}) == Settings(
         data_dir=Path.cwd() / ".data",
         migrate_on_start=True,
@@ -114,7 +114,7 @@ def test_defaults_are_those_of_the_class() -> None:
         ({"DB_PASS_FILE": "/nonexistent"}, "DB_PASS_FILE: expected the path of a file"),
     ],
 )
-def test_a_wrong_value_is_one_line_that_names_the_variable(
+def test_wrong_value_is_reported_in_one_line_that_names_the_variable(
     environ: dict[str, str], line: str
 ) -> None:
     with pytest.raises(SettingsError) as raised:
@@ -142,25 +142,25 @@ def test_rates_have_units(text: str, rate: Rate) -> None:
     assert str(rate) == text
 
 
-def test_origins_are_listed_with_commas() -> None:
+def test_origins_are_separated_by_commas() -> None:
     given = "https://app.example, http://localhost:3000,http://[::1]:8080,capacitor://localhost"
     settings = load_settings({"CORS_ORIGINS": given})
     assert settings.cors_origins == set(given.replace(" ", "").split(","))
 
 
 @pytest.mark.parametrize("sender", ["a@b", "J. Doe <a@b.example>", '"Éditions, B" <a@b.example>'])
-def test_mail_senders(sender: str) -> None:
+def test_mail_sender_is_accepted(sender: str) -> None:
     assert load_settings({"MAIL_FROM": sender}).mail_from == sender
 
 
-def test_an_empty_variable_counts_as_not_set() -> None:
+def test_empty_variable_counts_as_unset() -> None:
     for empty in ("", " ", "\n"):
         assert load_settings(dict.fromkeys(VARIABLES, empty)) == load_settings({})
 
 
 @pytest.mark.parametrize("written", ["{}\n", "{}\r\n", " {}", "{}\t"])
-def test_white_space_around_a_value_is_dropped(written: str) -> None:
-    """A secret file's line break gets into no link and no token."""
+def test_whitespace_around_a_value_is_stripped(written: str) -> None:
+    """The trailing newline of a secret file must not end up in links or tokens."""
     given = {
         "PORT": "80",
         "SHUTDOWN_DELAY_S": "1.5",
@@ -184,7 +184,7 @@ def test_white_space_around_a_value_is_dropped(written: str) -> None:
     assert load_settings(around) == load_settings(given)
 
 
-def test_secrets_are_not_shown() -> None:
+def test_secrets_are_hidden_from_repr() -> None:
     settings = load_settings({**EXTERNAL, "DATABASE_URL": f"postgresql://u:{PASSWORD}@h/n"})
     assert SECRET_KEY not in repr(settings)
     assert PASSWORD not in repr(settings)

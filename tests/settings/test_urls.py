@@ -1,4 +1,4 @@
-"""How PostgreSQL and the mail server are reached: URLs, parts, and passwords of any characters."""
+"""Connections to PostgreSQL and the mail server: URLs, parts and special characters."""
 
 from pathlib import Path
 
@@ -28,7 +28,7 @@ EXTERNAL = {"SECRET_KEY": SECRET_KEY}
     ],
     ids=["escaped", "as it is", "parts"],
 )
-def test_a_password_of_any_characters(environ: dict[str, str]) -> None:
+def test_password_may_contain_any_characters(environ: dict[str, str]) -> None:
     database = load_settings({**EXTERNAL, **environ}).database
     assert database is not None
     assert database.hosts == (("db.example", 5433),)
@@ -50,7 +50,7 @@ def test_a_password_of_any_characters(environ: dict[str, str]) -> None:
         ("postgresql://h/n?user=ada&password=x", (("h", 5432),), "n", {}),
     ],
 )  # fmt: skip
-def test_urls_as_libpq_reads_them(
+def test_urls_are_parsed_like_libpq(
     url: str, hosts: tuple[tuple[str, int], ...], name: str, options: dict[str, str]
 ) -> None:
     database = load_settings({**EXTERNAL, "DATABASE_URL": url}).database
@@ -59,7 +59,7 @@ def test_urls_as_libpq_reads_them(
     assert database.user == "ada"
 
 
-def test_several_hosts_and_tls_as_parts() -> None:
+def test_parts_can_set_several_hosts_and_tls() -> None:
     database = load_settings(
         {
             **EXTERNAL,
@@ -79,7 +79,7 @@ def test_several_hosts_and_tls_as_parts() -> None:
     assert "sslmode=verify-full&sslrootcert=%2Fetc%2Fca.pem" in dsn
 
 
-def test_a_password_file_may_rotate(tmp_path: Path) -> None:
+def test_password_file_is_read_again_after_rotation(tmp_path: Path) -> None:
     file = tmp_path / "password"
     file.write_text("first\n")
     parts = {"DB_HOST": "h", "DB_NAME": "n", "DB_USER": "u", "DB_PASS_FILE": str(file)}
@@ -106,16 +106,16 @@ def test_a_password_file_may_rotate(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_mail_servers(url: str, server: MailServer) -> None:
+def test_mail_url_is_parsed(url: str, server: MailServer) -> None:
     settings = load_settings({"MAIL_URL": url})
     assert settings.mail_server == server
     assert PASSWORD not in repr(settings)
 
 
-async def test_such_a_password_signs_in_to_postgresql(
+async def test_password_with_special_characters_connects_to_postgresql(
     conn: "asyncpg.Connection[asyncpg.Record]", database: Database
 ) -> None:
-    """The same password, taken from a URL in either form, opens a real connection."""
+    """The password works whether or not it is escaped in the URL."""
     host, port = database.hosts[0]
     name = database.name
     role = f"role_{name[-12:]}"

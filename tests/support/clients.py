@@ -1,4 +1,4 @@
-"""What tests call the application by, and the settings that they have in common."""
+"""Client types and common settings of the tests."""
 
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -14,9 +14,9 @@ Client = TestClient[web.Request, web.Application]
 StartApp = Callable[..., Awaitable[Client]]
 
 SECRET_KEY = "a secret key of the tests, long enough to be taken"
-# More than any test asks for from one client.
+# More than any test uses.
 PLENTY = Rate(10_000, 60)
-# Options of a PostgreSQL that never has to survive a crash.
+# Options for a PostgreSQL that need not survive a crash.
 FAST = {
     "fsync": "off",
     "synchronous_commit": "off",

@@ -1,4 +1,4 @@
-"""An event loop whose time passes only while nothing else is to do."""
+"""An event loop whose time advances only when nothing else is ready."""
 
 import asyncio
 import selectors
@@ -9,12 +9,12 @@ T = TypeVar("T")
 
 
 class _Selector(selectors.DefaultSelector):
-    """Instead of waiting for the next timer, puts the clock forward to it."""
+    """Advances the clock to the next timer instead of waiting for it."""
 
     now = 0.0
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        assert timeout is not None, "nothing is left that could happen"
+        assert timeout is not None, "nothing is left to run"
         self.now += timeout
         return super().select(0)
 
@@ -29,6 +29,6 @@ class _Loop(asyncio.SelectorEventLoop):
 
 
 def run_on_own_clock(main: Coroutine[Any, Any, T]) -> T:
-    """Run ``main``, whose timers ring in their order and at their time, however slow the machine."""
+    """Run ``main`` on a simulated clock, so that timers fire on time on any machine."""
     with asyncio.Runner(loop_factory=_Loop) as runner:
         return runner.run(main)

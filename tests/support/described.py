@@ -1,4 +1,4 @@
-"""What a test sends and gets over HTTP, checked against ``/openapi.json``: see conftest."""
+"""Checks of each test's requests and responses against ``/openapi.json``."""
 
 import functools
 import re
@@ -18,7 +18,7 @@ _UUID = "[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"
 
 
 class Answer(NamedTuple):
-    """What a client got; ``path`` is without the query, ``headers`` find names in any case."""
+    """A received response; ``path`` excludes the query, ``headers`` ignores case."""
 
     method: str
     path: str
@@ -28,36 +28,38 @@ class Answer(NamedTuple):
 
 
 async def check_answers(request: ClientRequest, handler: ClientHandlerType) -> ClientResponse:
-    """A middleware of the client. Raises AssertionError for an answer that is not described."""
+    """Client middleware. Raises AssertionError if the document does not describe the response."""
     response = await handler(request)
-    answer = Answer(
+    received = Answer(
         request.method,
         unquote(request.url.raw_path),
         response.status,
         response.headers,
         await response.read(),
     )
-    faults = find_faults(answer)
-    assert not faults, f"{answer.method} {answer.path}: {'; '.join(faults)}"
+    faults = find_faults(received)
+    assert not faults, f"{received.method} {received.path}: {'; '.join(faults)}"
     return response
 
 
 async def check_requests(request: ClientRequest, handler: ClientHandlerType) -> ClientResponse:
-    """The same for a request that was taken, although the description forbids it."""
+    """Client middleware. Raises AssertionError if an accepted request violates the document."""
     response = await handler(request)
     methods = _find_path(unquote(request.url.raw_path)) or {}
     if response.status < 300 and request.method.lower() in methods:
         operation = methods[request.method.lower()]
         faults = [
             *_find_parameter_faults(request, operation),
-            *await _find_sent(request, operation),
+            *await _find_request_body_faults(request, operation),
         ]
-        assert not faults, f"{operation['operationId']} took {'; '.join(faults)}"
+        assert not faults, f"{operation['operationId']} accepted {'; '.join(faults)}"
     return response
 
 
-async def _find_sent(request: ClientRequest, operation: Mapping[str, Any]) -> list[str]:
-    """Where the body that was sent is not as it is described."""
+async def _find_request_body_faults(
+    request: ClientRequest, operation: Mapping[str, Any]
+) -> list[str]:
+    """List where the request body violates its schema."""
     if "requestBody" not in operation or "Content-Encoding" in request.headers:
         return []
     body = await request.body.as_bytes() if request.body else b""
@@ -66,7 +68,7 @@ async def _find_sent(request: ClientRequest, operation: Mapping[str, Any]) -> li
 
 
 def _find_parameter_faults(request: ClientRequest, operation: Mapping[str, Any]) -> Iterator[str]:
-    """A parameter that is not described is passed over by operations that describe none."""
+    """Yield the faults of parameters. Operations without query parameters ignore the query."""
     described = {parameter["name"]: parameter for parameter in operation["parameters"]}
     if any(parameter["in"] == "query" for parameter in described.values()):
         yield from (f"{name}, not listed" for name in request.url.query if name not in described)
@@ -80,33 +82,33 @@ def _find_parameter_faults(request: ClientRequest, operation: Mapping[str, Any])
 
 
 def _read(schema: Mapping[str, Any], text: str) -> object:
-    """A parameter's value, from what stands for it in a query or a header."""
+    """Parse a parameter's value from its text in a query or header."""
     return int(text) if schema.get("type") == "integer" and text.isdecimal() else text
 
 
-def find_faults(answer: Answer) -> list[str]:
-    """Where an answer is not as the description has it; empty where it is.
+def find_faults(response: Answer) -> list[str]:
+    """List where a response violates the document; empty if it conforms.
 
-    Excepted: paths and methods that are not there, which are no operations; preflights (CORS); and a
-    500, which is a mistake of ours; a test that gets one has broken the database under the service.
+    Unknown paths and methods and CORS preflights are exempt, since they are not operations. So is a
+    500, which a test gets only by breaking the database under the service.
     """
-    methods = _find_path(answer.path)
-    method = "get" if answer.method == "HEAD" else answer.method.lower()
-    if answer.status == 500 or not methods or method not in methods:
-        excepted = answer.status >= 400 or answer.method == "OPTIONS"
-        return [] if excepted else [f"{answer.status} from what is not described"]
-    described = methods[method]["responses"].get(str(answer.status))
+    methods = _find_path(response.path)
+    method = "get" if response.method == "HEAD" else response.method.lower()
+    if response.status == 500 or not methods or method not in methods:
+        excepted = response.status >= 400 or response.method == "OPTIONS"
+        return [] if excepted else [f"{response.status} from an undescribed operation"]
+    described = methods[method]["responses"].get(str(response.status))
     if described is None:
-        return [f"status {answer.status} is not listed: {answer.body!r}"]
+        return [f"status {response.status} is not listed: {response.body!r}"]
     described = _resolve(described)
-    faults = list(_find_header_faults(answer.headers, described["headers"]))
-    if answer.method != "HEAD":
-        faults += _find_body_faults(answer, described.get("content"))
+    faults = list(_find_header_faults(response.headers, described["headers"]))
+    if response.method != "HEAD":
+        faults += _find_body_faults(response, described.get("content"))
     return faults
 
 
 def _find_header_faults(given: Mapping[str, str], described: dict[str, Any]) -> Iterator[str]:
-    """Each header that is described has its form; none that others have is there undescribed."""
+    """Yield described headers that are missing or malformed, and others not described here."""
     for name, reference in described.items():
         header = _resolve(reference)
         if name not in given:
@@ -120,19 +122,19 @@ def _find_header_faults(given: Mapping[str, str], described: dict[str, Any]) -> 
             yield f"{name} is not listed"
 
 
-def _find_body_faults(answer: Answer, content: dict[str, Any] | None) -> list[str]:
+def _find_body_faults(response: Answer, content: dict[str, Any] | None) -> list[str]:
     if content is None:
-        return ["a body where none is listed"] if answer.body else []
-    content_type = answer.headers.get("Content-Type", "").partition(";")[0]
+        return ["a body where none is listed"] if response.body else []
+    content_type = response.headers.get("Content-Type", "").partition(";")[0]
     if content_type not in content:
         return [f"{content_type} is not listed"]
     text = content_type.startswith("text/")
-    body = answer.body.decode() if text else orjson.loads(answer.body)
+    body = response.body.decode() if text else orjson.loads(response.body)
     return find_invalid(content[content_type]["schema"], body)
 
 
 def find_invalid(schema: Mapping[str, Any], value: object) -> list[str]:
-    """Where a value is not as a schema of the description has it."""
+    """List where a value violates a schema of the document."""
     return [
         f"{error.message} at {error.instance_path}"
         for error in compile_schema(orjson.dumps(schema)).iter_errors(value)
@@ -146,7 +148,7 @@ def document_of_defaults() -> dict[str, Any]:
 
 @functools.cache
 def _find_path(path: str) -> dict[str, Any] | None:
-    """The methods of a path, by name."""
+    """Return the operations of a path by method, or None if the path is unknown."""
     for template, methods in document_of_defaults()["paths"].items():
         pattern = re.sub(r"\\{\w+\\}", _UUID, re.escape(template))
         if re.fullmatch(f"{pattern}/?", path):
@@ -156,7 +158,7 @@ def _find_path(path: str) -> dict[str, Any] | None:
 
 
 def _resolve(described: dict[str, Any]) -> dict[str, Any]:
-    """What a reference to a component stands for."""
+    """Return the component that a reference names, or the object itself if it is none."""
     if "$ref" not in described:
         return described
     found: dict[str, Any] = document_of_defaults()
@@ -167,6 +169,6 @@ def _resolve(described: dict[str, Any]) -> dict[str, Any]:
 
 @functools.cache
 def compile_schema(schema: bytes) -> jsonschema_rs.Draft202012Validator:
-    """Compiled once in a process for each schema; it refers to the document's components."""
+    """Compile a schema once per process, with the components that it may refer to."""
     whole = {**orjson.loads(schema), "components": document_of_defaults()["components"]}
     return jsonschema_rs.Draft202012Validator(whole, validate_formats=True)

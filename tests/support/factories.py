@@ -1,4 +1,4 @@
-"""What tests need to exist before they begin, made over HTTP as a client would."""
+"""Accounts for tests, created over HTTP as a client would."""
 
 import itertools
 from typing import Any, NamedTuple
@@ -13,7 +13,7 @@ _numbers = itertools.count(1)
 
 
 class Account(NamedTuple):
-    """A registered account: its profile, its password, and the headers that sign it in."""
+    """A registered account with its profile, password, sign-in headers and tokens."""
 
     profile: dict[str, Any]
     password: str
@@ -22,7 +22,7 @@ class Account(NamedTuple):
 
 
 async def register(client: Client, **overrides: Any) -> Account:
-    """Register and sign in; each account has an address of its own."""
+    """Register and sign in an account with a unique email."""
     body = {"email": f"user{next(_numbers)}@example.com", "password": PASSWORD, **overrides}
     response = await client.post("/api/v1/auth/register", json=body)
     assert response.status == 201, await response.text()
@@ -32,7 +32,7 @@ async def register(client: Client, **overrides: Any) -> Account:
 
 
 async def register_as(client: Client, role: str, **overrides: Any) -> Account:
-    """Register and sign in; then have the database give the role."""
+    """Register and sign in, then set the role in the database."""
     account = await register(client, **overrides)
     assert client.app is not None
     await client.app[POOL].execute(
@@ -46,7 +46,7 @@ def bearer(token: str) -> dict[str, str]:
 
 
 async def assert_problem(response: ClientResponse, status: int, code: str) -> dict[str, Any]:
-    """Check that the answer is this problem, whole and well-formed; return it without its id."""
+    """Assert that the response is this well-formed problem; return it without ``request_id``."""
     problem: dict[str, Any] = await response.json(content_type=None)
     assert (response.status, problem["code"]) == (status, code), problem
     assert response.content_type == "application/problem+json"

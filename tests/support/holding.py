@@ -1,4 +1,4 @@
-"""Requests that are made to wait for each other, so that a race has one course."""
+"""Requests that wait for each other in a fixed order, so that races are deterministic."""
 
 import asyncio
 import contextlib
@@ -9,7 +9,7 @@ from tests.support.waiting import eventually
 
 T = TypeVar("T")
 
-# How many wait for this connection's locks, or for somebody who does.
+# Counts the backends that wait for this connection, directly or through others.
 _BEHIND_US = """
     with recursive behind (pid) as (
         select pg_backend_pid()
@@ -22,21 +22,21 @@ _BEHIND_US = """
     )
     select count(*) - 1 from behind
 """
-# The application's first job: until it is done, it waits for whoever writes to the audit.
+# The application's first job, which would wait for concurrent writers of audit events.
 _PARTITIONS_ARE_MADE = """
     select count(*) > 1 from pg_inherits where inhparent = 'audit_events'::regclass
 """
 
-# Starts a request, and returns once it waits behind the lock, or is answered.
+# Starts a request, and returns once it waits behind the lock or has completed.
 Start = Callable[[Awaitable[T]], Awaitable["asyncio.Task[T]"]]
 
 
 @contextlib.asynccontextmanager
 async def holding(conn: Any, statement: str, *arguments: Any) -> AsyncIterator[Start[Any]]:
-    """Hold the locks of a statement while the block lasts; what it wrote is committed then.
+    """Hold a statement's locks for the duration of the block, then commit.
 
-    Requests that are started in the block get past the lock in the order of their start. All are
-    answered when the block has been left.
+    Requests started in the block pass the lock in the order they were started. All have completed
+    when the context manager exits.
     """
     tasks: list[asyncio.Task[Any]] = []
     await eventually(lambda: conn.fetchval(_PARTITIONS_ARE_MADE))

@@ -1,4 +1,4 @@
-"""The jobs that run in the background, as a replica does them that starts now."""
+"""Background jobs, run by a newly started replica."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from tests.support.waiting import eventually
 
 
 async def run_jobs(client: Client, start_app: StartApp, until: str, *arguments: Any) -> None:
-    """Start a replica, and wait until the database says that the job in question is done."""
+    """Start a replica and wait until the query ``until`` returns true."""
     await start_app()
     assert client.app is not None
     pool = client.app[POOL]

@@ -1,6 +1,6 @@
-"""Who waits for whom in PostgreSQL."""
+"""Lock waits in PostgreSQL."""
 
-# How many locks of this database are waited for.
+# Number of locks awaited in this database.
 WAITING = """
     select count(*) from pg_locks join pg_stat_activity using (pid)
     where not granted and datname = current_database()

@@ -1,4 +1,4 @@
-"""The log of the whole run, and what a test wants to see of it."""
+"""The log of the whole run, and the part that a test inspects."""
 
 import contextlib
 import json
@@ -13,7 +13,7 @@ OURS = logging.getLogger("service")
 
 
 class _Lines(logging.Handler):
-    """Hands on each line, with its end, as one piece."""
+    """Passes each formatted line, newline included, to ``write`` in one piece."""
 
     def __init__(self, write: Callable[[bytes], object], formatter: logging.Formatter) -> None:
         super().__init__()
@@ -25,7 +25,7 @@ class _Lines(logging.Handler):
 
 
 def log_into(path: Path) -> None:
-    """Append all that is logged, in any test of any worker, to one file, as JSON."""
+    """Append everything logged in any test of any worker to one file, as JSON."""
     logging.setLogRecordFactory(record_in_context)
     OURS.setLevel(logging.DEBUG)
     file = path.open("ab", buffering=0)
@@ -43,9 +43,9 @@ def attached(logger: logging.Logger, handler: logging.Handler) -> Iterator[None]
 
 @contextlib.contextmanager
 def written(formatter: logging.Formatter) -> Iterator[list[bytes]]:
-    """What the service's events are written as meanwhile, piece by piece, and nowhere else.
+    """Collect the service's formatted log lines during the block, and write them nowhere else.
 
-    Not all that a test logs could stand in pytest's report: half a character, for one.
+    Pytest's report cannot hold everything that a test logs, such as lone surrogates.
     """
     pieces: list[bytes] = []
     OURS.propagate = False
@@ -56,7 +56,7 @@ def written(formatter: logging.Formatter) -> Iterator[list[bytes]]:
 
 @contextlib.contextmanager
 def logged() -> Iterator[list[dict[str, Any]]]:
-    """The service's events meanwhile, as a reader of the JSON lines finds them."""
+    """Collect the service's events during the block, parsed from their JSON lines."""
     events: list[dict[str, Any]] = []
     lines = _Lines(lambda line: events.append(json.loads(line)), JsonFormatter())
     with attached(OURS, lines):

@@ -1,4 +1,4 @@
-"""The mails that the application has written, as their readers would find them."""
+"""Mail that the application wrote to files."""
 
 import email
 import email.policy
@@ -10,7 +10,7 @@ from tests.support.waiting import eventually
 
 
 async def next_mail(data_dir: Path, to: str) -> EmailMessage:
-    """The oldest mail to ``to`` that was not read yet, as soon as it is there; it is removed."""
+    """Wait for the oldest mail to ``to``, remove it and return it."""
     mail: EmailMessage = await eventually(lambda: _take_mail(data_dir, to))
     return mail
 
@@ -31,7 +31,7 @@ def text_of(mail: EmailMessage) -> str:
 
 
 def token_of(mail: EmailMessage) -> str:
-    """The token in the mail's link."""
+    """Return the token in the mail's link."""
     found = re.search(r"#token=([A-Za-z0-9_-]+)", text_of(mail))
     assert found is not None, text_of(mail)
     return found[1]

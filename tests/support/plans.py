@@ -1,4 +1,4 @@
-"""What PostgreSQL plans for a statement, and what that reads."""
+"""Query plans of PostgreSQL, and how much they read."""
 
 import json
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ async def explain(conn: Any, statement: tuple[Any, ...], options: str = "") -> d
 
 
 async def explain_generic(conn: Any, statement: tuple[Any, ...]) -> dict[str, Any]:
-    """The plan that is for any arguments, as asyncpg's statements may have from their sixth time."""
+    """Return the generic plan, which a prepared statement may get from its sixth execution."""
     sql, *arguments = statement
     quoted = "select string_agg(quote_literal(one), ', ') from unnest($1::text[]) as one"
     texts = [json.dumps(one) if isinstance(one, dict) else str(one) for one in arguments]
@@ -29,7 +29,7 @@ async def explain_generic(conn: Any, statement: tuple[Any, ...]) -> dict[str, An
 
 
 async def explain_both(conn: Any, statement: tuple[Any, ...]) -> list[dict[str, Any]]:
-    """As executed: the plan for these arguments, and the one for any."""
+    """Execute the statement with a custom and with a generic plan, and return both plans."""
     return [
         await explain(conn, statement, "analyze, buffers,"),
         await explain_generic(conn, statement),
@@ -37,7 +37,7 @@ async def explain_both(conn: Any, statement: tuple[Any, ...]) -> list[dict[str, 
 
 
 async def count_generic_plans(conn: Any) -> int:
-    """How often this connection ran a statement by a plan that is for any arguments."""
+    """Return how often this connection executed statements with a generic plan."""
     count: int = await conn.fetchval(
         "select sum(generic_plans)::int from pg_prepared_statements where parameter_types <> '{}'"
     )
@@ -56,7 +56,7 @@ def blocks_of(plan: dict[str, Any]) -> int:
 
 
 def rows_read(plan: dict[str, Any]) -> Iterator[int]:
-    """How many rows each of the plan's scans went through."""
+    """Yield the number of rows that each scan of the plan read."""
     for node in nodes(plan):
         if node["Node Type"].endswith("Scan") and "Relation Name" in node:
             yield node["Actual Rows"] + node.get("Rows Removed by Filter", 0)

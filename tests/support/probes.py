@@ -1,4 +1,4 @@
-"""The limits of the probes, for tests that are not about them."""
+"""Relaxed limits of the probes, for tests that are not about them."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from tests.support.waiting import DEADLINE_S
 
 
 def make_patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a probe wait for a busy machine, and look at everything anew each time."""
+    """Raise the deadlines of probes for busy machines, and disable their cache."""
     for name in ("DEADLINE_S", "CONNECT_TIMEOUT_S", "COMMAND_TIMEOUT_S"):
         monkeypatch.setattr(health, name, DEADLINE_S)
     monkeypatch.setattr(health, "CACHE_S", -1)

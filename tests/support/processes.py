@@ -1,7 +1,7 @@
-"""Real processes, none of which outlives its test, however the test or pytest itself ends.
+"""Real processes that never outlive their test, even if pytest is killed.
 
-Each process is killed with its group when its block ends, and by the kernel when pytest is killed.
-The run adopts what these processes leave behind (``adopt_orphans``) and fails if anything is left.
+Each process is killed with its group when its block ends, and by the kernel if pytest dies. The run
+adopts the orphans of these processes (``adopt_orphans``) and fails if any are left.
 """
 
 import codecs
@@ -28,7 +28,7 @@ from tests.support.waiting import DEADLINE_S, eventually_blocking
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
-# Asks the kernel for SIGKILL when pytest is gone, then becomes the program.
+# Asks the kernel for SIGKILL when pytest dies, then executes the program.
 _TIED = """
 import ctypes, os, sys
 if sys.platform == "linux":
@@ -50,7 +50,7 @@ class Served(NamedTuple):
     line: str
 
     def stderr_after(self, wanted: signal.Signals = signal.SIGTERM) -> str:
-        """Send the signal, and return what the process has written to stderr by its end."""
+        """Send the signal and return the rest of what the process writes to stderr."""
         self.process.send_signal(wanted)
         return self.process.communicate(timeout=DEADLINE_S)[1]
 
@@ -61,14 +61,14 @@ class Served(NamedTuple):
 
 
 def tied(*command: str) -> list[str]:
-    """The command, as one that the kernel kills when this process is gone."""
+    """Wrap the command so that the kernel kills it when this process dies."""
     return [sys.executable, "-I", "-S", "-c", _TIED, str(os.getpid()), *command]
 
 
 def environment(**variables: str) -> dict[str, str]:
-    """The shell's variables without ours, then those given.
+    """Return the shell's variables without the service's own, then test defaults and those given.
 
-    Ports are free ones, hashes cheap, and deadlines out of a busy machine's reach.
+    The defaults pick a free port, cheap hashes and deadlines that a busy machine cannot exceed.
     """
     inherited = {name: value for name, value in os.environ.items() if name not in VARIABLES}
     return {
@@ -98,10 +98,9 @@ def started(
     stdout: int | IO[Any] = subprocess.PIPE,
     stderr: int | IO[Any] = subprocess.PIPE,
 ) -> Iterator[Process]:
-    """Run a command while the block lasts, then kill it and the other processes of its group.
+    """Run a command for the duration of the block, then kill its process group.
 
-    It has a session of its own, without a terminal. Bytes that are not UTF-8 travel as lone
-    surrogates.
+    The command has its own session without a terminal. Invalid UTF-8 becomes lone surrogates.
     """
     process = subprocess.Popen(
         tied(*command),
@@ -119,7 +118,7 @@ def started(
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        # Others may hold its pipes: nothing is read from them any more.
+        # Other processes may still hold the pipes, so do not wait for their end.
         for pipe in (process.stdin, process.stdout, process.stderr):
             if pipe is not None:
                 with contextlib.suppress(OSError):
@@ -134,7 +133,7 @@ def run_command(
     text: str | None = None,
     stdout: int | IO[Any] = subprocess.PIPE,
 ) -> "subprocess.CompletedProcess[str]":
-    """Run a command to its end; ``text`` is what it reads."""
+    """Run a command to completion with ``text`` as its stdin."""
     stdin = subprocess.DEVNULL if text is None else subprocess.PIPE
     with started(*command, cwd=cwd, env=env, stdin=stdin, stdout=stdout) as process:
         written, errors = process.communicate(text, timeout=DEADLINE_S)
@@ -142,27 +141,27 @@ def run_command(
 
 
 def run(*arguments: str, cwd: Path, **variables: str) -> "subprocess.CompletedProcess[str]":
-    """Run ``shinkei`` to its end."""
+    """Run ``shinkei`` to completion."""
     return run_command(*SHINKEI, *arguments, cwd=cwd, env=environment(**variables))
 
 
 def run_python(
     code: str, *arguments: str, cwd: Path = ROOT, **variables: str
 ) -> "subprocess.CompletedProcess[str]":
-    """Run Python code to its end, with our modules at hand."""
+    """Run Python code to completion, with the service importable."""
     command = (sys.executable, "-c", code, *arguments)
     return run_command(*command, cwd=cwd, env=environment(**variables))
 
 
 @contextlib.contextmanager
 def serving(cwd: Path, **variables: str) -> Iterator[Served]:
-    """Run ``shinkei serve`` on a free port while the block lasts."""
+    """Run ``shinkei serve`` on a free port for the duration of the block."""
     with started(*SHINKEI, "serve", cwd=cwd, env=environment(**variables)) as process:
         yield announced(process)
 
 
 def announced(process: Process) -> Served:
-    """Wait until a process that was started to serve does, and return what it says then."""
+    """Wait until the process serves, and return it with its URL and the line it printed."""
     assert process.stdout is not None
     line = process.stdout.readline()
     if "listens on " not in line:
@@ -171,21 +170,21 @@ def announced(process: Process) -> Served:
 
 
 class Terminal:
-    """A terminal: a process is given ``theirs``; the test reads what it shows, and types."""
+    """A pseudo-terminal: the process gets ``theirs``, and the test reads and types."""
 
     def __init__(self) -> None:
         self.ours, self.theirs = pty.openpty()
         self.shown = ""
-        # A character may come in two pieces.
+        # A character may be split between two reads.
         self._decoder = codecs.getincrementaldecoder("utf-8")()
 
     def hand_over(self) -> None:
-        """Leave the other end to the process that has it: reading ends when the process does."""
+        """Close this side's copy of ``theirs``, so that reading ends when the process does."""
         os.close(self.theirs)
         self.theirs = -1
 
     def read(self) -> bool:
-        """Read what is shown next; False at the end."""
+        """Read the next output; return False at the end."""
         try:
             chunk = os.read(self.ours, 4096)
         except OSError:
@@ -206,7 +205,7 @@ class Terminal:
 
 
 def url_of(database: Database) -> dict[str, str]:
-    """The variables that have a process use the database."""
+    """Return the variables that make a process use the database."""
     host, port = database.hosts[0]
     url = f"postgresql://{database.user}:{database.password}@{host}:{port}/{database.name}"
     return {"DATABASE_URL": url, "SECRET_KEY": SECRET_KEY}
@@ -239,10 +238,10 @@ def connect(database: Database) -> Any:
 
 @contextlib.contextmanager
 def reserved_port() -> Iterator[int]:
-    """A port that nobody else is given while the block lasts.
+    """Reserve a port for the duration of the block.
 
-    It is bound here without listening, so that whoever sets SO_REUSEADDR, as all our servers do,
-    can listen on it, again and again, and the kernel hands it to nobody else (socket(7)).
+    It is bound without listening. Servers with SO_REUSEADDR, as all of ours are, can listen on it
+    repeatedly, and the kernel assigns it to nothing else (socket(7)).
     """
     with socket.socket() as holder:
         holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -260,7 +259,7 @@ class Running(NamedTuple):
 
 
 def processes() -> dict[int, Running]:
-    """All processes that run, zombies left out, by their ids."""
+    """Return all running processes by id, without zombies."""
     found = {}
     for path in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
@@ -276,32 +275,32 @@ def wait_for_end_of(pid: int) -> None:
 
 
 def postmaster_of(data_dir: Path) -> int:
-    """The process id of the embedded PostgreSQL, or 0 if there is none."""
+    """Return the process id of the embedded PostgreSQL, or 0 if there is none."""
     with contextlib.suppress(FileNotFoundError, ValueError):
         return int((data_dir / "postgres" / "postmaster.pid").read_text().split("\n")[0])
     return 0
 
 
 def workers_of(parent: int) -> set[int]:
-    """The worker processes of a service."""
+    """Return the process ids of a service's workers."""
     found = processes().items()
     return {pid for pid, one in found if one.parent == parent and one.name != "postgres"}
 
 
 def adopt_orphans() -> None:
-    """Become the parent of what the processes of this run leave behind; see ``orphans``."""
+    """Become the parent of orphans of this run's processes; see ``orphans``."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, ctypes.c_ulong(1))
 
 
 def end_with_parent() -> None:
-    """Have the kernel kill this process when the one that started it is gone."""
+    """Have the kernel kill this process when its parent dies."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL))
 
 
 def orphans(known: set[int]) -> dict[int, str]:
-    """The processes below this one that are not known, with their command lines."""
+    """Return descendants of this process by command line, except ``known`` and theirs."""
     running = processes()
     below = {os.getpid()}
     found: dict[int, str] = {}

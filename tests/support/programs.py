@@ -1,4 +1,4 @@
-"""Programs that a test needs and the project does not install."""
+"""External programs that tests need."""
 
 import os
 import shutil
@@ -7,9 +7,9 @@ import pytest
 
 
 def require(*names: str) -> str:
-    """Return the path of the first of these programs that is there.
+    """Return the path of the first of these programs that is installed.
 
-    Without any, the test is skipped, and in CI it fails: what CI must have, ``.ci/run`` installs.
+    If none is, skip the test, or fail it in CI, where ``.ci/run`` installs the programs.
     """
     found = next(filter(None, map(shutil.which, names)), None)
     if found is None:

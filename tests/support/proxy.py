@@ -1,4 +1,4 @@
-"""A way to PostgreSQL that can fall silent, as a network does that loses packets."""
+"""A proxy to PostgreSQL that can fall silent, like a network that drops packets."""
 
 import asyncio
 import contextlib
@@ -10,7 +10,7 @@ from service.settings import Database
 
 @contextlib.asynccontextmanager
 async def proxy_to(database: Database) -> AsyncIterator[tuple[Database, asyncio.Event]]:
-    """The database as it is reached through here, and an event: while it is clear, nothing flows."""
+    """Yield the database behind a proxy, and an event that stops all traffic while cleared."""
     flowing = asyncio.Event()
     flowing.set()
     streams: list[asyncio.StreamWriter] = []

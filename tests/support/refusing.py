@@ -14,10 +14,10 @@ _SSL_REQUEST = 80877103
 def refusing(
     sqlstate: str, message: str = "no", *, tls: ssl.SSLContext | bytes | None = None
 ) -> Iterator[int]:
-    """Refuse every connection with this error while the block lasts; yields the port.
+    """Refuse every connection with this error for the duration of the block; yields the port.
 
-    With ``tls`` a client that asks for TLS gets it, or these bytes instead of a handshake;
-    otherwise it is told that there is none.
+    With ``tls``, a client that requests TLS gets it, or these bytes instead of a handshake.
+    Without it, the server declines TLS.
     """
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=_serve, args=(listener, sqlstate, message, tls))
@@ -37,7 +37,7 @@ def _serve(
             connection, _ = listener.accept()
         except OSError:
             return
-        # A client may go away at any moment.
+        # A client may disconnect at any moment.
         with connection, contextlib.suppress(OSError, struct.error):
             _refuse(connection, sqlstate, message, tls)
 

@@ -1,4 +1,4 @@
-"""The schemas that rows are shown through."""
+"""Schemas that serialize rows."""
 
 import service.routes
 from service.http.row_schema import RowSchema
@@ -7,6 +7,6 @@ assert service.routes  # imports all of them
 
 
 def row_schemas(base: type[RowSchema] = RowSchema) -> list[type[RowSchema]]:
-    """Those of the service; tests make others."""
+    """Return the service's schemas, without those that tests define."""
     own = [each for each in base.__subclasses__() if each.__module__.startswith("service.")]
     return own + [found for schema in own for found in row_schemas(schema)]

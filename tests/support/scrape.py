@@ -1,4 +1,4 @@
-"""Metrics, as Prometheus finds them."""
+"""Metrics as Prometheus reads them."""
 
 import urllib.request
 
@@ -10,7 +10,7 @@ Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 
 def metrics_at(port: int) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
-    """Every sample by its name and labels, read with Prometheus's own parser."""
+    """Return every sample by name and labels, read with Prometheus's own parser."""
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=DEADLINE_S) as response:
         text = response.read().decode()
     return {

@@ -1,4 +1,4 @@
-"""Commands run as an operator would, several in one process, as each start costs half a second."""
+"""Commands run as an operator would, several in one process to save startup time."""
 
 import asyncio
 import json
@@ -36,7 +36,7 @@ json.dump(results, sys.stdout)
 
 
 class Result(NamedTuple):
-    """What a command ended with. Neither stdout nor stderr was a terminal."""
+    """The result of a command whose stdout and stderr were not terminals."""
 
     code: int
     stdout: str
@@ -57,14 +57,14 @@ def run_all(
     *commands: str | list[str],
     read: Sequence[str] = (),
 ) -> list[Result]:
-    """Run each command, its words parted by blanks, or as they are in a list.
+    """Run each command, given as a string to split at blanks or as a list of words.
 
-    As in a shell, words such as ``PORT=0`` before a command are variables for it alone. ``read`` is
-    what each reads from stdin, if anything.
+    As in a shell, words such as ``PORT=0`` before a command set variables for it alone. ``read``
+    has the stdin of each command.
     """
     words = [each.split() if isinstance(each, str) else each for each in commands]
     texts = [*read, *[""] * (len(words) - len(read))]
-    tasks = [(*_part(each), text) for each, text in zip(words, texts, strict=True)]
+    tasks = [(*_split_variables(each), text) for each, text in zip(words, texts, strict=True)]
     command = (sys.executable, "-c", _DRIVER)
     ended = run_command(*command, cwd=cwd, env=environment(**variables), text=json.dumps(tasks))
     assert ended.returncode == 0, ended.stderr
@@ -77,8 +77,8 @@ def run_all(
     return results
 
 
-def _part(words: list[str]) -> tuple[dict[str, str], list[str]]:
-    """The variables before a command, and the command."""
+def _split_variables(words: list[str]) -> tuple[dict[str, str], list[str]]:
+    """Split the variables before a command from the command."""
     variables = {}
     while words and (found := re.fullmatch("([A-Z_]+)=(.*)", words[0])):
         variables[found[1]] = found[2]
@@ -87,7 +87,7 @@ def _part(words: list[str]) -> tuple[dict[str, str], list[str]]:
 
 
 class Shell:
-    """Commands on a test's database, as ``run_all`` runs them."""
+    """Runs commands on a test's database; see ``run_all``."""
 
     def __init__(self, database: Database, cwd: Path) -> None:
         self.variables, self.cwd = url_of(database), cwd

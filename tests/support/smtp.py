@@ -1,4 +1,4 @@
-"""A mailbox behind a real SMTP server, and what a test needs to look at the outbox."""
+"""A mailbox behind a real SMTP server, and helpers to inspect the outbox."""
 
 import dataclasses
 from collections.abc import Awaitable, Callable
@@ -23,7 +23,7 @@ USER, PASSWORD = "relay@example.com", "the canary p@ss:word"
 
 @dataclasses.dataclass
 class Taken:
-    """A mail that the server took, and how it came."""
+    """A mail that the server accepted, and how it arrived."""
 
     recipients: list[str]
     message: EmailMessage
@@ -33,7 +33,7 @@ class Taken:
 
 @dataclasses.dataclass
 class Mailbox:
-    """aiosmtpd's handler: keeps what it takes; ``answer`` may refuse a recipient."""
+    """A handler for aiosmtpd that keeps accepted mail; ``answer`` may refuse a recipient."""
 
     taken: list[Taken] = dataclasses.field(default_factory=list)
     answer: str = "250 OK"
@@ -64,13 +64,13 @@ Listen = Callable[..., AbstractAsyncContextManager[MailServer]]
 def sign_in(
     server: SMTP, session: Session, envelope: Envelope, mechanism: str, data: LoginPassword
 ) -> AuthResult:
-    """aiosmtpd's authenticator."""
+    """Authenticate USER with PASSWORD for aiosmtpd."""
     right = (data.login, data.password) == (USER.encode(), PASSWORD.encode())
     return AuthResult(success=right, handled=False)
 
 
 async def send(client: Client, template: str = "verify_email", to: str = TO, **values: str) -> None:
-    """Enqueue a mail in a transaction of its own."""
+    """Enqueue a mail in its own transaction."""
     assert client.app is not None
     await write(
         client.app,

@@ -1,4 +1,4 @@
-"""What owners and administrators do over HTTP, a step a line, and what their mailboxes get."""
+"""Actions of owners and administrators over HTTP, and the mail that they receive."""
 
 import email
 import email.policy
@@ -29,7 +29,7 @@ async def send(
     by: Account | None = None,
     headers: dict[str, str] | None = None,
 ) -> ClientResponse:
-    """A request, as the account where one is given, whatever comes of it."""
+    """Send a request, signed in as ``by`` if given, and return any response."""
     sent = {**(by.headers if by else {}), **(headers or {})}
     return await client.request(method, f"{API}{path}", json=body, headers=sent)
 
@@ -40,7 +40,7 @@ async def sign_in(client: Client, account: Account, password: str | None = None)
 
 
 async def sign_in_again(client: Client, account: Account) -> Account:
-    """The account in a session of its own."""
+    """Return the account signed in to a new session."""
     response = await sign_in(client, account)
     assert response.status == 200, await response.text()
     tokens = await response.json()
@@ -52,7 +52,7 @@ async def is_signed_in(client: Client, account: Account) -> bool:
 
 
 async def change_password(client: Client, account: Account, password: str) -> ClientResponse:
-    """Change it from ``password``, right or wrong, to NEW_PASSWORD."""
+    """Change the password to NEW_PASSWORD, giving ``password`` as the current one."""
     body = {"current_password": password, "password": NEW_PASSWORD}
     return await send(client, "POST", "/users/me/password", body, by=account)
 
@@ -69,7 +69,7 @@ async def delete_account(client: Client, account: Account, password: str) -> Cli
     return await send(client, "DELETE", "/users/me", {"password": password}, by=account)
 
 
-# What asks for the password once more.
+# Actions that ask for the current password.
 ASKING: dict[str, Asking] = {
     "change of password": change_password,
     "change of email": change_email,
@@ -99,19 +99,19 @@ async def refresh(client: Client, token: str) -> ClientResponse:
 
 
 async def link_to(data_dir: Path, email: str) -> str:
-    """The token in the next mail to the email."""
+    """Return the token in the next mail to this email."""
     return token_of(await next_mail(data_dir, email))
 
 
 async def mail_reset(client: Client, data_dir: Path, account: Account) -> str:
-    """The token of a link that sets the account's password, asked for anew."""
+    """Request a password reset and return the mailed token."""
     email = account.profile["email"]
     assert (await forgot(client, email)).status == 202
     return await link_about(data_dir, email, "Choose a new password")
 
 
 async def link_about(data_dir: Path, email: str, subject: str) -> str:
-    """The token in the next mail to the email with this subject."""
+    """Return the token in the next mail to this email with this subject."""
     while True:
         mail = await next_mail(data_dir, email)
         if str(mail["Subject"]) == subject:
@@ -119,7 +119,7 @@ async def link_about(data_dir: Path, email: str, subject: str) -> str:
 
 
 async def mails(data_dir: Path, conn: Any) -> list[tuple[str, str]]:
-    """To whom and about what all mails are that were not read yet, once all were sent."""
+    """Return recipient and subject of all unread mail, once the outbox is empty."""
     await eventually(lambda: _outbox_is_empty(conn))
     found = []
     for path in sorted((data_dir / "mail").glob("*.eml")):

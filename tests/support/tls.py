@@ -1,4 +1,4 @@
-"""TLS for servers of the tests."""
+"""TLS for test servers."""
 
 import datetime
 import ipaddress
@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 
 def self_signed(file: Path) -> ssl.SSLContext:
-    """A server's context for 127.0.0.1; its key and its certificate are written to the file."""
+    """Return a server context for 127.0.0.1 and write its key and certificate to the file."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "server of the tests")])
     now = datetime.datetime.now(datetime.UTC)

@@ -1,4 +1,4 @@
-"""Access tokens: taken apart, put together, and tried."""
+"""Helpers to take apart, build and try access tokens."""
 
 import base64
 import json
@@ -19,7 +19,7 @@ async def ask(client: Client, token: str) -> int:
 
 
 def parts(account: Account) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Header and claims of the account's access token."""
+    """Return the header and claims of the account's access token."""
     head, body, _ = account.tokens["access_token"].split(".")
     return decode(head), decode(body)
 

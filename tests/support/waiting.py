@@ -1,4 +1,4 @@
-"""Waiting for something to happen: the only place where a test looks again and again."""
+"""Waiting for a condition: the only place where tests poll."""
 
 import asyncio
 import inspect
@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-# Only a failure takes this long: no machine is slow enough to need it.
+# Only a failure takes this long, even on a slow machine.
 DEADLINE_S = 120
 LOOK_EVERY_S = 0.01
 
@@ -27,7 +27,7 @@ async def eventually(condition: Callable[[], Awaitable[object] | object]) -> Any
 
 
 def eventually_blocking(condition: Callable[[], T]) -> T:
-    """Do what ``eventually`` does in a test that has no event loop."""
+    """Do what ``eventually`` does, in a test without an event loop."""
     deadline = time.monotonic() + DEADLINE_S
     while not (value := condition()):
         assert time.monotonic() < deadline, f"did not happen: {inspect.getsource(condition)}"

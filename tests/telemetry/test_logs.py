@@ -1,4 +1,4 @@
-"""The log: what it says, what it never says, and that nobody else writes it."""
+"""The log: what it contains, what it never contains, and protection from injection."""
 
 import ast
 import asyncio
@@ -37,10 +37,10 @@ FIELDS = {
     *("method", "route", "status", "duration_ms", "database_ms", "database_calls"),
     *("user_id", "client"),
 }
-# What no field of an event may be called: attributes of records, and what each line has.
+# Names that no event field may use: attributes of records and keys of every line.
 LINE = {"timestamp", "level", "event", "logger", "exception"}
 TAKEN = LINE | {"request_id", "trace_id", "span_id"} | RESERVED
-# Ends of lines for someone, commands to a terminal, text that reads backwards, half a character.
+# Line endings, terminal escapes, text direction overrides and invisible characters.
 NASTY = {
     "line feed": "a\n{}",
     "carriage return": "a\r\nb",
@@ -64,7 +64,7 @@ VISIBLE = re.compile(r"[^\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u206
 
 @pytest.mark.asvs("16.4.1")
 @pytest.mark.parametrize("text", NASTY.values(), ids=NASTY)
-def test_whatever_it_is_about_an_event_is_one_line_of_json(text: str) -> None:
+def test_every_json_event_is_one_line(text: str) -> None:
     error = ValueError(text)
     with written(JsonFormatter()) as pieces:
         log.info(text, extra={"value": text, "nested": [text]}, exc_info=error)
@@ -79,7 +79,7 @@ def test_whatever_it_is_about_an_event_is_one_line_of_json(text: str) -> None:
 
 @pytest.mark.asvs("16.4.1")
 @pytest.mark.parametrize("text", NASTY.values(), ids=NASTY)
-def test_whatever_it_is_about_an_event_is_one_readable_line(text: str) -> None:
+def test_console_events_escape_control_characters(text: str) -> None:
     with written(ConsoleFormatter()) as pieces:
         log.info(text, extra={"value": text, "nested": [text]}, exc_info=ValueError(text))
     (piece,) = pieces
@@ -92,7 +92,7 @@ def test_whatever_it_is_about_an_event_is_one_readable_line(text: str) -> None:
 
 
 def _pieces_written(script: str) -> list[list[dict[str, Any]]]:
-    """The events of each write to stderr that a process makes: a packet each."""
+    """Run a script and return the events of each of its writes to stderr."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     head = """
 import asyncio, logging, os
@@ -108,7 +108,7 @@ log = logging.getLogger("service.tests")
         return [[json.loads(line) for line in piece.splitlines()] for piece in pieces]
 
 
-def test_lines_of_a_turn_are_written_together_and_warnings_at_once() -> None:
+def test_lines_are_written_once_per_loop_turn_and_warnings_at_once() -> None:
     pieces = _pieces_written("""
 async def main():
     log.info("one")
@@ -126,7 +126,7 @@ asyncio.run(main())
     ]
 
 
-def test_lines_are_whole_in_every_piece_and_none_is_lost_at_the_end() -> None:
+def test_no_line_is_split_or_lost_at_exit() -> None:
     pieces = _pieces_written("""
 log.info("before")
 async def main():
@@ -141,7 +141,7 @@ log.info("after")
     assert all(len(json.dumps(piece)) < 5000 for piece in pieces)
 
 
-def test_what_json_cannot_say_is_logged_all_the_same() -> None:
+def test_values_that_json_cannot_represent_are_still_logged() -> None:
     with written(JsonFormatter()) as pieces:
         log.info("half", extra={"value": "\ud800", "path": Path("/x")})
         log.info("large", extra={"value": 2**80})
@@ -154,10 +154,8 @@ def test_what_json_cannot_say_is_logged_all_the_same() -> None:
 
 
 @pytest.mark.asvs("16.2.5")
-async def test_tracebacks_leave_out_what_postgresql_repeats_of_rows(
-    client: Client, conn: Any
-) -> None:
-    """Of the error itself, and of one that it led to."""
+async def test_tracebacks_omit_row_values_from_postgresql_errors(client: Client, conn: Any) -> None:
+    """Covers the error itself and an error that it caused."""
     await register(client, email="canary@example.com")
     with logged() as events:
         try:
@@ -179,7 +177,7 @@ async def test_tracebacks_leave_out_what_postgresql_repeats_of_rows(
 
 
 def raw(url: str, sent: bytes) -> bytes:
-    """What the service answers to these bytes, and closes."""
+    """Send these bytes and return everything received until the connection closes."""
     host, port = url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=DEADLINE_S) as connection:
         connection.sendall(sent)
@@ -189,8 +187,10 @@ def raw(url: str, sent: bytes) -> bytes:
 
 @pytest.mark.asvs("16.2.5", "16.3.3", "16.4.1")
 @pytest.mark.parametrize("log_format", ["json", "console"])
-def test_clients_cannot_write_the_log(database: Database, tmp_path: Path, log_format: str) -> None:
-    """Path, method, headers, names and addresses of mails, with all that could end a line."""
+def test_clients_cannot_inject_log_lines(
+    database: Database, tmp_path: Path, log_format: str
+) -> None:
+    """Try paths, methods, headers, names and emails with characters that could end a line."""
     payloads = [text.encode("utf-8", "replace") for text in NASTY.values()]
     payloads += [b"x" * 6000, b"\xff\xfe"]
     variables = {"LOG_FORMAT": log_format, "LOG_LEVEL": "debug", **url_of(database)}
@@ -208,8 +208,8 @@ def test_clients_cannot_write_the_log(database: Database, tmp_path: Path, log_fo
                 b"GET / HTTP/1.1\r\ntraceparent: canary" + payload + b"\r\n",
                 b"GET / HTTP/1.1\r\nAuthorization: Bearer canary" + payload + b"\r\n",
             ):
-                answer = raw(url, head + b"Host: canary\r\nConnection: close\r\n\r\n")
-                assert answer.startswith(b"HTTP/1.") or not answer
+                received = raw(url, head + b"Host: canary\r\nConnection: close\r\n\r\n")
+                assert received.startswith(b"HTTP/1.") or not received
         for text in NASTY.values():
             for account in (
                 {"email": f"canary{text}@example.com", "password": PASSWORD},
@@ -231,7 +231,7 @@ def test_clients_cannot_write_the_log(database: Database, tmp_path: Path, log_fo
 
 
 @pytest.mark.asvs("16.2.1", "16.2.2")
-async def test_the_line_of_a_request(client: Client, conn: Any) -> None:
+async def test_request_line_has_the_documented_fields(client: Client, conn: Any) -> None:
     account = await register(client)
     with logged() as events:
         await client.patch("/api/v1/users/me/", headers=account.headers, json={"name": "Ada"})
@@ -258,8 +258,8 @@ async def test_the_line_of_a_request(client: Client, conn: Any) -> None:
 
 
 @pytest.mark.asvs("16.3.1", "16.3.2", "16.3.3")
-async def test_who_is_refused_is_logged(start_app: StartApp) -> None:
-    """Wrong passwords, with whose they were to be; tokens; roles; and one attempt too many."""
+async def test_refused_requests_are_logged(start_app: StartApp) -> None:
+    """Covers wrong passwords (with the account), tokens, roles and throttling."""
     client = await start_app(throttle_sign_in_per_account=Rate(2, 60))
     account = await register(client)
     body = {"email": account.profile["email"], "password": "not that passphrase"}
@@ -285,21 +285,21 @@ async def test_who_is_refused_is_logged(start_app: StartApp) -> None:
     assert lines[0]["request_id"] == events[0]["request_id"]
 
 
-async def test_waiting_for_a_connection_is_time_on_the_database(
+async def test_waiting_for_a_connection_counts_as_database_time(
     start_app: StartApp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """That of the request which waits, and of no other."""
-    # Nobody else is to wait.
+    """Only the waiting request is charged, not a concurrent one."""
+    # Keep background tasks from waiting too.
     monkeypatch.setattr(sender, "POLL_S", DEADLINE_S)
     monkeypatch.setattr(signing_keys, "RELOAD_EVERY_S", DEADLINE_S)
     client = await start_app(db_pool_size=1)
     account = await register(client)
     assert client.app is not None
-    pool, who_waits = client.app[POOL], client.app[POOL_WAITING]
+    pool, pool_waiting = client.app[POOL], client.app[POOL_WAITING]
     with logged() as events:
         async with pool.acquire():
             waiting = asyncio.ensure_future(client.get("/api/v1/users/me", headers=account.headers))
-            await eventually(lambda: who_waits.count == 1)
+            await eventually(lambda: pool_waiting.count == 1)
             held_since = time.monotonic()
             assert (await client.get("/health/live")).status == 200
             held_ms = (time.monotonic() - held_since) * 1000
@@ -311,7 +311,7 @@ async def test_waiting_for_a_connection_is_time_on_the_database(
 
 
 @pytest.mark.asvs("16.2.1")
-async def test_the_client_is_found_behind_proxies(start_app: StartApp) -> None:
+async def test_client_ip_is_resolved_behind_proxies(start_app: StartApp) -> None:
     client = await start_app(trusted_proxies=(ip_network("127.0.0.1"), ip_network("10.0.0.0/8")))
     with logged() as events:
         forwarded = {"X-Forwarded-For": "192.0.2.66, 203.0.113.9, 10.1.2.3"}
@@ -319,7 +319,7 @@ async def test_the_client_is_found_behind_proxies(start_app: StartApp) -> None:
     assert events[0]["client"] == "203.0.113.9"
 
 
-async def test_probes_are_quiet_unless_they_fail(
+async def test_probes_log_at_debug_unless_they_fail(
     client: Client,
     start_app: StartApp,
     empty_database: Database,
@@ -338,8 +338,8 @@ async def test_probes_are_quiet_unless_they_fail(
     assert levels == ["debug", "warning"]
 
 
-def test_a_client_that_goes_away_is_logged(database: Database, tmp_path: Path) -> None:
-    """The request is carried out all the same, and the line says what became of it."""
+def test_client_disconnect_is_logged(database: Database, tmp_path: Path) -> None:
+    """The request still completes, and its line shows the outcome."""
     with serving(tmp_path, **url_of(database)) as served, connect(database) as conn:
         url = served.url
         account = {"email": "ada@example.com", "password": PASSWORD}
@@ -356,7 +356,7 @@ def test_a_client_that_goes_away_is_logged(database: Database, tmp_path: Path) -
                     b'{"name":"Eve"}'
                 )
                 eventually_blocking(lambda: conn.execute(WAITING).fetchone() > (0,))
-            # Answered after the service has seen the other connection end.
+            # By this response, the service has seen the other connection end.
             assert call(f"{url}/health/live")[0] == 200
         events = [json.loads(line) for line in served.stderr_after().splitlines()]
         assert conn.execute("select name from users").fetchone() == ("Eve",)
@@ -365,11 +365,11 @@ def test_a_client_that_goes_away_is_logged(database: Database, tmp_path: Path) -
     assert "client_gone" not in events[0]
 
 
-async def test_a_request_that_is_cut_off_is_logged(client: Client, conn: Any) -> None:
-    """The tests' server cancels handlers, as a stop that takes too long does."""
+async def test_cancelled_request_is_logged(client: Client, conn: Any) -> None:
+    """The test server cancels handlers, as a shutdown past its deadline does."""
     account = await register(client)
 
-    async def somebody_waits() -> bool:
+    async def is_lock_awaited() -> bool:
         return bool(await conn.fetchval(WAITING))
 
     async with conn.transaction():
@@ -377,7 +377,7 @@ async def test_a_request_that_is_cut_off_is_logged(client: Client, conn: Any) ->
         with logged() as events:
             patch = client.patch("/api/v1/users/me", headers=account.headers, json={"name": "Eve"})
             request = asyncio.ensure_future(patch)
-            await eventually(somebody_waits)
+            await eventually(is_lock_awaited)
             request.cancel()
             await eventually(events_in(events))
     (line,) = events
@@ -392,8 +392,8 @@ def events_in(events: list[dict[str, Any]]) -> Callable[[], Awaitable[bool]]:
 
 
 @pytest.mark.asvs("16.2.5")
-async def test_slow_queries(start_app: StartApp) -> None:
-    """With their request and without their parameters, on connections used again and again."""
+async def test_slow_queries_are_logged_without_parameters(start_app: StartApp) -> None:
+    """Each one names its request, even on a reused connection."""
     client = await start_app(slow_query_ms=0.0001, db_pool_size=1)
     with logged() as events:
         account = await register_as(client, "admin", name="canary", email="canary@example.com")
@@ -419,10 +419,10 @@ async def test_slow_queries(start_app: StartApp) -> None:
     assert "canary" not in str([one for one in events if one["event"] != "mail written"])
 
 
-async def test_a_shared_read_is_logged_with_a_request_that_asked_for_it(
+async def test_shared_read_is_logged_with_a_request_that_triggered_it(
     start_app: StartApp, conn: Any
 ) -> None:
-    """Not of the first that ever did, however many reads follow upon each other."""
+    """Later batches must not keep the first batch's request id."""
     client = await start_app(slow_query_ms=0.0001)
     account = await register(client)
 
@@ -433,14 +433,14 @@ async def test_a_shared_read_is_logged_with_a_request_that_asked_for_it(
     with logged() as events:
         async with conn.transaction():
             await conn.execute("lock table sessions in access exclusive mode")
-            answers = []
-            for under_way in range(1, BATCHES_MAX + 1):
-                answers.append(ask(f"read-{under_way}"))
-                await eventually(functools.partial(locks_waited_for, conn, under_way))
-            answers.append(ask("follows"))
-            # It was sent later, and is answered when the other has come to wait.
+            requests = []
+            for running in range(1, BATCHES_MAX + 1):
+                requests.append(ask(f"read-{running}"))
+                await eventually(functools.partial(locks_waited_for, conn, running))
+            requests.append(ask("follows"))
+            # This later request completes once the previous one is waiting.
             assert (await client.get("/health/live")).status == 200
-        await asyncio.gather(*answers)
+        await asyncio.gather(*requests)
     reads = [event for event in events if event.get("query") == "sessions.find_signed_in"]
     asked = {f"read-{number}" for number in range(1, BATCHES_MAX + 1)}
     assert {event["request_id"] for event in reads} == {*asked, "follows"}
@@ -450,9 +450,7 @@ async def locks_waited_for(conn: Any, count: int) -> bool:
     return bool(await conn.fetchval(WAITING) >= count)
 
 
-async def test_a_statement_that_ran_out_of_time_is_a_slow_query(
-    start_app: StartApp, conn: Any
-) -> None:
+async def test_statement_that_timed_out_is_a_slow_query(start_app: StartApp, conn: Any) -> None:
     account = await register(await start_app())
     client = await start_app(slow_query_ms=50, db_command_timeout_s=1)
     async with conn.transaction():
@@ -478,8 +476,8 @@ async def test_fast_queries_are_not_logged(start_app: StartApp, slow_query_ms: f
 
 
 @pytest.mark.asvs("16.2.4", "16.3.4")
-def test_what_others_say_is_one_line_each(tmp_path: Path) -> None:
-    """Libraries, warnings, tasks that nobody awaits, and what nobody catches."""
+def test_library_messages_are_one_line_each(tmp_path: Path) -> None:
+    """Covers libraries, warnings, tasks never awaited and uncaught exceptions."""
     code = """
 import asyncio, gc, logging, threading, warnings
 from service.telemetry.logs import configure_logging
@@ -533,14 +531,14 @@ raise KeyError("nobody catches this")
     assert third["event"] == "%d %d"
     assert "UserWarning: third" in warned["event"]
     assert task["exception"].endswith("ValueError: in a task\nof two lines")
-    # From 3.13 on the traceback shows the line that raises it, too.
+    # From Python 3.13, the traceback also shows the raising line.
     assert group["exception"].count("ValueError: in a task") == 1
     assert (thread["event"], thread["thread_name"]) == ("uncaught exception", "worker")
     assert last["event"] == "uncaught exception"
     assert last["exception"].endswith("KeyError: 'nobody catches this'")
 
 
-def test_a_level_that_is_off_is_not_written() -> None:
+def test_disabled_level_is_not_written() -> None:
     pieces = _pieces_written("""
 log.debug("never")
 log.info("one")
@@ -551,7 +549,7 @@ logging.getLogger("library").warning("two")
 
 
 class Collected(logging.Handler):
-    """A handler as an operator may attach: it keeps what it is given."""
+    """A handler that an operator might attach; it keeps every record."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -561,7 +559,7 @@ class Collected(logging.Handler):
         self.records.append(record)
 
 
-async def test_any_handler_sees_every_event_with_its_fields(
+async def test_other_handlers_see_every_event_with_its_fields(
     client: Client, caplog: pytest.LogCaptureFixture
 ) -> None:
     theirs = Collected()
@@ -580,8 +578,8 @@ async def test_any_handler_sees_every_event_with_its_fields(
         assert fields.items() <= request.items()
 
 
-async def test_a_requests_record_is_as_logging_makes_it(client: Client) -> None:
-    """Which would take much longer: see docs/performance.md."""
+async def test_request_record_matches_one_made_by_logging(client: Client) -> None:
+    """The service builds the record by hand to save time; see docs/performance.md."""
     theirs = Collected()
     requests = logging.getLogger("service.telemetry.access_log")
     with attached(requests, theirs):
@@ -600,7 +598,7 @@ async def test_a_requests_record_is_as_logging_makes_it(client: Client) -> None:
     assert made == logged_plainly
 
 
-def test_handlers_that_were_there_before_stay() -> None:
+def test_existing_handlers_are_kept() -> None:
     pieces = _pieces_written("""
 class Theirs(logging.Handler):
     def emit(self, record):
@@ -614,8 +612,8 @@ log.info("event", extra={"number": 1})
     assert (event["event"], event["number"], event["told_by"]) == ("event", 1, "theirs")
 
 
-def test_libraries_lines_have_the_same_form() -> None:
-    """Those of aiohttp and asyncio, with the request's id and without their extras."""
+def test_library_lines_have_the_same_format() -> None:
+    """Lines of aiohttp and asyncio carry the request id but not their extras."""
     pieces = _pieces_written("""
 from service.context import LOG_CONTEXT
 
@@ -636,8 +634,8 @@ asyncio.run(main())
     ]
 
 
-def test_only_what_starts_a_process_configures_logging() -> None:
-    """Everything else asks ``logging`` for its logger."""
+def test_only_process_entry_points_configure_logging() -> None:
+    """Other modules only get a logger from ``logging``."""
     service = ROOT / "service"
     importing = {
         path.relative_to(service).as_posix()
@@ -656,7 +654,7 @@ def test_only_what_starts_a_process_configures_logging() -> None:
 
 
 class Found(ast.NodeVisitor):
-    """The events of a module: each with its levels and the names of its fields."""
+    """Collects a module's events with their levels and field names."""
 
     def __init__(self) -> None:
         self.events: list[tuple[str, str, set[str]]] = []
@@ -685,7 +683,7 @@ class Found(ast.NodeVisitor):
         self.generic_visit(node)
         func = node.func
         if ast.unparse(node).startswith("logging.LogRecord(log.name, level"):
-            # The request's, made by hand.
+            # The request event, whose record is built by hand.
             self.events += [("request", level, set()) for level in ("debug", "info", "warning")]
         if not isinstance(func, ast.Attribute) or ast.unparse(func.value) != "log":
             return
@@ -699,7 +697,7 @@ class Found(ast.NodeVisitor):
 
 
 @pytest.mark.asvs("16.2.4")
-def test_every_event_is_documented_and_no_other() -> None:
+def test_documented_events_match_the_code() -> None:
     page = (ROOT / "docs" / "logs.md").read_text(encoding="utf-8")
     table = page.split("## Events")[1].split("| fields of `request` |")[0]
     rows = re.findall(r"^\| `([^`]+)` \| ([^|]+) \| ([^|]+) \|", table, re.MULTILINE)

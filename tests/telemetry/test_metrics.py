@@ -1,4 +1,4 @@
-"""Metrics: what moves them, what cannot make up series, and that the dashboard knows them all."""
+"""Metrics: what updates them, bounded series, and their use in the dashboard."""
 
 import asyncio
 import dataclasses
@@ -38,7 +38,7 @@ def registry() -> CollectorRegistry:
 async def client(
     settings: Settings, registry: CollectorRegistry, aiohttp_client: AiohttpClient
 ) -> Client:
-    """Of an application that keeps metrics."""
+    """Client of an application with metrics enabled."""
     changed = dataclasses.replace(
         settings, throttle_sign_in_per_account=Rate(3, 3600), cors_origins=frozenset({ORIGIN})
     )
@@ -51,7 +51,7 @@ def value(registry: CollectorRegistry, name: str, **labels: str) -> float | None
 
 
 def series(registry: CollectorRegistry) -> set[tuple[str, tuple[str, ...]]]:
-    """Of requests, what Prometheus would have to keep."""
+    """Return the request series that Prometheus would store."""
     return {
         (sample.name, tuple(sample.labels.values()))
         for family in registry.collect()
@@ -60,7 +60,7 @@ def series(registry: CollectorRegistry) -> set[tuple[str, tuple[str, ...]]]:
     }
 
 
-async def test_requests_by_route_method_and_status(
+async def test_requests_are_counted_by_route_method_and_status(
     client: Client, registry: CollectorRegistry
 ) -> None:
     account = await register(client)
@@ -84,7 +84,7 @@ async def test_requests_by_route_method_and_status(
     await eventually(lambda: value(registry, "shinkei_http_requests_in_flight") == 0)
 
 
-async def test_strangers_cannot_make_up_series(client: Client, registry: CollectorRegistry) -> None:
+async def test_clients_cannot_create_series(client: Client, registry: CollectorRegistry) -> None:
     await client.get("/nothing")
     await client.request("PROPFIND", "/nothing")
     before = series(registry)
@@ -100,7 +100,7 @@ async def test_strangers_cannot_make_up_series(client: Client, registry: Collect
     assert value(registry, requests, method="other", **unmatched) == 5
 
 
-async def test_preflights_are_apart_from_what_has_no_route(
+async def test_preflights_are_counted_separately_from_unmatched_requests(
     client: Client, registry: CollectorRegistry
 ) -> None:
     asks = {"Origin": ORIGIN, "Access-Control-Request-Method": "POST"}
@@ -128,7 +128,7 @@ async def test_preflights_are_apart_from_what_has_no_route(
     assert value(registry, count, method="OPTIONS", route="preflight") == 2
 
 
-async def test_sign_ins_by_outcome(
+async def test_sign_ins_are_counted_by_outcome(
     client: Client, registry: CollectorRegistry, conn: "asyncpg.Connection[asyncpg.Record]"
 ) -> None:
     account = await register(client)
@@ -162,12 +162,12 @@ async def test_sign_ins_by_outcome(
     assert value(registry, "shinkei_registrations_total") == 2
     assert value(registry, "shinkei_idempotent_replays_total") == 1
     assert value(registry, "shinkei_password_hash_duration_seconds_count") == (
-        # Registrations, and sign-ins that were not throttled.
+        # Registrations plus sign-ins that were not throttled.
         4 + 5
     )
 
 
-async def test_gauges_of_what_is_busy(client: Client, registry: CollectorRegistry) -> None:
+async def test_gauges_show_busy_resources(client: Client, registry: CollectorRegistry) -> None:
     assert client.app is not None
     pool, hasher = client.app[POOL], client.app[HASHER]
     account = await register(client)
@@ -191,11 +191,11 @@ async def test_gauges_of_what_is_busy(client: Client, registry: CollectorRegistr
         go_on.set()
     await asyncio.gather(*signing_up)
     await eventually(lambda: value(registry, "shinkei_password_hashes_queued") == 0)
-    # Not at once: the mails of the new accounts may wait for a connection.
+    # Mail for the new accounts may still be waiting for a connection.
     await eventually(lambda: value(registry, "shinkei_db_pool_waiting") == 0)
 
 
-async def test_what_was_counted_last_is_kept_at_the_end(
+async def test_last_counts_are_kept_at_shutdown(
     client: Client, registry: CollectorRegistry
 ) -> None:
     account = await register(client)
@@ -206,11 +206,11 @@ async def test_what_was_counted_last_is_kept_at_the_end(
     assert value(registry, "shinkei_token_cache_total", outcome="hit") == 2
 
 
-async def test_not_on_the_public_port(client: Client) -> None:
+async def test_metrics_are_not_on_the_public_port(client: Client) -> None:
     await assert_problem(await client.get("/metrics"), 404, "not_found")
 
 
-def test_off_by_default_and_nothing_of_it_is_imported() -> None:
+def test_metrics_library_is_not_imported_by_default() -> None:
     code = (
         "import sys, service.__main__, service.app, service.settings;"
         "from service.process.exporter import exporting;"
@@ -221,7 +221,7 @@ def test_off_by_default_and_nothing_of_it_is_imported() -> None:
     assert result.stdout == "[]\n"
 
 
-def test_another_programs_directory_is_not_used(tmp_path: Path) -> None:
+def test_multiprocess_directory_of_another_program_is_ignored(tmp_path: Path) -> None:
     code = (
         "from service.process.exporter import exporting; from service.settings import Settings\n"
         "import sys\n"
@@ -237,7 +237,7 @@ def test_another_programs_directory_is_not_used(tmp_path: Path) -> None:
         assert (ran.stdout, ran.stderr) == ("1.0\n", "")
 
 
-async def test_dashboard_and_alerts_name_what_is_exported(
+async def test_dashboard_and_alerts_use_only_exported_metrics(
     settings: Settings, aiohttp_client: AiohttpClient
 ) -> None:
     with (

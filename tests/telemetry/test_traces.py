@@ -1,4 +1,4 @@
-"""Traces, as a collector of the tests' own receives them, and as the log refers to them."""
+"""Traces as a test collector receives them, and their ids in the log."""
 
 import signal
 import socket
@@ -27,7 +27,7 @@ TRACEPARENT = {"traceparent": f"00-{TRACE}-{PARENT}-01"}
 
 
 class Collector:
-    """Takes OTLP over HTTP, and keeps the spans."""
+    """Receives OTLP over HTTP and keeps the spans."""
 
     def __init__(self) -> None:
         self.spans: list[Span] = []
@@ -44,7 +44,7 @@ class Collector:
         return web.Response(content_type="application/x-protobuf")
 
     async def find(self, name: str, trace_id: str = TRACE) -> Span:
-        """The span of this name, as soon as it has arrived."""
+        """Wait for the span with this name and return it."""
 
         def look() -> Span | None:
             found = (span for span in self.spans if span.trace_id.hex() == trace_id)
@@ -79,7 +79,7 @@ async def traced(collector: Collector, start_app: StartApp) -> Client:
     return await start_app(traces=True, public_origin="https://app.example:8443")
 
 
-async def test_a_request_is_one_trace_with_its_caller_its_statements_and_its_log(
+async def test_trace_links_a_request_to_its_caller_statements_and_log(
     traced: Client, collector: Collector
 ) -> None:
     account = await register(traced)
@@ -128,7 +128,7 @@ async def test_a_request_is_one_trace_with_its_caller_its_statements_and_its_log
     assert collector.resources[0]["service.name"] == "shinkei"
 
 
-async def test_what_fails_says_why_in_no_words_but_its_code(
+async def test_failed_span_carries_only_an_error_code(
     traced: Client, collector: Collector, conn: Any
 ) -> None:
     account = await register(traced)
@@ -141,7 +141,7 @@ async def test_what_fails_says_why_in_no_words_but_its_code(
     statement = next(span for span in collector.spans if span.parent_span_id == request.span_id)
     assert read_attributes(statement)["db.response.status_code"] == "42703"
     assert not any(span.events for span in collector.spans)
-    # The client's own mistakes are no errors of the service.
+    # A client error is not an error of the service.
     response = await traced.get("/nothing/here", headers=TRACEPARENT)
     missing = await collector.find("GET")
     assert missing.status.code == missing.status.STATUS_CODE_UNSET
@@ -149,7 +149,7 @@ async def test_what_fails_says_why_in_no_words_but_its_code(
     assert "nothing" not in str(missing)
 
 
-async def test_a_mail_belongs_to_the_request_that_asked_for_it(
+async def test_mail_span_belongs_to_the_request_that_triggered_it(
     traced: Client, collector: Collector
 ) -> None:
     account = await register(traced)
@@ -168,14 +168,14 @@ async def test_a_mail_belongs_to_the_request_that_asked_for_it(
     assert line["trace_id"] == TRACE
 
 
-async def test_probes_and_what_is_done_by_the_clock_begin_no_trace(
+async def test_probes_and_periodic_tasks_start_no_trace(
     traced: Client, collector: Collector, tmp_path: Path
 ) -> None:
     assert (await traced.get("/health/live", headers=TRACEPARENT)).status == 200
     assert (await traced.get("/health/ready/", headers=TRACEPARENT)).status == 200
     with logged() as events:
         account = await register(traced)
-    # Between the two, the outbox was looked into and the mail deleted from it.
+    # In between, the sender polled the outbox and deleted the mail.
     await next_mail(tmp_path / "data", account.profile["email"])
     trace_id = next(event for event in events if event["event"] == "request")["trace_id"]
     await collector.find("mail verify_email", trace_id)
@@ -184,7 +184,7 @@ async def test_probes_and_what_is_done_by_the_clock_begin_no_trace(
     assert not any(span.trace_id.hex() == TRACE for span in collector.spans)
 
 
-async def test_the_caller_may_say_not_to_trace(traced: Client, collector: Collector) -> None:
+async def test_caller_can_opt_out_of_tracing(traced: Client, collector: Collector) -> None:
     with logged() as events:
         unsampled = {"traceparent": f"00-{TRACE}-{PARENT}-00"}
         response = await traced.get("/api/v1/users/me", headers=unsampled)
@@ -197,7 +197,7 @@ async def test_the_caller_may_say_not_to_trace(traced: Client, collector: Collec
     assert not any(span.trace_id.hex() == TRACE for span in collector.spans)
 
 
-async def test_the_sdk_may_be_disabled_by_its_own_variable(
+async def test_sdk_can_be_disabled_by_its_own_variable(
     collector: Collector, start_app: StartApp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
@@ -209,7 +209,7 @@ async def test_the_sdk_may_be_disabled_by_its_own_variable(
     assert not collector.spans
 
 
-async def test_the_last_spans_are_sent_when_it_stops(
+async def test_last_spans_are_sent_at_shutdown(
     collector: Collector, start_app: StartApp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(traces, "FLUSH_TIMEOUT_S", DEADLINE_S)
@@ -223,9 +223,9 @@ async def test_the_last_spans_are_sent_when_it_stops(
     assert collector.resources[0]["service.name"] == "accounts-eu"
 
 
-@pytest.fixture(params=[False, True], ids=["no collector", "a silent one"])
-def away(request: pytest.FixtureRequest) -> Iterator[dict[str, str]]:
-    """The variables of a collector that is away."""
+@pytest.fixture(params=[False, True], ids=["no collector", "silent collector"])
+def unreachable(request: pytest.FixtureRequest) -> Iterator[dict[str, str]]:
+    """Yield the environment variables of an unreachable collector."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         if request.param:
@@ -237,11 +237,11 @@ def away(request: pytest.FixtureRequest) -> Iterator[dict[str, str]]:
         }
 
 
-async def test_all_spans_that_are_lost_are_told_of(
-    away: dict[str, str], start_app: StartApp, monkeypatch: pytest.MonkeyPatch
+async def test_lost_spans_are_reported(
+    unreachable: dict[str, str], start_app: StartApp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Once when it happens, and the rest of the time at the end."""
-    for name, value in away.items():
+    """The first loss is logged at once and the rest at shutdown."""
+    for name, value in unreachable.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(traces, "FLUSH_TIMEOUT_S", DEADLINE_S)
     monkeypatch.setattr(traces, "COMPLAIN_EVERY_S", 10 * DEADLINE_S)
@@ -261,10 +261,10 @@ async def test_all_spans_that_are_lost_are_told_of(
 
 @pytest.mark.asvs("16.5.2")
 @pytest.mark.slow
-def test_a_collector_that_is_away_harms_nothing(
-    away: dict[str, str], database: Database, tmp_path: Path
+def test_unreachable_collector_does_not_affect_requests(
+    unreachable: dict[str, str], database: Database, tmp_path: Path
 ) -> None:
-    with serving(tmp_path, TRACES="true", **url_of(database), **away) as served:
+    with serving(tmp_path, TRACES="true", **url_of(database), **unreachable) as served:
         assert served.process.stderr is not None
         line = ""
         while "traces not sent" not in line:
@@ -275,7 +275,7 @@ def test_a_collector_that_is_away_harms_nothing(
 
 
 @pytest.mark.asvs("16.2.3")
-def test_without_the_setting_nothing_of_it_is_imported(tmp_path: Path) -> None:
+def test_opentelemetry_is_not_imported_by_default(tmp_path: Path) -> None:
     code = (
         "import sys; from service.app import create_app; from service.settings import Settings;"
         "import service.process.server, service.__main__, service.mail.sender; create_app(Settings());"
@@ -285,14 +285,14 @@ def test_without_the_setting_nothing_of_it_is_imported(tmp_path: Path) -> None:
     assert (result.returncode, result.stderr) == (0, "")
 
 
-def test_another_protocol_is_refused_at_start() -> None:
+def test_other_protocols_are_rejected_at_startup() -> None:
     assert load_settings({"TRACES": "true"}).traces
     assert not load_settings({}).traces
     with pytest.raises(SettingsError, match="^OTEL_EXPORTER_OTLP_PROTOCOL: expected http/protobuf"):
         load_settings({"TRACES": "true", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"})
 
 
-def test_an_extra_that_is_not_installed_is_one_line(tmp_path: Path) -> None:
+def test_missing_extra_is_reported_in_one_line(tmp_path: Path) -> None:
     code = (
         "import sys; sys.modules['opentelemetry'] = None; sys.argv[1:] = ['serve'];"
         "from service.__main__ import main; main()"

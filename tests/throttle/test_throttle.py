@@ -1,4 +1,4 @@
-"""Throttling: limits bite, recover, are shared, and leave the owner a way in."""
+"""Throttling: limits apply, recover, are shared, and leave the owner a way in."""
 
 import asyncio
 import contextlib
@@ -23,13 +23,13 @@ from tests.support.waiting import eventually
 LOGIN = "/api/v1/auth/login"
 REGISTER = "/api/v1/auth/register"
 HOME = "192.0.2.1"
-# One more comes every 20 minutes: none while a test runs.
+# Refills too slowly for a test to notice.
 FEW = Rate(3, 3600)
 
 
 @pytest.fixture
 def settings(settings: Settings) -> Settings:
-    """Behind a proxy, which says where each request comes from."""
+    """Settings behind a trusted proxy, so that tests choose each client's IP."""
     return dataclasses.replace(settings, trusted_proxies=(ip_network("127.0.0.0/8"),))
 
 
@@ -51,8 +51,8 @@ def strangers(count: int) -> list[str]:
     return [f"198.51.100.{number}" for number in range(1, count + 1)]
 
 
-def standing(response: ClientResponse) -> tuple[str, int, int]:
-    """The limit's name, what remains of it, and when there is more, from well-formed headers."""
+def rate_limit_of(response: ClientResponse) -> tuple[str, int, int]:
+    """Return the limit's name, the remaining attempts and the seconds until it refills."""
     policy = re.fullmatch(
         r'"([a-z-]+)";q=([0-9]+);w=([0-9]+)', response.headers["RateLimit-Policy"]
     )
@@ -67,7 +67,7 @@ def standing(response: ClientResponse) -> tuple[str, int, int]:
 
 async def assert_limited(response: ClientResponse) -> dict[str, Any]:
     problem = await assert_problem(response, 429, "too_many_requests")
-    _, remaining, wait_s = standing(response)
+    _, remaining, wait_s = rate_limit_of(response)
     assert remaining == 0
     assert response.headers["Retry-After"] == str(wait_s)
     return problem
@@ -80,15 +80,17 @@ async def pass_time(conn: Any, seconds: float) -> None:
 
 
 @pytest.mark.asvs("6.3.1")
-async def test_a_limit_bites_and_recovers(start_app: StartApp, conn: Any) -> None:
+async def test_limit_applies_and_recovers(start_app: StartApp, conn: Any) -> None:
     client = await start_app(throttle_sign_in_per_account=FEW)
     for source, left in zip(strangers(3), (2, 1, 0), strict=True):
         response = await sign_in(client, "ada@example.com", source)
         await assert_problem(response, 401, "invalid_credentials")
-        assert standing(response)[:2] == ("sign-in-per-account", left)
+        assert rate_limit_of(response)[:2] == ("sign-in-per-account", left)
     await assert_limited(await sign_in(client, "ada@example.com", HOME))
     await pass_time(conn, 1200)
-    assert (await sign_in(client, "ada@example.com", HOME)).status == 401, "one more after a third"
+    assert (await sign_in(client, "ada@example.com", HOME)).status == 401, (
+        "one attempt per third of the window"
+    )
     await assert_limited(await sign_in(client, "ada@example.com", HOME))
     await pass_time(conn, 7200)
     for source in strangers(3):
@@ -96,7 +98,7 @@ async def test_a_limit_bites_and_recovers(start_app: StartApp, conn: Any) -> Non
     await assert_limited(await sign_in(client, "ada@example.com", HOME))
 
 
-async def test_what_is_refused_prolongs_nothing(start_app: StartApp, conn: Any) -> None:
+async def test_refused_attempts_do_not_extend_the_limit(start_app: StartApp, conn: Any) -> None:
     client = await start_app(throttle_sign_in_per_account=FEW)
     for _ in range(4):
         response = await sign_in(client, "ada@example.com", HOME)
@@ -122,7 +124,7 @@ async def test_no_password_is_hashed_beyond_the_limit(start_app: StartApp) -> No
 
 
 @pytest.mark.asvs("6.3.1")
-async def test_replicas_count_together(start_app: StartApp) -> None:
+async def test_replicas_share_limits(start_app: StartApp) -> None:
     replicas = [await start_app(throttle_sign_in_per_account=FEW) for _ in range(2)]
     for number, source in enumerate(strangers(3)):
         response = await sign_in(replicas[number % 2], "ada@example.com", source)
@@ -131,20 +133,20 @@ async def test_replicas_count_together(start_app: StartApp) -> None:
         await assert_limited(await sign_in(replica, "ADA@example.com", HOME))
 
 
-async def test_of_a_burst_exactly_the_limit_is_let_through(start_app: StartApp) -> None:
+async def test_burst_lets_exactly_the_limit_through(start_app: StartApp) -> None:
     client = await start_app(throttle_sign_in_per_account=Rate(7, 3600))
-    answers = await asyncio.gather(
+    responses = await asyncio.gather(
         *(sign_in(client, "ada@example.com", source) for source in strangers(50))
     )
-    assert sorted(answer.status for answer in answers) == [401] * 7 + [429] * 43
-    for answer in answers:
-        assert 0 <= standing(answer)[1] < 7
+    assert sorted(response.status for response in responses) == [401] * 7 + [429] * 43
+    for response in responses:
+        assert 0 <= rate_limit_of(response)[1] < 7
 
 
-async def test_attempts_that_waited_for_a_later_one_pass_all_the_same(
+async def test_attempts_that_waited_behind_a_later_one_still_pass(
     start_app: StartApp, conn: Any
 ) -> None:
-    """They began before the moment from which the row counts, and find the whole quota there."""
+    """They started before the row's arrival time, and still get the full quota."""
     client = await start_app(throttle_sign_in_per_account=FEW)
     await sign_in(client, "ada@example.com", HOME)
     async with conn.transaction():
@@ -158,22 +160,22 @@ async def test_attempts_that_waited_for_a_later_one_pass_all_the_same(
 
         await eventually(all_wait)
         await conn.execute("update throttles set arrival_at = clock_timestamp()")
-    assert [answer.status for answer in await waiting] == [401, 401, 401]
+    assert [response.status for response in await waiting] == [401, 401, 401]
     await assert_limited(await sign_in(client, "ada@example.com", HOME))
 
 
 @pytest.mark.asvs("6.3.1")
-async def test_a_client_is_limited_whatever_the_account(start_app: StartApp) -> None:
+async def test_client_is_limited_across_accounts(start_app: StartApp) -> None:
     client = await start_app(throttle_sign_in_per_ip=FEW)
     for number in range(3):
         assert (await sign_in(client, f"user{number}@example.com", HOME)).status == 401
     response = await sign_in(client, "another@example.com", HOME)
     await assert_limited(response)
-    assert standing(response)[0] == "sign-in-per-ip"
+    assert rate_limit_of(response)[0] == "sign-in-per-ip"
     assert (await sign_in(client, "another@example.com", strangers(1)[0])).status == 401
 
 
-async def test_what_a_client_cannot_try_is_not_counted_against_the_account(
+async def test_attempts_refused_per_client_do_not_count_against_the_account(
     start_app: StartApp,
 ) -> None:
     client = await start_app(
@@ -185,7 +187,7 @@ async def test_what_a_client_cannot_try_is_not_counted_against_the_account(
     assert (await sign_in(client, "ada@example.com", strangers(1)[0])).status == 401
 
 
-async def test_an_ipv6_client_is_its_network_of_64_bits(start_app: StartApp) -> None:
+async def test_ipv6_clients_share_a_limit_per_64_bit_network(start_app: StartApp) -> None:
     client = await start_app(throttle_sign_in_per_ip=FEW)
     for source in ("2001:db8::1", "2001:db8::2:0:0:1", "2001:db8::ffff"):
         assert (await sign_in(client, "ada@example.com", source)).status == 401
@@ -194,7 +196,9 @@ async def test_an_ipv6_client_is_its_network_of_64_bits(start_app: StartApp) -> 
 
 
 @pytest.mark.parametrize("trusted", [(), (ip_network("127.0.0.0/8"),)], ids=["peer", "proxy"])
-async def test_a_forged_forwarding_header_hides_nobody(start_app: StartApp, trusted: Any) -> None:
+async def test_forged_forwarded_header_does_not_evade_the_limit(
+    start_app: StartApp, trusted: Any
+) -> None:
     client = await start_app(throttle_sign_in_per_ip=FEW, trusted_proxies=trusted)
     for number in range(4):
         response = await sign_in(client, "ada@example.com", f"6.6.6.{number}, {HOME}")
@@ -202,15 +206,15 @@ async def test_a_forged_forwarding_header_hides_nobody(start_app: StartApp, trus
 
 
 @pytest.mark.asvs("6.3.1")
-async def test_an_owner_under_attack_signs_in_from_where_they_were_before(
+async def test_owner_under_attack_can_sign_in_from_known_networks(
     start_app: StartApp,
 ) -> None:
     client = await start_app(throttle_sign_in_per_account=FEW, throttle_sign_in_per_ip=FEW)
     assert (await sign_up(client, "ada@example.com")).status == 201
     cafe, *attackers = strangers(9)
     assert (await sign_in(client, "ada@example.com", cafe, PASSWORD)).status == 200
-    answers = [await sign_in(client, "ada@example.com", source) for source in attackers]
-    assert [answer.status for answer in answers] == [401] * 3 + [429] * 5
+    responses = [await sign_in(client, "ada@example.com", source) for source in attackers]
+    assert [response.status for response in responses] == [401] * 3 + [429] * 5
     for source in (HOME, cafe):
         for _ in range(5):
             assert (await sign_in(client, "ada@example.com", source, PASSWORD)).status == 200
@@ -220,7 +224,7 @@ async def test_an_owner_under_attack_signs_in_from_where_they_were_before(
         response = await sign_in(client, f"user{number}@example.com", HOME)
     await assert_limited(response)
     response = await sign_in(client, "ada@example.com", HOME, PASSWORD)
-    assert response.status == 200, "not even by a neighbour in the same network"
+    assert response.status == 200, "a neighbour in the same network cannot block it"
 
     for _ in range(4):
         response = await sign_in(client, "ada@example.com", HOME)
@@ -234,13 +238,15 @@ async def test_known_and_unknown_accounts_are_limited_alike(start_app: StartApp)
     assert (await sign_up(client, "ada@example.com")).status == 201
     seen = []
     for email in ("ada@example.com", "nobody@example.com"):
-        answers = [await sign_in(client, email, source) for source in strangers(5)]
-        problem = await assert_limited(answers[-1])
-        seen.append((problem, [(answer.status, standing(answer)[:2]) for answer in answers]))
+        responses = [await sign_in(client, email, source) for source in strangers(5)]
+        problem = await assert_limited(responses[-1])
+        seen.append(
+            (problem, [(response.status, rate_limit_of(response)[:2]) for response in responses])
+        )
     assert seen[0] == seen[1]
 
 
-async def test_success_is_given_back(start_app: StartApp, conn: Any) -> None:
+async def test_success_is_refunded(start_app: StartApp, conn: Any) -> None:
     client = await start_app(throttle_sign_in_per_account=FEW, throttle_sign_in_per_ip=FEW)
     assert (await sign_up(client, "ada@example.com")).status == 201
     source = strangers(1)[0]
@@ -248,21 +254,21 @@ async def test_success_is_given_back(start_app: StartApp, conn: Any) -> None:
         assert (await sign_in(client, "ada@example.com", source)).status == 401
     response = await sign_in(client, "ada@example.com", source, PASSWORD)
     assert response.status == 200
-    assert standing(response)[1] == 1, "and what failed before still counts"
+    assert rate_limit_of(response)[1] == 1, "earlier failures still count"
     await conn.execute("delete from known_networks; delete from throttles")
     for _ in range(8):
         response = await sign_in(client, "ada@example.com", source, PASSWORD)
         assert response.status == 200
-        assert standing(response)[1] == 3
+        assert rate_limit_of(response)[1] == 3
 
 
-async def test_registrations_are_limited_by_client(start_app: StartApp) -> None:
+async def test_registrations_are_limited_per_client(start_app: StartApp) -> None:
     client = await start_app(throttle_registration_per_ip=FEW)
     statuses = [(await sign_up(client, f"user{i}@example.com")).status for i in (1, 2, 2)]
-    assert statuses == [201, 201, 409], "asking whether an address is taken counts"
+    assert statuses == [201, 201, 409], "checking whether an email is taken counts"
     response = await sign_up(client, "user3@example.com")
     await assert_limited(response)
-    assert standing(response)[0] == "registration-per-ip"
+    assert rate_limit_of(response)[0] == "registration-per-ip"
     assert (await sign_up(client, "user3@example.com", strangers(1)[0])).status == 201
 
 
@@ -270,25 +276,23 @@ async def test_registrations_are_limited_by_client(start_app: StartApp) -> None:
     ("path", "action"),
     [("password/forgot", "password-reset"), ("email/verify/resend", "verification")],
 )
-async def test_mails_are_limited_by_account_and_by_client(
+async def test_mail_is_limited_per_account_and_per_client(
     start_app: StartApp, path: str, action: str
 ) -> None:
     client = await start_app(throttle_mail_per_account=FEW, throttle_mail_per_ip=Rate(5, 3600))
-    answers = [
+    responses = [
         await client.post(
             f"/api/v1/auth/{path}", json={"email": email}, headers={"X-Forwarded-For": HOME}
         )
         for email in ["ada@example.com"] * 4 + ["eve@example.com"] * 2
     ]
-    assert [answer.status for answer in answers] == [202, 202, 202, 429, 202, 429]
-    names = [standing(answer)[0] for answer in answers]
+    assert [response.status for response in responses] == [202, 202, 202, 429, 202, 429]
+    names = [rate_limit_of(response)[0] for response in responses]
     assert names[3] == f"{action}-per-account"
     assert names[5] == f"{action}-per-ip"
 
 
-async def test_over_a_unix_socket_only_accounts_are_limited(
-    settings: Settings, tmp_path: Path
-) -> None:
+async def test_unix_socket_is_limited_per_account_only(settings: Settings, tmp_path: Path) -> None:
     few = dataclasses.replace(
         settings, throttle_sign_in_per_account=FEW, throttle_sign_in_per_ip=Rate(1, 3600)
     )
@@ -311,7 +315,7 @@ async def test_over_a_unix_socket_only_accounts_are_limited(
     assert statuses == [200, 401, 401, 401, 429]
 
 
-async def test_limits_can_be_switched_off(start_app: StartApp, conn: Any) -> None:
+async def test_limits_can_be_disabled(start_app: StartApp, conn: Any) -> None:
     client = await start_app(
         throttle=False, throttle_sign_in_per_account=FEW, throttle_registration_per_ip=FEW
     )
@@ -323,7 +327,7 @@ async def test_limits_can_be_switched_off(start_app: StartApp, conn: Any) -> Non
     assert await conn.fetchval("select count(*) from throttles") == 0
 
 
-async def test_while_the_table_cannot_be_had_it_is_a_503(start_app: StartApp, conn: Any) -> None:
+async def test_locked_throttle_table_is_a_503(start_app: StartApp, conn: Any) -> None:
     client = await start_app(db_lock_timeout_s=0.2)
     async with conn.transaction():
         await conn.execute("lock table throttles in access exclusive mode")
@@ -333,7 +337,7 @@ async def test_while_the_table_cannot_be_had_it_is_a_503(start_app: StartApp, co
     assert (await sign_in(client, "ada@example.com", HOME)).status == 401
 
 
-async def test_nothing_in_the_table_can_be_read(client: Client, conn: Any) -> None:
+async def test_throttle_table_stores_no_readable_data(client: Client, conn: Any) -> None:
     assert (await sign_up(client, "ada@example.com")).status == 201
     for source in (HOME, "2001:db8::1"):
         await sign_in(client, "ada@example.com", source)
@@ -345,7 +349,7 @@ async def test_nothing_in_the_table_can_be_read(client: Client, conn: Any) -> No
         assert text not in stored
 
 
-async def test_the_newest_twenty_networks_are_known(client: Client, conn: Any) -> None:
+async def test_only_the_twenty_newest_networks_are_known(client: Client, conn: Any) -> None:
     assert (await sign_up(client, "ada@example.com")).status == 201
     for source in [*strangers(10), HOME, *strangers(22)[10:], "2001:db8::1"]:
         assert (await sign_in(client, "ada@example.com", source, PASSWORD)).status == 200
@@ -357,12 +361,12 @@ async def test_the_newest_twenty_networks_are_known(client: Client, conn: Any) -
     ]
 
 
-async def test_what_is_stale_is_forgotten(start_app: StartApp, conn: Any) -> None:
-    """By the jobs of a replica that starts later."""
+async def test_stale_rows_are_deleted(start_app: StartApp, conn: Any) -> None:
+    """The jobs of a replica that starts later delete them."""
     client = await start_app()
     assert (await sign_up(client, "ada@example.com")).status == 201
     assert (await sign_in(client, "ada@example.com", strangers(1)[0], PASSWORD)).status == 200
-    # Its jobs would keep the other's from running, if they ran at the same time.
+    # A running job of this replica would keep the other replica's from running.
     await client.close()
     await conn.execute("delete from throttles")
     await conn.execute(

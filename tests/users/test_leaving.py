@@ -1,4 +1,4 @@
-"""Leaving: export, deletion with a grace period, and what is left after it."""
+"""Leaving: export, deletion with a grace period, and what remains."""
 
 import json
 from typing import Any
@@ -27,7 +27,7 @@ async def sign_in(client: Client, account: Account) -> int:
     return (await client.post("/api/v1/auth/login", json=credentials)).status
 
 
-async def test_everything_held_is_exported(client: Client) -> None:
+async def test_export_contains_all_stored_data(client: Client) -> None:
     account = await register(client, name="Ada")
     await client.patch(ME, headers=account.headers, json={"settings": {"language": "en"}})
     response = await client.get(f"{ME}/export", headers=account.headers)
@@ -45,9 +45,7 @@ async def test_everything_held_is_exported(client: Client) -> None:
 
 
 @pytest.mark.asvs("7.4.2")
-async def test_a_deletion_is_undone_by_signing_in(
-    client: Client, settings: Settings, conn: Any
-) -> None:
+async def test_sign_in_undoes_a_deletion(client: Client, settings: Settings, conn: Any) -> None:
     account = await register(client)
     email = account.profile["email"]
     await next_mail(settings.data_dir, email)
@@ -69,7 +67,7 @@ async def _purge(conn: Any, client: Client) -> None:
     await purge.purge_accounts(client.app, conn)
 
 
-async def test_after_the_grace_nothing_names_the_person(client: Client, conn: Any) -> None:
+async def test_purge_removes_all_personal_data(client: Client, conn: Any) -> None:
     account, other = await register(client, name="Ada Lovelace"), await register(client)
     await client.patch(ME, headers=account.headers, json={"name": "Ada King"})
     await delete(client, account)
@@ -95,7 +93,7 @@ async def test_after_the_grace_nothing_names_the_person(client: Client, conn: An
     await register(client, email=account.profile["email"])
 
 
-async def test_what_has_expired_is_forgotten(client: Client, conn: Any) -> None:
+async def test_expired_rows_are_deleted(client: Client, conn: Any) -> None:
     await register(client)
     await conn.execute("update sessions set expires_at = now() - interval '1 second'")
     await conn.execute("update action_tokens set expires_at = now() - interval '1 second'")

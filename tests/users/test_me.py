@@ -18,7 +18,7 @@ from tests.support.factories import assert_problem, pointers, register
 ME = "/api/v1/users/me"
 
 
-async def test_create_user(client: Client) -> None:
+async def test_registration_creates_a_user(client: Client) -> None:
     response = await client.post(
         "/api/v1/auth/register",
         json={"email": "Ada@Example.com", "password": "an analytical engine", "name": "Ada"},
@@ -41,7 +41,7 @@ async def test_create_user(client: Client) -> None:
     }
 
 
-async def test_read_user_me(client: Client) -> None:
+async def test_owner_reads_the_profile(client: Client) -> None:
     account = await register(client, name="Grace")
     response = await client.get(ME, headers=account.headers)
     assert response.status == 200
@@ -50,7 +50,7 @@ async def test_read_user_me(client: Client) -> None:
     assert response.headers["Cache-Control"] == "no-store"
 
 
-async def test_update_user_me(client: Client) -> None:
+async def test_owner_updates_the_profile(client: Client) -> None:
     account = await register(client, name="Grace")
     change = {"name": "Grace Hopper", "settings": {"language": "en", "ui_theme": "dark"}}
     response = await client.patch(ME, headers=account.headers, json=change)
@@ -89,8 +89,8 @@ async def test_patch_merges_settings_and_put_replaces_them(client: Client) -> No
 
 
 @pytest.mark.parametrize("method", ["PATCH", "PUT"])
-async def test_true_is_another_value_than_1(client: Client, method: str) -> None:
-    """To Python they are equal; so are 1 and 1.0, but keys may come in any order."""
+async def test_true_differs_from_1(client: Client, method: str) -> None:
+    """Python treats them as equal. The order of keys does not matter."""
     account = await register(client)
     texts = ['{"n":1,"of":{"a":[0]}}', '{"n":true,"of":{"a":[0]}}', '{"n":true,"of":{"a":[false]}}']
     for version, settings in enumerate(texts, 2):
@@ -104,7 +104,7 @@ async def test_true_is_another_value_than_1(client: Client, method: str) -> None
     assert response.headers["ETag"] == '"4"'
 
 
-async def test_what_is_absent_stays(client: Client) -> None:
+async def test_absent_fields_stay_unchanged(client: Client) -> None:
     account = await register(client, name="Grace")
     for method in ("PATCH", "PUT"):
         response = await client.request(method, ME, headers=account.headers, json={})
@@ -115,7 +115,7 @@ async def test_what_is_absent_stays(client: Client) -> None:
 
 
 @pytest.mark.parametrize("tag", ['"1"', '"7", "1"', "*"])
-async def test_if_match_lets_the_current_version_through(client: Client, tag: str) -> None:
+async def test_if_match_accepts_the_current_version(client: Client, tag: str) -> None:
     account = await register(client)
     headers = {**account.headers, "If-Match": tag}
     response = await client.patch(ME, headers=headers, json={"name": "new"})
@@ -130,7 +130,7 @@ async def test_if_match_on_several_lines_is_one_list(client: Client) -> None:
 
 
 @pytest.mark.parametrize("tag", ['"2"', 'W/"1"', "1", '"1'])
-async def test_if_match_refuses_any_other(client: Client, tag: str) -> None:
+async def test_if_match_rejects_any_other_version(client: Client, tag: str) -> None:
     account = await register(client)
     headers = {**account.headers, "If-Match": tag}
     response = await client.patch(ME, headers=headers, json={"name": "new"})
@@ -139,30 +139,30 @@ async def test_if_match_refuses_any_other(client: Client, tag: str) -> None:
     assert await unchanged.json() == account.profile
 
 
-async def test_of_changes_at_once_with_one_etag_one_wins(client: Client) -> None:
+async def test_only_one_concurrent_change_with_the_same_etag_wins(client: Client) -> None:
     account = await register(client)
     headers = {**account.headers, "If-Match": '"1"'}
-    answers = await asyncio.gather(
+    responses = await asyncio.gather(
         *(client.patch(ME, headers=headers, json={"name": f"name {n}"}) for n in range(10))
     )
-    assert sorted(answer.status for answer in answers) == [200] + [412] * 9
+    assert sorted(response.status for response in responses) == [200] + [412] * 9
 
 
-async def test_merges_at_once_lose_nothing(client: Client) -> None:
+async def test_concurrent_merges_lose_nothing(client: Client) -> None:
     account = await register(client)
-    answers = await asyncio.gather(
+    responses = await asyncio.gather(
         *(
             client.patch(ME, headers=account.headers, json={"settings": {f"key{n}": n}})
             for n in range(20)
         )
     )
-    assert {answer.status for answer in answers} == {200}
+    assert {response.status for response in responses} == {200}
     me = await client.get(ME, headers=account.headers)
     assert (await me.json())["settings"] == {f"key{n}": n for n in range(20)}
     assert me.headers["ETag"] == '"21"'
 
 
-WRONG_SETTINGS: list[tuple[Any, str]] = [
+INVALID_SETTINGS: list[tuple[Any, str]] = [
     ({"language": 7}, "#/settings/language"),
     ({"language": "English!"}, "#/settings/language"),
     ({"ui_theme": "pink"}, "#/settings/ui_theme"),
@@ -186,9 +186,9 @@ WRONG_SETTINGS: list[tuple[Any, str]] = [
 
 
 @pytest.mark.parametrize("method", ["PATCH", "PUT"])
-async def test_wrong_settings_are_refused_with_a_pointer(client: Client, method: str) -> None:
+async def test_invalid_settings_are_rejected_with_a_pointer(client: Client, method: str) -> None:
     account = await register(client)
-    for settings, pointer in WRONG_SETTINGS:
+    for settings, pointer in INVALID_SETTINGS:
         response = await client.request(
             method, ME, headers=account.headers, json={"settings": settings}
         )
@@ -202,14 +202,14 @@ async def test_wrong_settings_are_refused_with_a_pointer(client: Client, method:
         b'{"settings": {"n": 1e999}}',
         b'{"settings": {"n": 1e-400}}',
         b'{"settings": {"n": 1e9999999999999999999}}',
-        # A list would show 309 digits of it, and of its inverse.
+        # PostgreSQL would print this number, and the next, with hundreds of digits.
         b'{"settings": {"n": 1e308}}',
         b'{"settings": {"n": -1e-300}}',
         b'{"settings": {"n": [0.12345678901234567890123]}}',
         b'{"settings": ' + b'{"a":' * 40 + b"1" + b"}" * 41,
     ],
 )
-async def test_settings_that_would_be_stored_altered_are_refused(
+async def test_settings_that_would_be_altered_by_storage_are_rejected(
     client: Client, body: bytes
 ) -> None:
     account = await register(client)
@@ -218,7 +218,7 @@ async def test_settings_that_would_be_stored_altered_are_refused(
     await assert_problem(response, 422, "invalid_fields")
 
 
-async def test_merging_cannot_outgrow_the_limit(client: Client) -> None:
+async def test_merged_settings_cannot_exceed_the_size_limit(client: Client) -> None:
     account = await register(client)
     statuses = []
     for key in ("first", "second"):
@@ -229,7 +229,7 @@ async def test_merging_cannot_outgrow_the_limit(client: Client) -> None:
 
 
 @pytest.mark.asvs("8.2.3")
-async def test_fields_that_are_not_the_owners_to_change_are_refused(client: Client) -> None:
+async def test_owner_cannot_change_protected_fields(client: Client) -> None:
     account = await register(client)
     for field in ("role", "id", "email", "email_verified", "version", "created_at"):
         response = await client.patch(ME, headers=account.headers, json={field: "admin"})
@@ -249,12 +249,12 @@ GOOD_NAMES = [
 ]
 
 
-async def test_names_come_back_as_they_were_sent(client: Client) -> None:
+async def test_names_are_returned_as_sent(client: Client) -> None:
     for name in GOOD_NAMES:
         assert (await register(client, name=name)).profile["name"] == name
 
 
-DECEITFUL_NAMES: list[Any] = [
+DECEPTIVE_NAMES: list[Any] = [
     "a\u200bb",
     "a\u200db",
     "é\u200d\u200dé",
@@ -270,9 +270,9 @@ DECEITFUL_NAMES: list[Any] = [
 ]
 
 
-async def test_names_that_could_deceive_are_refused(client: Client) -> None:
+async def test_deceptive_names_are_rejected(client: Client) -> None:
     account = await register(client)
-    for name in DECEITFUL_NAMES:
+    for name in DECEPTIVE_NAMES:
         response = await client.patch(ME, headers=account.headers, json={"name": name})
         problem = await assert_problem(response, 422, "invalid_fields")
         assert pointers(problem) == {"#/name"}
@@ -294,9 +294,7 @@ _json = st.recursive(
 
 @pytest.mark.property
 @given(written=st.dictionaries(_keys, _json, max_size=6))
-async def test_settings_come_back_as_they_were_sent(
-    client: Client, written: dict[str, Any]
-) -> None:
+async def test_settings_are_returned_as_sent(client: Client, written: dict[str, Any]) -> None:
     account = await register(client)
     mine = {f"my {key}": value for key, value in written.items()}
     response = await client.put(ME, headers=account.headers, json={"settings": mine})

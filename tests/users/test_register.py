@@ -11,23 +11,23 @@ from tests.support.factories import PASSWORD, assert_problem, pointers, register
 REGISTER = "/api/v1/auth/register"
 
 
-async def test_of_two_registrations_of_one_address_at_once_one_wins(client: Client) -> None:
+async def test_only_one_of_two_concurrent_registrations_of_an_email_wins(client: Client) -> None:
     bodies = [
         {"email": "same@example.com", "password": PASSWORD},
         {"email": "SAME@EXAMPLE.COM", "password": PASSWORD},
     ]
-    answers = await asyncio.gather(*(client.post(REGISTER, json=body) for body in bodies))
-    assert sorted(answer.status for answer in answers) == [201, 409]
-    refused = next(answer for answer in answers if answer.status == 409)
+    responses = await asyncio.gather(*(client.post(REGISTER, json=body) for body in bodies))
+    assert sorted(response.status for response in responses) == [201, 409]
+    refused = next(response for response in responses if response.status == 409)
     await assert_problem(refused, 409, "email_taken")
 
 
-async def test_of_fifty_registrations_of_one_address_at_once_one_wins(
+async def test_only_one_of_fifty_concurrent_registrations_of_an_email_wins(
     client: Client, conn: Any
 ) -> None:
     body = {"email": "same@example.com", "password": PASSWORD}
-    answers = await asyncio.gather(*(client.post(REGISTER, json=body) for _ in range(50)))
-    assert sorted(answer.status for answer in answers) == [201] + [409] * 49
+    responses = await asyncio.gather(*(client.post(REGISTER, json=body) for _ in range(50)))
+    assert sorted(response.status for response in responses) == [201] + [409] * 49
     assert await conn.fetchval("select count(*) from users") == 1
 
 
@@ -41,21 +41,19 @@ async def test_of_fifty_registrations_of_one_address_at_once_one_wins(
         ("e\u0301ve@example.com", "éve@example.com"),
     ],
 )
-async def test_an_address_is_one_accounts_however_it_is_cased(
-    client: Client, first: str, second: str
-) -> None:
+async def test_email_is_unique_regardless_of_case(client: Client, first: str, second: str) -> None:
     await register(client, email=first)
     response = await client.post(REGISTER, json={"email": second, "password": PASSWORD})
     await assert_problem(response, 409, "email_taken")
 
 
-async def test_a_dotless_i_is_another_letter(client: Client) -> None:
+async def test_dotless_i_is_a_different_letter(client: Client) -> None:
     await register(client, email="mike@example.com")
     account = await register(client, email="mıke@example.com")
     assert account.profile["email"] == "mıke@example.com"
 
 
-WRONG_ADDRESSES: list[Any] = [
+INVALID_EMAILS: list[Any] = [
     "",
     "ada",
     "ada@",
@@ -76,8 +74,8 @@ WRONG_ADDRESSES: list[Any] = [
 ]
 
 
-async def test_wrong_addresses_are_refused(client: Client) -> None:
-    for email in WRONG_ADDRESSES:
+async def test_invalid_emails_are_rejected(client: Client) -> None:
+    for email in INVALID_EMAILS:
         response = await client.post(REGISTER, json={"email": email, "password": PASSWORD})
         problem = await assert_problem(response, 422, "invalid_fields")
         assert pointers(problem) == {"#/email"}, email
@@ -87,7 +85,7 @@ async def test_wrong_addresses_are_refused(client: Client) -> None:
 @pytest.mark.parametrize(
     "password", ["", "short", "14 characters.", "x" * 257, "nul\0" * 5, "\udfff" * 15, 7, None, []]
 )
-async def test_wrong_passwords_are_refused(client: Client, password: Any) -> None:
+async def test_invalid_passwords_are_rejected(client: Client, password: Any) -> None:
     response = await client.post(REGISTER, json={"email": "a@example.com", "password": password})
     problem = await assert_problem(response, 422, "invalid_fields")
     assert pointers(problem) == {"#/password"}
@@ -102,7 +100,7 @@ async def test_wrong_passwords_are_refused(client: Client, password: Any) -> Non
         "zq7! " + "granite lantern eats nine pickles " * 7,
     ],
 )
-async def test_any_long_password_signs_in(client: Client, password: str) -> None:
+async def test_any_long_password_works(client: Client, password: str) -> None:
     account = await register(client, password=password)
     credentials = {"email": account.profile["email"], "password": password}
     response = await client.post("/api/v1/auth/login", json=credentials)
@@ -113,13 +111,13 @@ async def test_any_long_password_signs_in(client: Client, password: str) -> None
 
 
 @pytest.mark.asvs("6.2.1")
-async def test_the_minimum_length_is_a_setting(start_app: StartApp) -> None:
+async def test_minimum_password_length_is_a_setting(start_app: StartApp) -> None:
     client = await start_app(password_min_length=8)
     await register(client, password="8 x Wörd")
 
 
 @pytest.mark.asvs("6.4.2")
-async def test_what_is_missing_or_unknown_is_named(client: Client) -> None:
+async def test_missing_and_unknown_fields_are_named(client: Client) -> None:
     response = await client.post(REGISTER, json={"e-mail": "a@example.com", "role": "admin"})
     problem = await assert_problem(response, 422, "invalid_fields")
     assert pointers(problem) == {"#/email", "#/password", "#/e-mail", "#/role"}
@@ -146,8 +144,8 @@ async def test_secrets_are_stored_as_hashes_only(client: Client, conn: Any) -> N
         "lovelace@example.com",
     ],
 )
-async def test_common_and_personal_passwords_are_refused(client: Client, password: str) -> None:
-    """At registration, and when a password is changed."""
+async def test_common_and_personal_passwords_are_rejected(client: Client, password: str) -> None:
+    """Both registration and password change reject them."""
     body = {"email": "lovelace@example.com", "password": password, "name": "Countess Lovelace"}
     problem = await assert_problem(await client.post(REGISTER, json=body), 422, "invalid_fields")
     assert pointers(problem) == {"#/password"}
@@ -159,7 +157,7 @@ async def test_common_and_personal_passwords_are_refused(client: Client, passwor
 
 
 @pytest.mark.asvs("6.2.8")
-async def test_the_case_of_a_password_counts(client: Client) -> None:
+async def test_passwords_are_case_sensitive(client: Client) -> None:
     account = await register(client)
     credentials = {"email": account.profile["email"], "password": PASSWORD.upper()}
     assert (await client.post("/api/v1/auth/login", json=credentials)).status == 401

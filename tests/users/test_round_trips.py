@@ -1,4 +1,4 @@
-"""What is accepted comes back as it was sent, whatever it is (hypothesis)."""
+"""Accepted values are returned as sent (property tests)."""
 
 import itertools
 import string
@@ -12,7 +12,7 @@ from tests.support.clients import Client
 from tests.support.factories import PASSWORD, assert_problem, pointers, register
 
 REGISTER = "/api/v1/auth/register"
-# Of what cannot be seen, only these two may be in a name, between characters outside of ASCII.
+# The only invisible characters allowed in a name, between non-ASCII characters.
 JOINERS = "\u200c\u200d"
 _visible = st.characters(exclude_categories=["Cc", "Cf", "Cs", "Zl", "Zp"])
 _invisible = st.characters(categories=["Cc", "Cf", "Cs", "Zl", "Zp"], exclude_characters=JOINERS)
@@ -21,7 +21,7 @@ _numbers = itertools.count()
 
 @pytest.mark.property
 @given(name=st.text(_visible, max_size=200))
-async def test_names_come_back_as_they_were_sent(client: Client, name: str) -> None:
+async def test_names_are_returned_as_sent(client: Client, name: str) -> None:
     account = await register(client, name=name)
     assert account.profile["name"] == name
 
@@ -30,7 +30,7 @@ async def test_names_come_back_as_they_were_sent(client: Client, name: str) -> N
 @given(
     before=st.text(_visible, max_size=20), hidden=_invisible, after=st.text(_visible, max_size=20)
 )
-async def test_names_with_what_cannot_be_seen_are_refused(
+async def test_names_with_invisible_characters_are_rejected(
     client: Client, before: str, hidden: str, after: str
 ) -> None:
     body = {"email": "ada@example.com", "password": PASSWORD, "name": before + hidden + after}
@@ -38,22 +38,22 @@ async def test_names_with_what_cannot_be_seen_are_refused(
     assert pointers(problem) == {"#/name"}
 
 
-# What changes its length, its case or its form under Unicode's rules, and what does not.
+# Includes letters whose length, case or normal form changes under Unicode rules.
 _local = st.text(f"{string.ascii_letters}{string.digits}éßǅſΣ_+", max_size=20)
 _label = st.from_regex(r"[a-zA-Z]([a-zA-Z0-9]{0,10})", fullmatch=True)
 
 
 @st.composite
-def addresses(draw: st.DrawFn) -> tuple[str, str]:
-    """Local part and domain of an address that nobody has: the number in it is in no other."""
+def emails(draw: st.DrawFn) -> tuple[str, str]:
+    """Local part and domain of an email that a number makes unique."""
     number = next(_numbers)
     local = f"{draw(_local)}.{number}" if draw(st.booleans()) else f"{number}-{draw(_local)}"
     return local.lstrip("."), f"{draw(_label)}.{draw(_label)}.example"
 
 
 @pytest.mark.property
-@given(parts=addresses())
-async def test_an_address_keeps_its_local_part_and_has_its_domain_in_lower_case(
+@given(parts=emails())
+async def test_email_keeps_its_local_part_and_lowercases_its_domain(
     client: Client, parts: tuple[str, str]
 ) -> None:
     local, domain = parts
@@ -62,10 +62,8 @@ async def test_an_address_keeps_its_local_part_and_has_its_domain_in_lower_case(
 
 
 @pytest.mark.property
-@given(parts=addresses())
-async def test_an_address_signs_in_however_it_is_cased(
-    client: Client, parts: tuple[str, str]
-) -> None:
+@given(parts=emails())
+async def test_email_signs_in_regardless_of_case(client: Client, parts: tuple[str, str]) -> None:
     account = await register(client, email="@".join(parts))
     shouted = {"email": "@".join(parts).upper(), "password": account.password}
     response = await client.post("/api/v1/auth/login", json=shouted)
@@ -78,8 +76,8 @@ _wrong = st.sampled_from(list(' ()<>[]:;,\\"\0\x1f\x7f\u202e\u200b\ud800'))
 
 
 @pytest.mark.property
-@given(parts=addresses(), wrong=_wrong, in_domain=st.booleans())
-async def test_an_address_with_a_character_that_none_has_is_refused(
+@given(parts=emails(), wrong=_wrong, in_domain=st.booleans())
+async def test_email_with_an_invalid_character_is_rejected(
     client: Client, parts: tuple[str, str], wrong: str, in_domain: bool
 ) -> None:
     local, domain = parts
