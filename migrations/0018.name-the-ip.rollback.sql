@@ -1,3 +1,5 @@
+set local lock_timeout = '5s';
+
 do $$
 begin
     if exists (

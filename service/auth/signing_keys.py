@@ -108,12 +108,12 @@ async def _keep_current(app: web.Application) -> None:
         except DatabaseUnavailable as error:
             pause_s = RETRY_EVERY_S
             log.warning(
-                "signing keys not read anew", extra={"cause": type(error.__cause__).__name__}
+                "signing keys not reloaded", extra={"cause": type(error.__cause__).__name__}
             )
         except SettingsError as error:
-            log.error("signing keys not read anew", extra={"reason": str(error)})
+            log.error("signing keys not reloaded", extra={"reason": str(error)})
         except Exception:
-            log.exception("signing keys not read anew")
+            log.exception("signing keys not reloaded")
 
 
 async def public_keys(app: web.Application) -> list[dict[str, Any]]:

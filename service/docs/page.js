@@ -1,14 +1,14 @@
 // The page at /docs: Swagger UI, and a sign-in whose token it sends.
 //
-// The tokens are in this module's memory alone, never in the browser's storage: whoever reloads the
-// page, or signs out, leaves nothing behind.
+// The tokens are kept only in this module's memory, never in the browser's storage. Reloading the
+// page or signing out leaves nothing behind.
 
 const form = document.getElementById("sign-in");
 const signedIn = document.getElementById("signed-in");
 const message = document.getElementById("message");
 
 const SCHEME = "access_token"; // the security scheme's name in /openapi.json
-const EARLY_MS = 10_000; // before it expires, a token is exchanged for a new one
+const EARLY_MS = 10_000; // how long before its expiry a token is refreshed
 
 let session = null; // { token, refreshToken, staleAt }
 
@@ -41,7 +41,7 @@ async function draw() {
   });
 }
 
-// Examples of headers are filled in, and sent: a key or a version of another request's.
+// Swagger UI sends the examples of headers: the key or the version of another request.
 function withoutDefaults(spec) {
   for (const path of Object.values(spec.paths)) {
     for (const operation of Object.values(path)) {
@@ -53,7 +53,7 @@ function withoutDefaults(spec) {
   return spec;
 }
 
-// Probes and files come first in the description, and last for people.
+// The description lists probes and files first; the page shows them last.
 function isOperation(tag) {
   return Number(tag === "operation" || tag === "docs");
 }
@@ -116,13 +116,13 @@ form.addEventListener("submit", async (event) => {
 });
 
 document.getElementById("sign-out").addEventListener("click", async () => {
-  // Whatever the answer, or without one: what was shown goes, with everything in memory.
+  // Clear the page and the memory, whether or not the request succeeds.
   await post("logout", null, session?.token).catch(() => {});
   history.replaceState(null, "", location.pathname);
   location.reload();
 });
 
-// Before each request: a token that is about to expire is exchanged first.
+// Runs before each request, and refreshes a token that is about to expire.
 async function renew(request) {
   const sent = request.headers?.Authorization;
   if (session && sent === `Bearer ${session.token}` && Date.now() > session.staleAt) {
@@ -136,7 +136,7 @@ async function renew(request) {
   return request;
 }
 
-// After each answer: a session may have been ended by what was just tried.
+// Runs after each response, because the request may have ended the session.
 async function notice(response) {
   if (session && /invalid_token/.test(response.headers?.["www-authenticate"])) {
     await end("The session has ended. Sign in again.");

@@ -4,12 +4,9 @@ Each is declared once as a ``ProblemType``, which the code raises and the API de
 This module holds the shared ones; a problem of one feature is declared in that feature.
 """
 
-import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
-
-log = logging.getLogger(__name__)
 
 
 class ProblemType(NamedTuple):

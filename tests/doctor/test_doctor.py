@@ -31,7 +31,7 @@ CHEAP = {"PASSWORD_HASH_MEMORY_KIB": "8", "PASSWORD_HASH_ITERATIONS": "1"}
 
 
 def diagnose(environ: dict[str, str]) -> list[Finding]:
-    """Return all findings, none of which shows a secret."""
+    """Return all findings, after checking that none shows a secret."""
     findings = list(examine({**CHEAP, **environ}))
     shown = str(findings)
     assert SECRET_KEY not in shown
