@@ -1,5 +1,6 @@
 """Turns any error of a request into a problem response (RFC 9457)."""
 
+import logging
 from http import HTTPStatus
 
 import asyncpg
@@ -23,10 +24,11 @@ from service.http.problems import (
     TIMEOUT,
     Problem,
     ProblemType,
-    log,
 )
 from service.http.responses import JsonResponse
 from service.settings import SettingsError
+
+log = logging.getLogger(__name__)
 
 # Problems for the framework's own errors; any other becomes "request_refused".
 _FRAMEWORK = {kind.status: kind for kind in (PATH_NOT_FOUND, METHOD_NOT_ALLOWED, CONTENT_TOO_LARGE)}
