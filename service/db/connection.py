@@ -12,8 +12,6 @@ import asyncpg
 from aiohttp import web
 from asyncpg.pool import PoolConnectionProxy
 
-from service.db.deadlines import Deadlines
-
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record] | PoolConnectionProxy[asyncpg.Record]"
 # Longer statements are truncated in logs.
 STATEMENT_MAX_CHARS = 2_000
@@ -120,8 +118,6 @@ POOL: web.AppKey["asyncpg.Pool[asyncpg.Record]"] = web.AppKey("pool")
 DATABASE_TIMERS: web.AppKey[list[DatabaseTimer]] = web.AppKey("database_timers")
 # Connection class of the pool, if not asyncpg's own.
 CONNECTION_CLASS: web.AppKey[type[Any]] = web.AppKey("connection_class")
-# Deadline for acquiring a pool connection.
-ACQUIRING: web.AppKey["Deadlines"] = web.AppKey("acquiring")
 POOL_WAITING = web.AppKey("pool_waiting", Waiting)
 # Limits the number of concurrent write transactions.
 WRITES = web.AppKey("writes", asyncio.Semaphore)

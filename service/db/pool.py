@@ -13,7 +13,6 @@ from asyncpg.connection import LoggedQuery
 
 from service.context import SETTINGS
 from service.db.connection import (
-    ACQUIRING,
     CONNECTION_CLASS,
     DATABASE_TIMERS,
     POOL,
@@ -24,7 +23,6 @@ from service.db.connection import (
     Connection,
     Waiting,
 )
-from service.db.deadlines import Deadlines
 from service.db.startup import prepare, start_errors
 from service.db.transactions import log
 from service.json_codec import encode
@@ -40,7 +38,6 @@ async def database_context(app: web.Application) -> AsyncIterator[None]:
     settings = app[SETTINGS]
     app[DATABASE_TIMERS] = []
     app[POOL_WAITING] = Waiting()
-    app[ACQUIRING] = Deadlines(settings.db_acquire_timeout_s)
     app[WRITES] = asyncio.Semaphore(max(1, settings.db_pool_size * 4 // 5))
     await prepare(settings)
     with start_errors(settings) as database:
@@ -97,9 +94,9 @@ async def _prepare_connection(conn: Connection, *, slow_query_ms: float) -> None
 async def _set_codecs(conn: Connection) -> None:
     """Decode jsonb into Python values, json into fragments for ``encode``, and timestamptz.
 
-    A json fragment is copied into the response without being parsed. The timestamptz codec is
-    faster than asyncpg's own. On the wire, a timestamptz is microseconds since 2000 (PostgreSQL
-    manual, 8.5).
+    A json fragment is copied into the response without being parsed. asyncpg's own timestamptz
+    codec fails on year 1 and returns infinity without a time zone. On the wire, a timestamptz is
+    microseconds since 2000 (PostgreSQL manual, 8.5).
     """
     await conn.set_type_codec(
         "json",

@@ -15,7 +15,6 @@ from asyncpg.pool import PoolConnectionProxy
 
 from service.context import REQUEST_CONTEXT, SETTINGS
 from service.db.connection import (
-    ACQUIRING,
     DATABASE_TIMERS,
     LOST,
     POOL,
@@ -146,8 +145,8 @@ async def _acquire(
     try:
         waiting.count += 1
         try:
-            acquiring = _acquire_to_write(app) if writes else app[POOL].acquire()
-            conn = await app[ACQUIRING].wait(acquiring)
+            async with asyncio.timeout(settings.db_acquire_timeout_s):
+                conn = await (_acquire_to_write(app) if writes else app[POOL].acquire())
         finally:
             waiting.count -= 1
         acquired = time.perf_counter()

@@ -1,5 +1,6 @@
 """The middleware that handles every request, from its id to its access log line."""
 
+import asyncio
 import re
 import time
 
@@ -8,7 +9,6 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from service.context import LIFECYCLE, LOG_CONTEXT, REQUEST_CONTEXT, SETTINGS, RequestContext
-from service.db.deadlines import Deadlines
 from service.http.client_ip import shown_client_ip
 from service.http.error_responses import error_response
 from service.http.requests import read_in_time
@@ -24,7 +24,6 @@ def answering(app: web.Application) -> Middleware:
     connection or a lock while a slow client sends. The handler has a second deadline (503).
     """
     settings, lifecycle = app[SETTINGS], app[LIFECYCLE]
-    deadlines = Deadlines(settings.request_timeout_s)
 
     @web.middleware
     async def handle(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -36,7 +35,8 @@ def answering(app: web.Application) -> Middleware:
         try:
             if request.can_read_body:
                 await read_in_time(request, settings.body_timeout_s)
-            response = await deadlines.wait(handler(request))
+            async with asyncio.timeout(settings.request_timeout_s):
+                response = await handler(request)
         except Exception as error:
             response = error_response(error)
         except BaseException:

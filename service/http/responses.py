@@ -45,6 +45,19 @@ class JsonResponse(web.Response):
     ) -> None:
         super().__init__(status=status, body=body, headers=headers)
         self.headers[hdrs.CONTENT_TYPE] = content_type
+        self._kept_alive: bool | None = None
+
+    @property
+    def prepared(self) -> bool:
+        return self._kept_alive is not None or super().prepared
+
+    @property
+    def keep_alive(self) -> bool | None:
+        return super().keep_alive if self._kept_alive is None else self._kept_alive
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        if self._kept_alive is None:
+            await super().write_eof(data)
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
         if (
@@ -59,16 +72,15 @@ class JsonResponse(web.Response):
         own = "".join([f"{name}: {value}\r\n" for name, value in self.headers.items()])
         if _CONTROLS.search("".join(self.headers.values())):
             raise ValueError("a control character in a header")
-        if self.keep_alive is None:
-            self._keep_alive = request.keep_alive
+        keep_alive = request.keep_alive if self.keep_alive is None else self.keep_alive
         body = self.body
         assert isinstance(body, bytes)  # noqa: S101
         head = (
             f"{_STATUS_LINES[self.status]}\r\n{own}{common.text}"
             f"Content-Length: {len(body)}\r\nDate: {_date(int(time.time()))}\r\n"
             f"X-Request-ID: {REQUEST_CONTEXT.get().request_id}\r\n"
-            f"{'' if self._keep_alive else _CLOSE}\r\n"
+            f"{'' if keep_alive else _CLOSE}\r\n"
         )
+        self._kept_alive = keep_alive
         await request.writer.write_eof(head.encode() + body)
-        self._eof_sent = True
         return None
