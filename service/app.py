@@ -18,7 +18,7 @@ from service.health.handlers import HEALTH, Health, health_context
 from service.http.cors import preflights
 from service.http.error_responses import malformed_response
 from service.http.headers import RESPONSE_HEADERS, ResponseHeaders
-from service.http.middleware import answering
+from service.http.middleware import request_middleware
 from service.http.requests import BODY_MAX_BYTES
 from service.jobs.periodic import Job, periodic_context
 from service.mail.sender import mail_context
@@ -52,7 +52,7 @@ def create_app(settings: Settings, registry: "CollectorRegistry | None" = None) 
     app[LIFECYCLE] = Lifecycle()
     app[HEALTH] = Health()
     app[SIGNED_IN] = Coalesced(app, find_signed_in)
-    app.middlewares.extend([answering(app), *cors])
+    app.middlewares.extend([request_middleware(app), *cors])
     app.cleanup_ctx.extend(
         [
             database_context,

@@ -71,7 +71,7 @@ async def purge_accounts(app: web.Application, conn: Connection) -> None:
 JOBS = (
     Job("forget sessions", 30, forget_sessions),
     Job("forget links", 300, forget_links),
-    Job("forget answers", 300, forget_stored_responses),
+    Job("forget stored responses", 300, forget_stored_responses),
     Job("forget keys", 300, forget_keys),
     Job("purge accounts", 60, purge_accounts),
 )

@@ -44,11 +44,11 @@ LEEWAY_S = 10
 RELOAD_EVERY_S = 10
 RETRY_EVERY_S = 1
 # Minimum interval between reloads caused by tokens with an unknown key.
-LOOK_AGAIN_EVERY_S = 1
+RELOAD_MIN_INTERVAL_S = 1
 # Maximum number of requests that wait for such a reload.
-LOOKING_MAX = 16
+RELOAD_WAITERS_MAX = 16
 # Number of deleted keys whose ids are remembered.
-GONE_MAX = 64
+REVOKED_MAX = 64
 # How long clients may cache the published keys.
 PUBLIC_KEYS_MAX_AGE_S = 300
 # From publication to first use: longer than the reload interval and the cache lifetime together.
@@ -67,8 +67,8 @@ class KeyRing:
     ``schedule`` lists them in signing order, each with its start in ``time.monotonic`` time. The
     database's clock decides when a key starts to sign, whatever this machine's clock says.
     ``verified`` caches verified tokens with the Unix time at which they expire. ``hits`` and
-    ``misses`` count lookups in it since the last metrics sample. ``gone`` holds ids of deleted
-    keys, and ``looking`` counts the callers waiting in ``look_again``.
+    ``misses`` count lookups in it since the last metrics sample. ``revoked`` holds ids of deleted
+    keys, and ``waiting`` counts the callers waiting in ``reload_for_unknown_key``.
     """
 
     keys: "dict[str, ECKey]" = field(default_factory=dict)
@@ -78,8 +78,8 @@ class KeyRing:
     misses: int = 0
     loaded_at: float = float("-inf")
     loading: asyncio.Lock = field(default_factory=asyncio.Lock)
-    gone: deque[str] = field(default_factory=lambda: deque(maxlen=GONE_MAX))
-    looking: int = 0
+    revoked: deque[str] = field(default_factory=lambda: deque(maxlen=REVOKED_MAX))
+    waiting: int = 0
 
 
 async def key_ring_context(app: web.Application) -> AsyncIterator[None]:
@@ -138,25 +138,29 @@ async def verifying_keys(app: web.Application) -> "dict[str, ECKey]":
     return app[KEY_RING].keys
 
 
-async def look_again(app: web.Application, key_id: str) -> "dict[str, ECKey]":
+async def reload_for_unknown_key(app: web.Application, key_id: str) -> "dict[str, ECKey]":
     """Reload the keys for a token whose key is not in the ring, and return the verifying keys.
 
-    Concurrent callers share one reload, and reloads are at least ``LOOK_AGAIN_EVERY_S`` apart. So
-    made-up ids put no load on the database, and tokens of a brand-new key are not refused. Deleted
-    keys cause no reload, because clients may keep sending their tokens. At most ``LOOKING_MAX``
-    callers wait, so that made-up ids cannot tie up any number of requests.
+    Concurrent callers share one reload, at most one every ``RELOAD_MIN_INTERVAL_S``. So made-up ids
+    put no load on the database, and tokens of a brand-new key are not refused. Deleted keys cause
+    no reload, because clients may keep sending their tokens. At most ``RELOAD_WAITERS_MAX`` callers
+    wait, so that made-up ids cannot tie up any number of requests.
     """
     ring, asked_at = app[KEY_RING], time.monotonic()
-    if not _KEY_ID.fullmatch(key_id) or key_id in ring.gone or ring.looking >= LOOKING_MAX:
+    if (
+        not _KEY_ID.fullmatch(key_id)
+        or key_id in ring.revoked
+        or ring.waiting >= RELOAD_WAITERS_MAX
+    ):
         return ring.keys
-    ring.looking += 1
+    ring.waiting += 1
     try:
         async with ring.loading:
             if ring.loaded_at < asked_at:
-                await asyncio.sleep(ring.loaded_at + LOOK_AGAIN_EVERY_S - asked_at)
+                await asyncio.sleep(ring.loaded_at + RELOAD_MIN_INTERVAL_S - asked_at)
                 await _load(app)
     finally:
-        ring.looking -= 1
+        ring.waiting -= 1
     return ring.keys
 
 
@@ -184,7 +188,7 @@ async def _load(app: web.Application) -> None:
     known = {row["id"]: ring.keys[row["id"]] for row in rows if row["id"] in ring.keys}
     if len(known) < len(ring.keys):
         ring.verified.clear()
-        ring.gone.extend(ring.keys.keys() - known.keys())
+        ring.revoked.extend(ring.keys.keys() - known.keys())
     ring.keys = known
     ring.schedule = [(at, key) for at, key in ring.schedule if str(key.kid) in known]
     ring.schedule = [

@@ -20,7 +20,7 @@ from service.auth.signing_keys import (
     ALGORITHM,
     KEY_RING,
     LEEWAY_S,
-    look_again,
+    reload_for_unknown_key,
     signing_key,
     verifying_keys,
 )
@@ -165,7 +165,7 @@ async def _verify(app: web.Application, token: str) -> tuple[float, Bearer]:
             # A token with invalid claims is refused without waiting for its key.
             unverified = jws.extract_compact(token.encode())
             accept(unverified.headers(), orjson.loads(unverified.payload))
-            decoded = _decode(token, await look_again(app, error.key_id))
+            decoded = _decode(token, await reload_for_unknown_key(app, error.key_id))
         return accept(decoded.header, decoded.claims)
     except (
         *(JoseError, _UnknownKeyError),

@@ -26,7 +26,7 @@ def command(ctx: click.Context, as_json: bool) -> None:
         found.append(finding)
         if not as_json:
             status = click.style(f"{finding.status:4}", fg=_COLOURS[finding.status])
-            fix = f" -> {finding.mend}" if finding.mend else ""
+            fix = f" -> {finding.fix}" if finding.fix else ""
             click.echo(f"{status}  {visible(f'{finding.check}: {finding.detail}.{fix}')}")
     failed = any(finding.status == "fail" for finding in found)
     if as_json:

@@ -13,7 +13,7 @@ import click
 if TYPE_CHECKING:
     from rich.live import Live
 
-PATIENCE_S = 1
+SHOW_AFTER_S = 1
 FOLDED_MIN_WIDTH = 12
 # Persian, Indic scripts and emoji need them, and they are harmless on a terminal.
 _JOINERS = "\u200c\u200d"
@@ -93,7 +93,7 @@ def json_option(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @contextlib.contextmanager
 def progress(what: str) -> Iterator[Callable[[str], None]]:
-    """Show ``what`` on stderr once the block takes longer than ``PATIENCE_S``.
+    """Show ``what`` on stderr once the block takes longer than ``SHOW_AFTER_S``.
 
     Yields a function that changes the text. Shows nothing if stderr is not a terminal.
     """
@@ -127,7 +127,7 @@ def progress(what: str) -> Iterator[Callable[[str], None]]:
     def say(text: str) -> None:
         current[0] = text
 
-    timer = threading.Timer(PATIENCE_S, show)
+    timer = threading.Timer(SHOW_AFTER_S, show)
     timer.daemon = True
     timer.start()
     try:

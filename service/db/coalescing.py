@@ -7,7 +7,7 @@ One query for many keys is far cheaper than many queries. Callers see no differe
 - Cancelling one caller does not affect the others.
 - An error reaches every caller of the batch, as the same exception.
 - A batch has at most ``BATCH_MAX`` keys, and one batch runs at a time; later reads share the next.
-- If a batch takes longer than ``PATIENCE_S``, another starts in parallel, so that a hanging
+- If a batch takes longer than ``NEXT_BATCH_AFTER_S``, another starts in parallel, so that a hanging
   connection does not block reads. At most ``BATCHES_MAX`` run, to leave most of the pool to others.
 """
 
@@ -30,7 +30,7 @@ V = TypeVar("V")
 
 BATCH_MAX = 100
 BATCHES_MAX = 2
-PATIENCE_S = 0.01
+NEXT_BATCH_AFTER_S = 0.01
 
 
 class Coalesced(Generic[K, V]):
@@ -84,11 +84,11 @@ class Coalesced(Generic[K, V]):
         if self._waiting and not self._timer_set:
             self._timer_set = True
             # An empty context, as the timer would keep a request's context alive.
-            loop.call_later(PATIENCE_S, self._on_timer, loop, context=Context())
+            loop.call_later(NEXT_BATCH_AFTER_S, self._on_timer, loop, context=Context())
 
     def _on_timer(self, loop: asyncio.AbstractEventLoop) -> None:
         self._timer_set = False
-        if self._started_at is not None and loop.time() - self._started_at >= PATIENCE_S:
+        if self._started_at is not None and loop.time() - self._started_at >= NEXT_BATCH_AFTER_S:
             self._current = None
             self._start_batch()
         self._set_timer(loop)

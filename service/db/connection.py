@@ -49,7 +49,7 @@ _FAILURES: tuple[tuple[type[Exception], Failure], ...] = (
     ),
     (
         asyncpg.InvalidAuthorizationSpecificationError,
-        Failure("not let in", "the server rejected the user or password", hopeless=True),
+        Failure("unauthorized", "the server rejected the user or password", hopeless=True),
     ),
     (
         asyncpg.InvalidCatalogNameError,
@@ -61,7 +61,7 @@ _FAILURES: tuple[tuple[type[Exception], Failure], ...] = (
     ),
     (
         asyncpg.TooManyConnectionsError,
-        Failure("full", "the server has no connections left", hopeless=False),
+        Failure("too many connections", "the server has no connections left", hopeless=False),
     ),
     (
         ssl.SSLCertVerificationError,
@@ -70,7 +70,7 @@ _FAILURES: tuple[tuple[type[Exception], Failure], ...] = (
     (ssl.SSLError, Failure("handshake", "the TLS handshake failed", hopeless=True)),
     (socket.gaierror, Failure("host name", "the host name cannot be resolved", hopeless=False)),
     (ConnectionRefusedError, Failure("refused", "connection refused", hopeless=False)),
-    (TimeoutError, Failure("silence", "no response", hopeless=False)),
+    (TimeoutError, Failure("timeout", "no response", hopeless=False)),
     (
         FileNotFoundError,
         Failure(

@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+import logging
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -24,9 +25,10 @@ from service.db.connection import (
     Waiting,
 )
 from service.db.startup import prepare, start_errors
-from service.db.transactions import log
 from service.json_codec import encode
 from service.settings import Database, Settings
+
+log = logging.getLogger(__name__)
 
 _EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)

@@ -1,6 +1,7 @@
 """Startup: wait for the database, and migrate it if ``migrate_on_start`` is set."""
 
 import asyncio
+import logging
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,9 +10,10 @@ import asyncpg
 
 from service.db import migrations
 from service.db.connection import LOST, explain
-from service.db.transactions import log
 from service.exceptions import StartError
 from service.settings import Database, Settings
+
+log = logging.getLogger(__name__)
 
 
 @contextmanager

@@ -45,10 +45,10 @@ def name_variables(environ: Mapping[str, str], database: Database) -> Variables:
 _FIXES = {
     "password": "Correct {variables.password}, or set a new one in psql with"
     " \\password {database.user}.",
-    "not let in": "Allow the connection in pg_hba.conf, and check that the role may log in.",
+    "unauthorized": "Allow the connection in pg_hba.conf, and check that the role may log in.",
     "no database": "Create it: createdb --owner {database.user} {database.name}; or correct the"
     " name in {variables.name}.",
-    "full": "Raise max_connections, or reduce the connection pools of its clients.",
+    "too many connections": "Raise max_connections, or reduce the connection pools of its clients.",
     "starting": "Wait, or check PostgreSQL's log.",
     "target": "List the primary's host too, or correct {variables.target}.",
     "options": "Correct {variables.sslmode}, {variables.sslrootcert} and the other options.",
@@ -58,7 +58,7 @@ _FIXES = {
     "handshake": "Check the server's TLS versions and certificate.",
     "host name": "Correct the host in {variables.host}.",
     "refused": "Start PostgreSQL there, check its listen_addresses, or correct {variables.host}.",
-    "silence": "Allow the connection in the firewall, or correct {variables.host}.",
+    "timeout": "Allow the connection in the firewall, or correct {variables.host}.",
     "no TLS": "Turn TLS on there (ssl = on, and a certificate). On a trusted network, set"
     " {variables.sslmode} to disable instead.",
     "other": "Check PostgreSQL's log.",
@@ -67,7 +67,7 @@ _FIXES = {
 
 def unreachable(error: Exception, database: Database, variables: Variables) -> Finding:
     cause, reason, _ = explain(error)
-    if cause == "not let in" and isinstance(error, asyncpg.PostgresError):
+    if cause == "unauthorized" and isinstance(error, asyncpg.PostgresError):
         reason = error.message or reason
     where = f"{database.address}, database {database.name}, user {database.user}"
     fix = _FIXES[cause].format(variables=variables, database=database)

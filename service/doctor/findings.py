@@ -9,12 +9,12 @@ T = TypeVar("T")
 
 
 class Finding(NamedTuple):
-    """The result of one check; ``mend`` says how to fix it, and is empty if it is ok."""
+    """The result of one check; ``fix`` says how to fix it, and is empty if it is ok."""
 
     check: str
     status: Literal["ok", "warn", "fail"]
     detail: str
-    mend: str = ""
+    fix: str = ""
 
 
 def ok(check: str, detail: str) -> Finding:

@@ -102,7 +102,7 @@ def check_embedded(settings: Settings) -> tuple[list[Finding], Database | None, 
     """
     intro = "no DATABASE_URL or DB_HOST: serve uses the embedded PostgreSQL"
     try:
-        database, where = within(DEADLINE_S, embedded.look, settings.data_dir)
+        database, where = within(DEADLINE_S, embedded.inspect_data_dir, settings.data_dir)
     except StartError as error:
         return [fail("embedded", f"{intro}, but {error}", _FIX_EMBEDDED)], None, ""
     except TimeoutError:

@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 
 from service.embedded.binaries import major_version
-from service.embedded.launcher import apart, give, launcher, reachable
+from service.embedded.launcher import chown_to, isolated, launcher, reachable
 from service.exceptions import StartError
 
 USER = "shinkei"
@@ -42,7 +42,7 @@ def initialise(
         try:
             write_private(aside / "password", password.encode())
             if account:
-                give(aside, account)
+                chown_to(aside, account)
             _run_initdb(bindir, aside, account)
             if durable:
                 # Much faster than initdb's own fsync of every file.
@@ -71,7 +71,7 @@ def _run_initdb(bindir: Path, aside: Path, account: pwd.struct_passwd | None) ->
             capture_output=True,
             text=True,
             check=False,
-            **apart(fds),
+            **isolated(fds),
         )
     if result.returncode:
         lines = result.stderr.strip().splitlines() or ["initdb failed"]

@@ -41,7 +41,7 @@ def find_account() -> pwd.struct_passwd:
     raise StartError("PostgreSQL does not run as root: create a user named postgres or nobody")
 
 
-def give(cluster: Path, account: pwd.struct_passwd) -> None:
+def chown_to(cluster: Path, account: pwd.struct_passwd) -> None:
     if cluster.stat().st_uid == account.pw_uid:
         return
     for path in (cluster, *cluster.rglob("*")):
@@ -78,7 +78,7 @@ def launcher(death_signal: signal.Signals, account: pwd.struct_passwd | None) ->
     return [sys.executable, "-I", "-S", "-c", _LAUNCHER, *map(str, numbers)]
 
 
-def apart(fds: tuple[int, ...]) -> dict[str, Any]:
+def isolated(fds: tuple[int, ...]) -> dict[str, Any]:
     """Return Popen arguments for a child that shares only the descriptors ``fds`` with us."""
     return {
         "stdin": subprocess.DEVNULL,

@@ -27,7 +27,7 @@ from service.embedded.cluster import (
     initialise,
     read_or_make_secret,
 )
-from service.embedded.launcher import apart, find_account, give, launcher, reachable
+from service.embedded.launcher import chown_to, find_account, isolated, launcher, reachable
 from service.embedded.predecessor import is_server_of, read_pid_file, stop_predecessor
 from service.exceptions import StartError
 from service.settings import Database
@@ -120,7 +120,7 @@ def _keep_running(
     server.stop()
 
 
-def look(data_dir: Path) -> tuple[Database | None, str]:
+def inspect_data_dir(data_dir: Path) -> tuple[Database | None, str]:
     """Return the server running on ``data_dir``, or None and where its executables come from.
 
     Changes nothing. Raises StartError if ``running`` could not start a server.
@@ -162,7 +162,7 @@ def start(data_dir: Path, *, port: int = 0, options: Mapping[str, str] | None = 
         initialise(bindir, cluster, password, account, durable=settings.get("fsync") != "off")
     check_version(bindir, cluster)
     if account:
-        give(cluster, account)
+        chown_to(cluster, account)
     stop_predecessor(cluster, STOP_TIMEOUT_S)
     port = port or choose_port(data_dir / "postgres_port")
     log_path = data_dir / "postgres.log"
@@ -175,7 +175,7 @@ def start(data_dir: Path, *, port: int = 0, options: Mapping[str, str] | None = 
             [*launcher(signal.SIGQUIT, account), *command],
             stdout=log_file,
             stderr=log_file,
-            **apart(fds),
+            **isolated(fds),
         )
         server = Server(_database(port, password), process, log_path)
         try:

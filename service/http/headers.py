@@ -76,4 +76,4 @@ def _allow(origin: str) -> Mapping[str, str]:
     )
 
 
-RESPONSE_HEADERS: web.AppKey["ResponseHeaders"] = web.AppKey("answer_headers")
+RESPONSE_HEADERS: web.AppKey["ResponseHeaders"] = web.AppKey("response_headers")

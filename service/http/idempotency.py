@@ -22,7 +22,7 @@ from service.http.client_ip import client_ip, client_network
 from service.http.problems import (
     IDEMPOTENCY_KEY_IN_USE,
     IDEMPOTENCY_KEY_REUSED,
-    IDEMPOTENT_ANSWER_LOST,
+    IDEMPOTENT_RESPONSE_LOST,
     INVALID_IDEMPOTENCY_KEY,
     Problem,
 )
@@ -112,7 +112,7 @@ def _replay(request: web.Request, key: str, sealed: bytes) -> web.Response:
         bound_to = _bound_to(_caller(request), key)
         stored = unseal(request.app[SETTINGS].secret_key, _PURPOSE, bound_to, sealed)
     except SealError:
-        raise Problem(IDEMPOTENT_ANSWER_LOST) from None
+        raise Problem(IDEMPOTENT_RESPONSE_LOST) from None
     count(request.app, "idempotent_replays")
     return _read_response(stored)
 

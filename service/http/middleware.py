@@ -17,7 +17,7 @@ from service.telemetry.access_log import log_request
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
-def answering(app: web.Application) -> Middleware:
+def request_middleware(app: web.Application) -> Middleware:
     """Assign a request id, enforce the deadlines, turn errors into problems, and log the request.
 
     The body is read before the handler runs and has its own deadline (408). So no handler holds a

@@ -125,7 +125,7 @@ IDEMPOTENCY_KEY_REUSED = ProblemType(
     "idempotency_key_reused",
     "This Idempotency-Key was already used for a different request.",
 )
-IDEMPOTENT_ANSWER_LOST = ProblemType(
+IDEMPOTENT_RESPONSE_LOST = ProblemType(
     422,
     "idempotent_answer_lost",
     "This request already succeeded, but its response can no longer be read."

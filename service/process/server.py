@@ -74,8 +74,8 @@ def serve(
     """
 
     async def run() -> None:
-        await serve_until_told(
-            settings, listener, hear_signals(), lambda: announce(url_of(listener)), registry
+        await serve_until_signalled(
+            settings, listener, handle_signals(), lambda: announce(url_of(listener)), registry
         )
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -89,7 +89,7 @@ def stop_timeout_s(settings: Settings) -> float:
     )
 
 
-def hear_signals(*more: signal.Signals) -> "asyncio.Queue[signal.Signals]":
+def handle_signals(*more: signal.Signals) -> "asyncio.Queue[signal.Signals]":
     """Return a queue that receives SIGTERM, SIGINT and ``more`` from now on."""
     signals: asyncio.Queue[signal.Signals] = asyncio.Queue()
     for wanted in (signal.SIGTERM, signal.SIGINT, *more):
@@ -97,7 +97,7 @@ def hear_signals(*more: signal.Signals) -> "asyncio.Queue[signal.Signals]":
     return signals
 
 
-async def serve_until_told(
+async def serve_until_signalled(
     settings: Settings,
     listener: socket.socket,
     signals: "asyncio.Queue[signal.Signals]",
@@ -120,7 +120,7 @@ async def serve_until_told(
         shutdown_timeout=SHUTDOWN_TIMEOUT_S,
     )
     try:
-        if not await unless(stop_signal, runner.setup()):
+        if not await run_until(stop_signal, runner.setup()):
             return
         site = web.SockSite(runner, listener, backlog=BACKLOG)
         await site.start()
@@ -154,7 +154,7 @@ def _freeze_startup_objects() -> None:
     gc.set_threshold(10_000, 10, 10)
 
 
-async def unless(stop_signal: "asyncio.Task[Any]", work: Coroutine[Any, Any, None]) -> bool:
+async def run_until(stop_signal: "asyncio.Task[Any]", work: Coroutine[Any, Any, None]) -> bool:
     """Do the work and return True; cancel it and return False if the stop signal comes first."""
     working = asyncio.create_task(work)
     either: set[asyncio.Task[Any]] = {working, stop_signal}

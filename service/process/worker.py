@@ -18,7 +18,7 @@ import uvloop
 
 from service.exceptions import StartError
 from service.process.exporter import worker_registry
-from service.process.server import RETIRE, hear_signals, serve_until_told
+from service.process.server import RETIRE, handle_signals, serve_until_signalled
 from service.settings import Settings, SettingsError, load_settings
 from service.telemetry.logs import configure_logging
 
@@ -114,12 +114,12 @@ async def _serve(
     def started() -> None:
         _report(parent, STARTED)
 
-    signals = hear_signals(signal.SIGQUIT, RETIRE)
+    signals = handle_signals(signal.SIGQUIT, RETIRE)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, HEARD)
     beating = asyncio.create_task(_beat(parent, signals))
     registry = worker_registry(settings, slot)
     try:
-        await serve_until_told(settings, listener, signals, started, registry)
+        await serve_until_signalled(settings, listener, signals, started, registry)
     finally:
         beating.cancel()
         # No signal may interrupt the exit.

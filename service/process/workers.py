@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from service.exceptions import StartError
 from service.process.exporter import Exporter
-from service.process.server import RETIRE, hear_signals, stop_timeout_s, url_of
+from service.process.server import RETIRE, handle_signals, stop_timeout_s, url_of
 from service.process.worker import Worker, start_worker
 from service.settings import Settings
 
@@ -47,11 +47,11 @@ class Supervisor:
 
         Raises StartError if one of the first workers does not start.
         """
-        self.signals = hear_signals(signal.SIGQUIT, signal.SIGHUP)
+        self.signals = handle_signals(signal.SIGQUIT, signal.SIGHUP)
         async with asyncio.TaskGroup() as self.tasks:
             while self.workers or not self.stopping:
                 if not self.stopping:
-                    self.tend()
+                    self.check_workers()
                 received = await self.signals.get()
                 if received is signal.SIGHUP:
                     self.reload_asked = True
@@ -69,7 +69,7 @@ class Supervisor:
             timeout_s = stop_timeout_s(self.settings)
             asyncio.get_running_loop().call_later(timeout_s, self.stop, signal.SIGKILL)
 
-    def tend(self) -> None:
+    def check_workers(self) -> None:
         """Start missing workers. Once all have started, retire the old ones."""
         if self.reload_asked and self.announced and not any(one.old for one in self.workers):
             self.reload_asked = False
@@ -99,11 +99,11 @@ class Supervisor:
                 loop.call_later(START_AGAIN_S, self.signals.put_nowait, NEWS)
                 return
             self.workers.append(worker)
-            self.tasks.create_task(self.attend(worker))
+            self.tasks.create_task(self.watch(worker))
             if self.exporter:
                 self.exporter.processes[str(slot)] = worker.process.pid
 
-    async def attend(self, worker: Worker) -> None:
+    async def watch(self, worker: Worker) -> None:
         """Read a worker's reports until it ends, and log how it ended."""
         reader, writer = await asyncio.open_unix_connection(sock=worker.reports)
         # Counted, not measured, so that suspending the whole machine kills no worker.

@@ -30,7 +30,7 @@ INVALID_LINK = ProblemType(
 _EXAMPLE_TOKEN = "Hk3vX0m2yQ8rT5wL9bN1cJ7pF4sD6gA0zE3uI8oK2hM"  # noqa: S105
 _describe_link_request = describe(
     {202: Success("Accepted. The response is the same whether or not an email is sent.")},
-    body=schemas.ADDRESS,
+    body=schemas.EMAIL_ONLY,
     example={"email": examples.EMAIL},
     problems=(throttle.TOO_MANY_REQUESTS,),
     idempotent=True,
@@ -62,7 +62,7 @@ async def _send_link_if_known(
     action: throttle.Action,
     start: Callable[[Connection, web.Request, asyncpg.Record], Awaitable[None]],
 ) -> web.Response:
-    body = await read_body(request, schemas.ADDRESS)
+    body = await read_body(request, schemas.EMAIL_ONLY)
     await throttle.check(request, action, fold_email(body["email"]))
     async with uniform_time():
         return await write_once(request, _start_if_known, request, body["email"], start)

@@ -7,7 +7,7 @@ from service.http.fields import EmailAddress, NewPassword, Text
 TOKEN_MAX_LENGTH = 512
 
 
-class AddressSchema(Schema):
+class EmailSchema(Schema):
     """``POST /auth/password/forgot``, ``POST /auth/email/verify/resend``."""
 
     email = EmailAddress(required=True)
@@ -26,6 +26,6 @@ class VerifySchema(Schema):
     token = Text(1, TOKEN_MAX_LENGTH, required=True)
 
 
-ADDRESS = AddressSchema()
+EMAIL_ONLY = EmailSchema()
 RESET = ResetSchema()
 VERIFY = VerifySchema()

@@ -1,11 +1,12 @@
 """Sign-in with a password."""
 
+import logging
+
 import asyncpg
 from aiohttp import web
 
 from service.accounts import queries as accounts
 from service.audit.events import record
-from service.auth.handlers import log
 from service.auth.passwords import TOO_MANY_SIGN_INS, rehash_password, verify_password
 from service.auth.schemas import TOKENS, TOKENS_EXAMPLE
 from service.auth.signing_keys import signing_key
@@ -22,6 +23,8 @@ from service.sessions.start import open_session
 from service.telemetry.metrics import count
 from service.throttle import limits as throttle
 from service.throttle.limits import TOO_MANY_REQUESTS
+
+log = logging.getLogger(__name__)
 
 INVALID_CREDENTIALS = ProblemType(401, "invalid_credentials", "Wrong email or password.", CHALLENGE)
 

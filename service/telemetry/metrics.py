@@ -154,7 +154,7 @@ def create(registry: "CollectorRegistry") -> Metrics:
 
 
 def measure_requests(metrics: Metrics) -> Middleware:
-    """Create the outermost middleware; ``answering`` turns every error into a response before it.
+    """Create the outermost middleware; those inside it turn every error into a response.
 
     To keep clients from creating series, requests without a route are "unmatched", CORS preflights
     "preflight", and unknown methods "other".

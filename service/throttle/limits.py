@@ -32,7 +32,7 @@ from service.settings import Rate, Settings
 from service.telemetry import metrics
 from service.throttle.known_networks import forget_networks, is_known_network, network_of
 
-FORGOTTEN_AT_ONCE = 50_000
+DELETE_BATCH = 50_000
 
 TOO_MANY_REQUESTS = ProblemType(429, "too_many_requests", "Too many attempts. Try again later.")
 
@@ -68,11 +68,11 @@ VERIFICATION = Action(
 
 
 class Limit(NamedTuple):
-    """A rate and its subject; ``whose`` is an account, a network, or both."""
+    """A rate, and whom it limits: an account, a network, or both."""
 
     name: str
     rate: Rate
-    whose: str
+    subject: str
 
 
 class Count(NamedTuple):
@@ -132,7 +132,7 @@ async def _count(
     key = derive_key(request.app[SETTINGS].secret_key, "throttles")
     counts = []
     for limit in await _limits(conn, request, action, account):
-        hashed = hmac.digest(key, f"{limit.name}\0{limit.whose}".encode(), "sha256")
+        hashed = hmac.digest(key, f"{limit.name}\0{limit.subject}".encode(), "sha256")
         counts.append(await _take(conn, limit, hashed))
         if not counts[-1].allowed:
             break
@@ -223,7 +223,7 @@ async def _refund_count(conn: Connection, count: Count) -> timedelta:
 
 
 async def forget_throttles(app: web.Application, conn: Connection) -> None:
-    """Delete limits whose full quota is available again, which is what a missing row means."""
+    """Delete limits subject full quota is available again, which is what a missing row means."""
     await conn.execute(
         """
         delete from throttles where key in (
@@ -231,7 +231,7 @@ async def forget_throttles(app: web.Application, conn: Connection) -> None:
             limit $1 for update skip locked
         )
         """,
-        FORGOTTEN_AT_ONCE,
+        DELETE_BATCH,
     )
 
 

@@ -45,7 +45,7 @@ async def rotate(client: Client, settings: Settings, *, now: bool = False) -> st
 def fast_reload(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make applications reload their keys many times a second."""
     monkeypatch.setattr(signing_keys, "RELOAD_EVERY_S", 0.02)
-    monkeypatch.setattr(signing_keys, "LOOK_AGAIN_EVERY_S", 0.02)
+    monkeypatch.setattr(signing_keys, "RELOAD_MIN_INTERVAL_S", 0.02)
 
 
 @pytest.mark.usefixtures("fast_reload")
@@ -155,7 +155,7 @@ async def test_application_loads_an_unknown_key_on_demand(
 def reload_on_demand(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make applications reload their keys only for a token with an unknown key."""
     monkeypatch.setattr(signing_keys, "RELOAD_EVERY_S", DEADLINE_S)
-    monkeypatch.setattr(signing_keys, "LOOK_AGAIN_EVERY_S", 0.3)
+    monkeypatch.setattr(signing_keys, "RELOAD_MIN_INTERVAL_S", 0.3)
 
 
 def record_key_reads(client: Client) -> list[float]:
@@ -184,11 +184,12 @@ async def test_tokens_with_unknown_keys_share_one_lookup(client: Client) -> None
     assert client.app is not None
     ring, reads = client.app[KEY_RING], record_key_reads(client)
     tokens = [
-        with_key_id(account, secrets.token_urlsafe(32)) for _ in range(signing_keys.LOOKING_MAX)
+        with_key_id(account, secrets.token_urlsafe(32))
+        for _ in range(signing_keys.RELOAD_WAITERS_MAX)
     ]
     async with ring.loading:
         requests = [asyncio.create_task(ask(client, token)) for token in tokens]
-        await eventually(lambda: ring.looking == len(tokens))
+        await eventually(lambda: ring.waiting == len(tokens))
     assert set(await asyncio.gather(*requests)) == {401}
     assert len(reads) == 1
 
@@ -201,7 +202,7 @@ async def test_lookups_for_unknown_keys_are_spaced_out(client: Client) -> None:
         assert await ask(client, with_key_id(account, secrets.token_urlsafe(32))) == 401
     first, second, third = reads
     # These are the times when reads ended, and one may have taken longer than another.
-    assert third - first > signing_keys.LOOK_AGAIN_EVERY_S
+    assert third - first > signing_keys.RELOAD_MIN_INTERVAL_S
     assert first < second < third
 
 
@@ -256,17 +257,18 @@ async def test_number_of_waiting_lookups_is_bounded(client: Client) -> None:
     ring = client.app[KEY_RING]
 
     async def limit_is_reached() -> bool:
-        return ring.looking == signing_keys.LOOKING_MAX
+        return ring.waiting == signing_keys.RELOAD_WAITERS_MAX
 
     async with ring.loading:
         waiting = [
-            asyncio.create_task(ask(client, unknown)) for _ in range(signing_keys.LOOKING_MAX)
+            asyncio.create_task(ask(client, unknown))
+            for _ in range(signing_keys.RELOAD_WAITERS_MAX)
         ]
         await eventually(limit_is_reached)
         assert await ask(client, unknown) == 401
         assert not any(task.done() for task in waiting)
     assert set(await asyncio.gather(*waiting)) == {401}
-    assert ring.looking == 0
+    assert ring.waiting == 0
 
 
 async def test_concurrent_rotations_create_one_key(

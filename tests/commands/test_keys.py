@@ -17,7 +17,7 @@ async def test_keys_are_listed_rotated_and_revoked_while_serving(
     start_app: StartApp, database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(signing_keys, "RELOAD_EVERY_S", 0.02)
-    monkeypatch.setattr(signing_keys, "LOOK_AGAIN_EVERY_S", 0.02)
+    monkeypatch.setattr(signing_keys, "RELOAD_MIN_INTERVAL_S", 0.02)
     client = await start_app()
     account = await register(client)
     (old,) = await published(client)

@@ -155,11 +155,11 @@ def test_completion_supports_zsh_and_fish_but_not_csh(tmp_path: Path) -> None:
 
 
 def test_long_waits_are_reported_at_a_terminal(tmp_path: Path) -> None:
-    """Progress is shown after ``PATIENCE_S``, and only on stderr."""
+    """Progress is shown after ``SHOW_AFTER_S``, and only on stderr."""
     script = """
 import sys
 from service.commands import output
-output.PATIENCE_S = 0.05
+output.SHOW_AFTER_S = 0.05
 with output.progress("waiting for [the] moon") as say:
     sys.stdin.readline()
     say("waiting for the sun")

@@ -54,7 +54,7 @@ async def test_read_never_starts_before_its_request(
 ) -> None:
     """Reads requested during a query wait for the next one, even for the same key."""
     assert client.app is not None
-    monkeypatch.setattr(coalescing, "PATIENCE_S", DEADLINE_S)
+    monkeypatch.setattr(coalescing, "NEXT_BATCH_AFTER_S", DEADLINE_S)
     gate = Gate()
     coalesced = Coalesced(client.app, gate.find)
     first = asyncio.create_task(coalesced.find(1))
@@ -71,7 +71,7 @@ async def test_read_never_starts_before_its_request(
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make every query count as hanging as soon as it runs."""
-    monkeypatch.setattr(coalescing, "PATIENCE_S", 0)
+    monkeypatch.setattr(coalescing, "NEXT_BATCH_AFTER_S", 0)
 
 
 @pytest.mark.usefixtures("impatient")

@@ -109,7 +109,7 @@ def test_unreachable_database_is_explained(
     assert (fault.check, fault.status) == ("database", "fail")
     assert detail in fault.detail
     assert f"{host}:{port}, database {broken.name}, user {broken.user}" in fault.detail
-    assert fix in fault.mend
+    assert fix in fault.fix
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def test_refused_connection_is_explained(sqlstate: str, detail: str, fix: str) -
         url = f"postgresql://u:hush@127.0.0.1:{port}/n"
         (fault,) = faults(diagnose({"DATABASE_URL": url, "SECRET_KEY": SECRET_KEY}))
     assert detail in fault.detail
-    assert fault.mend.startswith(fix)
+    assert fault.fix.startswith(fix)
 
 
 def test_untrusted_server_certificate_is_reported(tmp_path: Path) -> None:
@@ -137,7 +137,7 @@ def test_untrusted_server_certificate_is_reported(tmp_path: Path) -> None:
         url = f"postgresql://u:hush@127.0.0.1:{port}/n?{options}"
         (fault,) = faults(diagnose({"DATABASE_URL": url, "SECRET_KEY": SECRET_KEY}))
     assert "the server's TLS certificate is not trusted" in fault.detail
-    assert "sslrootcert in DATABASE_URL" in fault.mend
+    assert "sslrootcert in DATABASE_URL" in fault.fix
 
 
 def test_failed_tls_handshake_is_reported() -> None:
@@ -145,7 +145,7 @@ def test_failed_tls_handshake_is_reported() -> None:
         url = f"postgresql://u:hush@127.0.0.1:{port}/n?sslmode=require"
         (fault,) = faults(diagnose({"DATABASE_URL": url, "SECRET_KEY": SECRET_KEY}))
     assert "the TLS handshake failed" in fault.detail
-    assert fault.mend == "Check the server's TLS versions and certificate."
+    assert fault.fix == "Check the server's TLS versions and certificate."
 
 
 def test_encoding_that_cannot_hold_all_names_is_reported(maintenance: Database) -> None:
@@ -167,17 +167,17 @@ def test_silent_server_is_reported(database: Database, monkeypatch: pytest.Monke
         url = f"postgresql://u:hush@127.0.0.1:{port}/n"
         (fault,) = faults(diagnose({"DATABASE_URL": url, "SECRET_KEY": SECRET_KEY}))
     assert "no response" in fault.detail
-    assert "firewall" in fault.mend
+    assert "firewall" in fault.fix
 
 
 def test_pending_migrations_are_reported_and_not_applied(empty_database: Database) -> None:
     external = url_of(empty_database)
     count = len(migrations.known_migrations())
     (fault,) = faults(diagnose(external))
-    assert (fault.status, fault.mend) == ("fail", "Run shinkei migrate.")
+    assert (fault.status, fault.fix) == ("fail", "Run shinkei migrate.")
     assert fault.detail.startswith(f"{count} of {count} pending: 0001.create-users to 00")
     (fault,) = faults(diagnose({**external, "MIGRATE_ON_START": "true"}))
-    assert (fault.status, fault.mend) == ("warn", "serve applies them, as MIGRATE_ON_START is set.")
+    assert (fault.status, fault.fix) == ("warn", "serve applies them, as MIGRATE_ON_START is set.")
     with connect(empty_database) as conn:
         assert conn.execute(
             "select count(*) from pg_tables where schemaname = 'public'"
@@ -201,15 +201,15 @@ async def test_secret_key_of_another_database_is_reported(
     (fault,) = faults(await asyncio.to_thread(diagnose, environ))
     assert (fault.check, fault.status) == ("keys", "fail")
     assert "SECRET_KEY is not the one" in fault.detail
-    assert "shinkei keys rotate --revoke" in fault.mend
+    assert "shinkei keys rotate --revoke" in fault.fix
 
 
 def test_pool_larger_than_the_server_is_reported(database: Database) -> None:
     (fault,) = faults(diagnose({**url_of(database), "DB_POOL_SIZE": "1000"}))
     assert (fault.check, fault.status) == ("pool", "fail")
     assert "a process keeps 1001 connections" in fault.detail
-    assert fault.mend.startswith("Set DB_POOL_SIZE to ")
-    assert "max_connections" in fault.mend
+    assert fault.fix.startswith("Set DB_POOL_SIZE to ")
+    assert "max_connections" in fault.fix
     findings = diagnose({**url_of(database), "DB_POOL_SIZE": "1000", "DB_PGBOUNCER": "true"})
     assert statuses(findings)["pool"] == "ok"
 
@@ -239,9 +239,9 @@ def test_missing_privileges_of_a_role_are_reported(database: Database) -> None:
     assert set(found) == {("privileges", "fail"), ("privileges", "warn"), ("pool", "fail")}
     privileges = found["privileges", "fail"]
     assert "may not read and write action_tokens, audit_events" in privileges.detail
-    assert privileges.mend.endswith(f"on all tables in schema public to {role}")
+    assert privileges.fix.endswith(f"on all tables in schema public to {role}")
     assert "the role's CONNECTION LIMIT leaves 3" in found["pool", "fail"].detail
-    assert found["pool", "fail"].mend.startswith("Set DB_POOL_SIZE to 2 or less")
+    assert found["pool", "fail"].fix.startswith("Set DB_POOL_SIZE to 2 or less")
 
 
 def test_role_that_cannot_migrate_is_reported(empty_database: Database) -> None:
@@ -254,7 +254,7 @@ def test_role_that_cannot_migrate_is_reported(empty_database: Database) -> None:
     finally:
         with connect(empty_database) as conn:
             conn.execute(f"drop role {role}")
-    assert [fault.mend.removesuffix(role) for fault in found] == [
+    assert [fault.fix.removesuffix(role) for fault in found] == [
         "Run shinkei migrate.",
         "In psql: grant create on schema public to ",
         f"In psql, as an administrator: grant create on database {empty_database.name} to ",
@@ -294,7 +294,7 @@ def test_embedded_server_that_cannot_start_is_reported(
     else:
         environ["DATA_DIR"] = "/proc/nowhere"
         monkeypatch.setattr(os, "access", lambda *_: False)
-        monkeypatch.setattr(embedded, "look", lambda _: (None, ""))
+        monkeypatch.setattr(embedded, "inspect_data_dir", lambda _: (None, ""))
         expected = "this user cannot write to /proc"
     (fault,) = faults(diagnose(environ))
     assert fault.status == "fail"
@@ -321,7 +321,7 @@ def test_wrong_or_doubtful_settings_are_reported(
     findings = diagnose({"DATA_DIR": str(tmp_path), **environ})
     fault = next(found for found in faults(findings, check) if found.check == check)
     assert detail in fault.detail
-    assert fault.mend
+    assert fault.fix
 
 
 def test_hash_that_takes_too_long_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -331,7 +331,7 @@ def test_hash_that_takes_too_long_is_reported(monkeypatch: pytest.MonkeyPatch) -
     (fault,) = machine.check_passwords(settings)
     assert (fault.check, fault.status) == ("passwords", "fail")
     assert "takes longer than 0.01 s" in fault.detail
-    assert "calibrate-passwords" in fault.mend
+    assert "calibrate-passwords" in fault.fix
 
 
 def test_low_limit_of_open_files_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -351,7 +351,7 @@ def test_readable_secrets_and_a_full_disk_are_reported(
         monkeypatch.setattr(shutil, "disk_usage", lambda _, n=free_bytes: usage._replace(free=n))
         room, secret = faults(diagnose({"DATA_DIR": str(tmp_path)}))
         assert (room.check, room.status) == ("data", status)
-        assert secret.mend == f"chmod 600 {tmp_path / 'secret_key'}"
+        assert secret.fix == f"chmod 600 {tmp_path / 'secret_key'}"
 
 
 def test_tls_check_rates_each_sslmode() -> None:
@@ -365,7 +365,7 @@ def test_tls_check_rates_each_sslmode() -> None:
         finding = connecting.judge_tls(tls, mode, variables)
         assert finding.status == status
         assert phrase in finding.detail
-        assert status == "ok" or "DB_SSLMODE to verify-full" in finding.mend
+        assert status == "ok" or "DB_SSLMODE to verify-full" in finding.fix
 
 
 def test_collation_changed_by_a_system_upgrade_is_reported() -> None:
@@ -376,7 +376,7 @@ def test_collation_changed_by_a_system_upgrade_is_reported() -> None:
         "en_US.utf8 was version 2.28 when the database was created and is 2.41 now"
         in changed.detail
     )
-    assert 'alter database "shin-kei" refresh collation version' in changed.mend
+    assert 'alter database "shin-kei" refresh collation version' in changed.fix
 
 
 def test_clock_difference_is_reported() -> None:
@@ -409,4 +409,4 @@ def test_report_is_printed_as_lines_or_json(
     document = json.loads(result.stdout)
     assert result.exit_code == 0
     assert document["status"] == "warn", "the hash is too cheap"
-    assert set(document["findings"][0]) == {"check", "status", "detail", "mend"}
+    assert set(document["findings"][0]) == {"check", "status", "detail", "fix"}

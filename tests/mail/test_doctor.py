@@ -67,14 +67,14 @@ async def test_tls_and_sign_in_are_checked(listen: Listen, tls_context: ssl.SSLC
             "fail",
             True,
         )
-        assert "MAIL_URL" in finding.mend
+        assert "MAIL_URL" in finding.fix
         plain = dataclasses.replace(signed_in, security="none")
         (finding,) = await look(plain)
         assert "does not accept sign-in over this connection" in finding.detail
-        assert "smtp+starttls://" in finding.mend
+        assert "smtp+starttls://" in finding.fix
         (finding,) = await look(dataclasses.replace(server, security="tls"))
         assert "does not speak TLS from the first byte" in finding.detail
-        assert "smtp+starttls://" in finding.mend
+        assert "smtp+starttls://" in finding.fix
 
 
 async def test_server_without_starttls_fails(listen: Listen) -> None:
@@ -82,7 +82,7 @@ async def test_server_without_starttls_fails(listen: Listen) -> None:
         (finding,) = await look(server)
     assert (finding.check, finding.status) == ("mail", "fail")
     assert "does not offer STARTTLS, which MAIL_URL requires" in finding.detail
-    assert "Turn STARTTLS on there" in finding.mend
+    assert "Turn STARTTLS on there" in finding.fix
 
 
 async def test_untrusted_certificate_fails(
@@ -93,30 +93,30 @@ async def test_untrusted_certificate_fails(
         async with listen(Mailbox(), security=security, tls_context=tls_context) as server:
             (finding,) = await look(server)
         assert "has an untrusted certificate" in finding.detail
-        assert "SSL_CERT_FILE" in finding.mend
+        assert "SSL_CERT_FILE" in finding.fix
 
 
 @pytest.mark.parametrize(
-    ("lines", "detail", "mend"),
+    ("lines", "detail", "fix"),
     [
         ([b"554 go away"], "responds with 554 and accepts no mail from here", "Check its log"),
         ([b"220 hello", b"250 hello", b"550 not you"], "rejects MAIL_FROM", "Set MAIL_FROM to"),
         ([b"220 hello"], "closes the connection", "Correct host and port"),
     ],
 )
-async def test_server_that_refuses_mail_fails(lines: list[bytes], detail: str, mend: str) -> None:
+async def test_server_that_refuses_mail_fails(lines: list[bytes], detail: str, fix: str) -> None:
     async with saying(*lines) as server:
         (finding,) = await look(server)
     assert (finding.check, finding.status) == ("mail", "fail")
     assert detail in finding.detail
-    assert mend in finding.mend
+    assert fix in finding.fix
 
 
 async def test_unreachable_server_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     (finding,) = await look(MailServer("127.0.0.1", 1, "none"))
     assert finding.detail == "the mail server at 127.0.0.1:1 refuses the connection"
     (finding,) = await look(MailServer("nowhere.invalid", 25, "none"))
-    assert finding.mend == "Correct the host in MAIL_URL."
+    assert finding.fix == "Correct the host in MAIL_URL."
     monkeypatch.setattr("service.doctor.mail.DEADLINE_S", 0.1)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         (finding,) = await look(MailServer("127.0.0.1", silent.getsockname()[1], "none"))
@@ -128,12 +128,12 @@ async def test_other_mail_problems_are_reported(
 ) -> None:
     async with listen(Mailbox()) as server:
         sender, _ = await look(server, mail_from="no-reply@localhost")
-        assert sender.mend == "Set MAIL_FROM to an email address in your domain."
+        assert sender.fix == "Set MAIL_FROM to an email address in your domain."
     elsewhere = MailServer("nowhere.invalid", 25, "none", USER, PASSWORD)
     open_, _ = await look(elsewhere)
     assert open_.detail == "the password in MAIL_URL is sent over the network in the clear"
     (unsent,) = await look(None, database=settings.database)
-    assert (unsent.status, unsent.mend) == ("warn", "Set MAIL_URL to your mail server.")
+    assert (unsent.status, unsent.fix) == ("warn", "Set MAIL_URL to your mail server.")
     (tmp_path / "en").mkdir()
     (tmp_path / "en" / "verify_email.txt").write_text("$nonsense")
     template, _ = await look(None, mail_templates_dir=tmp_path)

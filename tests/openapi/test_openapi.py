@@ -17,7 +17,7 @@ from service.routes import ROUTES
 from service.settings import Settings
 from tests.support.clients import Client
 from tests.support.described import (
-    Answer,
+    Response,
     compile_schema,
     document_of_defaults,
     find_faults,
@@ -159,7 +159,7 @@ async def test_undescribed_response_fails_the_check(client: Client) -> None:
     account = await register(client)
     path = "/api/v1/users/me"
     response = await client.get(path, headers=account.headers)
-    good = Answer("GET", path, 200, response.headers, await response.read())
+    good = Response("GET", path, 200, response.headers, await response.read())
     assert find_faults(good) == []
     body = json.loads(good.body)
     for wrong in (
@@ -176,7 +176,7 @@ async def test_undescribed_response_fails_the_check(client: Client) -> None:
     ):
         assert find_faults(wrong), wrong
     refused = await client.get(path)
-    problem = Answer("GET", path, 401, refused.headers, await refused.read())
+    problem = Response("GET", path, 401, refused.headers, await refused.read())
     assert find_faults(problem) == []
     other = problem.body.replace(b"not_signed_in", b"too_many_requests")
     assert find_faults(problem._replace(body=other))
@@ -197,7 +197,7 @@ async def test_accepted_request_that_the_document_forbids_fails_the_check(
     compile_schema.cache_clear()
 
 
-def without(response: Answer, name: str) -> CIMultiDict[str]:
+def without(response: Response, name: str) -> CIMultiDict[str]:
     headers = CIMultiDict(response.headers)
     del headers[name]
     return headers

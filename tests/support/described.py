@@ -17,7 +17,7 @@ from service.settings import Settings
 _UUID = "[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"
 
 
-class Answer(NamedTuple):
+class Response(NamedTuple):
     """A received response; ``path`` excludes the query, ``headers`` ignores case."""
 
     method: str
@@ -30,7 +30,7 @@ class Answer(NamedTuple):
 async def check_answers(request: ClientRequest, handler: ClientHandlerType) -> ClientResponse:
     """Client middleware. Raises AssertionError if the document does not describe the response."""
     response = await handler(request)
-    received = Answer(
+    received = Response(
         request.method,
         unquote(request.url.raw_path),
         response.status,
@@ -86,7 +86,7 @@ def _read(schema: Mapping[str, Any], text: str) -> object:
     return int(text) if schema.get("type") == "integer" and text.isdecimal() else text
 
 
-def find_faults(response: Answer) -> list[str]:
+def find_faults(response: Response) -> list[str]:
     """List where a response violates the document; empty if it conforms.
 
     Unknown paths and methods and CORS preflights are exempt, since they are not operations. So is a
@@ -122,7 +122,7 @@ def _find_header_faults(given: Mapping[str, str], described: dict[str, Any]) -> 
             yield f"{name} is not listed"
 
 
-def _find_body_faults(response: Answer, content: dict[str, Any] | None) -> list[str]:
+def _find_body_faults(response: Response, content: dict[str, Any] | None) -> list[str]:
     if content is None:
         return ["a body where none is listed"] if response.body else []
     content_type = response.headers.get("Content-Type", "").partition(";")[0]

@@ -60,7 +60,7 @@ class Served(NamedTuple):
         return self.process.wait(DEADLINE_S)
 
 
-def tied(*command: str) -> list[str]:
+def dies_with_parent(*command: str) -> list[str]:
     """Wrap the command so that the kernel kills it when this process dies."""
     return [sys.executable, "-I", "-S", "-c", _TIED, str(os.getpid()), *command]
 
@@ -103,7 +103,7 @@ def started(
     The command has its own session without a terminal. Invalid UTF-8 becomes lone surrogates.
     """
     process = subprocess.Popen(
-        tied(*command),
+        dies_with_parent(*command),
         cwd=cwd,
         env=environment() if env is None else env,
         stdin=stdin,
