@@ -223,7 +223,7 @@ async def _refund_count(conn: Connection, count: Count) -> timedelta:
 
 
 async def forget_throttles(app: web.Application, conn: Connection) -> None:
-    """Delete limits subject full quota is available again, which is what a missing row means."""
+    """Delete limits whose full quota is available again, which is what a missing row means."""
     await conn.execute(
         """
         delete from throttles where key in (
