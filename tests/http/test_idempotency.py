@@ -1,6 +1,7 @@
 """Idempotency-Key: a repeated request runs once and gets the same response."""
 
 import asyncio
+from ipaddress import ip_network
 from typing import Any
 
 import pytest
@@ -59,6 +60,17 @@ async def test_callers_can_use_the_same_key_independently(client: Client) -> Non
             "/api/v1/users/me/email",
             json={"email": f"new{number}@example.com", "password": PASSWORD},
             headers={**account.headers, **KEY},
+        )
+        assert response.status == 202
+
+
+async def test_networks_can_use_the_same_key_independently(start_app: StartApp) -> None:
+    client = await start_app(trusted_proxies=(ip_network("127.0.0.0/8"),))
+    for number in range(2):
+        response = await client.post(
+            "/api/v1/auth/password/forgot",
+            json={"email": f"ada{number}@example.com"},
+            headers={**KEY, "X-Forwarded-For": f"192.0.2.{number}"},
         )
         assert response.status == 202
 

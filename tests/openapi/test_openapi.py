@@ -134,6 +134,27 @@ def test_every_component_is_referenced() -> None:
             assert f'"#/components/{kind}/{name}"' in text, name
 
 
+def test_routes_that_accept_an_idempotency_key_say_so() -> None:
+    described = {
+        operation["operationId"]
+        for _, operation in operations()
+        if any(parameter.get("name") == "Idempotency-Key" for parameter in operation["parameters"])
+    }
+    assert described == {
+        "admin_create_user",
+        "admin_reinstate_user",
+        "admin_reset_password",
+        "admin_suspend_user",
+        "recovery_forgot_password",
+        "recovery_resend_verification",
+        "recovery_reset_password",
+        "recovery_verify_email",
+        "users_change_email",
+        "users_change_password",
+        "users_register",
+    }
+
+
 def test_minimum_password_length_follows_the_setting() -> None:
     schemas = document(ROUTES, Settings(password_min_length=20))["components"]["schemas"]
     assert schemas["Register"]["properties"]["password"]["minLength"] == 20

@@ -389,3 +389,11 @@ async def test_stale_rows_are_deleted(start_app: StartApp, conn: Any) -> None:
 
     await eventually(one_of_each)
     assert await left() == ([b"new"], [ip_network("198.51.100.1/32")])
+
+
+async def test_headers_say_when_the_next_attempt_is_regained(start_app: StartApp) -> None:
+    client = await start_app(throttle_registration_per_ip=FEW)
+    response = await sign_up(client, "ada@example.com")
+    remaining, wait_s = re.findall(r"=(\d+)", response.headers["RateLimit"])
+    assert int(remaining) == 2
+    assert 0 < int(wait_s) <= 1200
