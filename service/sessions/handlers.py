@@ -18,8 +18,9 @@ from service.http.requests import json_response, read_body
 from service.sessions import queries, schemas
 from service.sessions.tokens import hash_refresh_token, next_refresh_token
 
-# How long a client whose response was lost may send a used token again.
-RETRY_GRACE_S = 10
+# How long a client whose response was lost may send a used token again. This covers short outages;
+# it ends early once the successor is used.
+RETRY_GRACE_S = 5 * 60
 
 INVALID_REFRESH_TOKEN = ProblemType(
     401,
@@ -57,7 +58,8 @@ async def _rotate(conn: Connection, request: web.Request, token: str) -> Refresh
 
     A replay ends the session (RFC 9700 §4.14.2). That must commit, so nothing is raised here.
     Concurrent refreshes of a session queue on its row. The first creates the successor, and the
-    next receives the same one, as it falls within the grace period.
+    next receives the same one, as it falls within the grace period. Once the successor is used, the
+    client must have received it, so another use of its predecessor shows a thief.
     """
     settings = request.app[SETTINGS]
     token_hash = hash_refresh_token(token)
