@@ -18,7 +18,7 @@ PROFILE = """
 # The columns that administrators see, and the folded email that lists are ordered by.
 ACCOUNT = f"""
     {PROFILE}, users.status, users.suspended_until, users.suspension_reason, users.purge_at,
-    users.email_folded
+    users.email_folded, coalesce(users.suspended_until <= now(), false) as suspension_over
 """
 
 
@@ -150,7 +150,10 @@ async def schedule_deletion(
 ) -> asyncpg.Record:
     return await _update(
         conn,
-        "status = 'deleting', purge_at = now() + make_interval(days => $2)",
+        """
+        status = 'deleting', purge_at = now() + make_interval(days => $2),
+        suspension_reason = null, suspended_until = null
+        """,
         user_id,
         grace_days,
     )

@@ -177,7 +177,7 @@ async def delete_user(request: web.Request) -> web.Response:
 async def _delete(conn: Connection, request: web.Request) -> asyncpg.Record:
     await keep_an_administrator(conn, _user_id(request))
     user = await lock_account(conn, _user_id(request), request)
-    if user["status"] == "suspended":
+    if user["status"] == "suspended" and not user["suspension_over"]:
         # Deletion would replace the suspension, and the owner could cancel it by signing in.
         raise Problem(ACCOUNT_SUSPENDED)
     if user["status"] == "deleting":
