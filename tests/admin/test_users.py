@@ -592,7 +592,10 @@ async def test_suspension_during_sign_in_leaves_no_session(start_app: StartApp, 
             *(sign_in(client, account) for _ in range(4)),
             client.post(url_of(account, "/suspend"), headers=admin.headers, json={"reason": "x"}),
         )
-        sessions = "select count(*) from sessions where user_id = $1"
+        sessions = """
+            select count(*) from sessions join users on users.id = user_id
+            where user_id = $1 and epoch = session_epoch
+        """
         assert await conn.fetchval(sessions, uuid.UUID(account.profile["id"])) == 0
 
 
