@@ -27,6 +27,12 @@ ACCOUNT_DELETING = ProblemType(
     409, "account_deleting", "This account is being deleted. Reinstate it first."
 )
 
+ACCOUNT_PURGE_DUE = ProblemType(
+    409,
+    "account_purge_due",
+    "The grace period is over. This account can no longer be reinstated.",
+)
+
 _UNRECORDED_FIELDS = {"version", "updated_at"}
 
 
@@ -119,7 +125,7 @@ async def suspend(
     if user["status"] == "deleting":
         raise Problem(ACCOUNT_DELETING)
     suspended = await accounts.suspend_account(conn, user["id"], reason, until)
-    await session_queries.delete_sessions(conn, user["id"])
+    await session_queries.end_sessions(conn, user["id"])
     await record_change(conn, request, "user.suspend", user, suspended)
     return suspended
 
@@ -127,8 +133,13 @@ async def suspend(
 async def reinstate(
     conn: Connection, user_id: uuid.UUID, request: web.Request | None = None
 ) -> asyncpg.Record:
-    """Reactivate an account that is suspended or scheduled for deletion."""
+    """Reactivate an account that is suspended or scheduled for deletion.
+
+    Raises Problem 409 once its grace period is over, as a part of it may be deleted already.
+    """
     user = await lock_account(conn, user_id, request)
+    if user["purge_due"]:
+        raise Problem(ACCOUNT_PURGE_DUE)
     if user["status"] == "active":
         return user
     active = await accounts.reactivate_account(conn, user["id"])

@@ -177,14 +177,14 @@ async def delete_user(request: web.Request) -> web.Response:
 async def _delete(conn: Connection, request: web.Request) -> asyncpg.Record:
     await keep_an_administrator(conn, _user_id(request))
     user = await lock_account(conn, _user_id(request), request)
-    if user["status"] == "suspended":
+    if user["status"] == "suspended" and not user["suspension_over"]:
         # Deletion would replace the suspension, and the owner could cancel it by signing in.
         raise Problem(ACCOUNT_SUSPENDED)
     if user["status"] == "deleting":
         return user
     grace_days = request.app[SETTINGS].deletion_grace_days
     deleting = await accounts.schedule_deletion(conn, user["id"], grace_days)
-    await session_queries.delete_sessions(conn, user["id"])
+    await session_queries.end_sessions(conn, user["id"])
     await record_change(conn, request, "user.delete", user, deleting)
     return deleting
 
@@ -218,7 +218,12 @@ async def _suspend(
     return _render(await changes.suspend(conn, _user_id(request), reason, until, request))
 
 
-@describe({200: _account("The active account.")}, idempotent=True, if_match="honoured")
+@describe(
+    {200: _account("The active account.")},
+    problems=(changes.ACCOUNT_PURGE_DUE,),
+    idempotent=True,
+    if_match="honoured",
+)
 async def reinstate_user(request: web.Request) -> web.Response:
     """Reinstate an account that is suspended or scheduled for deletion."""
     return await write_once(request, _reinstate, request)
@@ -265,7 +270,7 @@ async def list_sessions(request: web.Request) -> web.Response:
     if await read(request.app, accounts.find_account, user_id) is None:
         raise Problem(ACCOUNT_NOT_FOUND)
     rows = await read(
-        request.app, session_queries.list_sessions_page, user_id, after, query["limit"] + 1
+        request.app, session_queries.list_sessions, user_id, after, query["limit"] + 1
     )
     return render_page(request, query, keyset, rows, SESSION)
 
@@ -279,8 +284,8 @@ async def end_sessions(request: web.Request) -> web.Response:
 
 async def _end_sessions(conn: Connection, request: web.Request) -> None:
     user = await lock_account(conn, _user_id(request), request)
-    ended = await session_queries.delete_sessions(conn, user["id"])
-    await record(conn, request, "session.end_all", user["id"], before={"sessions": ended})
+    await session_queries.end_sessions(conn, user["id"])
+    await record(conn, request, "session.end_all", user["id"])
 
 
 @describe({204: Success("The session has ended.")})
@@ -292,7 +297,7 @@ async def end_session(request: web.Request) -> web.Response:
 
 async def _end_session(conn: Connection, request: web.Request) -> None:
     user_id, session_id = _user_id(request), uuid.UUID(request.match_info["session_id"])
-    if not await session_queries.delete_session(conn, user_id, session_id):
+    if not await session_queries.end_session(conn, user_id, session_id):
         raise Problem(SESSION_NOT_FOUND)
     await record(conn, request, "session.end", user_id, before={"session_id": str(session_id)})
 
