@@ -159,6 +159,13 @@ async def leave(ada: Client) -> None:
     await ada.call(204, "POST", "/auth/logout")
     await ada.call(401, "GET", "/users/me")
 
+    print("-- signed out with the refresh token, as after the access token has expired")
+    await ada.sign_in(NEW_EMAIL, THIRD_PASSWORD)
+    refresh_token = {"refresh_token": ada.tokens["refresh_token"]}
+    ada.tokens = {}
+    await ada.call(204, "POST", "/auth/logout", refresh_token)
+    await ada.call(401, "POST", "/auth/refresh", refresh_token)
+
 
 async def main() -> None:
     async with aiohttp.ClientSession() as http:

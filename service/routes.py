@@ -5,7 +5,7 @@ from aiohttp import web
 from service.admin import handlers as administration
 from service.audit import handlers as audit
 from service.auth import handlers as auth
-from service.auth.guards import admin, anyone, signed_in, support
+from service.auth.guards import admin, anyone, optionally_signed_in, signed_in, support
 from service.context import SETTINGS
 from service.docs import handlers as docs
 from service.health import handlers as health
@@ -37,7 +37,7 @@ ROUTES = (
     Route("POST", "/api/v1/auth/register", registration.register, anyone),
     Route("POST", "/api/v1/auth/login", sign_in.login, anyone),
     Route("POST", "/api/v1/auth/refresh", sessions.refresh, anyone),
-    Route("POST", "/api/v1/auth/logout", sessions.logout, signed_in),
+    Route("POST", "/api/v1/auth/logout", sessions.logout, optionally_signed_in),
     # Links in mails
     Route("POST", "/api/v1/auth/password/forgot", recovery.forgot_password, anyone),
     Route("POST", "/api/v1/auth/password/reset", recovery.reset_password, anyone),
