@@ -41,8 +41,10 @@ ROUTES = (
     # Links in mails
     Route("POST", "/api/v1/auth/password/forgot", recovery.forgot_password, anyone),
     Route("POST", "/api/v1/auth/password/reset", recovery.reset_password, anyone),
-    Route("POST", "/api/v1/auth/email/verify", recovery.verify_email, anyone),
+    Route("POST", "/api/v1/auth/email/verify", recovery.verify_email, optionally_signed_in),
     Route("POST", "/api/v1/auth/email/verify/resend", recovery.resend_verification, anyone),
+    Route("POST", "/api/v1/auth/email/revert", recovery.revert_email, anyone),
+    Route("POST", "/api/v1/auth/links/inspect", recovery.inspect_link, anyone),
     # The owner's own account
     Route("GET", "/api/v1/users/me", users.read_me, signed_in),
     Route("PUT", "/api/v1/users/me", users.replace_me, signed_in),

@@ -27,11 +27,15 @@ PUBLIC = {
     ("POST", "/api/v1/auth/refresh"),
     ("POST", "/api/v1/auth/password/forgot"),
     ("POST", "/api/v1/auth/password/reset"),
-    ("POST", "/api/v1/auth/email/verify"),
     ("POST", "/api/v1/auth/email/verify/resend"),
+    ("POST", "/api/v1/auth/email/revert"),
+    ("POST", "/api/v1/auth/links/inspect"),
 }
-# Accept another proof than an access token: a refresh token.
-OPTIONAL = {("POST", "/api/v1/auth/logout")}
+# Accept another proof than an access token: a refresh token, or a mailed link with a password.
+OPTIONAL = {
+    ("POST", "/api/v1/auth/logout"),
+    ("POST", "/api/v1/auth/email/verify"),
+}
 
 
 @pytest.mark.asvs("6.3.4")

@@ -54,6 +54,8 @@ SIGN_IN = Action(
     known_networks=True,
 )
 REGISTRATION = Action("registration", attrgetter("throttle_registration_per_ip"))
+# Guesses at the token of a mailed link, as many as guesses at passwords.
+LINK = Action("link", attrgetter("throttle_sign_in_per_ip"))
 # No counter per known network: the mail goes to the owner, whatever client requests it.
 PASSWORD_RESET = Action(
     "password-reset",

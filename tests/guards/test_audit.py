@@ -21,6 +21,7 @@ from tests.support.steps import (
     mail_reset,
     refresh,
     reset,
+    revert,
     send,
     sign_in,
     sign_in_again,
@@ -82,7 +83,7 @@ async def reverting_the_email(
     client: Client, settings: Settings, account: Account, admin: Account
 ) -> None:
     await changing_the_email(client, settings, account, admin)
-    await verify(client, await link_about(settings.data_dir, OWN, CHANGED))
+    await revert(client, await link_about(settings.data_dir, OWN, CHANGED))
 
 
 async def leaving(client: Client, settings: Settings, account: Account, admin: Account) -> None:
