@@ -99,8 +99,8 @@ async def logout(request: web.Request) -> web.Response:
     body = await read_body(request, schemas.LOGOUT) if await request.read() else {}
     try:
         await identify(request.app, request)
-    except Problem as problem:
-        if problem.status != 401 or "refresh_token" not in body:
+    except Problem:
+        if "refresh_token" not in body:
             raise
     await write(request.app, _log_out, request, body.get("refresh_token"))
     return web.Response(status=204)

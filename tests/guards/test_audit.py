@@ -13,6 +13,7 @@ from tests.support.factories import Account, register, register_as
 from tests.support.processes import url_of
 from tests.support.shell import run_all
 from tests.support.steps import (
+    NEW_PASSWORD,
     change_email,
     change_password,
     delete_account,
@@ -57,6 +58,11 @@ async def forgetting(client: Client, settings: Settings, account: Account, admin
 
 async def resetting(client: Client, settings: Settings, account: Account, admin: Account) -> None:
     await reset(client, await mail_reset(client, settings.data_dir, account))
+
+
+async def taking_over(client: Client, settings: Settings, account: Account, admin: Account) -> None:
+    token = await link_about(settings.data_dir, OWN, VERIFY)
+    assert (await verify(client, token, new_password=NEW_PASSWORD)).status == 200
 
 
 async def changing_the_password(
@@ -123,6 +129,21 @@ OWNERS: list[tuple[Act, str, bool, Any, Any]] = [
     ),
     (forgetting, "password.forgot", False, None, None),
     (resetting, "password.reset", True, None, None),
+    (
+        resetting,
+        "email.verify",
+        True,
+        {"email": OWN, "email_verified": False},
+        {"email": OWN, "email_verified": True},
+    ),
+    (taking_over, "password.reset", True, None, None),
+    (
+        taking_over,
+        "email.verify",
+        True,
+        {"email": OWN, "email_verified": False},
+        {"email": OWN, "email_verified": True},
+    ),
     (changing_the_password, "password.change", True, None, None),
     (requesting_an_email_change, "email.change_request", True, None, {"email": NEW}),
     (
@@ -157,7 +178,9 @@ async def events_of(client: Client, admin: Account, subject: str, action: str) -
 
 
 @pytest.mark.parametrize(
-    ("act", "action", "by_owner", "before", "after"), OWNERS, ids=[row[1] for row in OWNERS]
+    ("act", "action", "by_owner", "before", "after"),
+    OWNERS,
+    ids=[f"{row[0].__name__}-{row[1]}" for row in OWNERS],
 )
 async def test_owner_action_is_recorded(
     client: Client,
