@@ -151,6 +151,7 @@ def test_routes_that_accept_an_idempotency_key_say_so() -> None:
         "recovery_resend_verification",
         "recovery_reset_password",
         "recovery_verify_email",
+        "recovery_revert_email",
         "users_change_email",
         "users_change_password",
         "users_register",
