@@ -19,7 +19,7 @@ from service.auth.passwords import (
 from service.auth.tokens import INVALID_ACCESS_TOKEN
 from service.context import USER
 from service.db.connection import Connection
-from service.db.transactions import read, write
+from service.db.transactions import read
 from service.http import examples
 from service.http.descriptions import Success, describe
 from service.http.fields import fold_email
@@ -320,16 +320,10 @@ async def inspect_link(request: web.Request) -> web.Response:
     """
     body = await read_body(request, schemas.TOKEN_ONLY)
     await throttle.check(request, throttle.LINK)
-    link = await write(request.app, _inspect, request, links.hash_token(body["token"]))
-    return json_response(schemas.LINK.dump(link))
-
-
-async def _inspect(conn: Connection, request: web.Request, token_hash: bytes) -> asyncpg.Record:
-    link = await queries.find_link(conn, token_hash)
+    link = await read(request.app, queries.find_link, links.hash_token(body["token"]))
     if link is None:
         raise Problem(INVALID_LINK)
-    await throttle.refund(conn, request)
-    return link
+    return json_response(schemas.LINK.dump(link))
 
 
 async def _find_link(
