@@ -90,7 +90,9 @@ async def walk_as_owner(ada: Client, other: Client) -> None:
 
     print("-- email: verified with the emailed link")
     token = await token_from_mail(EMAIL, "confirm")
-    await other.call(204, "POST", "/auth/email/verify", {"token": token})
+    await other.call(200, "POST", "/auth/links/inspect", {"token": token})
+    await other.call(403, "POST", "/auth/email/verify", {"token": token})
+    await other.call(200, "POST", "/auth/email/verify", {"token": token, "password": PASSWORD})
 
     print("-- profile, with optimistic concurrency")
     await ada.call(200, "GET", "/users/me")
@@ -125,14 +127,25 @@ async def walk_as_owner(ada: Client, other: Client) -> None:
     change = {"email": NEW_EMAIL, "password": THIRD_PASSWORD}
     await ada.call(202, "POST", "/users/me/email", change)
     token = await token_from_mail(NEW_EMAIL, "adresse")
-    await ada.call(204, "POST", "/auth/email/verify", {"token": token})
+    await ada.call(200, "POST", "/auth/email/verify", {"token": token})
     assert (await ada.call(200, "GET", "/users/me"))["email"] == NEW_EMAIL
+
+    print("-- email: restored from the old one, which sets a new password")
+    token = await token_from_mail(EMAIL, "changée")
+    link = await other.call(200, "POST", "/auth/links/inspect", {"token": token})
+    assert (link["purpose"], link["email"]) == ("email_revert", EMAIL)
+    await other.call(200, "POST", "/auth/email/revert", {"token": token})
+    await ada.call(401, "GET", "/users/me")
+    token = await token_from_mail(EMAIL, "mot de passe")
+    reset = {"token": token, "password": SECOND_PASSWORD}
+    await other.call(204, "POST", "/auth/password/reset", reset)
+    await ada.sign_in(EMAIL, SECOND_PASSWORD)
 
 
 async def walk_as_administrator(root: Client, ada: Client) -> None:
     print("-- administration: an account found, changed, suspended, reinstated")
     await root.sign_in(ADMIN_EMAIL, ADMIN_PASSWORD)
-    found = await root.call(200, "GET", f"/users?email={NEW_EMAIL}&status=active")
+    found = await root.call(200, "GET", f"/users?email={EMAIL}&status=active")
     (user,) = found["items"]
     path = f"/users/{user['id']}"
     await root.call(428, "PATCH", path, {"role": "support"})
@@ -142,7 +155,7 @@ async def walk_as_administrator(root: Client, ada: Client) -> None:
     await ada.call(403, "GET", "/audit-events")
     await root.call(200, "POST", f"{path}/suspend", {"reason": "an example"})
     await ada.call(401, "GET", "/users/me")
-    await ada.sign_in(NEW_EMAIL, THIRD_PASSWORD, 401)
+    await ada.sign_in(EMAIL, SECOND_PASSWORD, 401)
     await root.call(200, "POST", f"{path}/reinstate")
     events = await root.call(200, "GET", f"/audit-events?subject_id={user['id']}&limit=200")
     print("   " + ", ".join(event["action"] for event in events["items"]))
@@ -150,14 +163,21 @@ async def walk_as_administrator(root: Client, ada: Client) -> None:
 
 async def leave(ada: Client) -> None:
     print("-- leaving: exported, deleted, restored by signing in")
-    await ada.sign_in(NEW_EMAIL, THIRD_PASSWORD)
+    await ada.sign_in(EMAIL, SECOND_PASSWORD)
     export = await ada.call(200, "GET", "/users/me/export")
     print("   " + ", ".join(f"{len(part)} {name}" for name, part in export.items()))
-    await ada.call(202, "DELETE", "/users/me", {"password": THIRD_PASSWORD})
+    await ada.call(202, "DELETE", "/users/me", {"password": SECOND_PASSWORD})
     await ada.call(401, "GET", "/users/me")
-    await ada.sign_in(NEW_EMAIL, THIRD_PASSWORD)
+    await ada.sign_in(EMAIL, SECOND_PASSWORD)
     await ada.call(204, "POST", "/auth/logout")
     await ada.call(401, "GET", "/users/me")
+
+    print("-- signed out with the refresh token, as after the access token has expired")
+    await ada.sign_in(EMAIL, SECOND_PASSWORD)
+    refresh_token = {"refresh_token": ada.tokens["refresh_token"]}
+    ada.tokens = {}
+    await ada.call(204, "POST", "/auth/logout", refresh_token)
+    await ada.call(401, "POST", "/auth/refresh", refresh_token)
 
 
 async def main() -> None:

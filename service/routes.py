@@ -5,7 +5,7 @@ from aiohttp import web
 from service.admin import handlers as administration
 from service.audit import handlers as audit
 from service.auth import handlers as auth
-from service.auth.guards import admin, anyone, signed_in, support
+from service.auth.guards import admin, anyone, optionally_signed_in, signed_in, support
 from service.context import SETTINGS
 from service.docs import handlers as docs
 from service.health import handlers as health
@@ -37,12 +37,14 @@ ROUTES = (
     Route("POST", "/api/v1/auth/register", registration.register, anyone),
     Route("POST", "/api/v1/auth/login", sign_in.login, anyone),
     Route("POST", "/api/v1/auth/refresh", sessions.refresh, anyone),
-    Route("POST", "/api/v1/auth/logout", sessions.logout, signed_in),
+    Route("POST", "/api/v1/auth/logout", sessions.logout, optionally_signed_in),
     # Links in mails
     Route("POST", "/api/v1/auth/password/forgot", recovery.forgot_password, anyone),
     Route("POST", "/api/v1/auth/password/reset", recovery.reset_password, anyone),
-    Route("POST", "/api/v1/auth/email/verify", recovery.verify_email, anyone),
+    Route("POST", "/api/v1/auth/email/verify", recovery.verify_email, optionally_signed_in),
     Route("POST", "/api/v1/auth/email/verify/resend", recovery.resend_verification, anyone),
+    Route("POST", "/api/v1/auth/email/revert", recovery.revert_email, anyone),
+    Route("POST", "/api/v1/auth/links/inspect", recovery.inspect_link, anyone),
     # The owner's own account
     Route("GET", "/api/v1/users/me", users.read_me, signed_in),
     Route("PUT", "/api/v1/users/me", users.replace_me, signed_in),

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from service.auth.guards import anyone, signed_in, support
+from service.auth.guards import anyone, optionally_signed_in, signed_in, support
 from service.http.route import Route
 from service.routes import ROUTES
 from tests.support.clients import Client
@@ -13,12 +13,15 @@ from tests.support.factories import Account, register, register_as
 
 CALLERS = ("anonymous", "user", "other user", "support", "admin")
 OWNERS_SESSION = "/api/v1/users/me/sessions/{session_id}"
+LOGOUT = "/api/v1/auth/logout"
 
 
 def expected(route: Route, caller: str) -> int | None:
     """Return the status of the refusal, or None if the guard lets the caller through."""
     if route.access is anyone:
         return None
+    if route.access is optionally_signed_in:
+        return 401 if route.path == LOGOUT and caller == "anonymous" else None
     if caller == "anonymous":
         return 401
     if route.access is signed_in:

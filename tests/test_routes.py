@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from service.auth.guards import admin, anyone, signed_in, support
+from service.auth.guards import admin, anyone, optionally_signed_in, signed_in, support
 from service.routes import ROUTES
 from tests.support.clients import Client
 from tests.support.factories import assert_problem, register
@@ -27,14 +27,27 @@ PUBLIC = {
     ("POST", "/api/v1/auth/refresh"),
     ("POST", "/api/v1/auth/password/forgot"),
     ("POST", "/api/v1/auth/password/reset"),
-    ("POST", "/api/v1/auth/email/verify"),
     ("POST", "/api/v1/auth/email/verify/resend"),
+    ("POST", "/api/v1/auth/email/revert"),
+    ("POST", "/api/v1/auth/links/inspect"),
+}
+# Accept another proof than an access token: a refresh token, or a mailed link with a password.
+OPTIONAL = {
+    ("POST", "/api/v1/auth/logout"),
+    ("POST", "/api/v1/auth/email/verify"),
 }
 
 
 @pytest.mark.asvs("6.3.4")
 def test_public_routes_are_exactly_those_listed() -> None:
     assert {(route.method, route.path) for route in ROUTES if route.access is anyone} == PUBLIC
+
+
+def test_access_token_is_optional_exactly_where_listed() -> None:
+    optional = {
+        (route.method, route.path) for route in ROUTES if route.access is optionally_signed_in
+    }
+    assert optional == OPTIONAL
 
 
 @pytest.mark.asvs("6.4.2")
@@ -55,6 +68,8 @@ async def test_every_private_route_requires_sign_in(client: Client) -> None:
         response = await client.request(route.method, path)
         if (route.method, route.path) in PUBLIC:
             assert response.status not in (401, 403, 404, 405, 500), path
+        elif (route.method, route.path) in OPTIONAL:
+            assert response.status in (400, 401), path
         else:
             assert route.access in (signed_in, support, admin)
             await assert_problem(response, 401, "not_signed_in")

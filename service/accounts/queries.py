@@ -350,6 +350,27 @@ async def verify_email(conn: Connection, user_id: uuid.UUID) -> None:
     )
 
 
+async def claim_account(conn: Connection, user_id: uuid.UUID) -> asyncpg.Record:
+    """Verify the email for an owner who did not know the password, and return the profile.
+
+    Anyone may have registered the email, so this clears the name and settings that came with the
+    password. An account without a password was created by an administrator, and keeps them.
+    """
+    row = await conn.fetchrow(
+        f"""
+        update users
+        set name = case when password_hash is null then name else '' end,
+            settings = case when password_hash is null then settings else '{{}}' end,
+            email_verified_at = now(), version = version + 1, updated_at = now()
+        where id = $1
+        returning {PROFILE}
+        """,  # noqa: S608
+        user_id,
+    )
+    assert row is not None  # noqa: S101
+    return row
+
+
 async def update_email(conn: Connection, user_id: uuid.UUID, email: str, email_folded: str) -> None:
     """Set a verified email. Raises UniqueViolationError if another account has it."""
     await conn.execute(

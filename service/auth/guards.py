@@ -26,28 +26,39 @@ def anyone(app: web.Application, handler: Handler) -> Handler:
     return handler
 
 
+async def identify(app: web.Application, request: web.Request) -> None:
+    """Set ``request[USER]`` to the bearer of the access token, whose session has not ended.
+
+    A single read returns both the user and the session. Raises Problem 401 if there is no token or
+    it is invalid.
+    """
+    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not token:
+        raise Problem(NOT_SIGNED_IN)
+    token = token.strip()
+    bearer = find_verified(app, token) or await verify_access_token(app, token)
+    user = await app[SIGNED_IN].find(bearer.session_id)
+    if user is None or user["id"] != bearer.user_id:
+        raise Problem(INVALID_ACCESS_TOKEN, "The session has ended. Sign in again.")
+    request[USER] = user
+
+
 @describe_access("For any signed-in user.", *_TOKEN_PROBLEMS)
 def signed_in(app: web.Application, handler: Handler) -> Handler:
-    """Allow the bearer of a valid access token whose session has not ended.
-
-    A single read returns both the user and the session.
-    """
-    sessions = app[SIGNED_IN]
+    """Allow the bearer of a valid access token whose session has not ended."""
 
     @functools.wraps(handler)
     async def guarded(request: web.Request) -> web.StreamResponse:
-        scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or not token:
-            raise Problem(NOT_SIGNED_IN)
-        token = token.strip()
-        bearer = find_verified(app, token) or await verify_access_token(app, token)
-        user = await sessions.find(bearer.session_id)
-        if user is None or user["id"] != bearer.user_id:
-            raise Problem(INVALID_ACCESS_TOKEN, "The session has ended. Sign in again.")
-        request[USER] = user
+        await identify(app, request)
         return await handler(request)
 
     return guarded
+
+
+@describe_access("The access token is optional.", *_TOKEN_PROBLEMS, optional=True)
+def optionally_signed_in(app: web.Application, handler: Handler) -> Handler:
+    """Allow everyone; the handler calls ``identify`` unless the body has another proof."""
+    return handler
 
 
 @describe_access("For administrators and support.", *_TOKEN_PROBLEMS, FORBIDDEN)

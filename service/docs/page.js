@@ -117,7 +117,7 @@ form.addEventListener("submit", async (event) => {
 
 document.getElementById("sign-out").addEventListener("click", async () => {
   // Clear the page and the memory, whether or not the request succeeds.
-  await post("logout", null, session?.token).catch(() => {});
+  await post("logout", { refresh_token: session?.refreshToken }, session?.token).catch(() => {});
   history.replaceState(null, "", location.pathname);
   location.reload();
 });

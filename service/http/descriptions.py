@@ -39,6 +39,7 @@ class Description(NamedTuple):
 
     responses: Mapping[int, Success]
     body: Schema | None
+    body_required: bool
     example: Mapping[str, Any] | None
     query: Schema | None
     problems: tuple[ProblemType, ...]
@@ -48,16 +49,21 @@ class Description(NamedTuple):
 
 
 class Access(NamedTuple):
-    """The callers a route accepts, in words, and the problems that others get."""
+    """The callers a route accepts, in words, and the problems that others get.
+
+    If ``optional``, callers without an access token may have another proof.
+    """
 
     words: str
     problems: tuple[ProblemType, ...]
+    optional: bool
 
 
 def describe(
     responses: Mapping[int, Success],
     *,
     body: Schema | None = None,
+    body_required: bool = True,
     example: Mapping[str, Any] | None = None,
     query: Schema | None = None,
     problems: tuple[ProblemType, ...] = (),
@@ -72,7 +78,15 @@ def describe(
 
     def attach(handler: Decorated) -> Decorated:
         vars(handler)["description"] = Description(
-            responses, body, example, query, problems, idempotent, if_match, database
+            responses,
+            body,
+            body_required,
+            example,
+            query,
+            problems,
+            idempotent,
+            if_match,
+            database,
         )
         return handler
 
@@ -93,11 +107,13 @@ def describe_file(
     )
 
 
-def describe_access(words: str, *problems: ProblemType) -> Callable[[Decorated], Decorated]:
+def describe_access(
+    words: str, *problems: ProblemType, optional: bool = False
+) -> Callable[[Decorated], Decorated]:
     """Attach the callers that a guard accepts. A guard without problems accepts everyone."""
 
     def attach(guard: Decorated) -> Decorated:
-        vars(guard)["access"] = Access(words, problems)
+        vars(guard)["access"] = Access(words, problems, optional)
         return guard
 
     return attach

@@ -14,7 +14,7 @@ from typing import Any
 from marshmallow import fields
 
 from service import __version__
-from service.http.descriptions import Description, Success, access_of, description_of
+from service.http.descriptions import Access, Description, Success, access_of, description_of
 from service.http.pages import PageSchema
 from service.http.problems import (
     BODY_TIMEOUT,
@@ -154,14 +154,24 @@ def _operation(route: Route, converter: Any, components: Any) -> dict[str, Any]:
         "description": "\n\n".join(filter(None, [rest, access.words])),
         "parameters": list(_parameters(route, description, converter)),
         "responses": _responses(route, description, components),
-        "security": [{"access_token": []}] if access.problems else [],
+        "security": _security(access),
     }
     if description.body is not None:
         content: dict[str, Any] = {"schema": description.body}
         if description.example is not None:
             content["example"] = description.example
-        operation["requestBody"] = {"required": True, "content": {"application/json": content}}
+        operation["requestBody"] = {
+            "required": description.body_required,
+            "content": {"application/json": content},
+        }
     return operation
+
+
+def _security(access: Access) -> list[dict[str, list[str]]]:
+    """Return the ways to authenticate; an empty object stands for none (OpenAPI 3.1 §4.8.30)."""
+    if not access.problems:
+        return []
+    return [{}, {"access_token": []}] if access.optional else [{"access_token": []}]
 
 
 def _operation_id(route: Route) -> str:

@@ -8,15 +8,24 @@ from aiohttp import web
 
 from service.accounts import queries as accounts
 from service.audit.events import record
-from service.auth.passwords import TOO_MANY_SIGN_INS, hash_password, require_acceptable
+from service.auth.guards import identify
+from service.auth.passwords import (
+    TOO_MANY_SIGN_INS,
+    WRONG_PASSWORD,
+    hash_password,
+    require_acceptable,
+    require_own,
+)
+from service.auth.tokens import INVALID_ACCESS_TOKEN
+from service.context import USER
 from service.db.connection import Connection
 from service.db.transactions import read
 from service.http import examples
 from service.http.descriptions import Success, describe
 from service.http.fields import fold_email
 from service.http.idempotency import find_stored_response, write_once
-from service.http.problems import EMAIL_TAKEN, Problem, ProblemType
-from service.http.requests import read_body, uniform_time
+from service.http.problems import EMAIL_TAKEN, FieldError, Problem, ProblemType, invalid_fields
+from service.http.requests import json_response, read_body, uniform_time
 from service.mail import notices
 from service.recovery import links, queries, schemas
 from service.sessions import queries as session_queries
@@ -25,6 +34,12 @@ from service.throttle import limits as throttle
 
 INVALID_LINK = ProblemType(
     400, "invalid_token", "This link is invalid or has expired. Request a new one."
+)
+PROOF_REQUIRED = ProblemType(
+    403,
+    "proof_required",
+    "The link proves the mailbox. To prove that the account is yours, sign in, send its password,"
+    " or choose a new one.",
 )
 
 _EXAMPLE_TOKEN = "Hk3vX0m2yQ8rT5wL9bN1cJ7pF4sD6gA0zE3uI8oK2hM"  # noqa: S105
@@ -36,7 +51,9 @@ _describe_link_request = describe(
     idempotent=True,
 )
 
-VERIFYING = ["email_verify", "email_change", "email_revert"]
+RESETTING = ["password_reset"]
+VERIFYING = ["email_verify", "email_change"]
+REVERTING = ["email_revert"]
 
 
 @_describe_link_request
@@ -100,77 +117,228 @@ async def _start_verification(conn: Connection, request: web.Request, user: asyn
 async def reset_password(request: web.Request) -> web.Response:
     """Set a new password with the token from a mailed link.
 
-    The token works once. All sessions end.
+    The token works once. All sessions end. If the email was unverified, it is verified, and the
+    name and settings are cleared, because anyone may have registered it.
     """
     body = await read_body(request, schemas.RESET)
     if stored := await find_stored_response(request):
         return stored
     token_hash = links.hash_token(body["token"])
-    # Check the token before hashing, so that made-up tokens cost no hash.
-    owner = await read(request.app, queries.find_token, token_hash, ["password_reset"])
-    if owner is None:
-        raise Problem(INVALID_LINK)
-    personal = (owner["email"], owner["name"])
-    require_acceptable(request.app, body["password"], "#/password", personal)
-    password_hash = await hash_password(request.app, body["password"])
+    link = await _find_link(request, token_hash, RESETTING)
+    password_hash = await _hash_new(request, link, body["password"], "#/password")
     return await write_once(request, _reset, request, token_hash, password_hash)
 
 
 async def _reset(
     conn: Connection, request: web.Request, token_hash: bytes, password_hash: str
 ) -> web.Response:
-    _, user = await _take_token(conn, token_hash, ["password_reset"])
-    await accounts.update_password(conn, user["id"], password_hash)
-    # The link proves the current email, because changing the email deletes older links.
-    await accounts.verify_email(conn, user["id"])
-    await session_queries.end_sessions(conn, user["id"])
-    # An attacker who knew the old password may have requested an email change.
-    await queries.delete_tokens(conn, user["id"], "email_change")
-    # The mailbox proves ownership, and a known network has a sign-in limit of its own.
-    await known_networks.remember_network(conn, request, user["id"])
-    await notices.send_mail(conn, request.app, user, "password_changed")
-    await record(conn, request, "password.reset", user["id"], actor_id=user["id"])
+    _, user = await _take_token(conn, token_hash, RESETTING)
+    await _take_over(conn, request, user, password_hash)
     return web.Response(status=204)
 
 
 @describe(
-    {204: Success("The email has been verified, changed or restored.")},
+    {200: Success("What was done.", schemas.VERIFIED, example={"done": "verified"})},
     body=schemas.VERIFY,
-    example={"token": _EXAMPLE_TOKEN},
-    problems=(INVALID_LINK, EMAIL_TAKEN),
+    example={"token": _EXAMPLE_TOKEN, "password": examples.PASSWORD},
+    problems=(
+        INVALID_LINK,
+        PROOF_REQUIRED,
+        WRONG_PASSWORD,
+        EMAIL_TAKEN,
+        throttle.TOO_MANY_REQUESTS,
+        TOO_MANY_SIGN_INS,
+    ),
     idempotent=True,
 )
 async def verify_email(request: web.Request) -> web.Response:
-    """Verify, change or restore an email with the token from a mailed link."""
+    """Verify or change an email with the token from a mailed link.
+
+    The link proves the mailbox, but anyone may have registered the email. So one more proof is
+    needed: the access token of the account's own session, its `password`, or a `new_password`. A
+    new password takes the account over: it ends all sessions and pending changes, and clears the
+    name and settings. It does not confirm a change of email.
+    """
     body = await read_body(request, schemas.VERIFY)
-    return await write_once(request, _verify, request, links.hash_token(body["token"]))
+    if "password" in body and "new_password" in body:
+        raise invalid_fields(FieldError("#/new_password", "Send either this or the password."))
+    if body.keys() == {"token"} and "Authorization" in request.headers:
+        await identify(request.app, request)
+    if stored := await find_stored_response(request):
+        return stored
+    token_hash = links.hash_token(body["token"])
+    link = await _find_link(request, token_hash, VERIFYING)
+    if link["purpose"] == "email_verify" and "new_password" in body:
+        new_hash = await _hash_new(request, link, body["new_password"], "#/new_password")
+        return await write_once(request, _verify_and_take_over, request, token_hash, new_hash)
+    password_hash = await _prove_ownership(request, link, body.get("password"))
+    return await write_once(request, _verify, request, token_hash, password_hash)
 
 
-async def _verify(conn: Connection, request: web.Request, token_hash: bytes) -> web.Response:
+async def _prove_ownership(
+    request: web.Request, link: asyncpg.Record, password: str | None
+) -> str | None:
+    """Return the hash of the verified password, or None if the session is the proof.
+
+    Passwords count toward the sign-in limit, so a link does not help to guess them.
+    """
+    if password is not None:
+        account = await read(request.app, accounts.find_own_credentials, link["id"])
+        password_hash = account["password_hash"] if account else None
+        await throttle.check(request, throttle.SIGN_IN, fold_email(link["email"]))
+        await require_own(request.app, password_hash, password)
+        return password_hash
+    if USER in request and request[USER]["id"] == link["id"]:
+        return None
+    if link["purpose"] == "email_change":
+        raise Problem(
+            PROOF_REQUIRED,
+            "The link proves the mailbox. To prove that the account is yours, sign in or send its"
+            " password.",
+        )
+    raise Problem(PROOF_REQUIRED)
+
+
+async def _verify(
+    conn: Connection, request: web.Request, token_hash: bytes, password_hash: str | None
+) -> web.Response:
     token, user = await _take_token(conn, token_hash, VERIFYING)
+    await _check_proof_again(conn, request, user, password_hash)
     if token["purpose"] == "email_verify":
         await accounts.verify_email(conn, user["id"])
+        await queries.delete_tokens(conn, user["id"], "email_verify")
         await _record(conn, request, user, "email.verify", user["email"])
-        return web.Response(status=204)
-    await _change_email(conn, user, token["email"])
-    await queries.delete_tokens(conn, user["id"], "password_reset")
-    await queries.delete_tokens(conn, user["id"], "email_verify")
-    if token["purpose"] == "email_change":
+        done = "verified"
+    else:
+        await _change_email(conn, user, token["email"])
         if user["email_verified"]:
             # An unverified email may be mistyped, so it gets no link to revert the change.
             await links.offer_email_revert(conn, request.app, user)
         await _record(conn, request, user, "email.change", token["email"])
-    else:
-        # The email change required the password, so the owner must set a new one.
-        await session_queries.end_sessions(conn, user["id"])
-        await accounts.update_password(conn, user["id"], None)
-        await queries.delete_tokens(conn, user["id"], "email_change")
-        await queries.delete_reverts_since(conn, user["id"], token["created_at"])
-        restored = await accounts.lock_profile(conn, user["id"])
-        assert restored is not None  # noqa: S101
-        await links.start_password_reset(conn, request.app, restored)
-        await _record(conn, request, user, "email.revert", token["email"])
-    return web.Response(status=204)
+        done = "email_changed"
+    await throttle.refund(conn, request)
+    return json_response({"done": done})
+
+
+async def _check_proof_again(
+    conn: Connection, request: web.Request, user: asyncpg.Record, password_hash: str | None
+) -> None:
+    """Raise a Problem if the proof has ended since: the account is locked now."""
+    if password_hash is not None:
+        if not await accounts.lock_credentials(conn, user["id"], password_hash):
+            raise Problem(WRONG_PASSWORD, "The password has just been changed.")
+    elif not await session_queries.find_signed_in(conn, [request[USER]["session_id"]]):
+        raise Problem(INVALID_ACCESS_TOKEN, "The session has ended. Sign in again.")
+
+
+async def _verify_and_take_over(
+    conn: Connection, request: web.Request, token_hash: bytes, password_hash: str
+) -> web.Response:
+    _, user = await _take_token(conn, token_hash, ["email_verify"])
+    if user["email_verified"]:
+        # Setting the password of a verified account takes a link that expires sooner.
+        raise Problem(INVALID_LINK)
+    await _take_over(conn, request, user, password_hash)
+    return json_response({"done": "verified"})
+
+
+async def _take_over(
+    conn: Connection, request: web.Request, user: asyncpg.Record, password_hash: str
+) -> None:
+    """Set the password of whoever opened the link, and end what others may have started.
+
+    The link proves the current email, because changing the email deletes older links. Links that
+    restore an email stay: they were sent to mailboxes that had been proved before.
+    """
+    if not user["email_verified"]:
+        await _record(conn, request, user, "email.verify", user["email"])
+        await known_networks.forget_networks_of(conn, user["id"])
+        user = await accounts.claim_account(conn, user["id"])
+    await accounts.update_password(conn, user["id"], password_hash)
+    await session_queries.end_sessions(conn, user["id"])
+    # An attacker who knew the old password may have requested an email change.
+    for purpose in ("email_change", "email_verify", "password_reset"):
+        await queries.delete_tokens(conn, user["id"], purpose)
+    # The mailbox proves ownership, and a known network has a sign-in limit of its own.
+    await known_networks.remember_network(conn, request, user["id"])
+    await notices.send_mail(conn, request.app, user, "password_changed")
+    await record(conn, request, "password.reset", user["id"], actor_id=user["id"])
+
+
+@describe(
+    {200: Success("What was done.", schemas.REVERTED, example={"done": "email_reverted"})},
+    body=schemas.TOKEN_ONLY,
+    example={"token": _EXAMPLE_TOKEN},
+    problems=(INVALID_LINK, EMAIL_TAKEN),
+    idempotent=True,
+)
+async def revert_email(request: web.Request) -> web.Response:
+    """Restore an account's previous email with the token from a mailed link.
+
+    All sessions end, the password is removed, and the restored email receives a link to set a new
+    one. Ask a person before you call this: mail scanners open links too.
+    """
+    body = await read_body(request, schemas.TOKEN_ONLY)
+    return await write_once(request, _revert, request, links.hash_token(body["token"]))
+
+
+async def _revert(conn: Connection, request: web.Request, token_hash: bytes) -> web.Response:
+    token, user = await _take_token(conn, token_hash, REVERTING)
+    await _change_email(conn, user, token["email"])
+    # The email change required the password, so the owner must set a new one.
+    await session_queries.end_sessions(conn, user["id"])
+    await accounts.update_password(conn, user["id"], None)
+    await queries.delete_tokens(conn, user["id"], "email_change")
+    await queries.delete_reverts_since(conn, user["id"], token["created_at"])
+    restored = await accounts.lock_profile(conn, user["id"])
+    assert restored is not None  # noqa: S101
+    await links.start_password_reset(conn, request.app, restored)
+    await _record(conn, request, user, "email.revert", token["email"])
+    return json_response({"done": "email_reverted"})
+
+
+@describe(
+    {
+        200: Success(
+            "What the link does.",
+            schemas.LINK,
+            example={
+                "purpose": "email_revert",
+                "email": examples.EMAIL,
+                "expires_at": examples.EXPIRES_AT,
+            },
+        )
+    },
+    body=schemas.TOKEN_ONLY,
+    example={"token": _EXAMPLE_TOKEN},
+    problems=(INVALID_LINK, throttle.TOO_MANY_REQUESTS),
+)
+async def inspect_link(request: web.Request) -> web.Response:
+    """Say what a mailed link does, without using it.
+
+    With this, a page can ask a person before it goes on.
+    """
+    body = await read_body(request, schemas.TOKEN_ONLY)
+    await throttle.check(request, throttle.LINK)
+    link = await read(request.app, queries.find_link, links.hash_token(body["token"]))
+    if link is None:
+        raise Problem(INVALID_LINK)
+    return json_response(schemas.LINK.dump(link))
+
+
+async def _find_link(
+    request: web.Request, token_hash: bytes, purposes: list[str]
+) -> asyncpg.Record:
+    """Return the live token's purpose and account, so that made-up tokens cost no hash."""
+    link = await read(request.app, queries.find_token, token_hash, purposes)
+    if link is None:
+        raise Problem(INVALID_LINK)
+    return link
+
+
+async def _hash_new(request: web.Request, link: asyncpg.Record, password: str, pointer: str) -> str:
+    require_acceptable(request.app, password, pointer, (link["email"], link["name"]))
+    return await hash_password(request.app, password)
 
 
 async def _take_token(
@@ -190,12 +358,15 @@ async def _take_token(
 
 
 async def _change_email(conn: Connection, user: asyncpg.Record, email: str) -> None:
+    """Set the email, and end the links that prove the old one."""
     try:
         await accounts.update_email(conn, user["id"], email, fold_email(email))
     except asyncpg.UniqueViolationError as error:
         if error.constraint_name != "users_email_folded_key":
             raise
         raise Problem(EMAIL_TAKEN) from None
+    for purpose in ("password_reset", "email_verify"):
+        await queries.delete_tokens(conn, user["id"], purpose)
 
 
 async def _record(

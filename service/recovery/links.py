@@ -60,7 +60,8 @@ _MAILS = {
     "password_reset": ("password_reset", "/password/reset"),
     "email_verify": ("verify_email", "/email/verify"),
     "email_change": ("email_change", "/email/verify"),
-    "email_revert": ("email_changed", "/email/verify"),
+    # A page of its own, because it undoes a change and must ask first.
+    "email_revert": ("email_changed", "/email/revert"),
 }
 
 

@@ -51,10 +51,10 @@ async def delete_reverts_since(conn: Connection, user_id: uuid.UUID, created_at:
 async def find_token(
     conn: Connection, token_hash: bytes, purposes: list[str]
 ) -> asyncpg.Record | None:
-    """Return the live token's owner, with the email and name that a password must not resemble."""
+    """Return the live token's purpose and its account's id, email and name."""
     return await conn.fetchrow(
         """
-        select users.id, users.email, users.name
+        select action_tokens.purpose, users.id, users.email, users.name
         from action_tokens
         join users on users.id = action_tokens.user_id
         where action_tokens.token_hash = $1 and action_tokens.purpose = any($2)
@@ -62,6 +62,17 @@ async def find_token(
         """,
         token_hash,
         purposes,
+    )
+
+
+async def find_link(conn: Connection, token_hash: bytes) -> asyncpg.Record | None:
+    """Return the live token's purpose, the email it concerns, and when it expires."""
+    return await conn.fetchrow(
+        """
+        select purpose, email, expires_at from action_tokens
+        where token_hash = $1 and expires_at > now()
+        """,
+        token_hash,
     )
 
 

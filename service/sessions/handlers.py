@@ -6,6 +6,7 @@ from typing import NamedTuple
 from aiohttp import web
 
 from service.audit.events import record, user_agent
+from service.auth.guards import identify
 from service.auth.schemas import TOKENS, TOKENS_EXAMPLE
 from service.auth.tokens import token_response
 from service.context import SETTINGS, USER
@@ -85,15 +86,37 @@ async def _rotate(conn: Connection, request: web.Request, token: str) -> Refresh
     return Refreshed(session["user_id"], session["id"], successor)
 
 
-@describe({204: Success("The session has ended.")})
+@describe(
+    {204: Success("The session has ended.")},
+    body=schemas.LOGOUT,
+    body_required=False,
+    example={"refresh_token": TOKENS_EXAMPLE["refresh_token"]},
+)
 async def logout(request: web.Request) -> web.Response:
     """End the current session.
 
-    Its access token and refresh token stop working immediately.
+    Send its access token, its refresh token, or both. With a refresh token, the access token may
+    have expired. A refresh token that was already used ends its session too. One that is unknown,
+    or whose session has ended, gets the same response (RFC 7009 §2.2).
     """
-    user = request[USER]
-    await write(request.app, _end_session, request, user["session_id"])
+    body = await read_body(request, schemas.LOGOUT) if await request.read() else {}
+    try:
+        await identify(request.app, request)
+    except Problem:
+        if "refresh_token" not in body:
+            raise
+    await write(request.app, _log_out, request, body.get("refresh_token"))
     return web.Response(status=204)
+
+
+async def _log_out(conn: Connection, request: web.Request, refresh_token: str | None) -> None:
+    if user := request.get(USER):
+        await _end_session(conn, request, user["id"], user["session_id"])
+    if refresh_token is not None:
+        # A client that missed a refresh holds a used token, and must not stay signed in.
+        session = await queries.lock_family(conn, hash_refresh_token(refresh_token))
+        if session is not None:
+            await _end_session(conn, request, session["user_id"], session["id"])
 
 
 @describe(
@@ -127,7 +150,7 @@ async def list_mine(request: web.Request) -> web.Response:
 async def end_one(request: web.Request) -> web.Response:
     """End one of the account's sessions."""
     session_id = uuid.UUID(request.match_info["session_id"])
-    if not await write(request.app, _end_session, request, session_id):
+    if not await write(request.app, _end_session, request, request[USER]["id"], session_id):
         raise Problem(SESSION_NOT_FOUND)
     return web.Response(status=204)
 
@@ -139,11 +162,13 @@ async def end_others(request: web.Request) -> web.Response:
     return web.Response(status=204)
 
 
-async def _end_session(conn: Connection, request: web.Request, session_id: uuid.UUID) -> bool:
-    user_id = request[USER]["id"]
+async def _end_session(
+    conn: Connection, request: web.Request, user_id: uuid.UUID, session_id: uuid.UUID
+) -> bool:
     ended = await queries.end_session(conn, user_id, session_id)
     if ended:
-        await record(conn, request, "session.end", user_id, before={"session_id": str(session_id)})
+        before = {"session_id": str(session_id)}
+        await record(conn, request, "session.end", user_id, actor_id=user_id, before=before)
     return ended
 
 

@@ -41,6 +41,12 @@ class RefreshSchema(Schema):
     refresh_token = Text(1, 512, required=True)
 
 
+class LogoutSchema(Schema):
+    """``POST /auth/logout``."""
+
+    refresh_token = Text(1, 512)
+
+
 SESSION_EXAMPLE = {
     "id": examples.SESSION_ID,
     "created_at": examples.CREATED_AT,
@@ -53,3 +59,4 @@ SESSION = SessionSchema()
 OWN_SESSION = OwnSessionSchema()
 OWN_SESSION_PAGE = page_of(OWN_SESSION)
 REFRESH = RefreshSchema()
+LOGOUT = LogoutSchema()

@@ -62,6 +62,11 @@ async def is_known_network(conn: Connection, account: str, network: Network) -> 
     return known
 
 
+async def forget_networks_of(conn: Connection, user_id: uuid.UUID) -> None:
+    """Delete the account's networks, because they may be somebody else's."""
+    await conn.execute("delete from known_networks where user_id = $1", user_id)
+
+
 async def export_networks(conn: Connection, user_id: uuid.UUID) -> list[asyncpg.Record]:
     """Return the account's networks, most recently seen last."""
     return await conn.fetch(

@@ -54,6 +54,8 @@ SIGN_IN = Action(
     known_networks=True,
 )
 REGISTRATION = Action("registration", attrgetter("throttle_registration_per_ip"))
+# Looking at mailed links, or guessing their tokens, as often as guessing passwords.
+LINK = Action("link", attrgetter("throttle_sign_in_per_ip"))
 # No counter per known network: the mail goes to the owner, whatever client requests it.
 PASSWORD_RESET = Action(
     "password-reset",

@@ -76,7 +76,7 @@ def find_caller(role: str, *, new: bool) -> Caller:
         return callers[role]
 
 
-mailed: dict[str, list[str]] = {"/password/reset": [], "/email/verify": []}
+mailed: dict[str, list[str]] = {"/password/reset": [], "/email/verify": [], "/email/revert": []}
 read_already: set[Path] = set()
 
 
@@ -140,12 +140,18 @@ def before_call(context: HookContext, case: Case, kwargs: dict[str, Any]) -> Non
 
 
 def complete_body(body: dict[str, Any], operation_id: str) -> None:
-    if "password" in body:
+    for name in {"password", "new_password"} & body.keys():
         # As long as before, but neither a common password nor derived from one.
-        body["password"] = f"ü{secrets.token_urlsafe(256)}"[: len(body["password"])]
+        body[name] = f"ü{secrets.token_urlsafe(256)}"[: len(body[name])]
     if body.get("until", "9") < "2100":
         body["until"] = f"2100{body['until'][4:]}"
     if operation_id == "recovery_verify_email":
+        body["token"] = find_mailed_token("/email/verify") or body["token"]
+        if "new_password" in body:
+            body.pop("password", None)  # only one of them is accepted
+        elif "password" in body:
+            body["password"] = PASSWORD
+    elif operation_id == "recovery_inspect_link":
         body["token"] = find_mailed_token("/email/verify") or body["token"]
     elif operation_id == "recovery_reset_password":
         body["token"] = find_mailed_token("/password/reset") or body["token"]

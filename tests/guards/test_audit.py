@@ -13,6 +13,7 @@ from tests.support.factories import Account, register, register_as
 from tests.support.processes import url_of
 from tests.support.shell import run_all
 from tests.support.steps import (
+    NEW_PASSWORD,
     change_email,
     change_password,
     delete_account,
@@ -21,6 +22,7 @@ from tests.support.steps import (
     mail_reset,
     refresh,
     reset,
+    revert,
     send,
     sign_in,
     sign_in_again,
@@ -58,6 +60,11 @@ async def resetting(client: Client, settings: Settings, account: Account, admin:
     await reset(client, await mail_reset(client, settings.data_dir, account))
 
 
+async def taking_over(client: Client, settings: Settings, account: Account, admin: Account) -> None:
+    token = await link_about(settings.data_dir, OWN, VERIFY)
+    assert (await verify(client, token, new_password=NEW_PASSWORD)).status == 200
+
+
 async def changing_the_password(
     client: Client, settings: Settings, account: Account, admin: Account
 ) -> None:
@@ -82,7 +89,7 @@ async def reverting_the_email(
     client: Client, settings: Settings, account: Account, admin: Account
 ) -> None:
     await changing_the_email(client, settings, account, admin)
-    await verify(client, await link_about(settings.data_dir, OWN, CHANGED))
+    await revert(client, await link_about(settings.data_dir, OWN, CHANGED))
 
 
 async def leaving(client: Client, settings: Settings, account: Account, admin: Account) -> None:
@@ -122,6 +129,21 @@ OWNERS: list[tuple[Act, str, bool, Any, Any]] = [
     ),
     (forgetting, "password.forgot", False, None, None),
     (resetting, "password.reset", True, None, None),
+    (
+        resetting,
+        "email.verify",
+        True,
+        {"email": OWN, "email_verified": False},
+        {"email": OWN, "email_verified": True},
+    ),
+    (taking_over, "password.reset", True, None, None),
+    (
+        taking_over,
+        "email.verify",
+        True,
+        {"email": OWN, "email_verified": False},
+        {"email": OWN, "email_verified": True},
+    ),
     (changing_the_password, "password.change", True, None, None),
     (requesting_an_email_change, "email.change_request", True, None, {"email": NEW}),
     (
@@ -156,7 +178,9 @@ async def events_of(client: Client, admin: Account, subject: str, action: str) -
 
 
 @pytest.mark.parametrize(
-    ("act", "action", "by_owner", "before", "after"), OWNERS, ids=[row[1] for row in OWNERS]
+    ("act", "action", "by_owner", "before", "after"),
+    OWNERS,
+    ids=[f"{row[0].__name__}-{row[1]}" for row in OWNERS],
 )
 async def test_owner_action_is_recorded(
     client: Client,

@@ -18,6 +18,7 @@ from tests.support.steps import (
     mails,
     resend,
     reset,
+    revert,
     send,
     verify,
 )
@@ -72,7 +73,7 @@ async def changing_the_email(client: Client, settings: Settings, account: Accoun
 
 async def reverting_the_email(client: Client, settings: Settings, account: Account) -> None:
     await changing_the_email(client, settings, account)
-    await verify(client, await link_about(settings.data_dir, OWN, CHANGED))
+    await revert(client, await link_about(settings.data_dir, OWN, CHANGED))
 
 
 async def leaving(client: Client, settings: Settings, account: Account) -> None:

@@ -29,11 +29,13 @@ CALLS = (
     "check_if_match",
     "keep_an_administrator",
     "_lock_credentials",
+    "_check_proof_again",
     # sessions and links that end with a password or an email
     "end_session",
     "end_sessions",
     "delete_tokens",
     "delete_reverts_since",
+    "forget_networks_of",
 )
 # ``async with`` one of these becomes ``async with nullcontext()``.
 CONTEXTS = ("uniform_time",)

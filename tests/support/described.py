@@ -63,6 +63,8 @@ async def _find_request_body_faults(
     if "requestBody" not in operation or "Content-Encoding" in request.headers:
         return []
     body = await request.body.as_bytes() if request.body else b""
+    if not body and not operation["requestBody"]["required"]:
+        return []
     schema = operation["requestBody"]["content"]["application/json"]["schema"]
     return find_invalid(schema, orjson.loads(body))
 

@@ -9,7 +9,7 @@ from typing import Any
 from aiohttp import ClientResponse
 
 from tests.support.clients import Client
-from tests.support.factories import Account, bearer
+from tests.support.factories import PASSWORD, Account, bearer
 from tests.support.mailbox import next_mail, token_of
 from tests.support.waiting import eventually
 
@@ -90,8 +90,24 @@ async def reset(client: Client, token: str, password: str = NEW_PASSWORD) -> Cli
     return await send(client, "POST", "/auth/password/reset", body)
 
 
-async def verify(client: Client, token: str) -> ClientResponse:
-    return await send(client, "POST", "/auth/email/verify", {"token": token})
+async def verify(
+    client: Client, token: str, *, by: Account | None = None, **proof: str
+) -> ClientResponse:
+    """Use a link that verifies or changes an email.
+
+    Unless signed in as ``by`` or given another proof, send the password of ``register``.
+    """
+    if by is None and not proof:
+        proof = {"password": PASSWORD}
+    return await send(client, "POST", "/auth/email/verify", {"token": token, **proof}, by=by)
+
+
+async def revert(client: Client, token: str) -> ClientResponse:
+    return await send(client, "POST", "/auth/email/revert", {"token": token})
+
+
+async def inspect_link(client: Client, token: str) -> ClientResponse:
+    return await send(client, "POST", "/auth/links/inspect", {"token": token})
 
 
 async def refresh(client: Client, token: str) -> ClientResponse:
