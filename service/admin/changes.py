@@ -16,15 +16,20 @@ from service.accounts import queries as accounts
 from service.accounts.rules import keep_an_administrator
 from service.admin import schemas
 from service.audit.events import record, record_unattended
+from service.context import SETTINGS
 from service.db.connection import Connection
 from service.http.fields import fold_email
 from service.http.problems import ACCOUNT_NOT_FOUND, EMAIL_TAKEN, Problem, ProblemType
 from service.http.requests import check_if_match
 from service.json_codec import same
+from service.mail.notices import send_mail
 from service.sessions import queries as session_queries
 
 ACCOUNT_DELETING = ProblemType(
     409, "account_deleting", "This account is being deleted. Reinstate it first."
+)
+ACCOUNT_SUSPENDED = ProblemType(
+    409, "account_suspended", "This account is suspended. Reinstate it first."
 )
 
 _UNRECORDED_FIELDS = {"version", "updated_at"}
@@ -134,6 +139,29 @@ async def reinstate(
     active = await accounts.reactivate_account(conn, user["id"])
     await record_change(conn, request, "user.reinstate", user, active)
     return active
+
+
+async def delete(
+    conn: Connection, app: web.Application, user_id: uuid.UUID, request: web.Request | None = None
+) -> asyncpg.Record:
+    """Schedule the account's deletion, end all its sessions now and notify its owner by mail.
+
+    If the owner has already requested the deletion, signing in no longer cancels it.
+    """
+    await keep_an_administrator(conn, user_id)
+    user = await lock_account(conn, user_id, request)
+    if user["status"] == "suspended":
+        # Deletion would replace the suspension, and reinstatement would lift both.
+        raise Problem(ACCOUNT_SUSPENDED)
+    if user["deleted_by_admin"]:
+        return user
+    grace_days = app[SETTINGS].deletion_grace_days
+    deleting = await accounts.schedule_deletion(conn, user["id"], grace_days, by_admin=True)
+    await session_queries.delete_sessions(conn, user["id"])
+    date = deleting["purge_at"].date().isoformat()
+    await send_mail(conn, app, user, "account_deletion_by_admin", date=date)
+    await record_change(conn, request, "user.delete", user, deleting)
+    return deleting
 
 
 async def record_change(

@@ -109,8 +109,8 @@ async def test_every_administrative_action_is_recorded(client: Client) -> None:
         ("session.end_all", {"sessions": 0}, None),
         (
             "user.delete",
-            {"status": "active", "purge_at": None},
-            {"status": "deleting", "purge_at": deleted["purge_at"]},
+            {"status": "active", "purge_at": None, "deleted_by_admin": False},
+            {"status": "deleting", "purge_at": deleted["purge_at"], "deleted_by_admin": True},
         ),
         ("session.end", {"session_id": session_id}, None),
     ]
