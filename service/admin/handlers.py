@@ -34,7 +34,6 @@ from service.http.requests import (
     require_if_match,
 )
 from service.json_codec import same
-from service.recovery.links import start_password_reset
 from service.sessions import queries as session_queries
 from service.sessions.schemas import SESSION, SESSION_EXAMPLE
 
@@ -96,9 +95,7 @@ async def create_user(request: web.Request) -> web.Response:
 
 
 async def _create(conn: Connection, request: web.Request, body: dict[str, Any]) -> web.Response:
-    user = await changes.create_account(conn, **body)
-    await start_password_reset(conn, request.app, user)
-    await record(conn, request, "user.create", user["id"], after=body)
+    user = await changes.create_account(conn, request.app, request, **body)
     response = _render(user, status=201)
     response.headers["Location"] = f"/api/v1/users/{user['id']}"
     return response
@@ -203,7 +200,7 @@ async def suspend_user(request: web.Request) -> web.Response:
 async def _suspend(
     conn: Connection, request: web.Request, reason: str, until: datetime | None
 ) -> web.Response:
-    return _render(await changes.suspend(conn, _user_id(request), reason, until, request))
+    return _render(await changes.suspend(conn, _user_id(request), request, reason, until))
 
 
 @describe({200: _account("The active account.")}, idempotent=True, if_match="honoured")
@@ -230,9 +227,7 @@ async def reset_password(request: web.Request) -> web.Response:
 
 
 async def _reset_password(conn: Connection, request: web.Request) -> web.Response:
-    user = await lock_account(conn, _user_id(request), request)
-    await start_password_reset(conn, request.app, user)
-    await record(conn, request, "user.password_reset", user["id"])
+    await changes.reset_password(conn, request.app, _user_id(request), request)
     return web.Response(status=202)
 
 

@@ -55,6 +55,7 @@ async def test_event_holds_actor_subject_client_and_change(client: Client) -> No
         "action": "user.suspend",
         "actor_id": admin.profile["id"],
         "actor_role": "admin",
+        "operator": None,
         "subject_id": account.profile["id"],
         "ip": "127.0.0.1",
         "user_agent": "tester/1",
