@@ -18,7 +18,7 @@ def operator_option(function: Callable[..., Any]) -> Callable[..., Any]:
     return click.option(
         "--operator",
         metavar="NAME",
-        help="Your name in the audit log. The default is the OS account that ran sudo or this.",
+        help="Your name in the audit log. The default is your OS account, also under sudo.",
     )(function)
 
 
