@@ -1,4 +1,4 @@
--- depends: 0018.name-the-ip
+-- depends: 0019.number-session-epochs
 --
 -- users.deleted_by_admin: an administrator's deletion is not cancelled when the owner signs in.
 -- Deletions in progress get it from their audit event.

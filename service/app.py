@@ -26,6 +26,7 @@ from service.routes import add_routes
 from service.sessions.queries import find_signed_in
 from service.settings import Settings
 from service.throttle import limits as throttle
+from service.users.handlers import EXPORTS
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
@@ -52,6 +53,7 @@ def create_app(settings: Settings, registry: "CollectorRegistry | None" = None) 
     app[LIFECYCLE] = Lifecycle()
     app[HEALTH] = Health()
     app[SIGNED_IN] = Coalesced(app, find_signed_in)
+    app[EXPORTS] = set()
     app.middlewares.extend([request_middleware(app), *cors])
     app.cleanup_ctx.extend(
         [

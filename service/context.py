@@ -1,5 +1,6 @@
 """Shared state of the application, of a request, and of its task."""
 
+import asyncio
 from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -50,6 +51,8 @@ class RequestContext:
     # Number of database uses, and the total time spent on them.
     database_calls: int = 0
     database_s: float = 0.0
+    # Ends the handler; a streamed response lifts it.
+    deadline: asyncio.Timeout | None = None
 
     def add_database_time(self, seconds: float) -> None:
         self.database_calls += 1

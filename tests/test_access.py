@@ -68,8 +68,9 @@ def role_of(caller: str) -> str:
 async def everything(conn: Any) -> Any:
     """Return the state that a refused request must not change."""
     return await conn.fetch(
-        "select (select jsonb_agg(to_jsonb(users) order by id) from users),"
-        " (select jsonb_agg(to_jsonb(sessions) order by id) from sessions),"
+        "select (select jsonb_agg(to_jsonb(users) - 'swept_epoch' order by id) from users),"
+        " (select jsonb_agg(to_jsonb(sessions) order by sessions.id) from sessions"
+        "  join users on users.id = user_id where epoch = session_epoch and expires_at > now()),"
         " (select count(*) from audit_events), (select count(*) from action_tokens)"
     )
 

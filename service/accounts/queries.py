@@ -18,8 +18,12 @@ PROFILE = """
 # The columns that administrators see, and the folded email that lists are ordered by.
 ACCOUNT = f"""
     {PROFILE}, users.status, users.suspended_until, users.suspension_reason, users.purge_at,
-    users.status = 'deleting' and users.deleted_by_admin as deleted_by_admin, users.email_folded
+    users.status = 'deleting' and users.deleted_by_admin as deleted_by_admin,
+    users.email_folded, coalesce(users.suspended_until <= now(), false) as suspension_over,
+    coalesce(users.purge_at <= now(), false) as purge_due
 """
+# The current epoch of the account $1; sessions of earlier ones have ended.
+EPOCH_OF_ACCOUNT = "(select session_epoch from users where users.id = $1)"
 
 
 async def insert_account(
@@ -153,7 +157,8 @@ async def schedule_deletion(
         conn,
         """
         status = 'deleting', deleted_by_admin = $3,
-        purge_at = coalesce(purge_at, now() + make_interval(days => $2))
+        purge_at = coalesce(purge_at, now() + make_interval(days => $2)),
+        suspension_reason = null, suspended_until = null
         """,
         user_id,
         grace_days,
@@ -217,6 +222,84 @@ async def lock_profile(conn: Connection, user_id: uuid.UUID) -> asyncpg.Record |
         f"select {PROFILE} from users where id = $1 for no key update",  # noqa: S608
         user_id,
     )
+
+
+async def start_epoch(conn: Connection, user_id: uuid.UUID) -> int:
+    """Start a new epoch of sessions, which ends all of the account's, and return its number."""
+    epoch: int = await conn.fetchval(
+        """
+        update users set session_epoch = session_epoch + 1 where id = $1 returning session_epoch
+        """,
+        user_id,
+    )
+    return epoch
+
+
+async def list_unswept(
+    conn: Connection, after: asyncpg.Record | None, limit: int
+) -> list[asyncpg.Record]:
+    """Return the next accounts after one that may have sessions of past epochs."""
+    return await conn.fetch(
+        """
+        select id from users
+        where session_epoch <> swept_epoch and ($1::uuid is null or id > $1)
+        order by id limit $2
+        """,
+        after and after["id"],
+        limit,
+    )
+
+
+async def mark_swept(conn: Connection, user_id: uuid.UUID) -> None:
+    """Note that no session of a past epoch is left, unless one is."""
+    await conn.execute(
+        """
+        update users set swept_epoch = session_epoch
+        where id = $1 and not exists (
+            select from sessions where user_id = $1 and epoch < users.session_epoch
+        )
+        """,
+        user_id,
+    )
+
+
+async def list_due_purges(
+    conn: Connection, after: asyncpg.Record | None, limit: int
+) -> list[asyncpg.Record]:
+    """Return the next accounts after one whose grace period is over, the longest overdue first."""
+    return await conn.fetch(
+        """
+        select id, purge_at from users
+        where purge_at <= now() and ($1::uuid is null or (purge_at, id) > ($2, $1))
+        order by purge_at, id limit $3
+        """,
+        after and after["id"],
+        after and after["purge_at"],
+        limit,
+    )
+
+
+async def lock_due_purge(conn: Connection, user_id: uuid.UUID) -> bool:
+    """Lock an account to purge it. Return False if it is not due, or if another replica has it."""
+    found = await conn.fetchval(
+        "select true from users where id = $1 and purge_at <= now() for update skip locked", user_id
+    )
+    return found is not None
+
+
+async def delete_account(conn: Connection, user_id: uuid.UUID) -> None:
+    await conn.execute("delete from users where id = $1", user_id)
+
+
+async def measure_overdue_purges(conn: Connection) -> float:
+    """Return for how many seconds the oldest due account has not been purged, or 0."""
+    overdue_s: float = await conn.fetchval(
+        """
+        select coalesce(extract(epoch from now() - min(purge_at)), 0)::float8
+        from users where purge_at <= now()
+        """
+    )
+    return overdue_s
 
 
 async def update_profile(
@@ -286,6 +369,9 @@ async def update_email(conn: Connection, user_id: uuid.UUID, email: str, email_f
     )
 
 
+# The grace period of the account is not over: see ``service.purge``. Afterwards nobody may sign in,
+# as a part of the account may be deleted already.
+_NOT_DUE = "(purge_at is null or purge_at > now())"
 # Decides whether the account may sign in. An expired suspension no longer counts, and owners may
 # cancel only their own deletion.
 _SIGN_IN_STATE = """
@@ -299,9 +385,15 @@ _SIGN_IN_STATE = """
 
 
 async def find_credentials(conn: Connection, email_folded: str) -> asyncpg.Record | None:
-    """Return the id, password hash and sign-in state of the account with this email."""
+    """Return the id, password hash and sign-in state of the account with this email.
+
+    Once its grace period is over, an account counts as deleted.
+    """
     return await conn.fetchrow(
-        f"select id, password_hash, {_SIGN_IN_STATE} from users where email_folded = $1",  # noqa: S608
+        f"""
+        select id, password_hash, {_SIGN_IN_STATE} from users
+        where email_folded = $1 and {_NOT_DUE}
+        """,  # noqa: S608
         email_folded,
     )
 
@@ -322,7 +414,7 @@ async def lock_credentials(
     return await conn.fetchrow(
         f"""
         select id, {_SIGN_IN_STATE} from users
-        where id = $1 and password_hash = $2
+        where id = $1 and password_hash = $2 and {_NOT_DUE}
         for no key update
         """,  # noqa: S608
         user_id,

@@ -36,6 +36,11 @@ ACCOUNT_DELETING = ProblemType(
 ACCOUNT_SUSPENDED = ProblemType(
     409, "account_suspended", "This account is suspended. Reinstate it first."
 )
+ACCOUNT_PURGE_DUE = ProblemType(
+    409,
+    "account_purge_due",
+    "The grace period is over. This account can no longer be reinstated.",
+)
 
 _UNRECORDED_FIELDS = {"version", "updated_at"}
 
@@ -144,14 +149,19 @@ async def suspend(
     if user["status"] == "deleting":
         raise Problem(ACCOUNT_DELETING)
     suspended = await accounts.suspend_account(conn, user["id"], reason, until)
-    await session_queries.delete_sessions(conn, user["id"])
+    await session_queries.end_sessions(conn, user["id"])
     await record_change(conn, by, "user.suspend", user, suspended)
     return suspended
 
 
 async def reinstate(conn: Connection, user_id: uuid.UUID, by: Author) -> asyncpg.Record:
-    """Reactivate an account that is suspended or scheduled for deletion."""
+    """Reactivate an account that is suspended or scheduled for deletion.
+
+    Raises Problem 409 once its grace period is over, as a part of it may be deleted already.
+    """
     user = await lock_account(conn, user_id, by)
+    if user["purge_due"]:
+        raise Problem(ACCOUNT_PURGE_DUE)
     if user["status"] == "active":
         return user
     active = await accounts.reactivate_account(conn, user["id"])
@@ -168,14 +178,14 @@ async def delete(
     """
     await keep_an_administrator(conn, user_id)
     user = await lock_account(conn, user_id, by)
-    if user["status"] == "suspended":
+    if user["status"] == "suspended" and not user["suspension_over"]:
         # Deletion would replace the suspension, and reinstatement would lift both.
         raise Problem(ACCOUNT_SUSPENDED)
     if user["deleted_by_admin"]:
         return user
     grace_days = app[SETTINGS].deletion_grace_days
     deleting = await accounts.schedule_deletion(conn, user["id"], grace_days, by_admin=True)
-    await session_queries.delete_sessions(conn, user["id"])
+    await session_queries.end_sessions(conn, user["id"])
     date = deleting["purge_at"].date().isoformat()
     await send_mail(conn, app, user, "account_deletion_by_admin", date=date)
     await record_change(conn, by, "user.delete", user, deleting)

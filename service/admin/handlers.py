@@ -203,7 +203,12 @@ async def _suspend(
     return _render(await changes.suspend(conn, _user_id(request), request, reason, until))
 
 
-@describe({200: _account("The active account.")}, idempotent=True, if_match="honoured")
+@describe(
+    {200: _account("The active account.")},
+    problems=(changes.ACCOUNT_PURGE_DUE,),
+    idempotent=True,
+    if_match="honoured",
+)
 async def reinstate_user(request: web.Request) -> web.Response:
     """Reinstate an account that is suspended or scheduled for deletion."""
     return await write_once(request, _reinstate, request)
@@ -248,7 +253,7 @@ async def list_sessions(request: web.Request) -> web.Response:
     if await read(request.app, accounts.find_account, user_id) is None:
         raise Problem(ACCOUNT_NOT_FOUND)
     rows = await read(
-        request.app, session_queries.list_sessions_page, user_id, after, query["limit"] + 1
+        request.app, session_queries.list_sessions, user_id, after, query["limit"] + 1
     )
     return render_page(request, query, keyset, rows, SESSION)
 
@@ -262,8 +267,8 @@ async def end_sessions(request: web.Request) -> web.Response:
 
 async def _end_sessions(conn: Connection, request: web.Request) -> None:
     user = await lock_account(conn, _user_id(request), request)
-    ended = await session_queries.delete_sessions(conn, user["id"])
-    await record(conn, request, "session.end_all", user["id"], before={"sessions": ended})
+    await session_queries.end_sessions(conn, user["id"])
+    await record(conn, request, "session.end_all", user["id"])
 
 
 @describe({204: Success("The session has ended.")})
@@ -275,7 +280,7 @@ async def end_session(request: web.Request) -> web.Response:
 
 async def _end_session(conn: Connection, request: web.Request) -> None:
     user_id, session_id = _user_id(request), uuid.UUID(request.match_info["session_id"])
-    if not await session_queries.delete_session(conn, user_id, session_id):
+    if not await session_queries.end_session(conn, user_id, session_id):
         raise Problem(SESSION_NOT_FOUND)
     await record(conn, request, "session.end", user_id, before={"session_id": str(session_id)})
 

@@ -2,8 +2,8 @@
 
 import uuid
 from collections.abc import Mapping
-from datetime import datetime
-from typing import Any
+from datetime import UTC, datetime
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import asyncpg
 
@@ -13,6 +13,20 @@ from service.db.transactions import own_plans
 from service.http.client_ip import IpAddress
 
 NEWEST_FIRST = Keyset({"occurred_at": datetime.fromisoformat, "id": uuid.UUID}, descending=True)
+OLDEST_FIRST = NEWEST_FIRST._replace(descending=False)
+
+Column: TypeAlias = Literal["subject_id", "actor_id"]
+
+
+class Place(NamedTuple):
+    """The place of an event in the order of time."""
+
+    occurred_at: datetime
+    event_id: uuid.UUID
+
+
+FIRST_PLACE = Place(datetime.min.replace(tzinfo=UTC), uuid.UUID(int=0))
+LAST_PLACE = Place(datetime.max.replace(tzinfo=UTC), uuid.UUID(int=2**128 - 1))
 
 _CONDITIONS = {
     "actor_id": "actor_id = {}",
@@ -60,20 +74,39 @@ async def insert_event(
     )
 
 
-async def pseudonymise(conn: Connection, user_id: uuid.UUID) -> None:
-    """Erase the user's personal data from audit events. Only the id remains."""
-    await conn.execute("select set_config('shinkei.pseudonymise', 'on', true)")
+async def pseudonymise(
+    conn: Connection, user_id: uuid.UUID, column: Column, after: Place, limit: int
+) -> Place | None:
+    """Erase the user's personal data from audit events. Only the id remains.
+
+    Handles the next ``limit`` events after a place whose ``column`` is the user. Returns the place
+    of the last one, or None if there were fewer and all are done.
+    """
+    until = await conn.fetchrow(
+        f"""
+        select occurred_at, id from audit_events
+        where {column} = $1 and (occurred_at, id) > ($2, $3)
+        order by occurred_at, id offset $4 limit 1
+        """,  # noqa: S608
+        user_id,
+        *after,
+        limit - 1,
+    )
     await conn.execute(
-        """
+        f"""
         update audit_events
         set before = case when subject_id = $1 then null else before end,
             after = case when subject_id = $1 then null else after end,
             ip = case when coalesce(actor_id, $1) = $1 then null else ip end,
             user_agent = case when coalesce(actor_id, $1) = $1 then null else user_agent end
-        where subject_id = $1 or actor_id = $1
-        """,
+        where {column} = $1 and (occurred_at, id) > ($2, $3) and (occurred_at, id) <= ($4, $5)
+          and num_nonnulls(before, after, ip, user_agent) > 0
+        """,  # noqa: S608
         user_id,
+        *after,
+        *(until or LAST_PLACE),
     )
+    return Place(*until) if until else None
 
 
 async def list_events(
@@ -175,14 +208,24 @@ async def delete_default_events_before(conn: Connection, time: datetime) -> None
     await conn.execute("delete from audit_events_default where occurred_at < $1", time)
 
 
-async def export_events(conn: Connection, user_id: uuid.UUID) -> list[asyncpg.Record]:
-    """Return the account's events, oldest first. Events by others hide the IP and user agent."""
+async def export_events(
+    conn: Connection, user_id: uuid.UUID, after: list[object] | None, limit: int
+) -> list[asyncpg.Record]:
+    """Return a page of the account's events after a place in OLDEST_FIRST.
+
+    Events by others hide the IP and user agent.
+    """
+    beyond = OLDEST_FIRST.beyond(3) if after else "true"
     return await conn.fetch(
-        """
+        f"""
         select id, occurred_at, action, actor_id = $1 as by_yourself,
                case when actor_id = $1 then host(ip) end as ip,
                case when actor_id = $1 then user_agent end as user_agent, before, after
-        from audit_events where subject_id = $1 order by occurred_at, id
-        """,
+        from audit_events
+        where subject_id = $1 and {beyond}
+        order by {OLDEST_FIRST.order_by()} limit $2
+        """,  # noqa: S608
         user_id,
+        limit,
+        *(after or ()),
     )

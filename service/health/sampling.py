@@ -1,4 +1,4 @@
-"""Samples the pool, the hash threads, the event loop and the outbox for the metrics."""
+"""Samples the pool, the hash threads, the event loop and the backlogs for the metrics."""
 
 import asyncio
 import contextlib
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
+from service.accounts import queries as account_queries
 from service.auth.passwords import HASHER
 from service.auth.signing_keys import KEY_RING
 from service.db.connection import DATABASE_TIMERS, POOL, POOL_WAITING
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
 
 SAMPLE_EVERY_S = 1
-OUTBOX_EVERY_S = 15
+BACKLOGS_EVERY_S = 15
 
 
 def install(app: web.Application, registry: "CollectorRegistry") -> None:
@@ -51,7 +52,9 @@ async def _metrics_context(app: web.Application) -> AsyncIterator[None]:
     app[HASHER].timers.append(observe_hash)
     tasks = [
         asyncio.create_task(_repeat(app, SAMPLE_EVERY_S, _sample), name="metrics"),
-        asyncio.create_task(_repeat(app, OUTBOX_EVERY_S, _sample_outbox), name="outbox metrics"),
+        asyncio.create_task(
+            _repeat(app, BACKLOGS_EVERY_S, _sample_backlogs), name="backlog metrics"
+        ),
     ]
     yield
     for task in tasks:
@@ -99,8 +102,9 @@ def _count_tokens(app: web.Application) -> None:
     ring.hits = ring.misses = 0
 
 
-async def _sample_outbox(app: web.Application, late_s: float) -> None:
+async def _sample_backlogs(app: web.Application, late_s: float) -> None:
     with contextlib.suppress(DatabaseUnavailable):
         mails, oldest_age_s = await read(app, mail_queries.measure_outbox)
         app[METRICS].mail_outbox_mails.set(mails)
         app[METRICS].mail_outbox_oldest_age.set(oldest_age_s)
+        app[METRICS].purge_overdue.set(await read(app, account_queries.measure_overdue_purges))

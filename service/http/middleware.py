@@ -35,7 +35,7 @@ def request_middleware(app: web.Application) -> Middleware:
         try:
             if request.can_read_body:
                 await read_in_time(request, settings.body_timeout_s)
-            async with asyncio.timeout(settings.request_timeout_s):
+            async with asyncio.timeout(settings.request_timeout_s) as context.deadline:
                 response = await handler(request)
         except Exception as error:
             response = error_response(error)

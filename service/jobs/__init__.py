@@ -1,1 +1,1 @@
-"""Work that comes back, on one replica at a time."""
+"""Work that comes back, shared by the replicas."""

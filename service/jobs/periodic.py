@@ -1,4 +1,4 @@
-"""Periodic jobs, each run by one replica at a time."""
+"""Periodic jobs, which replicas share without doing the same work twice."""
 
 import asyncio
 import contextlib
@@ -24,7 +24,18 @@ class Job(NamedTuple):
     work: Callable[[web.Application, Connection], Awaitable[None]]
 
 
-def periodic_context(*jobs: Job) -> Callable[[web.Application], AsyncIterator[None]]:
+class SlicedJob(NamedTuple):
+    """A periodic job with too much work for one transaction. ``run`` opens several short ones.
+
+    Replicas may run it at the same time, so each transaction locks the rows that it works on.
+    """
+
+    name: str
+    every_s: float
+    run: Callable[[web.Application], Awaitable[None]]
+
+
+def periodic_context(*jobs: Job | SlicedJob) -> Callable[[web.Application], AsyncIterator[None]]:
     """Return a cleanup context that runs the jobs while the application runs."""
 
     async def context(app: web.Application) -> AsyncIterator[None]:
@@ -39,10 +50,13 @@ def periodic_context(*jobs: Job) -> Callable[[web.Application], AsyncIterator[No
     return context
 
 
-async def _repeat(app: web.Application, job: Job) -> None:
+async def _repeat(app: web.Application, job: Job | SlicedJob) -> None:
     while True:
         try:
-            await write(app, _run_alone, app, job)
+            if isinstance(job, SlicedJob):
+                await job.run(app)
+            else:
+                await write(app, _run_alone, app, job)
         except DatabaseUnavailable as error:
             log.warning(
                 "job postponed", extra={"job": job.name, "cause": type(error.__cause__).__name__}

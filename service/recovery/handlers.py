@@ -123,7 +123,7 @@ async def _reset(
     await accounts.update_password(conn, user["id"], password_hash)
     # The link proves the current email, because changing the email deletes older links.
     await accounts.verify_email(conn, user["id"])
-    await session_queries.delete_sessions(conn, user["id"])
+    await session_queries.end_sessions(conn, user["id"])
     # An attacker who knew the old password may have requested an email change.
     await queries.delete_tokens(conn, user["id"], "email_change")
     # The mailbox proves ownership, and a known network has a sign-in limit of its own.
@@ -162,7 +162,7 @@ async def _verify(conn: Connection, request: web.Request, token_hash: bytes) -> 
         await _record(conn, request, user, "email.change", token["email"])
     else:
         # The email change required the password, so the owner must set a new one.
-        await session_queries.delete_sessions(conn, user["id"])
+        await session_queries.end_sessions(conn, user["id"])
         await accounts.update_password(conn, user["id"], None)
         await queries.delete_tokens(conn, user["id"], "email_change")
         await queries.delete_reverts_since(conn, user["id"], token["created_at"])

@@ -13,13 +13,15 @@ from service.db.connection import Connection
 from service.db.transactions import read, write
 from service.http.client_ip import client_ip
 from service.http.descriptions import Success, describe
+from service.http.pages import PAGE, page_example, read_cursor, render_page
 from service.http.problems import CHALLENGE, MISCONFIGURED, SESSION_NOT_FOUND, Problem, ProblemType
-from service.http.requests import json_response, read_body
+from service.http.requests import json_response, read_body, read_query
 from service.sessions import queries, schemas
 from service.sessions.tokens import hash_refresh_token, next_refresh_token
 
-# How long a client whose response was lost may send a used token again.
-RETRY_GRACE_S = 10
+# How long a client whose response was lost may send a used token again. This covers short outages;
+# it ends early once the successor is used.
+RETRY_GRACE_S = 5 * 60
 
 INVALID_REFRESH_TOKEN = ProblemType(
     401,
@@ -57,7 +59,8 @@ async def _rotate(conn: Connection, request: web.Request, token: str) -> Refresh
 
     A replay ends the session (RFC 9700 §4.14.2). That must commit, so nothing is raised here.
     Concurrent refreshes of a session queue on its row. The first creates the successor, and the
-    next receives the same one, as it falls within the grace period.
+    next receives the same one, as it falls within the grace period. Once the successor is used, the
+    client must have received it, so another use of its predecessor shows a thief.
     """
     settings = request.app[SETTINGS]
     token_hash = hash_refresh_token(token)
@@ -76,7 +79,7 @@ async def _rotate(conn: Connection, request: web.Request, token: str) -> Refresh
             ip=client_ip(request),
         )
     elif not await queries.is_retry(conn, token_hash, successor_hash, RETRY_GRACE_S):
-        await queries.delete_session(conn, session["user_id"], session["id"])
+        await queries.end_session(conn, session["user_id"], session["id"])
         await record(conn, request, "session.replay", session["user_id"])
         return None
     return Refreshed(session["user_id"], session["id"], successor)
@@ -96,18 +99,28 @@ async def logout(request: web.Request) -> web.Response:
 @describe(
     {
         200: Success(
-            "All active sessions.",
-            schemas.OWN_SESSION_LIST,
-            example={"items": [{**schemas.SESSION_EXAMPLE, "current": True}]},
+            "A page of active sessions.",
+            schemas.OWN_SESSION_PAGE,
+            ("Link",),
+            page_example({**schemas.SESSION_EXAMPLE, "current": True}),
         )
-    }
+    },
+    query=PAGE,
 )
 async def list_mine(request: web.Request) -> web.Response:
-    """List the account's sessions, most recently seen first."""
-    user = request[USER]
-    rows = await read(request.app, queries.list_sessions, user["id"])
-    mine = [{**row, "current": row["id"] == user["session_id"]} for row in rows]
-    return json_response({"items": schemas.OWN_SESSION.dump(mine, many=True)})
+    """List the account's sessions, newest first, one page at a time."""
+    query = read_query(request, PAGE)
+    user, keyset = request[USER], queries.SESSIONS_NEWEST_FIRST
+    after = read_cursor(request, query, keyset)
+    rows = await read(
+        request.app,
+        queries.list_sessions,
+        user["id"],
+        after,
+        query["limit"] + 1,
+        user["session_id"],
+    )
+    return render_page(request, query, keyset, rows, schemas.OWN_SESSION)
 
 
 @describe({204: Success("The session has ended.")})
@@ -128,14 +141,13 @@ async def end_others(request: web.Request) -> web.Response:
 
 async def _end_session(conn: Connection, request: web.Request, session_id: uuid.UUID) -> bool:
     user_id = request[USER]["id"]
-    ended = await queries.delete_session(conn, user_id, session_id)
+    ended = await queries.end_session(conn, user_id, session_id)
     if ended:
-        await record(conn, request, "session.end", user_id, before={"id": str(session_id)})
+        await record(conn, request, "session.end", user_id, before={"session_id": str(session_id)})
     return ended
 
 
 async def _end_other_sessions(conn: Connection, request: web.Request) -> None:
     user = request[USER]
-    ended = await queries.delete_sessions(conn, user["id"], but=user["session_id"])
-    if ended:
-        await record(conn, request, "session.end_others", user["id"], before={"count": ended})
+    await queries.end_sessions(conn, user["id"], but=user["session_id"])
+    await record(conn, request, "session.end_others", user["id"])

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 
 import asyncpg
 
-from service.accounts.queries import PROFILE
+from service.accounts import queries as accounts
+from service.accounts.queries import EPOCH_OF_ACCOUNT, PROFILE
 from service.db.connection import Connection
 from service.db.listing import Keyset, Statement
 from service.http.client_ip import IpAddress
@@ -17,22 +18,49 @@ SESSION = """
 SESSIONS_NEWEST_FIRST = Keyset({"id": uuid.UUID}, descending=True)
 
 
-async def list_sessions_page(
-    conn: Connection, user_id: uuid.UUID, after: list[object] | None, limit: int
+def _live(epoch: str) -> str:
+    """Return the condition that a session has neither expired nor ended.
+
+    ``epoch`` is SQL for the current epoch of the session's account: see ``end_sessions``.
+    """
+    return f"""
+        sessions.epoch = {epoch}
+        and sessions.expires_at > now() and sessions.idle_expires_at > now()
+    """
+
+
+# For queries that join users, and for queries about the account $1.
+LIVE = _live("users.session_epoch")
+LIVE_OF_ACCOUNT = f"sessions.user_id = $1 and {_live(EPOCH_OF_ACCOUNT)}"
+# Ends a session. Unlike now(), it has passed for transactions that started before.
+ENDED = "'-infinity'"
+
+
+async def list_sessions(
+    conn: Connection,
+    user_id: uuid.UUID,
+    after: list[object] | None,
+    limit: int,
+    current: uuid.UUID | None = None,
 ) -> list[asyncpg.Record]:
-    return await conn.fetch(*select_sessions_page(user_id, after, limit))
+    return await conn.fetch(*select_sessions(user_id, after, limit, current))
 
 
-def select_sessions_page(user_id: uuid.UUID, after: list[object] | None, limit: int) -> Statement:
+def select_sessions(
+    user_id: uuid.UUID,
+    after: list[object] | None,
+    limit: int,
+    current: uuid.UUID | None = None,
+) -> Statement:
     """Build the query for a page of live sessions after a place in SESSIONS_NEWEST_FIRST."""
-    beyond = SESSIONS_NEWEST_FIRST.beyond(3) if after else "true"
+    beyond = SESSIONS_NEWEST_FIRST.beyond(4) if after else "true"
     statement = f"""
-        select {SESSION} from sessions
-        where user_id = $1 and least(expires_at, idle_expires_at) > now() and {beyond}
+        select {SESSION}, id = $3 as current from sessions
+        where {LIVE_OF_ACCOUNT} and {beyond}
         order by {SESSIONS_NEWEST_FIRST.order_by()}
         limit $2
     """  # noqa: S608
-    return statement, user_id, limit, *(after or ())
+    return statement, user_id, limit, current, *(after or ())
 
 
 async def insert_session(
@@ -48,19 +76,22 @@ async def insert_session(
 ) -> None:
     """Insert a session that ends after ``ttl_s``, or after ``idle_ttl_s`` without a refresh."""
     await conn.execute(
-        """
+        f"""
         with session as (
-            insert into sessions (id, user_id, expires_at, idle_expires_at, user_agent, ip)
+            insert into sessions (
+                user_id, id, epoch, expires_at, idle_expires_at, user_agent, ip
+            )
             values (
-                $1, $2, now() + make_interval(secs => $3), now() + make_interval(secs => $4), $5, $6
+                $1, $2, {EPOCH_OF_ACCOUNT}, now() + make_interval(secs => $3),
+                now() + make_interval(secs => $4), $5, $6
             )
             returning id
         )
         insert into refresh_tokens (token_hash, session_id)
         select $7, id from session
-        """,
-        session_id,
+        """,  # noqa: S608
         user_id,
+        session_id,
         ttl_s,
         idle_ttl_s,
         user_agent,
@@ -82,8 +113,7 @@ async def find_signed_in(
         select {PROFILE}, sessions.id as session_id
         from sessions
         join users on users.id = sessions.user_id
-        where sessions.id = any($1::text[]::uuid[])
-          and sessions.expires_at > now() and sessions.idle_expires_at > now()
+        where sessions.id = any($1::text[]::uuid[]) and {LIVE}
         """,  # noqa: S608
         [str(session_id) for session_id in session_ids],
     )
@@ -93,14 +123,14 @@ async def find_signed_in(
 async def lock_family(conn: Connection, refresh_token_hash: bytes) -> asyncpg.Record | None:
     """Return the token's live session, locked so that concurrent refreshes queue up."""
     return await conn.fetchrow(
-        """
+        f"""
         select sessions.id, sessions.user_id
         from refresh_tokens
         join sessions on sessions.id = refresh_tokens.session_id
-        where refresh_tokens.token_hash = $1
-          and sessions.expires_at > now() and sessions.idle_expires_at > now()
+        join users on users.id = sessions.user_id
+        where refresh_tokens.token_hash = $1 and {LIVE}
         for update of sessions
-        """,
+        """,  # noqa: S608
         refresh_token_hash,
     )
 
@@ -166,39 +196,116 @@ async def extend_session(
     )
 
 
-async def list_sessions(conn: Connection, user_id: uuid.UUID) -> list[asyncpg.Record]:
-    """Return the user's live sessions, most recently seen first."""
-    return await conn.fetch(
+async def end_session(conn: Connection, user_id: uuid.UUID, session_id: uuid.UUID) -> bool:
+    """End the session if it is a live one of the user. Return whether it was.
+
+    The row stays for a job to delete, because thousands of refresh tokens may belong to it.
+    """
+    status = await conn.execute(
+        f"update sessions set expires_at = {ENDED} where id = $2 and {LIVE_OF_ACCOUNT}",  # noqa: S608
+        user_id,
+        session_id,
+    )
+    return status == "UPDATE 1"
+
+
+async def end_sessions_beyond(
+    conn: Connection, user_id: uuid.UUID, newest: int, at_most: int
+) -> list[uuid.UUID]:
+    """End live sessions of the user but the ``newest``, ``at_most`` at once; return their ids."""
+    rows = await conn.fetch(
         f"""
-        select {SESSION} from sessions
-        where user_id = $1 and expires_at > now() and idle_expires_at > now()
-        order by last_seen_at desc, id desc
+        update sessions set expires_at = {ENDED} where id in (
+            select id from sessions where {LIVE_OF_ACCOUNT}
+            order by {SESSIONS_NEWEST_FIRST.order_by()} offset $2 limit $3
+        )
+        returning id
         """,  # noqa: S608
         user_id,
+        newest,
+        at_most,
     )
+    return [row["id"] for row in rows]
 
 
-async def export_sessions(conn: Connection, user_id: uuid.UUID) -> list[asyncpg.Record]:
-    """Return all of the user's sessions, oldest first, with expired ones not yet purged."""
-    return await conn.fetch(
-        f"select {SESSION} from sessions where user_id = $1 order by created_at",  # noqa: S608
-        user_id,
-    )
-
-
-async def delete_session(conn: Connection, user_id: uuid.UUID, session_id: uuid.UUID) -> bool:
-    """End the session if it belongs to the user. Return whether it did."""
-    status = await conn.execute(
-        "delete from sessions where id = $1 and user_id = $2", session_id, user_id
-    )
-    return status == "DELETE 1"
-
-
-async def delete_sessions(
+async def end_sessions(
     conn: Connection, user_id: uuid.UUID, *, but: uuid.UUID | None = None
-) -> int:
-    """End all of the user's sessions except ``but``. Return how many ended."""
-    status = await conn.execute(
-        "delete from sessions where user_id = $1 and id is distinct from $2", user_id, but
+) -> None:
+    """End all of the user's sessions except ``but``, however many there are.
+
+    Only sessions of the account's current epoch are live, so a new epoch ends them all. ``but``
+    moves to the new epoch, unless it has ended in the meantime. A job deletes the other rows.
+    """
+    epoch = await accounts.start_epoch(conn, user_id)
+    if but is not None:
+        await conn.execute(
+            "update sessions set epoch = $3 where id = $2 and user_id = $1 and epoch = $3 - 1",
+            user_id,
+            but,
+            epoch,
+        )
+
+
+async def delete_ended_sessions(conn: Connection, sessions_max: int, rows_max: int) -> bool:
+    """Delete some sessions that have expired or ended one by one. Return whether any were found."""
+    rows = await conn.fetch(
+        """
+        select id from sessions where least(expires_at, idle_expires_at) < now()
+        order by least(expires_at, idle_expires_at)
+        limit $1 for update skip locked
+        """,
+        sessions_max,
     )
-    return int(status.split()[1])
+    return await _delete_sessions(conn, rows, rows_max)
+
+
+async def delete_sessions_of_past_epochs(
+    conn: Connection, user_id: uuid.UUID, sessions_max: int, rows_max: int
+) -> bool:
+    """Delete some of the user's sessions that ended together. Return whether any were found."""
+    rows = await conn.fetch(
+        f"""
+        select id from sessions where user_id = $1 and epoch < {EPOCH_OF_ACCOUNT}
+        limit $2 for update skip locked
+        """,  # noqa: S608
+        user_id,
+        sessions_max,
+    )
+    return await _delete_sessions(conn, rows, rows_max)
+
+
+async def delete_sessions_of_user(
+    conn: Connection, user_id: uuid.UUID, sessions_max: int, rows_max: int
+) -> bool:
+    """Delete some of the user's sessions, live ones too. Return whether any were found."""
+    rows = await conn.fetch(
+        "select id from sessions where user_id = $1 limit $2 for update", user_id, sessions_max
+    )
+    return await _delete_sessions(conn, rows, rows_max)
+
+
+async def _delete_sessions(conn: Connection, rows: Sequence[asyncpg.Record], rows_max: int) -> bool:
+    """Delete up to ``rows_max`` refresh tokens of locked sessions, then those without any.
+
+    So the foreign key never has to delete the thousands of tokens that a session may have.
+    """
+    ids = [str(row["id"]) for row in rows]
+    await conn.execute(
+        """
+        delete from refresh_tokens where token_hash in (
+            select token_hash from refresh_tokens
+            where session_id = any($1::text[]::uuid[]) limit $2
+        )
+        """,
+        ids,
+        rows_max,
+    )
+    await conn.execute(
+        """
+        delete from sessions
+        where id = any($1::text[]::uuid[])
+          and not exists (select from refresh_tokens where session_id = sessions.id)
+        """,
+        ids,
+    )
+    return bool(ids)

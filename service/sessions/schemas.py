@@ -3,8 +3,8 @@
 from marshmallow import Schema, fields
 
 from service.http import examples
-from service.http.descriptions import Shape, array_of, object_of
 from service.http.fields import EmailAddress, Password, Text, Timestamp
+from service.http.pages import page_of
 from service.http.row_schema import RowSchema
 
 
@@ -51,5 +51,5 @@ SESSION_EXAMPLE = {
 }
 SESSION = SessionSchema()
 OWN_SESSION = OwnSessionSchema()
-OWN_SESSION_LIST = Shape("OwnSessionList", object_of(items=array_of(OWN_SESSION)))
+OWN_SESSION_PAGE = page_of(OWN_SESSION)
 REFRESH = RefreshSchema()

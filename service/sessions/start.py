@@ -5,7 +5,7 @@ import uuid
 import uuid_utils.compat as uuid_utils
 from aiohttp import web
 
-from service.audit.events import user_agent
+from service.audit.events import record, user_agent
 from service.auth.tokens import token_response
 from service.context import SETTINGS
 from service.db.connection import Connection
@@ -14,12 +14,25 @@ from service.sessions import queries as session_queries
 from service.sessions.tokens import hash_refresh_token, new_refresh_token
 from service.throttle import known_networks
 
+# Bounds the work of a sign-in, if SESSIONS_PER_ACCOUNT has been lowered.
+ENDED_AT_ONCE = 10
+
 
 async def open_session(
     conn: Connection, request: web.Request, user_id: uuid.UUID
 ) -> dict[str, object]:
-    """Open a session and return its tokens."""
+    """Open a session and return its tokens.
+
+    If the account then has more than ``sessions_per_account``, its oldest session ends. The caller
+    must have locked the account, so that concurrent sign-ins do not exceed the limit.
+    """
     settings = request.app[SETTINGS]
+    ended = await session_queries.end_sessions_beyond(
+        conn, user_id, settings.sessions_per_account - 1, ENDED_AT_ONCE
+    )
+    for old_id in ended:
+        before = {"session_id": str(old_id)}
+        await record(conn, request, "session.end", user_id, actor_id=user_id, before=before)
     session_id = uuid_utils.uuid7()
     refresh_token = new_refresh_token()
     await session_queries.insert_session(

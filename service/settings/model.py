@@ -130,6 +130,9 @@ class Settings:
         integer(60, TEN_YEARS_S, "seconds"), "How long a session lasts at most.")
     session_idle_ttl_s: int = variable("SESSION_IDLE_TTL_S", ACCOUNTS, 7 * 86_400,
         integer(60, TEN_YEARS_S, "seconds"), "How long a session lasts without a refresh.")
+    sessions_per_account: int = variable("SESSIONS_PER_ACCOUNT", ACCOUNTS, 100,
+        integer(1, 10_000, "sessions"),
+        "Maximum sessions of an account; a sign-in beyond it ends the oldest.")
     token_issuer: str = variable("TOKEN_ISSUER", ACCOUNTS, "shinkei",
         text("any text"), "The `iss` and `aud` claims of access tokens.")
     password_min_length: int = variable("PASSWORD_MIN_LENGTH", ACCOUNTS, 15,

@@ -63,6 +63,7 @@ class Metrics:
     password_hash_duration: "Histogram"
     mail_outbox_mails: "Gauge"
     mail_outbox_oldest_age: "Gauge"
+    purge_overdue: "Gauge"
     event_loop_lag: "Histogram"
     token_cache: "Counter"
     in_flight: int = 0
@@ -141,6 +142,11 @@ def create(registry: "CollectorRegistry") -> Metrics:
         mail_outbox_mails=gauge("mail_outbox_mails", "Mails not sent yet", "livemax"),
         mail_outbox_oldest_age=gauge(
             "mail_outbox_oldest_age_seconds", "Age of the oldest mail not sent yet", "livemax"
+        ),
+        purge_overdue=gauge(
+            "purge_overdue_seconds",
+            "How long ago the oldest account still to be purged was due",
+            "livemax",
         ),
         event_loop_lag=histogram(
             "event_loop_lag_seconds",

@@ -1,17 +1,20 @@
 """Endpoints for the owner's own account."""
 
+import uuid
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from datetime import datetime
 from typing import Any
 
 import asyncpg
 from aiohttp import web
-from marshmallow import ValidationError
+from marshmallow import Schema, ValidationError
 
 from service.accounts import preferences
 from service.accounts import queries as accounts
 from service.accounts.rules import LAST_ADMINISTRATOR, keep_an_administrator
 from service.audit import queries as audit_queries
 from service.audit.events import record
+from service.auth.guards import SIGNED_IN
 from service.auth.passwords import (
     TOO_MANY_SIGN_INS,
     WRONG_PASSWORD,
@@ -22,12 +25,13 @@ from service.auth.passwords import (
 from service.auth.tokens import INVALID_ACCESS_TOKEN
 from service.context import SETTINGS, USER
 from service.db.connection import Connection
+from service.db.listing import Keyset
 from service.db.transactions import read, write
 from service.http import examples
 from service.http.descriptions import Success, describe
 from service.http.fields import fold_email
 from service.http.idempotency import find_stored_response, write_once
-from service.http.problems import Problem
+from service.http.problems import RETRY_SOON, Problem, ProblemType
 from service.http.requests import (
     check_if_match,
     field_errors,
@@ -35,7 +39,8 @@ from service.http.requests import (
     read_body,
     uniform_time,
 )
-from service.json_codec import same
+from service.http.streaming import stream_json
+from service.json_codec import encode, same
 from service.mail.notices import send_mail
 from service.recovery.links import start_email_change
 from service.recovery.queries import delete_tokens
@@ -45,6 +50,18 @@ from service.throttle import known_networks
 from service.throttle import limits as throttle
 from service.throttle.limits import TOO_MANY_REQUESTS
 from service.users import schemas
+
+# Per process: each export keeps a connection busy.
+EXPORTS_MAX = 4
+EXPORT_PAGE = 500
+TOO_MANY_EXPORTS = ProblemType(
+    503,
+    "too_many_exports",
+    "Too many exports are in progress, or one of this account is. Try again shortly.",
+    RETRY_SOON,
+)
+# The accounts that are being exported.
+EXPORTS: web.AppKey[set[uuid.UUID]] = web.AppKey("exports")
 
 _PASSWORD_PROBLEMS = (WRONG_PASSWORD, TOO_MANY_REQUESTS, TOO_MANY_SIGN_INS)
 
@@ -156,7 +173,7 @@ async def _change_password(
     user = request[USER]
     await _lock_credentials(conn, request, old_hash)
     await accounts.update_password(conn, user["id"], new_hash)
-    await session_queries.delete_sessions(conn, user["id"], but=user["session_id"])
+    await session_queries.end_sessions(conn, user["id"], but=user["session_id"])
     await send_mail(conn, request.app, user, "password_changed")
     for purpose in ("password_reset", "email_change"):
         await delete_tokens(conn, user["id"], purpose)
@@ -242,7 +259,7 @@ async def _delete_me(conn: Connection, request: web.Request, password_hash: str)
     days = request.app[SETTINGS].deletion_grace_days
     deleting = await accounts.schedule_deletion(conn, user["id"], days, by_admin=False)
     purge_at: datetime = deleting["purge_at"]
-    await session_queries.delete_sessions(conn, user["id"])
+    await session_queries.end_sessions(conn, user["id"])
     date = purge_at.date().isoformat()
     await send_mail(conn, request.app, user, "account_deletion", date=date)
     await record(conn, request, "user.delete", user["id"])
@@ -258,25 +275,64 @@ async def _delete_me(conn: Connection, request: web.Request, password_hash: str)
             ("Content-Disposition",),
             schemas.EXPORT_EXAMPLE,
         )
-    }
+    },
+    problems=(TOO_MANY_EXPORTS,),
 )
-async def export_me(request: web.Request) -> web.Response:
-    """Export all of the account's data as one JSON document."""
-    document = await read(request.app, _export, request[USER])
-    disposition = 'attachment; filename="shinkei-account.json"'
-    return json_response(document, headers={"Content-Disposition": disposition})
+async def export_me(request: web.Request) -> web.StreamResponse:
+    """Export all of the account's data as one JSON document.
+
+    The document is streamed. If the connection ends before the document does, export again. Each
+    account can run one export at a time.
+    """
+    exports, user = request.app[EXPORTS], request[USER]
+    if user["id"] in exports or len(exports) >= EXPORTS_MAX:
+        raise Problem(TOO_MANY_EXPORTS)
+    exports.add(user["id"])
+    try:
+        disposition = 'attachment; filename="shinkei-account.json"'
+        chunks = _export(request.app, user)
+        return await stream_json(request, chunks, {"Content-Disposition": disposition})
+    finally:
+        exports.remove(user["id"])
 
 
-async def _export(conn: Connection, user: asyncpg.Record) -> dict[str, Any]:
-    sessions = await session_queries.export_sessions(conn, user["id"])
-    networks = await known_networks.export_networks(conn, user["id"])
-    events = await audit_queries.export_events(conn, user["id"])
-    return {
-        "account": schemas.OWN_PROFILE.dump(user),
-        "sessions": SESSION.dump(sessions, many=True),
-        "known_networks": schemas.KNOWN_NETWORK.dump(networks, many=True),
-        "audit_events": schemas.OWN_AUDIT_EVENT.dump(events, many=True),
-    }
+async def _export(app: web.Application, user: asyncpg.Record) -> AsyncGenerator[bytes, None]:
+    """Yield the document, reading one page at a time, so that no connection is held meanwhile."""
+    networks = await read(app, known_networks.export_networks, user["id"])
+    yield b'{"account":' + encode(schemas.OWN_PROFILE.dump(user))
+    yield b',"known_networks":' + encode(schemas.KNOWN_NETWORK.dump(networks, many=True))
+    yield b',"sessions":'
+    sessions = session_queries.list_sessions, session_queries.SESSIONS_NEWEST_FIRST
+    async for part in _export_list(app, user, *sessions, SESSION):
+        yield part
+    yield b',"audit_events":'
+    events = audit_queries.export_events, audit_queries.OLDEST_FIRST
+    async for part in _export_list(app, user, *events, schemas.OWN_AUDIT_EVENT):
+        yield part
+    yield b"}"
+
+
+async def _export_list(
+    app: web.Application,
+    user: asyncpg.Record,
+    query: Callable[
+        [Connection, uuid.UUID, list[object] | None, int], Awaitable[list[asyncpg.Record]]
+    ],
+    keyset: Keyset,
+    schema: Schema,
+) -> AsyncGenerator[bytes, None]:
+    """Yield a JSON array. Raises Problem 401 if the session ends before it is complete."""
+    before, after = b"[", None
+    while True:
+        if await app[SIGNED_IN].find(user["session_id"]) is None:
+            raise Problem(INVALID_ACCESS_TOKEN)
+        rows = await read(app, query, user["id"], after, EXPORT_PAGE)
+        if rows:
+            yield before + encode(schema.dump(rows, many=True))[1:-1]
+            before, after = b",", [rows[-1][name] for name in keyset.columns]
+        if len(rows) < EXPORT_PAGE:
+            break
+    yield b"]" if after else b"[]"
 
 
 def _account_gone() -> Problem:

@@ -10,7 +10,7 @@ import pytest
 from service.admin import lists
 from service.admin.schemas import LIST_USERS
 from service.db.pool import _set_codecs
-from service.sessions.queries import select_sessions_page
+from service.sessions.queries import select_sessions
 from tests.support.plans import (
     blocks_of,
     count_generic_plans,
@@ -146,6 +146,6 @@ async def test_session_page_reads_only_its_own_rows(conn: Any) -> None:
     await conn.execute("vacuum analyze sessions")
     places: list[list[object] | None] = [None, [uuid.UUID(int=2**127)]]
     for after in places:
-        for plan in await explain_both(conn, select_sessions_page(user, after, LIMIT)):
+        for plan in await explain_both(conn, select_sessions(user, after, LIMIT)):
             assert plan["Actual Rows"] == LIMIT
             assert blocks_of(plan) < 80, plan

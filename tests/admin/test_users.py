@@ -594,5 +594,24 @@ async def test_suspension_during_sign_in_leaves_no_session(start_app: StartApp, 
             *(sign_in(client, account) for _ in range(4)),
             client.post(url_of(account, "/suspend"), headers=admin.headers, json={"reason": "x"}),
         )
-        sessions = "select count(*) from sessions where user_id = $1"
+        sessions = """
+            select count(*) from sessions join users on users.id = user_id
+            where user_id = $1 and epoch = session_epoch
+        """
         assert await conn.fetchval(sessions, uuid.UUID(account.profile["id"])) == 0
+
+
+async def test_admin_can_delete_an_account_whose_suspension_has_expired(
+    client: Client, conn: Any
+) -> None:
+    """Without waiting for the job that lifts it."""
+    account, admin = await register(client), await register_as(client, "admin")
+    await conn.execute(
+        "update users set status = 'suspended', suspension_reason = 'x', suspended_until = now()"
+        " where id = $1",
+        account.profile["id"],
+    )
+    response = await client.delete(url_of(account), headers=admin.headers)
+    assert response.status == 200, await response.text()
+    deleting = await response.json()
+    assert (deleting["status"], deleting["suspension_reason"]) == ("deleting", None)

@@ -175,6 +175,25 @@ def test_ips_survive_the_renaming_of_their_columns(database: Database) -> None:
     assert before == after == [("192.0.2.1",), ("192.0.2.2",)]
 
 
+def test_sessions_that_ended_together_stay_ended_without_epochs(database: Database) -> None:
+    with connect(database) as conn:
+        conn.execute(
+            """
+            with account as (
+                insert into users (id, email, email_folded, name, session_epoch)
+                values (gen_random_uuid(), 'a@example.com', 'a@example.com', '', 2)
+                returning id
+            )
+            insert into sessions (id, user_id, expires_at, epoch, user_agent)
+            select gen_random_uuid(), id, now(), n, n::text from account, generate_series(1, 2) n
+            """
+        )
+    while migrations.roll_back(database, 1) != ["0019.number-session-epochs"]:
+        pass
+    with connect(database) as conn:
+        assert conn.execute("select user_agent from sessions").fetchall() == [("2",)]
+
+
 def test_new_extended_statistics_are_filled_immediately(database: Database) -> None:
     """The migration fills them even if the accounts were analyzed before."""
     while migrations.roll_back(database, 1) != ["0014.index-users-by-address"]:

@@ -5,9 +5,11 @@ from typing import Any
 
 import pytest
 
+from service import purge
 from service.settings import Settings
 from tests.support.clients import Client
 from tests.support.factories import Account, register, register_as
+from tests.support.growth import add_sessions, versions
 from tests.support.steps import (
     NEW_PASSWORD,
     change_email,
@@ -123,6 +125,24 @@ async def test_refresh_token_ends_with_the_session(
     account, admin = await register(client), await register_as(client, "admin")
     await end(client, settings, account, admin)
     assert (await refresh(client, account.tokens["refresh_token"])).status == 401
+
+
+@pytest.mark.parametrize("end", ENDINGS, ids=lambda end: end.__name__)
+async def test_access_is_taken_away_at_the_cost_of_one_session(
+    client: Client,
+    settings: Settings,
+    conn: Any,
+    end: Ending,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """However many there are: a job deletes them later, and here never."""
+    monkeypatch.setattr(purge, "SESSIONS_AT_ONCE", 0)
+    account, admin = await register(client), await register_as(client, "admin")
+    await add_sessions(conn, account, 50, tokens=3)
+    before = await versions(conn, account)
+    await end(client, settings, account, admin)
+    changed = before - await versions(conn, account)
+    assert len(changed) <= 1
 
 
 @pytest.mark.parametrize("end", ENDINGS, ids=lambda end: end.__name__)

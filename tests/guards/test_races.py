@@ -102,10 +102,25 @@ async def test_session_that_was_just_ended_is_rejected(
 ) -> None:
     account = await register(client)
     elsewhere = await sign_in_again(client, account)
+    listed = await (await send(client, "GET", "/users/me/sessions", by=elsewhere)).json()
+    (first,) = [item["id"] for item in listed["items"] if not item["current"]]
     async with holding(conn, ROW, account.profile["id"]) as start:
         asked = await start(ask(client, account, account.password))
-        await send(client, "DELETE", "/users/me/sessions", by=elsewhere)
+        await send(client, "DELETE", f"/users/me/sessions/{first}", by=elsewhere)
     await assert_problem(await asked, 401, "invalid_token")
+
+
+async def test_session_that_ended_with_all_others_cannot_be_kept(client: Client, conn: Any) -> None:
+    """Ending all others must not revive a session that has just ended with all others itself."""
+    account = await register(client)
+    elsewhere = await sign_in_again(client, account)
+    async with holding(conn, ROW, account.profile["id"]) as start:
+        ended = [
+            await start(send(client, "DELETE", "/users/me/sessions", by=each))
+            for each in (elsewhere, account)
+        ]
+    assert [(await each).status for each in ended] == [204, 204]
+    assert not await is_signed_in(client, account)
 
 
 async def test_account_suspended_during_sign_in_is_rejected(client: Client, conn: Any) -> None:

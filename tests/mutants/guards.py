@@ -30,8 +30,8 @@ CALLS = (
     "keep_an_administrator",
     "_lock_credentials",
     # sessions and links that end with a password or an email
-    "delete_session",
-    "delete_sessions",
+    "end_session",
+    "end_sessions",
     "delete_tokens",
     "delete_reverts_since",
 )

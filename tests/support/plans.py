@@ -17,8 +17,11 @@ async def explain(conn: Any, statement: tuple[Any, ...], options: str = "") -> d
 async def explain_generic(conn: Any, statement: tuple[Any, ...]) -> dict[str, Any]:
     """Return the generic plan, which a prepared statement may get from its sixth execution."""
     sql, *arguments = statement
-    quoted = "select string_agg(quote_literal(one), ', ') from unnest($1::text[]) as one"
-    texts = [json.dumps(one) if isinstance(one, dict) else str(one) for one in arguments]
+    quoted = "select string_agg(quote_nullable(one), ', ') from unnest($1::text[]) as one"
+    texts = [
+        json.dumps(one) if isinstance(one, dict) else None if one is None else str(one)
+        for one in arguments
+    ]
     values = await conn.fetchval(quoted, texts)
     await conn.execute("set plan_cache_mode = force_generic_plan")
     await conn.execute(f"prepare for_any as {sql}")

@@ -128,6 +128,24 @@ async def test_preflights_are_counted_separately_from_unmatched_requests(
     assert value(registry, count, method="OPTIONS", route="preflight") == 2
 
 
+@pytest.fixture
+def frequent_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.health.sampling.BACKLOGS_EVERY_S", 0.05)
+
+
+@pytest.mark.usefixtures("frequent_samples")
+async def test_time_since_the_oldest_purge_was_due_is_measured(
+    client: Client, registry: CollectorRegistry, conn: "asyncpg.Connection[asyncpg.Record]"
+) -> None:
+    await register(client)
+    age = "shinkei_purge_overdue_seconds"
+    assert value(registry, age) == 0
+    await conn.execute(
+        "update users set status = 'deleting', purge_at = now() - interval '2 hours'"
+    )
+    await eventually(lambda: 7200 <= (value(registry, age) or 0) < 8000)
+
+
 async def test_sign_ins_are_counted_by_outcome(
     client: Client, registry: CollectorRegistry, conn: "asyncpg.Connection[asyncpg.Record]"
 ) -> None:

@@ -58,13 +58,8 @@ async def test_sign_in_undoes_a_deletion(client: Client, settings: Settings, con
     assert await conn.fetchval("select status from users") == "active"
     assert client.app is not None
     await conn.execute("update users set updated_at = now() - interval '40 days'")
-    await write(client.app, _purge, client)
+    await purge.purge_accounts(client.app)
     assert await conn.fetchval("select count(*) from users") == 1
-
-
-async def _purge(conn: Any, client: Client) -> None:
-    assert client.app is not None
-    await purge.purge_accounts(client.app, conn)
 
 
 async def test_purge_removes_all_personal_data(client: Client, conn: Any) -> None:
@@ -73,7 +68,7 @@ async def test_purge_removes_all_personal_data(client: Client, conn: Any) -> Non
     await delete(client, account)
     await conn.execute("update users set purge_at = now() where status = 'deleting'")
     assert client.app is not None
-    await write(client.app, _purge, client)
+    await purge.purge_accounts(client.app)
     assert await sign_in(client, account) == 401
     assert await sign_in(client, other) == 200
     tables = await conn.fetch(
@@ -101,10 +96,10 @@ async def test_expired_rows_are_deleted(client: Client, conn: Any) -> None:
 
     async def forget(connection: Any) -> None:
         assert client.app is not None
-        await purge.forget_sessions(client.app, connection)
         await purge.forget_links(client.app, connection)
         await purge.forget_stored_responses(client.app, connection)
 
+    await purge.forget_sessions(client.app)
     await write(client.app, forget)
     for table in ("sessions", "refresh_tokens", "action_tokens"):
         assert await conn.fetchval(f"select count(*) from {table}") == 0
