@@ -18,6 +18,7 @@ PROFILE = """
 # The columns that administrators see, and the folded email that lists are ordered by.
 ACCOUNT = f"""
     {PROFILE}, users.status, users.suspended_until, users.suspension_reason, users.purge_at,
+    users.status = 'deleting' and users.deleted_by_admin as deleted_by_admin,
     users.email_folded, coalesce(users.suspended_until <= now(), false) as suspension_over,
     coalesce(users.purge_at <= now(), false) as purge_due
 """
@@ -149,16 +150,19 @@ async def reactivate_account(conn: Connection, user_id: uuid.UUID) -> asyncpg.Re
 
 
 async def schedule_deletion(
-    conn: Connection, user_id: uuid.UUID, grace_days: int
+    conn: Connection, user_id: uuid.UUID, grace_days: int, *, by_admin: bool
 ) -> asyncpg.Record:
+    """Schedule the deletion. If it already is, ``purge_at`` stays."""
     return await _update(
         conn,
         """
-        status = 'deleting', purge_at = now() + make_interval(days => $2),
+        status = 'deleting', deleted_by_admin = $3,
+        purge_at = coalesce(purge_at, now() + make_interval(days => $2)),
         suspension_reason = null, suspended_until = null
         """,
         user_id,
         grace_days,
+        by_admin,
     )
 
 
@@ -389,10 +393,15 @@ async def update_email(conn: Connection, user_id: uuid.UUID, email: str, email_f
 # The grace period of the account is not over: see ``service.purge``. Afterwards nobody may sign in,
 # as a part of the account may be deleted already.
 _NOT_DUE = "(purge_at is null or purge_at > now())"
-# Decides whether the account may sign in. An expired suspension no longer counts.
+# Decides whether the account may sign in. An expired suspension no longer counts, and owners may
+# cancel only their own deletion.
 _SIGN_IN_STATE = """
     status, email_verified_at is not null as email_verified,
-    status = 'suspended' and coalesce(suspended_until > now(), true) as suspended
+    case status
+        when 'suspended' then coalesce(suspended_until > now(), true)
+        when 'deleting' then deleted_by_admin
+        else false
+    end as barred
 """
 
 

@@ -14,7 +14,6 @@ from service.accounts.rules import LAST_ADMINISTRATOR, keep_an_administrator
 from service.admin import changes, lists, schemas
 from service.admin.changes import lock_account, record_change
 from service.audit.events import record
-from service.context import SETTINGS
 from service.db.connection import Connection
 from service.db.transactions import read, write
 from service.http import examples
@@ -26,7 +25,6 @@ from service.http.problems import (
     EMAIL_TAKEN,
     SESSION_NOT_FOUND,
     Problem,
-    ProblemType,
 )
 from service.http.requests import (
     field_errors,
@@ -36,13 +34,8 @@ from service.http.requests import (
     require_if_match,
 )
 from service.json_codec import same
-from service.recovery.links import start_password_reset
 from service.sessions import queries as session_queries
 from service.sessions.schemas import SESSION, SESSION_EXAMPLE
-
-ACCOUNT_SUSPENDED = ProblemType(
-    409, "account_suspended", "This account is suspended. Reinstate it first."
-)
 
 
 def _account(description: str, **changed: object) -> Success:
@@ -102,9 +95,7 @@ async def create_user(request: web.Request) -> web.Response:
 
 
 async def _create(conn: Connection, request: web.Request, body: dict[str, Any]) -> web.Response:
-    user = await changes.create_account(conn, **body)
-    await start_password_reset(conn, request.app, user)
-    await record(conn, request, "user.create", user["id"], after=body)
+    user = await changes.create_account(conn, request.app, request, **body)
     response = _render(user, status=201)
     response.headers["Location"] = f"/api/v1/users/{user['id']}"
     return response
@@ -164,29 +155,23 @@ async def _change(conn: Connection, request: web.Request, change: dict[str, Any]
             "Scheduled for deletion. All sessions have ended.",
             status="deleting",
             purge_at=examples.PURGE_AT,
+            deleted_by_admin=True,
         )
     },
-    problems=(ACCOUNT_SUSPENDED, LAST_ADMINISTRATOR),
+    problems=(changes.ACCOUNT_SUSPENDED, LAST_ADMINISTRATOR),
     if_match="honoured",
 )
 async def delete_user(request: web.Request) -> web.Response:
-    """End all sessions of an account now and delete it after a grace period."""
+    """End all sessions of an account now and delete it after a grace period.
+
+    The owner is notified by email and cannot sign in. Only an administrator can reinstate the
+    account. If the owner has already requested the deletion, its date stays the same.
+    """
     return _render(await write(request.app, _delete, request))
 
 
 async def _delete(conn: Connection, request: web.Request) -> asyncpg.Record:
-    await keep_an_administrator(conn, _user_id(request))
-    user = await lock_account(conn, _user_id(request), request)
-    if user["status"] == "suspended" and not user["suspension_over"]:
-        # Deletion would replace the suspension, and the owner could cancel it by signing in.
-        raise Problem(ACCOUNT_SUSPENDED)
-    if user["status"] == "deleting":
-        return user
-    grace_days = request.app[SETTINGS].deletion_grace_days
-    deleting = await accounts.schedule_deletion(conn, user["id"], grace_days)
-    await session_queries.end_sessions(conn, user["id"])
-    await record_change(conn, request, "user.delete", user, deleting)
-    return deleting
+    return await changes.delete(conn, request.app, _user_id(request), request)
 
 
 @describe(
@@ -215,7 +200,7 @@ async def suspend_user(request: web.Request) -> web.Response:
 async def _suspend(
     conn: Connection, request: web.Request, reason: str, until: datetime | None
 ) -> web.Response:
-    return _render(await changes.suspend(conn, _user_id(request), reason, until, request))
+    return _render(await changes.suspend(conn, _user_id(request), request, reason, until))
 
 
 @describe(
@@ -247,9 +232,7 @@ async def reset_password(request: web.Request) -> web.Response:
 
 
 async def _reset_password(conn: Connection, request: web.Request) -> web.Response:
-    user = await lock_account(conn, _user_id(request), request)
-    await start_password_reset(conn, request.app, user)
-    await record(conn, request, "user.password_reset", user["id"])
+    await changes.reset_password(conn, request.app, _user_id(request), request)
     return web.Response(status=202)
 
 

@@ -81,6 +81,9 @@ class AdminUserSchema(RowSchema):
     suspended_until = Timestamp(allow_none=True)
     suspension_reason = fields.String(allow_none=True)
     purge_at = Timestamp(allow_none=True)
+    deleted_by_admin = fields.Boolean(
+        metadata={"description": "If true, signing in does not cancel the deletion."}
+    )
     settings = PreferencesField()
     version = fields.Integer()
     created_at = Timestamp()
@@ -152,6 +155,7 @@ ADMIN_USER_EXAMPLE = {
     "suspended_until": None,
     "suspension_reason": None,
     "purge_at": None,
+    "deleted_by_admin": False,
     "settings": {"language": "en", "ui_theme": "dark"},
     "version": 2,
     "created_at": examples.CREATED_AT,

@@ -44,6 +44,7 @@ async def insert_event(
     action: str,
     actor_id: uuid.UUID | None,
     actor_role: str | None,
+    operator: str | None,
     subject_id: uuid.UUID | None,
     ip: IpAddress | None,
     user_agent: str | None,
@@ -54,15 +55,16 @@ async def insert_event(
     await conn.execute(
         """
         insert into audit_events (
-            id, action, actor_id, actor_role, subject_id, ip, user_agent, request_id,
+            id, action, actor_id, actor_role, operator, subject_id, ip, user_agent, request_id,
             before, after
         )
-        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
         """,
         event_id,
         action,
         actor_id,
         actor_role,
+        operator,
         subject_id,
         ip,
         user_agent,
@@ -90,7 +92,6 @@ async def pseudonymise(
         *after,
         limit - 1,
     )
-    await conn.execute("select set_config('shinkei.pseudonymise', 'on', true)")
     await conn.execute(
         f"""
         update audit_events
@@ -124,7 +125,7 @@ def select_events(filters: Mapping[str, Any], after: list[object] | None, limit:
     conditions, arguments = page_conditions(_CONDITIONS, filters, NEWEST_FIRST, after)
     arguments.append(limit)
     statement = f"""
-        select id, occurred_at, action, actor_id, actor_role, subject_id,
+        select id, occurred_at, action, actor_id, actor_role, operator, subject_id,
                host(ip) as ip, user_agent, request_id, before, after
         from audit_events
         where {all_of(conditions)}
@@ -174,14 +175,14 @@ async def create_partition(conn: Connection, name: str, start: datetime, end: da
         f"""
         with moved as (
             delete from audit_events_default where occurred_at >= $1 and occurred_at < $2
-            returning id, occurred_at, action, actor_id, actor_role, subject_id, ip,
+            returning id, occurred_at, action, actor_id, actor_role, operator, subject_id, ip,
                       user_agent, request_id, before, after
         )
         insert into {name} (
-            id, occurred_at, action, actor_id, actor_role, subject_id, ip, user_agent,
+            id, occurred_at, action, actor_id, actor_role, operator, subject_id, ip, user_agent,
             request_id, before, after
         )
-        select id, occurred_at, action, actor_id, actor_role, subject_id, ip, user_agent,
+        select id, occurred_at, action, actor_id, actor_role, operator, subject_id, ip, user_agent,
                request_id, before, after
         from moved
         """,  # noqa: S608

@@ -16,6 +16,10 @@ class AuditEventSchema(RowSchema):
     action = fields.String()
     actor_id = fields.UUID(allow_none=True)
     actor_role = fields.String(allow_none=True)
+    operator = fields.String(
+        allow_none=True,
+        metadata={"description": "The operator who made the change from the command line."},
+    )
     subject_id = fields.UUID(allow_none=True)
     ip = fields.String(allow_none=True)
     user_agent = fields.String(allow_none=True)
@@ -40,6 +44,7 @@ AUDIT_EVENT_EXAMPLE = {
     "action": "user.update",
     "actor_id": "01a1fba4-8e2f-7c11-a8e3-94d2b60f7a15",
     "actor_role": "admin",
+    "operator": None,
     "subject_id": examples.USER_ID,
     "ip": examples.IP,
     "user_agent": examples.USER_AGENT,

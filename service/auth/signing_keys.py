@@ -20,7 +20,7 @@ import asyncpg
 import orjson
 from aiohttp import web
 
-from service.audit.events import record_unattended
+from service.audit.events import Operator, record
 from service.auth import queries
 from service.auth.bearer import Bearer
 from service.context import SETTINGS
@@ -222,7 +222,9 @@ async def _create_first_key(conn: Connection, settings: Settings) -> list[asyncp
     return await queries.list_signing_keys(conn, verifies_s(settings))
 
 
-async def rotate_keys(conn: Connection, settings: Settings, *, now: bool) -> asyncpg.Record:
+async def rotate_keys(
+    conn: Connection, settings: Settings, by: Operator, *, now: bool
+) -> asyncpg.Record:
     """Add a key that signs after ``PUBLICATION_LEAD_S``; return its id and ``signs_from``.
 
     With ``now``, the key signs at once; a waiting key is used if there is one. Without ``now``,
@@ -243,11 +245,11 @@ async def rotate_keys(conn: Connection, settings: Settings, *, now: bool) -> asy
     else:
         lead_s = PUBLICATION_LEAD_S if rows and not now else 0
         key = await _insert_key(conn, settings.secret_key, lead_s)
-    await _record(conn, "key.rotate", key, rows)
+    await _record(conn, by, "key.rotate", key, rows)
     return key
 
 
-async def revoke_keys(conn: Connection, settings: Settings) -> asyncpg.Record:
+async def revoke_keys(conn: Connection, settings: Settings, by: Operator) -> asyncpg.Record:
     """Replace all keys with a new one that signs at once; return its id and ``signs_from``.
 
     The old keys are not opened, so this also works after SECRET_KEY was lost.
@@ -256,15 +258,20 @@ async def revoke_keys(conn: Connection, settings: Settings) -> asyncpg.Record:
     rows = await queries.list_signing_keys(conn, verifies_s(settings))
     key = await _insert_key(conn, settings.secret_key, 0)
     await queries.delete_signing_keys_but(conn, key["id"])
-    await _record(conn, "key.revoke", key, rows)
+    await _record(conn, by, "key.revoke", key, rows)
     return key
 
 
 async def _record(
-    conn: Connection, action: str, key: asyncpg.Record, rows: Iterable[asyncpg.Record]
+    conn: Connection,
+    by: Operator,
+    action: str,
+    key: asyncpg.Record,
+    rows: Iterable[asyncpg.Record],
 ) -> None:
-    await record_unattended(
+    await record(
         conn,
+        by,
         action,
         None,
         before={"keys": [row["id"] for row in rows]},

@@ -16,6 +16,7 @@ COMMANDS = (
     "migrate",
     "create-admin",
     "users",
+    "audit",
     "keys",
     "doctor",
     "openapi",

@@ -1,17 +1,19 @@
 """Command-line arguments, validated by the schemas that validate requests."""
 
 import re
+import sys
 import uuid
 from collections.abc import Mapping
 from typing import Any
 
 import asyncpg
+import click
 from marshmallow import Schema, ValidationError, fields
 
 from service.accounts import queries as accounts
 from service.db.connection import Connection
 from service.exceptions import ArgumentError
-from service.http.fields import UUID_PATTERN, EmailAddress, fold_email
+from service.http.fields import UUID_PATTERN, EmailAddress, Password, fold_email
 from service.http.problems import ACCOUNT_NOT_FOUND, Problem
 
 _UUID = re.compile(UUID_PATTERN)
@@ -56,3 +58,23 @@ async def get_account(conn: Connection, account: str) -> asyncpg.Record:
     if user is None:
         raise Problem(ACCOUNT_NOT_FOUND)
     return user
+
+
+async def get_account_id(conn: Connection, account: str) -> uuid.UUID:
+    """Return the id, which may be of a purged account, or get the id of the email's account."""
+    if _UUID.fullmatch(account):
+        return uuid.UUID(account)
+    id_: uuid.UUID = (await get_account(conn, account))["id"]
+    return id_
+
+
+def read_password() -> str:
+    """Prompt for it twice without echo, or read a line from stdin if that is not a terminal.
+
+    Raises ArgumentError if no account could have this password.
+    """
+    if sys.stdin.isatty():
+        typed = click.prompt("Password", hide_input=True, confirmation_prompt=True, err=True)
+    else:
+        typed = sys.stdin.readline().rstrip("\r\n")
+    return check(Password(), "password", typed)

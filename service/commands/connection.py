@@ -11,12 +11,15 @@ from typing import TypeVar
 
 from aiohttp import web
 
+from service.auth.queries import list_signing_keys
+from service.auth.signing_keys import check_secret_key, verifies_s
 from service.commands.output import progress
 from service.context import SETTINGS
 from service.db import migrations
 from service.db.pool import database_context
 from service.db.transactions import read
 from service.exceptions import StartError
+from service.mail.rendering import MAIL_TEMPLATES, read_templates
 from service.settings import Settings, load_settings
 from service.telemetry.logs import configure_logging
 
@@ -56,6 +59,19 @@ async def _run(
         return await work(app)
     finally:
         await runner.cleanup()
+
+
+async def mail_templates_context(app: web.Application) -> AsyncIterator[None]:
+    """Read the mail templates, so that ``work`` can enqueue mail for the service to send."""
+    app[MAIL_TEMPLATES] = read_templates(app[SETTINGS].mail_templates_dir)
+    yield
+
+
+async def require_services_key(app: web.Application) -> None:
+    """Raise SettingsError if SECRET_KEY is not the service's, which could not open our mail."""
+    settings = app[SETTINGS]
+    rows = await read(app, list_signing_keys, verifies_s(settings))
+    check_secret_key(rows, settings.secret_key)
 
 
 @contextlib.contextmanager

@@ -4,10 +4,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from service.commands.operator import name_operator, operator_option
 from service.commands.output import json_option
 
 if TYPE_CHECKING:
     from aiohttp import web
+
+    from service.audit.events import Operator
 
 
 @click.group()
@@ -56,7 +59,8 @@ async def _list(app: "web.Application") -> list[dict[str, Any]]:
     help="Sign with it at once and delete all other keys: within 10 seconds no process accepts"
     " their tokens. Sessions survive; clients refresh.",
 )
-def rotate(now: bool, revoke: bool) -> None:
+@operator_option
+def rotate(now: bool, revoke: bool, operator: str | None) -> None:
     """Replace the signing key.
 
     The new key starts signing in 10 minutes, when every cache of the published keys has it. The
@@ -64,15 +68,16 @@ def rotate(now: bool, revoke: bool) -> None:
     """
     from service.commands.connection import run
 
-    key = run(lambda app: _rotate(app, now=now, revoke=revoke))
+    by = name_operator(operator)
+    key = run(lambda app: _rotate(app, by, now=now, revoke=revoke))
     click.echo(f"{key['id']}  signs from {key['signs_from']:%Y-%m-%dT%H:%M:%SZ}")
 
 
-async def _rotate(app: "web.Application", *, now: bool, revoke: bool) -> Any:
+async def _rotate(app: "web.Application", by: "Operator", *, now: bool, revoke: bool) -> Any:
     from service.auth.signing_keys import revoke_keys, rotate_keys
     from service.context import SETTINGS
     from service.db.transactions import write
 
     if revoke:
-        return await write(app, revoke_keys, app[SETTINGS])
-    return await write(app, rotate_keys, app[SETTINGS], now=now)
+        return await write(app, revoke_keys, app[SETTINGS], by)
+    return await write(app, rotate_keys, app[SETTINGS], by, now=now)

@@ -1,30 +1,49 @@
-"""``shinkei users``: accounts, with the fields and filters of ``/api/v1/users``."""
+"""``shinkei users``: accounts, with the fields, filters and rules of ``/api/v1/users``."""
 
-from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from service.commands.operator import name_operator, operator_option
 from service.commands.output import json_option
 
 if TYPE_CHECKING:
-    from aiohttp import web
+    import uuid
 
-# Cursors are bound to a path. With the API's path, either side accepts the other's cursors.
+    import asyncpg
+    from aiohttp import web
+    from click.shell_completion import CompletionItem
+
+    from service.audit.events import Operator
+    from service.db.connection import Connection
+
+T = TypeVar("T")
+
 _PATH = "/api/v1/users"
 _COLUMNS = ("id", "email", "name", "role", "status")
 
 
+def _complete_role(
+    ctx: click.Context, param: click.Parameter, incomplete: str
+) -> "list[CompletionItem]":
+    from click.shell_completion import CompletionItem
+
+    from service.accounts.preferences import ROLES
+
+    return [CompletionItem(role) for role in ROLES if role.startswith(incomplete)]
+
+
 @click.group()
 def command() -> None:
-    """List, show, suspend and reinstate accounts."""
+    """List, show, create and change accounts."""
 
 
 @command.command("list")
 @click.option("--email", help="Exact email, ignoring case.")
 @click.option("--q", help="Text contained in the email or name.")
 @click.option("--status", help="active, suspended or deleting.")
-@click.option("--role", help="user, support or admin.")
+@click.option("--role", help="user, support or admin.", shell_complete=_complete_role)
 @click.option("--created-after", metavar="TIME", help="RFC 3339, such as 2026-01-31T12:00:00Z.")
 @click.option("--created-before", metavar="TIME")
 @click.option("--settings", metavar="JSON", help="JSON object contained in the settings.")
@@ -41,62 +60,39 @@ def list_(whole: bool, as_json: bool, **filters: str | None) -> None:
     from service.admin.schemas import LIST_USERS
     from service.commands.arguments import load
     from service.commands.connection import run
+    from service.commands.pages import take_all
 
     if whole:
-        if filters["limit"] is not None:
-            raise click.UsageError("--all and --limit cannot be combined.")
-        filters["limit"] = "200"
+        take_all(filters)
     query = load(LIST_USERS, filters)
-    printed = _print_json if as_json else _print_tables
-    run(lambda app: printed(_pages(app, query, whole)))
+    run(lambda app: _list(app, query, whole=whole, as_json=as_json))
 
 
-async def _pages(
-    app: "web.Application", query: dict[str, Any], whole: bool
-) -> AsyncIterator[dict[str, Any]]:
-    """Yield response bodies of GET /users: one page, or if ``whole`` all that follow too."""
+async def _list(
+    app: "web.Application", query: dict[str, Any], *, whole: bool, as_json: bool
+) -> None:
     from service.admin import lists, schemas
-    from service.context import SETTINGS
-    from service.db.transactions import read
-    from service.http.pages import make_page, open_cursor
-    from service.json_codec import plain
+    from service.commands.pages import Listing, fetch_pages, print_json_pages, print_table_pages
 
-    secret_key, keyset = app[SETTINGS].secret_key, lists.SORTS[query["sort"]]
-    while True:
-        after = open_cursor(secret_key, _PATH, query, keyset)
-        rows = await read(app, lists.list_accounts, query, keyset, after, query["limit"] + 1)
-        page = make_page(secret_key, _PATH, query, keyset, rows, schemas.ADMIN_USER)
-        yield plain(page)
-        if not (whole and page["has_more"]):
-            return
-        query["cursor"] = page["next_cursor"]
+    keyset = lists.SORTS[query["sort"]]
 
+    async def fetch(
+        conn: "Connection", query: dict[str, Any], after: list[object] | None, limit: int
+    ) -> "list[asyncpg.Record]":
+        return await lists.list_accounts(conn, query, keyset, after, limit)
 
-async def _print_json(pages: AsyncIterator[dict[str, Any]]) -> None:
-    """Stream one document with an account per line, as a million accounts do not fit in memory."""
-    from service.commands.output import to_json
-
-    before = '{"items": ['
-    async for page in pages:
-        for account in page["items"]:
-            click.echo(f"{before}\n{to_json(account)}", nl=False)
-            before = ","
-    end = {"next_cursor": page["next_cursor"], "has_more": page["has_more"]}
-    click.echo(f"{before if before != ',' else ''}\n], {to_json(end)[1:]}")
+    pages = fetch_pages(app, Listing(_PATH, keyset, fetch, schemas.ADMIN_USER), query, whole)
+    if as_json:
+        await print_json_pages(pages)
+    else:
+        columns = (*_COLUMNS, "created_at")
+        await print_table_pages(pages, columns, _to_row, folded=("email", "name"))
 
 
-async def _print_tables(pages: AsyncIterator[dict[str, Any]]) -> None:
-    """Print a table per page, or plain lines in a pipe."""
-    from service.commands.output import print_table, to_seconds
+def _to_row(account: dict[str, Any]) -> list[object]:
+    from service.commands.output import to_seconds
 
-    async for page in pages:
-        rows = [
-            [account[name] for name in _COLUMNS] + [to_seconds(account["created_at"])]
-            for account in page["items"]
-        ]
-        print_table((*_COLUMNS, "created_at"), rows, folded=("email", "name"))
-    if page["has_more"]:
-        click.echo(f"There are more. Use --all, or --cursor {page['next_cursor']}", err=True)
+    return [*(account[name] for name in _COLUMNS), to_seconds(account["created_at"])]
 
 
 @command.command()
@@ -121,47 +117,212 @@ def show(account: str, as_json: bool) -> None:
 
 
 @command.command()
-@click.argument("account", metavar="ID|EMAIL")
-@click.option("--reason", required=True, help="Reason for other administrators to read.")
-@click.option("--until", metavar="TIME", help="End of the suspension (RFC 3339); none by default.")
-def suspend(account: str, reason: str, until: str | None) -> None:
-    """Suspend an account: refuse sign-in and end all its sessions."""
-    from service.admin.schemas import SUSPEND_USER
-    from service.commands.arguments import check_account, load
-    from service.commands.connection import run
-    from service.commands.output import visible
+@click.argument("email")
+@click.option("--name", help="Display name; empty by default.")
+@click.option("--role", help="user (default), support or admin.", shell_complete=_complete_role)
+@click.option("--verified", is_flag=True, help="The email is known to be the owner's.")
+@click.option("--mail-link", is_flag=True, help="Mail the owner a link to set a password.")
+@operator_option
+@json_option
+def create(
+    email: str,
+    name: str | None,
+    role: str | None,
+    verified: bool,
+    mail_link: bool,
+    operator: str | None,
+    as_json: bool,
+) -> None:
+    """Create an account.
+
+    Prompts for a password, or reads it from stdin if stdin is piped. With --mail-link, the owner
+    sets the password instead. Unless --verified or --mail-link is given, the owner receives a link
+    to verify the email.
+    """
+    from service.admin.schemas import CREATE_USER
+    from service.auth.passwords import hasher_context
+    from service.commands.arguments import check, load, read_password
+    from service.commands.connection import mail_templates_context, run
+    from service.http.fields import EmailAddress
+
+    by = name_operator(operator)
+    email = check(EmailAddress(), "EMAIL", email)
+    given = {
+        **load(CREATE_USER, {"email": email, "name": name, "role": role}),
+        "email_verified": verified,
+    }
+    password = None if mail_link else read_password()
+    contexts = [mail_templates_context] + [hasher_context] * (password is not None)
+    user = run(lambda app: _create(app, by, given, password), *contexts)
+    _print_change("created", user, as_json)
+
+
+async def _create(
+    app: "web.Application", by: "Operator", given: dict[str, Any], password: str | None
+) -> "asyncpg.Record":
+    from service.admin import changes
+    from service.auth.passwords import hash_password, require_acceptable
+    from service.commands.connection import require_services_key
     from service.db.transactions import write
 
-    wanted, given = check_account(account), load(SUSPEND_USER, {"reason": reason, "until": until})
-    user = run(lambda app: write(app, _suspend, wanted, given))
-    click.echo(f"suspended  {visible(user['email'])}")
+    password_hash = None
+    if password is not None:
+        require_acceptable(app, password, "#/password", (given["email"], given["name"]))
+        password_hash = await hash_password(app, password)
+    await require_services_key(app)
+    return await write(app, changes.create_account, app, by, **given, password_hash=password_hash)
 
 
-async def _suspend(conn: Any, wanted: str, given: dict[str, Any]) -> Any:
+@command.command("set-role")
+@click.argument("account", metavar="ID|EMAIL")
+@click.argument("role", shell_complete=_complete_role)
+@operator_option
+@json_option
+def set_role(account: str, role: str, operator: str | None, as_json: bool) -> None:
+    """Give an account the role user, support or admin.
+
+    Takes effect on the account's next request. Refused for the last active administrator.
+    """
     from service.admin import changes
-    from service.commands.arguments import get_account
+    from service.admin.schemas import CHANGE_USER
+    from service.commands.arguments import check, check_account
+    from service.commands.connection import run
 
-    user = await get_account(conn, wanted)
-    return await changes.suspend(conn, user["id"], given["reason"], given.get("until"))
+    by, wanted = name_operator(operator), check_account(account)
+    role = check(CHANGE_USER.fields["role"], "ROLE", role)
+    user = run(
+        lambda app: _change(app, wanted, lambda conn, id_: changes.set_role(conn, id_, by, role))
+    )
+    _print_change(user["role"], user, as_json)
+
+
+@command.command("reset-password")
+@click.argument("account", metavar="ID|EMAIL")
+@click.option("--print", "printed", is_flag=True, help="Print the link instead of mailing it.")
+@operator_option
+@json_option
+def reset_password(account: str, printed: bool, operator: str | None, as_json: bool) -> None:
+    """Mail an account's owner a link to set a new password.
+
+    The current password keeps working until then. Anyone who has the link can use it, so pass on a
+    printed link with care. Earlier links stop working.
+    """
+    from service.commands.arguments import check_account
+    from service.commands.connection import mail_templates_context, run
+    from service.commands.output import print_json, visible
+
+    by, wanted = name_operator(operator), check_account(account)
+    email, link = run(
+        lambda app: _reset_password(app, by, wanted, mail=not printed), mail_templates_context
+    )
+    if as_json:
+        print_json({"email": email, "link": link})
+    else:
+        click.echo(link or f"mailed  {visible(email)}")
+
+
+async def _reset_password(
+    app: "web.Application", by: "Operator", wanted: str, *, mail: bool
+) -> tuple[str, str | None]:
+    from service.admin import changes
+    from service.commands.connection import require_services_key
+
+    if mail:
+        await require_services_key(app)
+    user, link = await _change(
+        app, wanted, lambda conn, id_: changes.reset_password(conn, app, id_, by, mail=mail)
+    )
+    return user["email"], link
 
 
 @command.command()
 @click.argument("account", metavar="ID|EMAIL")
-def reinstate(account: str) -> None:
+@operator_option
+@json_option
+def delete(account: str, operator: str | None, as_json: bool) -> None:
+    """Delete an account after the grace period.
+
+    Ends all its sessions now and notifies the owner by email, who cannot sign in any more. Until
+    the grace period is over, shinkei users reinstate cancels the deletion. Refused for the last
+    active administrator.
+    """
+    from service.commands.arguments import check_account
+    from service.commands.connection import mail_templates_context, run
+
+    by, wanted = name_operator(operator), check_account(account)
+    user = run(lambda app: _delete(app, by, wanted), mail_templates_context)
+    _print_change("deleting", user, as_json)
+
+
+async def _delete(app: "web.Application", by: "Operator", wanted: str) -> "asyncpg.Record":
+    from service.admin import changes
+    from service.commands.connection import require_services_key
+
+    await require_services_key(app)
+    return await _change(app, wanted, lambda conn, id_: changes.delete(conn, app, id_, by))
+
+
+@command.command()
+@click.argument("account", metavar="ID|EMAIL")
+@click.option("--reason", required=True, help="Reason for other administrators to read.")
+@click.option("--until", metavar="TIME", help="End of the suspension (RFC 3339); none by default.")
+@operator_option
+@json_option
+def suspend(
+    account: str, reason: str, until: str | None, operator: str | None, as_json: bool
+) -> None:
+    """Suspend an account: refuse sign-in and end all its sessions."""
+    from service.admin import changes
+    from service.admin.schemas import SUSPEND_USER
+    from service.commands.arguments import check_account, load
+    from service.commands.connection import run
+
+    by, wanted = name_operator(operator), check_account(account)
+    given = load(SUSPEND_USER, {"reason": reason, "until": until})
+    why, end = given["reason"], given.get("until")
+    user = run(
+        lambda app: _change(app, wanted, lambda conn, id_: changes.suspend(conn, id_, by, why, end))
+    )
+    _print_change("suspended", user, as_json)
+
+
+@command.command()
+@click.argument("account", metavar="ID|EMAIL")
+@operator_option
+@json_option
+def reinstate(account: str, operator: str | None, as_json: bool) -> None:
     """Reactivate an account that is suspended or being deleted."""
+    from service.admin import changes
     from service.commands.arguments import check_account
     from service.commands.connection import run
-    from service.commands.output import visible
+
+    by, wanted = name_operator(operator), check_account(account)
+    user = run(lambda app: _change(app, wanted, lambda conn, id_: changes.reinstate(conn, id_, by)))
+    _print_change("active", user, as_json)
+
+
+async def _change(
+    app: "web.Application",
+    wanted: str,
+    change: "Callable[[Connection, uuid.UUID], Awaitable[T]]",
+) -> T:
+    """Find the account and change it, in one transaction."""
+    from service.commands.arguments import get_account
     from service.db.transactions import write
 
-    wanted = check_account(account)
-    user = run(lambda app: write(app, _reinstate, wanted))
-    click.echo(f"active  {visible(user['email'])}")
+    async def work(conn: "Connection") -> T:
+        user = await get_account(conn, wanted)
+        return await change(conn, user["id"])
+
+    return await write(app, work)
 
 
-async def _reinstate(conn: Any, wanted: str) -> Any:
-    from service.admin import changes
-    from service.commands.arguments import get_account
+def _print_change(done: str, user: "asyncpg.Record", as_json: bool) -> None:
+    from service.admin.schemas import ADMIN_USER
+    from service.commands.output import print_json, visible
+    from service.json_codec import plain
 
-    user = await get_account(conn, wanted)
-    return await changes.reinstate(conn, user["id"])
+    if as_json:
+        print_json(plain(ADMIN_USER.dump(user)))
+    else:
+        click.echo(f"{done}  {visible(user['email'])}")

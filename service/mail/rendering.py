@@ -28,6 +28,7 @@ VALUES: Mapping[str, frozenset[str]] = {
     "email_changed": frozenset({"link", "date"}),
     "account_exists": frozenset(),
     "account_deletion": frozenset({"date"}),
+    "account_deletion_by_admin": frozenset({"date"}),
 }
 # Text that mail programs may turn into a link. IDNA treats ideographic full stops as dots.
 _LIKE_A_LINK = re.compile(r"[.:/@\u3002\uff0e\uff61]\S")

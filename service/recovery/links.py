@@ -34,6 +34,14 @@ async def start_password_reset(
     await _send_link(conn, app, user, "password_reset", user["email"], RESET_MINUTES)
 
 
+async def create_password_reset_link(
+    conn: Connection, app: web.Application, user: asyncpg.Record
+) -> str:
+    """Return a link that sets a new password, and mail nothing. Earlier links stop working."""
+    await queries.delete_tokens(conn, user["id"], "password_reset")
+    return await _create_link(conn, app, user, "password_reset", user["email"], RESET_MINUTES)
+
+
 async def start_email_verification(
     conn: Connection, app: web.Application, user: asyncpg.Record
 ) -> None:
@@ -73,7 +81,21 @@ async def _send_link(
     email: str,
     minutes: int,
 ) -> None:
-    template, page = _MAILS[purpose]
+    template, _ = _MAILS[purpose]
+    link = await _create_link(conn, app, user, purpose, email, minutes)
+    date = f"{datetime.now(UTC) + timedelta(minutes=minutes):%Y-%m-%d %H:%M} UTC"
+    await send_mail(conn, app, user, template, to=email, link=link, minutes=str(minutes), date=date)
+
+
+async def _create_link(
+    conn: Connection,
+    app: web.Application,
+    user: asyncpg.Record,
+    purpose: str,
+    email: str,
+    minutes: int,
+) -> str:
+    _, page = _MAILS[purpose]
     token = secrets.token_urlsafe(32)
     await queries.insert_token(
         conn,
@@ -83,6 +105,4 @@ async def _send_link(
         email=email,
         ttl_s=minutes * 60,
     )
-    link = f"{app[SETTINGS].public_origin}{page}#token={token}"
-    date = f"{datetime.now(UTC) + timedelta(minutes=minutes):%Y-%m-%d %H:%M} UTC"
-    await send_mail(conn, app, user, template, to=email, link=link, minutes=str(minutes), date=date)
+    return f"{app[SETTINGS].public_origin}{page}#token={token}"

@@ -85,7 +85,7 @@ async def _try_to_sign_in(
 def _may_sign_in(request: web.Request, account: asyncpg.Record) -> bool:
     """Return whether sign-in is allowed. Checked after the password, to keep timing uniform."""
     unverified = request.app[SETTINGS].require_email_verification and not account["email_verified"]
-    return not account["suspended"] and not unverified
+    return not account["barred"] and not unverified
 
 
 async def _sign_in(
@@ -96,7 +96,7 @@ async def _sign_in(
     if user is None or not _may_sign_in(request, user):
         return None
     if user["status"] != "active":
-        # Sign-in cancels a scheduled deletion and clears an expired suspension.
+        # Sign-in cancels the owner's own deletion and clears an expired suspension.
         await accounts.reactivate_account(conn, user["id"])
         before = {"status": user["status"]}
         await record(

@@ -257,7 +257,7 @@ async def _delete_me(conn: Connection, request: web.Request, password_hash: str)
     await keep_an_administrator(conn, user["id"])
     await _lock_credentials(conn, request, password_hash)
     days = request.app[SETTINGS].deletion_grace_days
-    deleting = await accounts.schedule_deletion(conn, user["id"], days)
+    deleting = await accounts.schedule_deletion(conn, user["id"], days, by_admin=False)
     purge_at: datetime = deleting["purge_at"]
     await session_queries.end_sessions(conn, user["id"])
     date = purge_at.date().isoformat()

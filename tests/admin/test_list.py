@@ -68,6 +68,7 @@ async def test_list_returns_every_field_of_an_account(client: Client) -> None:
                 "suspended_until": None,
                 "suspension_reason": None,
                 "purge_at": None,
+                "deleted_by_admin": False,
                 "version": 1,
             }
         ],

@@ -36,6 +36,7 @@ FRESH = {
     "suspended_until": None,
     "suspension_reason": None,
     "purge_at": None,
+    "deleted_by_admin": False,
     "version": 1,
 }
 
@@ -423,6 +424,7 @@ async def test_delete_schedules_a_purge_and_ends_sessions(client: Client) -> Non
         **FRESH,
         "status": "deleting",
         "purge_at": deleting["purge_at"],
+        "deleted_by_admin": True,
         "version": 2,
         "updated_at": deleting["updated_at"],
     }

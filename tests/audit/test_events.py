@@ -55,6 +55,7 @@ async def test_event_holds_actor_subject_client_and_change(client: Client) -> No
         "action": "user.suspend",
         "actor_id": admin.profile["id"],
         "actor_role": "admin",
+        "operator": None,
         "subject_id": account.profile["id"],
         "ip": "127.0.0.1",
         "user_agent": "tester/1",
@@ -109,8 +110,8 @@ async def test_every_administrative_action_is_recorded(client: Client) -> None:
         ("session.end_all", None, None),
         (
             "user.delete",
-            {"status": "active", "purge_at": None},
-            {"status": "deleting", "purge_at": deleted["purge_at"]},
+            {"status": "active", "purge_at": None, "deleted_by_admin": False},
+            {"status": "deleting", "purge_at": deleted["purge_at"], "deleted_by_admin": True},
         ),
         ("session.end", {"session_id": session_id}, None),
     ]
@@ -222,8 +223,8 @@ async def test_events_cannot_be_changed_even_by_the_table_owner(
     if where == "the default":
         # No monthly partition covers this time.
         await conn.execute(
-            "insert into audit_events (id, occurred_at, action)"
-            " values (gen_random_uuid(), '2000-01-01', 'old')"
+            "insert into audit_events (id, occurred_at, action, before)"
+            " values (gen_random_uuid(), '2000-01-01', 'old', '{}')"
         )
         table = "audit_events_default"
     else:
@@ -236,6 +237,120 @@ async def test_events_cannot_be_changed_even_by_the_table_owner(
     with pytest.raises(asyncpg.InsufficientPrivilegeError, match="append-only"):
         await conn.execute(statement.format(table))
     assert await conn.fetch("select id, action, before from audit_events") == before
+
+
+ERASURES = ["before = null", "after = null", "ip = null", "user_agent = null"]
+
+
+@pytest.fixture
+async def event_of(client: Client, conn: Any) -> tuple[Any, str, str]:
+    """Return the id of a suspension, with those of the administrator and the account."""
+    admin, account = await register_as(client, "admin"), await register(client)
+    await suspend(client, admin, account)
+    id_ = await conn.fetchval("select id from audit_events where action = 'user.suspend'")
+    return id_, admin.profile["id"], account.profile["id"]
+
+
+async def erase(conn: Any, event_id: Any, change: str) -> None:
+    await conn.execute(f"update audit_events set {change} where id = $1", event_id)
+
+
+@pytest.mark.parametrize("change", ERASURES)
+async def test_no_setting_lets_sql_erase_an_event_of_existing_accounts(
+    conn: Any, event_of: tuple[Any, str, str], change: str
+) -> None:
+    await conn.execute("set shinkei.pseudonymise = 'on'")
+    with pytest.raises(asyncpg.InsufficientPrivilegeError, match="append-only"):
+        await erase(conn, event_of[0], change)
+
+
+async def test_temporary_table_does_not_make_existing_accounts_look_purged(
+    conn: Any, event_of: tuple[Any, str, str]
+) -> None:
+    await conn.execute("create temporary table users (id uuid, purge_at timestamptz)")
+    with pytest.raises(asyncpg.InsufficientPrivilegeError, match="append-only"):
+        await erase(conn, event_of[0], "before = null")
+
+
+async def test_event_of_an_account_in_its_grace_period_cannot_be_erased(
+    conn: Any, event_of: tuple[Any, str, str]
+) -> None:
+    await conn.execute(
+        "update users set status = 'deleting', suspension_reason = null,"
+        " purge_at = now() + interval '1 minute' where id = $1",
+        event_of[2],
+    )
+    with pytest.raises(asyncpg.InsufficientPrivilegeError, match="append-only"):
+        await erase(conn, event_of[0], "before = null")
+
+
+DUE = """
+    update users set status = 'deleting', suspension_reason = null, purge_at = now() where id = $1
+"""
+GONE = "delete from users where id = $1"
+
+
+@pytest.mark.parametrize("end", [DUE, GONE], ids=["due", "gone"])
+async def test_purge_of_the_subject_may_erase_only_what_changed(
+    conn: Any, event_of: tuple[Any, str, str], end: str
+) -> None:
+    event_id, _, subject = event_of
+    await conn.execute(end, subject)
+    await erase(conn, event_id, "before = null, after = null")
+    for change in ("ip = null", "user_agent = null"):
+        with pytest.raises(asyncpg.InsufficientPrivilegeError, match="append-only"):
+            await erase(conn, event_id, change)
+
+
+@pytest.mark.parametrize("end", [DUE, GONE], ids=["due", "gone"])
+async def test_purge_of_the_actor_may_erase_only_the_client(
+    conn: Any, event_of: tuple[Any, str, str], end: str
+) -> None:
+    event_id, actor, _ = event_of
+    await conn.execute(end, actor)
+    await erase(conn, event_id, "ip = null, user_agent = null")
+    for change in ("before = null", "after = null"):
+        with pytest.raises(asyncpg.InsufficientPrivilegeError, match="append-only"):
+            await erase(conn, event_id, change)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "id = gen_random_uuid()",
+        "occurred_at = occurred_at + interval '1 microsecond'",
+        "action = 'nothing'",
+        "actor_id = null",
+        "actor_role = null",
+        "subject_id = null",
+        "request_id = null",
+        "operator = null",
+        "before = '{}'",
+        "after = '{}'",
+        "ip = '192.0.2.1'",
+        "user_agent = 'another'",
+    ],
+)
+async def test_purge_of_both_accounts_leaves_the_rest_of_an_event_as_it_was(
+    conn: Any, event_of: tuple[Any, str, str], change: str
+) -> None:
+    event_id, *accounts = event_of
+    for account in accounts:
+        await conn.execute(GONE, account)
+    await conn.execute("alter table audit_events disable trigger audit_events_append_only")
+    await conn.execute("update audit_events set operator = 'grace' where id = $1", event_id)
+    await conn.execute("alter table audit_events enable trigger audit_events_append_only")
+    with pytest.raises(asyncpg.InsufficientPrivilegeError, match="append-only"):
+        await erase(conn, event_id, change)
+
+
+async def test_event_about_no_account_can_never_be_erased(conn: Any) -> None:
+    await conn.execute(
+        "insert into audit_events (id, action, after) values ($1, 'key.rotate', '{}')",
+        uuid.UUID(int=1),
+    )
+    with pytest.raises(asyncpg.InsufficientPrivilegeError, match="append-only"):
+        await erase(conn, uuid.UUID(int=1), "after = null")
 
 
 async def test_page_reads_only_from_its_cursor_onwards(conn: Any) -> None:

@@ -91,6 +91,21 @@ async def test_events_stored_before_their_partition_exists_move_into_it(
     assert [row["occurred_at"] for row in rows] == times
 
 
+async def test_event_keeps_every_column_when_it_moves(start_app: StartApp, conn: Any) -> None:
+    await conn.execute(
+        """
+        insert into audit_events
+        values (gen_random_uuid(), $1, 'test', gen_random_uuid(), 'admin', gen_random_uuid(),
+                '192.0.2.1', 'tester/1', 'mine', '{"a": 1}', '{"a": 2}', 'grace')
+        """,
+        months_from_now(1),
+    )
+    stored = await conn.fetchrow("select * from audit_events_default")
+    await maintain(await start_app())
+    assert await conn.fetchrow(f"select * from {name_of(months_from_now(1))}") == stored
+    assert None not in stored.values()
+
+
 @pytest.mark.parametrize("retention_days", [0, 60])
 async def test_retention_removes_expired_partitions_and_events(
     start_app: StartApp, conn: Any, retention_days: int

@@ -11,6 +11,7 @@ from joserfc import jwt
 from joserfc.jwk import ECKey
 
 from service import purge
+from service.audit.events import Operator
 from service.auth import signing_keys
 from service.auth.signing_keys import KEY_RING, revoke_keys, rotate_keys
 from service.db.connection import DATABASE_TIMERS
@@ -37,7 +38,7 @@ def key_of(account: Account) -> Any:
 
 async def rotate(client: Client, settings: Settings, *, now: bool = False) -> str:
     assert client.app is not None
-    key = await write(client.app, rotate_keys, settings, now=now)
+    key = await write(client.app, rotate_keys, settings, Operator("grace"), now=now)
     return str(key["id"])
 
 
@@ -106,7 +107,7 @@ async def test_revoked_keys_verify_nothing_and_sessions_survive(
     account = await register(one)
     waiting = await rotate(one, settings)
     assert one.app is not None
-    revoked = await write(one.app, revoke_keys, settings)
+    revoked = await write(one.app, revoke_keys, settings, Operator("grace"))
     new = revoked["id"]
     # No other key is left to sign in the meantime.
     assert revoked["signs_from"] <= await conn.fetchval("select now()")
@@ -222,7 +223,7 @@ async def test_tokens_of_a_revoked_key_are_refused_without_a_lookup(
     account = await register(client)
     assert client.app is not None
     ring = client.app[KEY_RING]
-    await write(client.app, revoke_keys, settings)
+    await write(client.app, revoke_keys, settings, Operator("grace"))
 
     async def forgotten() -> bool:
         return key_of(account) not in ring.keys
@@ -302,7 +303,7 @@ async def test_different_secret_key_can_revoke_but_not_rotate(
         await rotate(client, other)
     assert await conn.fetchval("select count(*) from signing_keys") == 1
     assert client.app is not None
-    await write(client.app, revoke_keys, other)
+    await write(client.app, revoke_keys, other, Operator("grace"))
     old = account.tokens["access_token"]
 
     async def status() -> int:

@@ -40,6 +40,7 @@ REFUSED = {
     "unknown": PASSWORD,
     "wrong": "not the password of it",
     "suspended": PASSWORD,
+    "deleted by an administrator": PASSWORD,
     "unverified": PASSWORD,
     "without a password": PASSWORD,
 }
@@ -58,6 +59,10 @@ async def strict(start_app: StartApp, conn: Any) -> Client:
         assert (await client.post(f"{AUTH}/register", json=body)).status == 202
     await conn.execute("update users set email_verified_at = now() where email !~ 'unverified'")
     await conn.execute("update users set status = 'suspended' where email ~ 'suspended'")
+    await conn.execute(
+        "update users set status = 'deleting', deleted_by_admin = true,"
+        " purge_at = now() + interval '1 day' where email ~ 'deleted'"
+    )
     await conn.execute("update users set password_hash = null where email ~ 'without'")
     return client
 

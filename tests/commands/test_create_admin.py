@@ -89,7 +89,8 @@ async def test_password_is_read_from_stdin(
         None,
         profile["id"],
         None,
-        '{"role": "admin", "email": "admin@example.com"}',
+        '{"name": "", "role": "admin", "email": "admin@example.com", "settings": {},'
+        ' "email_verified": true}',
     )
 
 

@@ -137,13 +137,17 @@ complete_words() {
 complete_words shinkei us
 complete_words shinkei users s
 complete_words shinkei users list --cre
+complete_words shinkei users set-role ada@example.com a
+complete_words shinkei audit l
 """
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     result = run_command("bash", "-c", script, cwd=tmp_path, env=environment(PATH=path))
     assert result.stdout.splitlines() == [
         "users",
-        "show suspend",
+        "set-role show suspend",
         "--created-after --created-before",
+        "admin",
+        "list",
     ]
 
 

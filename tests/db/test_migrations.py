@@ -216,6 +216,33 @@ def test_new_extended_statistics_are_filled_immediately(database: Database) -> N
     assert sorted(known[0]) == [["support", "suspended"], ["user", "active"]]
 
 
+def test_deletions_in_progress_are_migrated_with_who_requested_them(database: Database) -> None:
+    while migrations.roll_back(database, 1) != ["0020.record-who-acts"]:
+        pass
+    with connect(database) as conn:
+        conn.execute(
+            """
+            with account as (
+                insert into users (id, email, email_folded, name, status, purge_at)
+                select gen_random_uuid(), who, who, '', 'deleting', now() from
+                unnest(array['admin', 'owner', 'owner last']) who
+                returning id, email
+            )
+            insert into audit_events (id, occurred_at, action, subject_id, actor_id)
+            select gen_random_uuid(), now() - hours * interval '1 hour', 'user.delete', account.id,
+                   case when who = 'owner' then account.id else gen_random_uuid() end
+            from account
+            join (values ('admin', 1, 'admin'), ('owner', 1, 'owner'),
+                         ('owner last', 2, 'admin'), ('owner last', 1, 'owner'))
+                events (email, hours, who) using (email)
+            """
+        )
+    migrations.apply_pending(database)
+    with connect(database) as conn:
+        rows = conn.execute("select email, deleted_by_admin from users order by email").fetchall()
+    assert rows == [("admin", True), ("owner", False), ("owner last", False)]
+
+
 def test_missing_schema_is_an_error(empty_database: Database) -> None:
     with connect(empty_database) as conn:
         conn.execute("alter schema public rename to elsewhere")

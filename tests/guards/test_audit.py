@@ -275,8 +275,8 @@ async def test_deletion_by_an_admin_is_recorded(client: Client) -> None:
     deleted = await (await send(client, "DELETE", f"/users/{id_}", by=admin)).json()
     expected = (
         admin.profile["id"],
-        {"status": "active", "purge_at": None},
-        {"status": "deleting", "purge_at": deleted["purge_at"]},
+        {"status": "active", "purge_at": None, "deleted_by_admin": False},
+        {"status": "deleting", "purge_at": deleted["purge_at"], "deleted_by_admin": True},
     )
     assert await events_of(client, admin, id_, "user.delete") == [expected]
 

@@ -8,6 +8,7 @@ import pytest
 from aiohttp import web
 
 from service.app import create_app
+from service.audit.events import Operator
 from service.auth.signing_keys import rotate_keys
 from service.db.transactions import write
 from service.settings import Settings, SettingsError
@@ -101,7 +102,7 @@ async def test_signing_key_moved_to_another_row_prevents_startup(
     client: Client, settings: Settings, conn: Any
 ) -> None:
     assert client.app is not None
-    await write(client.app, rotate_keys, settings, now=False)
+    await write(client.app, rotate_keys, settings, Operator("grace"), now=False)
     await conn.execute(
         "update signing_keys set encrypted_key = other.encrypted_key"
         " from signing_keys as other where other.id <> signing_keys.id"

@@ -80,6 +80,11 @@ async def leaving(client: Client, settings: Settings, account: Account) -> None:
     await delete_account(client, account, account.password)
 
 
+async def being_deleted(client: Client, settings: Settings, account: Account) -> None:
+    admin = await register_as(client, "admin")
+    await send(client, "DELETE", f"/users/{account.profile['id']}", by=admin)
+
+
 async def being_created(client: Client, settings: Settings, account: Account) -> None:
     admin = await register_as(client, "admin")
     await send(client, "POST", "/users", {"email": NEW}, by=admin)
@@ -101,6 +106,7 @@ NOTICES: list[tuple[Act, str, str]] = [
     (changing_the_email, OWN, CHANGED),
     (reverting_the_email, OWN, RESET),
     (leaving, OWN, "Your account will be deleted"),
+    (being_deleted, OWN, "An administrator is deleting your account"),
     (being_created, NEW, RESET),
     (being_sent_a_reset, OWN, RESET),
 ]
