@@ -26,7 +26,7 @@ from service.db.transactions import read, write
 from service.http import examples
 from service.http.descriptions import Success, describe
 from service.http.fields import fold_email
-from service.http.idempotency import find_stored_response, write_once
+from service.http.idempotency import write_once
 from service.http.problems import Problem
 from service.http.requests import (
     check_if_match,
@@ -125,8 +125,6 @@ async def change_password(request: web.Request) -> web.Response:
     All other sessions end.
     """
     body = await read_body(request, schemas.CHANGE_PASSWORD)
-    if stored := await find_stored_response(request):
-        return stored
     user = request[USER]
     account = await _verify_own_password(request, body["current_password"])
     personal = (user["email"], user["name"])
