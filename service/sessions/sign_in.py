@@ -64,12 +64,12 @@ async def _try_to_sign_in(
     # Retry once: a concurrent sign-in may have rehashed the password during verification.
     for _ in range(2):
         account = await read(request.app, accounts.find_credentials, email_folded)
-        password_hash = account["password_hash"] if account else None
+        allowed = account is not None and _may_sign_in(request, account)
+        # Refused like an unknown account, so that timing does not reveal whether it is right.
+        password_hash = account["password_hash"] if account and allowed else None
         verified = await verify_password(request.app, password_hash, password)
         if account is None or not verified:
-            outcome = "wrong"
-            break
-        if not _may_sign_in(request, account):
+            outcome = "refused" if account and not allowed else "wrong"
             break
         rehashed = await rehash_password(request.app, account["password_hash"], password)
         # Load the keys before the transaction, which must not wait for another connection.
@@ -83,7 +83,7 @@ async def _try_to_sign_in(
 
 
 def _may_sign_in(request: web.Request, account: asyncpg.Record) -> bool:
-    """Return whether sign-in is allowed. Checked after the password, to keep timing uniform."""
+    """Return whether the account may sign in with the right password."""
     unverified = request.app[SETTINGS].require_email_verification and not account["email_verified"]
     return not account["suspended"] and not unverified
 
