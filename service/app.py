@@ -26,6 +26,7 @@ from service.routes import add_routes
 from service.sessions.queries import find_signed_in
 from service.settings import Settings
 from service.throttle import limits as throttle
+from service.throttle.refunds import refund_failures, refunds_context
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
@@ -52,10 +53,11 @@ def create_app(settings: Settings, registry: "CollectorRegistry | None" = None) 
     app[LIFECYCLE] = Lifecycle()
     app[HEALTH] = Health()
     app[SIGNED_IN] = Coalesced(app, find_signed_in)
-    app.middlewares.extend([request_middleware(app), *cors])
+    app.middlewares.extend([refund_failures, request_middleware(app), *cors])
     app.cleanup_ctx.extend(
         [
             database_context,
+            refunds_context,
             key_ring_context,
             hasher_context,
             mail_context,

@@ -7,7 +7,7 @@ from aiohttp import web
 
 from service.accounts import queries as accounts
 from service.audit.events import record
-from service.auth.passwords import TOO_MANY_SIGN_INS, rehash_password, verify_password
+from service.auth.passwords import TOO_MANY_SIGN_INS, rehash_password, require_room, verify_password
 from service.auth.schemas import TOKENS, TOKENS_EXAMPLE
 from service.auth.signing_keys import signing_key
 from service.context import SETTINGS
@@ -43,6 +43,7 @@ async def login(request: web.Request) -> web.Response:
     """
     body = await read_body(request, sessions.LOGIN)
     email_folded = fold_email(body["email"])
+    require_room(request.app)
     try:
         await throttle.check(request, throttle.SIGN_IN, email_folded)
     except Problem as problem:

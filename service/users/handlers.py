@@ -18,6 +18,7 @@ from service.auth.passwords import (
     hash_password,
     require_acceptable,
     require_own,
+    require_room,
 )
 from service.auth.tokens import INVALID_ACCESS_TOKEN
 from service.context import SETTINGS, USER
@@ -140,6 +141,7 @@ async def _verify_own_password(request: web.Request, password: str) -> asyncpg.R
 
     Attempts count toward the sign-in limit, so a stolen token does not help to guess passwords.
     """
+    require_room(request.app)
     account = await read(request.app, accounts.find_own_credentials, request[USER]["id"])
     if account is None:
         raise _account_gone()
@@ -186,7 +188,8 @@ async def change_email(request: web.Request) -> web.Response:
     belongs to another account.
     """
     body = await read_body(request, schemas.CHANGE_EMAIL)
-    # Never refunded: even a successful request can send mail to someone else.
+    require_room(request.app)
+    # A success is not refunded: even a successful request can send mail to someone else.
     await throttle.check(request, throttle.VERIFICATION, fold_email(body["email"]))
     account = await _verify_own_password(request, body["password"])
     async with uniform_time():

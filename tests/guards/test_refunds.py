@@ -64,6 +64,17 @@ async def test_mail_to_a_new_email_is_not_refunded(start_app: StartApp) -> None:
     await assert_problem(response, 429, "too_many_requests")
 
 
+async def test_response_shows_the_nearest_of_all_limits_that_were_counted(
+    start_app: StartApp,
+) -> None:
+    """A change of email counts toward the limit of mail and that of sign-in."""
+    client = await start_app(throttle_mail_per_account=ONCE)
+    account = await register(client)
+    response = await change_email(client, account, account.password)
+    assert response.headers["RateLimit-Policy"] == '"verification-per-account";q=1;w=3600'
+    assert remaining(response) == 0
+
+
 REPEATED: dict[str, tuple[str, dict[str, str]]] = {
     "registration": ("/auth/register", {"email": "ada@example.com", "password": PASSWORD}),
     "forgot": ("/auth/password/forgot", {"email": "ada@example.com"}),
