@@ -179,8 +179,10 @@ async def test_client_that_fills_the_hash_queue_keeps_no_other_out(start_app: St
 async def test_clients_with_equal_shares_do_not_displace_each_other(start_app: StartApp) -> None:
     crowd, hasher = await start_crowd(start_app, password_hash_queue=5)
     with busy(hasher):
-        for source in (NOISY, NOISY, NOISY, QUIET, QUIET):
-            crowd.sign_in(source)
+        crowd.sign_in(NOISY)
+        await eventually(lambda: hasher.queued == 1)
+        crowd.sign_in(NOISY, 2)
+        crowd.sign_in(QUIET, 2)
         await eventually(lambda: hasher.queued == 5)
         crowd.sign_in(QUIET)
         await eventually(lambda: len(crowd.answered) == 1)
