@@ -26,6 +26,7 @@ from service.routes import add_routes
 from service.sessions.queries import find_signed_in
 from service.settings import Settings
 from service.throttle import limits as throttle
+from service.throttle.refunds import refund_failures, refunds_context
 from service.users.handlers import EXPORTS
 
 if TYPE_CHECKING:
@@ -54,10 +55,11 @@ def create_app(settings: Settings, registry: "CollectorRegistry | None" = None) 
     app[HEALTH] = Health()
     app[SIGNED_IN] = Coalesced(app, find_signed_in)
     app[EXPORTS] = set()
-    app.middlewares.extend([request_middleware(app), *cors])
+    app.middlewares.extend([refund_failures, request_middleware(app), *cors])
     app.cleanup_ctx.extend(
         [
             database_context,
+            refunds_context,
             key_ring_context,
             hasher_context,
             mail_context,

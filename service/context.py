@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from ipaddress import IPv4Network, IPv6Network
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -44,6 +45,8 @@ class RequestContext:
     """The current request's data for its response headers and its log line."""
 
     request_id: str
+    # The network that counts as one client; None on a Unix socket.
+    client: IPv4Network | IPv6Network | None = None
     # Code of the problem in the response, if it is one.
     problem_code: str | None = None
     # Headers to add to any response.

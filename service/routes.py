@@ -9,7 +9,9 @@ from service.auth.guards import admin, anyone, optionally_signed_in, signed_in, 
 from service.context import SETTINGS
 from service.docs import handlers as docs
 from service.health import handlers as health
+from service.http.descriptions import description_of
 from service.http.fields import UUID_PATTERN
+from service.http.idempotency import replay_first
 from service.http.requests import meet_expectation
 from service.http.route import SERVED, Route
 from service.openapi import handlers as openapi
@@ -91,7 +93,10 @@ def add_routes(app: web.Application) -> None:
     """
     app[SERVED] = served(app[SETTINGS])
     for route in app[SERVED]:
-        handler = route.access(app, route.handler)
+        handler = route.handler
+        if description_of(handler).idempotent:
+            handler = replay_first(handler)
+        handler = route.access(app, handler)
         pattern = route.path.replace("_id}", f"_id:{UUID_PATTERN}}}")
         for path in (pattern, f"{pattern}/"):
             if route.method == "GET":

@@ -11,7 +11,7 @@ _NONCE_BYTES = 12
 
 
 class SealError(Exception):
-    """The value was sealed with another SECRET_KEY, purpose or row, or has been altered."""
+    """The value was sealed with another SECRET_KEY, purpose or row, or was altered or cut short."""
 
 
 @functools.lru_cache(maxsize=64)
@@ -37,7 +37,7 @@ def unseal(secret_key: str, purpose: str, bound_to: str, sealed: bytes) -> bytes
     nonce, ciphertext = sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:]
     try:
         return _cipher(secret_key, purpose).decrypt(nonce, ciphertext, bound_to.encode())
-    except InvalidTag:
+    except (InvalidTag, ValueError):  # ValueError if too little is left for a nonce
         raise SealError from None
 
 

@@ -257,6 +257,7 @@ def settings(database: Database, tmp_path: Path) -> Settings:
         password_hash_iterations=1,
         throttle_sign_in_per_account=PLENTY,
         throttle_sign_in_per_ip=PLENTY,
+        throttle_all_sign_ins_per_ip=PLENTY,
         throttle_registration_per_ip=PLENTY,
         throttle_mail_per_account=PLENTY,
         throttle_mail_per_ip=PLENTY,

@@ -35,3 +35,10 @@ def test_changed_byte_is_detected(place: int) -> None:
     sealed[place] ^= 1
     with pytest.raises(SealError):
         unseal(KEY, "mail", "row 1", bytes(sealed))
+
+
+@pytest.mark.parametrize("length", [0, 1, 7, 8, 12, 27])
+def test_cut_bytes_are_detected(length: int) -> None:
+    sealed = seal(KEY, "mail", "row 1", b"secret")[:length]
+    with pytest.raises(SealError):
+        unseal(KEY, "mail", "row 1", sealed)

@@ -1,19 +1,23 @@
 """Password hashing: argon2id on dedicated threads, so that the event loop is never blocked."""
 
 import asyncio
+import functools
+import math
 import os
 import re
 import time
 import unicodedata
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeVar
+from ipaddress import IPv4Network, IPv6Network
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from aiohttp import web
 
 from service.auth.blocklist import is_blocked
-from service.context import SETTINGS
+from service.context import REQUEST_CONTEXT, SETTINGS
 from service.http.problems import RETRY_SOON, FieldError, Problem, ProblemType, invalid_fields
 
 if TYPE_CHECKING:
@@ -30,6 +34,8 @@ T = TypeVar("T")
 
 PERSONAL_WORD_MIN_LENGTH = 3
 _WORD = re.compile(r"\w+")
+# Of the algorithm itself, with one lane (RFC 9106 §3.1).
+ARGON2_MEMORY_MIN_KIB = 8
 # Minimum of OWASP's Password Storage Cheat Sheet.
 MEMORY_MIN_KIB = 19 * 1024
 ITERATIONS_MIN = 2
@@ -38,12 +44,20 @@ ITERATIONS_MIN = 2
 MEMORY_ENOUGH_KIB = 64 * 1024
 
 
+class _Job(NamedTuple):
+    """A hash to compute on a thread, and the request's future for its result."""
+
+    work: Callable[[], Any]
+    done: asyncio.Future[Any]
+    asked: float
+
+
 @dataclass(slots=True)
 class Hasher:
-    """The hashing executor, its queue length and its limit.
+    """The hashing threads, and the queue for them, in which clients take turns.
 
-    ``decoy`` is a hash that belongs to no account. Verifying against it takes as long as verifying
-    a real one.
+    ``decoy`` is a hash that belongs to no account. ``work_kib`` is what a refused password costs,
+    as memory times iterations: the cost of new hashes, or of the dearest stored one seen so far.
     """
 
     argon2id: "argon2.PasswordHasher"
@@ -51,9 +65,17 @@ class Hasher:
     queue_limit: int
     decoy: str
     workers: int
-    queued: int = 0
+    work_kib: int
+    # Threads in use. A thread is in use until it ends, even if its request has been cancelled.
+    running: int = 0
+    # Each client's waiting jobs; the first client is next.
+    waiting: dict[IPv4Network | IPv6Network | None, deque[_Job]] = field(default_factory=dict)
     # Called after each task: seconds it waited for a thread, seconds it ran.
     timers: list[Callable[[float, float], None]] = field(default_factory=list)
+
+    @property
+    def queued(self) -> int:
+        return self.running + sum(map(len, self.waiting.values()))
 
 
 async def hasher_context(app: web.Application) -> AsyncIterator[None]:
@@ -64,7 +86,8 @@ async def hasher_context(app: web.Application) -> AsyncIterator[None]:
     with ThreadPoolExecutor(workers, thread_name_prefix="argon2") as executor:
         loop = asyncio.get_running_loop()
         decoy = await loop.run_in_executor(executor, argon2id.hash, os.urandom(16))
-        app[HASHER] = Hasher(argon2id, executor, settings.password_hash_queue, decoy, workers)
+        limit = settings.password_hash_queue
+        app[HASHER] = Hasher(argon2id, executor, limit, decoy, workers, _work_kib(decoy))
         yield
 
 
@@ -114,21 +137,46 @@ async def hash_password(app: web.Application, password: str) -> str:
 
 
 async def verify_password(app: web.Application, password_hash: str | None, password: str) -> bool:
-    """Return whether the password matches. Without a hash, take as long and return False.
+    """Return whether the password matches; without a hash, it does not.
 
-    Raises Problem 503 if the queue is full.
+    Refusing it takes the same work whatever the hash, whether it is missing, unreadable or of
+    another cost. Raises Problem 503 if the queue is full.
     """
     import argon2
 
     hasher = app[HASHER]
+    verified_hash = password_hash or hasher.decoy
+    work_kib = _work_kib(verified_hash)
+    hasher.work_kib = max(hasher.work_kib, work_kib)
 
     def verify() -> bool:
         try:
-            return hasher.argon2id.verify(password_hash or hasher.decoy, _normalize(password))
+            return hasher.argon2id.verify(verified_hash, _normalize(password))
         except (argon2.exceptions.VerificationError, argon2.exceptions.InvalidHashError):
+            _spend(hasher, hasher.work_kib - work_kib)
             return False
 
     return await _on_executor(app, verify) and password_hash is not None
+
+
+def _work_kib(password_hash: str) -> int:
+    """Return memory times iterations of a hash, or 0 if it is unreadable."""
+    import argon2
+
+    try:
+        parameters = argon2.extract_parameters(password_hash)
+    except argon2.exceptions.InvalidHashError:
+        return 0
+    return parameters.memory_cost * parameters.time_cost
+
+
+def _spend(hasher: Hasher, work_kib: int) -> None:
+    """Compute a hash of this much work, with no more memory than new hashes use."""
+    if work_kib < ARGON2_MEMORY_MIN_KIB:
+        return
+    iterations = math.ceil(work_kib / hasher.argon2id.memory_cost)
+    memory_kib = max(ARGON2_MEMORY_MIN_KIB, work_kib // iterations)
+    _argon2id(memory_kib, iterations).hash(b"")
 
 
 async def require_own(app: web.Application, password_hash: str | None, password: str) -> None:
@@ -182,23 +230,94 @@ def _normalize(password: str) -> str:
     return unicodedata.normalize("NFKC", password)
 
 
+def require_room(app: web.Application) -> None:
+    """Raise Problem 503 if the queue has no room for this client.
+
+    For handlers to call before they count an attempt.
+    """
+    _require_room(app[HASHER], _client())
+
+
 async def _on_executor(app: web.Application, work: Callable[[], T]) -> T:
-    hasher = app[HASHER]
-    if hasher.queued >= hasher.queue_limit:
-        raise Problem(TOO_MANY_SIGN_INS)
-    hasher.queued += 1
-    asked = time.perf_counter()
-
-    def timed() -> tuple[T, float, float]:
-        started = time.perf_counter()
-        result = work()
-        return result, started - asked, time.perf_counter() - started
-
+    """Run ``work`` on a thread once it is the client's turn. Raises Problem 503."""
+    hasher, client = app[HASHER], _client()
+    if longest := _require_room(hasher, client):
+        _refuse(longest.pop())
+    job = _Job(work, asyncio.get_running_loop().create_future(), time.perf_counter())
+    hasher.waiting.setdefault(client, deque()).append(job)
+    _start(hasher)
     try:
-        loop = asyncio.get_running_loop()
-        result, waited_s, took_s = await loop.run_in_executor(hasher.executor, timed)
-    finally:
-        hasher.queued -= 1
+        result: T = await job.done
+    except asyncio.CancelledError:
+        _withdraw(hasher, client, job)
+        raise
+    return result
+
+
+def _client() -> IPv4Network | IPv6Network | None:
+    context = REQUEST_CONTEXT.get(None)
+    return context.client if context else None
+
+
+def _require_room(hasher: Hasher, client: IPv4Network | IPv6Network | None) -> deque[_Job] | None:
+    """Raise Problem 503 if the queue is full and no client has more than its share.
+
+    If one has, return the longest backlog, whose newest job must give way. So one client may fill
+    the queue, but cannot keep others out.
+    """
+    if hasher.queued < hasher.queue_limit:
+        return None
+    longest = max(hasher.waiting.values(), key=len, default=deque())
+    if len(longest) <= len(hasher.waiting.get(client, ())) + 1:
+        raise Problem(TOO_MANY_SIGN_INS)
+    return longest
+
+
+def _refuse(job: _Job) -> None:
+    if not job.done.done():
+        job.done.set_exception(Problem(TOO_MANY_SIGN_INS))
+
+
+def _withdraw(hasher: Hasher, client: IPv4Network | IPv6Network | None, job: _Job) -> None:
+    """Remove the job of a cancelled request, unless a thread has it already."""
+    jobs = hasher.waiting.get(client, ())
+    if jobs and job in jobs:
+        jobs.remove(job)
+        if not jobs:
+            del hasher.waiting[client]
+
+
+def _start(hasher: Hasher) -> None:
+    """Give each free thread a job, taking one from each client in turn."""
+    loop = asyncio.get_running_loop()
+    while hasher.waiting and hasher.running < hasher.workers:
+        client = next(iter(hasher.waiting))
+        jobs = hasher.waiting.pop(client)
+        job = jobs.popleft()
+        if jobs:
+            hasher.waiting[client] = jobs  # behind all other clients
+        hasher.running += 1
+        thread = loop.run_in_executor(hasher.executor, _run, job)
+        thread.add_done_callback(functools.partial(_end, hasher, job))
+
+
+def _run(job: _Job) -> tuple[Any, float, float]:
+    """Return the result, the seconds the job waited and the seconds it took."""
+    started = time.perf_counter()
+    result = job.work()
+    return result, started - job.asked, time.perf_counter() - started
+
+
+def _end(hasher: Hasher, job: _Job, thread: asyncio.Future[tuple[Any, float, float]]) -> None:
+    """Free the thread, and pass the result on to the request if it still waits."""
+    hasher.running -= 1
+    _start(hasher)
+    if error := thread.exception():
+        if not job.done.done():
+            job.done.set_exception(error)
+        return
+    result, waited_s, took_s = thread.result()
     for timer in hasher.timers:
         timer(waited_s, took_s)
-    return result
+    if not job.done.done():
+        job.done.set_result(result)

@@ -42,6 +42,7 @@ def shown_client_ip(request: web.Request) -> str | None:
     return str(ip) if ip else None
 
 
+@functools.lru_cache(maxsize=4096)
 def client_network(ip: IpAddress) -> Network:
     """Return the network that counts as one client: a single IPv4 address or an IPv6 /64."""
     if isinstance(ip, ipaddress.IPv6Address):

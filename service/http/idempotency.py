@@ -14,6 +14,7 @@ from typing import Concatenate, ParamSpec
 import asyncpg
 import orjson
 from aiohttp import web
+from aiohttp.typedefs import Handler
 
 from service.context import SETTINGS, USER
 from service.db.connection import Connection
@@ -52,11 +53,9 @@ async def write_once(
     since; 409 while the first request is in progress; 400 if the key is malformed. A problem raised
     by ``work`` is not stored, because nothing was written.
     """
-    key = request.headers.get("Idempotency-Key")
+    key = _key(request)
     if key is None:
         return await write(request.app, work, *args, **kwargs)
-    if not _KEY.fullmatch(key):
-        raise Problem(INVALID_IDEMPOTENCY_KEY)
     caller = _caller(request)
     fingerprint = await _fingerprint(request)
 
@@ -93,18 +92,38 @@ async def write_once(
     return await write(request.app, once)
 
 
-async def find_stored_response(request: web.Request) -> web.Response | None:
-    """Return the stored response to this request, or None.
+def replay_first(handler: Handler) -> Handler:
+    """Wrap a handler so that a repeated request gets its stored response before anything else.
 
-    For handlers with checks that a repeat would fail because the first request succeeded.
+    A repeat then uses up no limit and hashes nothing. A different request with the same key does
+    both, so that guessing the first request is limited, until ``write_once`` rejects it. Raises
+    Problem 400 if the key is malformed.
     """
-    key = request.headers.get("Idempotency-Key")
+
+    @functools.wraps(handler)
+    async def replaying(request: web.Request) -> web.StreamResponse:
+        return await find_stored_response(request) or await handler(request)
+
+    return replaying
+
+
+async def find_stored_response(request: web.Request) -> web.Response | None:
+    """Return the stored response to this request, or None. Raises Problem 400."""
+    key = _key(request)
     if key is None:
         return None
     found = await read(request.app, _find, _caller(request), key)
     if found is None or found["fingerprint"] != await _fingerprint(request):
         return None
     return _replay(request, key, found["answer"])
+
+
+def _key(request: web.Request) -> str | None:
+    """Return the request's Idempotency-Key, if any. Raises Problem 400 if it is malformed."""
+    key = request.headers.get("Idempotency-Key")
+    if key is not None and not _KEY.fullmatch(key):
+        raise Problem(INVALID_IDEMPOTENCY_KEY)
+    return key
 
 
 def _replay(request: web.Request, key: str, sealed: bytes) -> web.Response:

@@ -15,6 +15,7 @@ from service.auth.passwords import (
     hash_password,
     require_acceptable,
     require_own,
+    require_room,
 )
 from service.auth.tokens import INVALID_ACCESS_TOKEN
 from service.context import USER
@@ -121,8 +122,6 @@ async def reset_password(request: web.Request) -> web.Response:
     name and settings are cleared, because anyone may have registered it.
     """
     body = await read_body(request, schemas.RESET)
-    if stored := await find_stored_response(request):
-        return stored
     token_hash = links.hash_token(body["token"])
     link = await _find_link(request, token_hash, RESETTING)
     password_hash = await _hash_new(request, link, body["password"], "#/password")
@@ -164,8 +163,9 @@ async def verify_email(request: web.Request) -> web.Response:
         raise invalid_fields(FieldError("#/new_password", "Send either this or the password."))
     if body.keys() == {"token"} and "Authorization" in request.headers:
         await identify(request.app, request)
-    if stored := await find_stored_response(request):
-        return stored
+        # Stored for the account, which was not known before.
+        if stored := await find_stored_response(request):
+            return stored
     token_hash = links.hash_token(body["token"])
     link = await _find_link(request, token_hash, VERIFYING)
     if link["purpose"] == "email_verify" and "new_password" in body:
@@ -185,6 +185,7 @@ async def _prove_ownership(
     if password is not None:
         account = await read(request.app, accounts.find_own_credentials, link["id"])
         password_hash = account["password_hash"] if account else None
+        require_room(request.app)
         await throttle.check(request, throttle.SIGN_IN, fold_email(link["email"]))
         await require_own(request.app, password_hash, password)
         return password_hash

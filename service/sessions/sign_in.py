@@ -7,7 +7,7 @@ from aiohttp import web
 
 from service.accounts import queries as accounts
 from service.audit.events import record
-from service.auth.passwords import TOO_MANY_SIGN_INS, rehash_password, verify_password
+from service.auth.passwords import TOO_MANY_SIGN_INS, rehash_password, require_room, verify_password
 from service.auth.schemas import TOKENS, TOKENS_EXAMPLE
 from service.auth.signing_keys import signing_key
 from service.context import SETTINGS
@@ -43,6 +43,7 @@ async def login(request: web.Request) -> web.Response:
     """
     body = await read_body(request, sessions.LOGIN)
     email_folded = fold_email(body["email"])
+    require_room(request.app)
     try:
         await throttle.check(request, throttle.SIGN_IN, email_folded)
     except Problem as problem:
@@ -64,12 +65,12 @@ async def _try_to_sign_in(
     # Retry once: a concurrent sign-in may have rehashed the password during verification.
     for _ in range(2):
         account = await read(request.app, accounts.find_credentials, email_folded)
-        password_hash = account["password_hash"] if account else None
+        allowed = account is not None and _may_sign_in(request, account)
+        # Refused like an unknown account, so that timing does not reveal whether it is right.
+        password_hash = account["password_hash"] if account and allowed else None
         verified = await verify_password(request.app, password_hash, password)
         if account is None or not verified:
-            outcome = "wrong"
-            break
-        if not _may_sign_in(request, account):
+            outcome = "refused" if account and not allowed else "wrong"
             break
         rehashed = await rehash_password(request.app, account["password_hash"], password)
         # Load the keys before the transaction, which must not wait for another connection.
@@ -83,7 +84,7 @@ async def _try_to_sign_in(
 
 
 def _may_sign_in(request: web.Request, account: asyncpg.Record) -> bool:
-    """Return whether sign-in is allowed. Checked after the password, to keep timing uniform."""
+    """Return whether the account may sign in with the right password."""
     unverified = request.app[SETTINGS].require_email_verification and not account["email_verified"]
     return not account["barred"] and not unverified
 

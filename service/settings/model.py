@@ -162,10 +162,14 @@ class Settings:
     throttle_sign_in_per_account: Rate = variable(
         "THROTTLE_SIGN_IN_PER_ACCOUNT", LIMITS, Rate(10, 15 * 60), RATE,
         "Wrong passwords for one account. The default allows ten at once, then one every 90"
-        " seconds. Each network the account has signed in from has its own counter.")
+        " seconds. Each network the account has signed in from has its own counter of this size.")
     throttle_sign_in_per_ip: Rate = variable(
         "THROTTLE_SIGN_IN_PER_IP", LIMITS, Rate(50, 15 * 60), RATE,
         "Wrong passwords from one client (an IPv4 address or an IPv6 /64) for any account.")
+    throttle_all_sign_ins_per_ip: Rate = variable(
+        "THROTTLE_ALL_SIGN_INS_PER_IP", LIMITS, Rate(1000, 3600), RATE,
+        "Passwords from one client, right or wrong. Raise it if many people sign in through one"
+        " IP, such as a front end's server.")
     throttle_registration_per_ip: Rate = variable(
         "THROTTLE_REGISTRATION_PER_IP", LIMITS, Rate(20, 3600), RATE,
         "Registrations from one client.")

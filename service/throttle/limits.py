@@ -6,11 +6,14 @@ requests``, unless that would put it further ahead than the window. A refused at
 nothing, so an attacker cannot prolong a lockout. All replicas use the database's clock.
 
 ``check`` counts attempts before a password is hashed, and handlers refund successful ones
-(``refund``). So only failures use up the quota, and a burst of guesses never exceeds it.
+(``refund``). So only failures use up the quota, and a burst of guesses never exceeds it. One
+generous limit per IP counts successes too. An attempt that ends in a 5xx is refunded in full
+(``service.throttle.refunds``).
 
-So that an attacker cannot lock the owner out of signing in, each network the account has signed in
-from (``remember_network``) has its own counter. It replaces the limits per IP and per account.
-Clients on such a network can infer from it that the account has signed in there; others cannot.
+So that an attacker elsewhere cannot lock the owner out of signing in, each network the account has
+signed in from (``remember_network``) has its own counter per account. It has the name and rate of
+the shared counter, and the limits per IP count all the same. So the responses to one client do not
+tell which accounts are known in its network, unless an attacker also uses up the shared counter.
 """
 
 import hmac
@@ -38,12 +41,16 @@ TOO_MANY_REQUESTS = ProblemType(429, "too_many_requests", "Too many attempts. Tr
 
 
 class Action(NamedTuple):
-    """A limited action, and the settings that hold its rates."""
+    """A limited action, and the settings that hold its rates.
+
+    With ``all_per_ip``, the other two rates count only failures, and known networks have their own
+    counter per account.
+    """
 
     name: str
     per_ip: Callable[[Settings], Rate]
     per_account: Callable[[Settings], Rate] | None = None
-    known_networks: bool = False
+    all_per_ip: Callable[[Settings], Rate] | None = None
 
 
 # Every endpoint that asks for a password, whether or not the caller is signed in.
@@ -51,7 +58,7 @@ SIGN_IN = Action(
     "sign-in",
     attrgetter("throttle_sign_in_per_ip"),
     attrgetter("throttle_sign_in_per_account"),
-    known_networks=True,
+    attrgetter("throttle_all_sign_ins_per_ip"),
 )
 REGISTRATION = Action("registration", attrgetter("throttle_registration_per_ip"))
 # Looking at mailed links, or guessing their tokens, as often as guessing passwords.
@@ -75,6 +82,7 @@ class Limit(NamedTuple):
     name: str
     rate: Rate
     subject: str
+    only_failures: bool
 
 
 class Count(NamedTuple):
@@ -86,8 +94,8 @@ class Count(NamedTuple):
     ahead: timedelta
 
 
-# The counts that ``check`` made for a request, for ``refund``.
-_COUNTS: web.RequestKey[list[Count]] = web.RequestKey("throttle_counts")
+# All counts that ``check`` made for a request, for refunds.
+COUNTS: web.RequestKey[list[Count]] = web.RequestKey("throttle_counts")
 
 
 async def check(request: web.Request, action: Action, account: str | None = None) -> None:
@@ -100,20 +108,27 @@ async def check(request: web.Request, action: Action, account: str | None = None
     if not request.app[SETTINGS].throttle:
         return
     counts = await write(request.app, _count, request, action, account)
-    request[_COUNTS] = counts
-    _set_headers(counts)
+    made = [*request.get(COUNTS, ()), *counts]
+    request[COUNTS] = made
+    _set_headers(made)
     if counts and not counts[-1].allowed:
         metrics.count(request.app, "throttled_requests", policy=counts[-1].limit.name)
         raise Problem(TOO_MANY_REQUESTS, headers={"Retry-After": str(_wait_s(counts[-1]))})
 
 
 async def refund(conn: Connection, request: web.Request) -> None:
-    """Refund the counts of ``check`` after a success, in the same transaction.
+    """Refund the counts that are for failures only, in the transaction of a success.
 
     Call it last in the transaction, because other requests wait for the locked rows.
     """
-    counts = request.get(_COUNTS, ())
-    _set_headers([count._replace(ahead=await _refund_count(conn, count)) for count in counts])
+    _set_headers(
+        [
+            count._replace(ahead=await refund_count(conn, count))
+            if count.limit.only_failures
+            else count
+            for count in request.get(COUNTS, ())
+        ]
+    )
 
 
 def _set_headers(counts: Sequence[Count]) -> None:
@@ -121,7 +136,7 @@ def _set_headers(counts: Sequence[Count]) -> None:
     if not counts:
         return
     nearest = min(reversed(counts), key=_remaining)
-    name, rate, _ = nearest.limit
+    name, rate = nearest.limit.name, nearest.limit.rate
     headers = REQUEST_CONTEXT.get().headers
     headers["RateLimit-Policy"] = f'"{name}";q={rate.requests};w={rate.window_s}'
     headers["RateLimit"] = f'"{name}";r={_remaining(nearest)};t={_wait_s(nearest)}'
@@ -147,15 +162,21 @@ async def _limits(
     """Return the limits of an attempt, in the order in which all replicas lock them."""
     settings = request.app[SETTINGS]
     network = network_of(request)
+    only_failures = action.all_per_ip is not None
     limits = []
     if network is not None:
-        limits.append(Limit(f"{action.name}-per-ip", action.per_ip(settings), str(network)))
-    if action.per_account is None or account is None:
-        return limits
-    name, rate = f"{action.name}-per-account", action.per_account(settings)
-    if action.known_networks and network and await is_known_network(conn, account, network):
-        return [Limit(name, rate, f"{account}\0{network}")]
-    return [*limits, Limit(name, rate, account)]
+        rate = action.per_ip(settings)
+        limits.append(Limit(f"{action.name}-per-ip", rate, str(network), only_failures))
+    if network is not None and action.all_per_ip is not None:
+        rate = action.all_per_ip(settings)
+        limits.append(Limit(f"all-{action.name}s-per-ip", rate, str(network), only_failures=False))
+    if action.per_account is not None and account is not None:
+        subject = account
+        if action.all_per_ip and network and await is_known_network(conn, account, network):
+            subject = f"{account}\0{network}"
+        rate = action.per_account(settings)
+        limits.append(Limit(f"{action.name}-per-account", rate, subject, only_failures))
+    return limits
 
 
 def _interval(rate: Rate) -> timedelta:
@@ -211,7 +232,7 @@ async def _take(conn: Connection, limit: Limit, key: bytes) -> Count:
     return Count(limit, key, row["allowed"], row["ahead"])
 
 
-async def _refund_count(conn: Connection, count: Count) -> timedelta:
+async def refund_count(conn: Connection, count: Count) -> timedelta:
     """Undo a ``_take`` and return how far ahead the limit is afterwards."""
     ahead: timedelta | None = await conn.fetchval(
         """

@@ -21,6 +21,7 @@ from service.auth.passwords import (
     hash_password,
     require_acceptable,
     require_own,
+    require_room,
 )
 from service.auth.tokens import INVALID_ACCESS_TOKEN
 from service.context import SETTINGS, USER
@@ -30,7 +31,7 @@ from service.db.transactions import read, write
 from service.http import examples
 from service.http.descriptions import Success, describe
 from service.http.fields import fold_email
-from service.http.idempotency import find_stored_response, write_once
+from service.http.idempotency import write_once
 from service.http.problems import RETRY_SOON, Problem, ProblemType
 from service.http.requests import (
     check_if_match,
@@ -142,8 +143,6 @@ async def change_password(request: web.Request) -> web.Response:
     All other sessions end.
     """
     body = await read_body(request, schemas.CHANGE_PASSWORD)
-    if stored := await find_stored_response(request):
-        return stored
     user = request[USER]
     account = await _verify_own_password(request, body["current_password"])
     personal = (user["email"], user["name"])
@@ -159,6 +158,7 @@ async def _verify_own_password(request: web.Request, password: str) -> asyncpg.R
 
     Attempts count toward the sign-in limit, so a stolen token does not help to guess passwords.
     """
+    require_room(request.app)
     account = await read(request.app, accounts.find_own_credentials, request[USER]["id"])
     if account is None:
         raise _account_gone()
@@ -205,7 +205,8 @@ async def change_email(request: web.Request) -> web.Response:
     belongs to another account.
     """
     body = await read_body(request, schemas.CHANGE_EMAIL)
-    # Never refunded: even a successful request can send mail to someone else.
+    require_room(request.app)
+    # A success is not refunded: even a successful request can send mail to someone else.
     await throttle.check(request, throttle.VERIFICATION, fold_email(body["email"]))
     account = await _verify_own_password(request, body["password"])
     async with uniform_time():

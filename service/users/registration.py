@@ -8,7 +8,12 @@ from aiohttp import web
 
 from service.accounts import queries as accounts
 from service.audit.events import record
-from service.auth.passwords import TOO_MANY_SIGN_INS, hash_password, require_acceptable
+from service.auth.passwords import (
+    TOO_MANY_SIGN_INS,
+    hash_password,
+    require_acceptable,
+    require_room,
+)
 from service.auth.schemas import TOKENS_EXAMPLE
 from service.auth.signing_keys import signing_key
 from service.context import SETTINGS
@@ -59,8 +64,9 @@ async def register(request: web.Request) -> web.Response:
     If emails must be verified first, the response is 202 whether or not the email is taken.
     """
     body = await read_body(request, users.REGISTER)
-    require_acceptable(request.app, body["password"], "#/password", (body["email"], body["name"]))
+    require_room(request.app)
     await throttle.check(request, throttle.REGISTRATION)
+    require_acceptable(request.app, body["password"], "#/password", (body["email"], body["name"]))
     password_hash = await hash_password(request.app, body["password"])
     if not request.app[SETTINGS].require_email_verification:
         await signing_key(request.app)  # outside the transaction, as at sign-in

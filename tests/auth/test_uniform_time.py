@@ -1,11 +1,14 @@
 """Responses whose content and timing do not reveal the state of an account."""
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 from aiohttp import ClientResponse
+from argon2 import PasswordHasher, extract_parameters
+from argon2.exceptions import InvalidHashError
 
 from service.auth.passwords import HASHER
 from service.http import requests
@@ -106,6 +109,87 @@ async def test_refused_sign_ins_all_verify_one_hash_of_the_same_cost(
     assert len(hashed) == 1
     (password_hash,) = verified
     assert not hasher.argon2id.check_needs_rehash(password_hash)
+
+
+@pytest.fixture
+def work(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The memory times iterations of every argon2 hash that is computed."""
+    done: list[int] = []
+    verify, compute = PasswordHasher.verify, PasswordHasher.hash
+
+    def note_verify(argon2id: Any, password_hash: Any, password: Any) -> Any:
+        with contextlib.suppress(InvalidHashError):
+            cost = extract_parameters(password_hash)
+            done.append(cost.memory_cost * cost.time_cost)
+        return verify(argon2id, password_hash, password)
+
+    def note_compute(argon2id: Any, password: Any, **salt: Any) -> Any:
+        done.append(argon2id.memory_cost * argon2id.time_cost)
+        return compute(argon2id, password, **salt)
+
+    monkeypatch.setattr(PasswordHasher, "verify", note_verify)
+    monkeypatch.setattr(PasswordHasher, "hash", note_compute)
+    return done
+
+
+async def work_of_refusals(client: Client, conn: Any, work: list[int]) -> dict[str, int]:
+    """Return the work of each refused sign-in, in KiB times iterations."""
+    await conn.execute("update users set email_verified_at = now() where email !~ 'unverified'")
+    found = {}
+    for kind in REFUSED:
+        work.clear()
+        await assert_problem(await refuse(client, kind), 401, "invalid_credentials")
+        found[kind] = sum(work)
+    return found
+
+
+@pytest.mark.parametrize(("memory_kib", "iterations"), [(8, 3), (64, 1), (64, 2)])
+async def test_refusals_take_the_same_work_after_the_hash_cost_was_raised(
+    strict: Client,
+    start_app: StartApp,
+    conn: Any,
+    work: list[int],
+    memory_kib: int,
+    iterations: int,
+) -> None:
+    client = await start_app(
+        require_email_verification=True,
+        password_hash_memory_kib=memory_kib,
+        password_hash_iterations=iterations,
+    )
+    found = await work_of_refusals(client, conn, work)
+    assert found == dict.fromkeys(REFUSED, memory_kib * iterations)
+
+
+async def test_refusals_take_the_work_of_the_dearest_hash_after_the_cost_was_lowered(
+    start_app: StartApp, conn: Any, work: list[int]
+) -> None:
+    dear = await start_app(password_hash_memory_kib=32, password_hash_iterations=2)
+    await register(dear, email=email_of("wrong"))
+    client = await start_app(password_hash_memory_kib=16)
+    await refuse(client, "wrong")
+    for kind in ("unknown", "wrong"):
+        work.clear()
+        await assert_problem(await refuse(client, kind), 401, "invalid_credentials")
+        assert sum(work) == 64
+
+
+async def test_unreadable_hash_is_refused_with_the_same_work(
+    strict: Client, conn: Any, work: list[int]
+) -> None:
+    await conn.execute("update users set password_hash = 'imported from elsewhere'")
+    assert set((await work_of_refusals(strict, conn, work)).values()) == {8}
+
+
+async def test_right_password_takes_no_more_work_than_its_hashes(
+    start_app: StartApp, work: list[int]
+) -> None:
+    account = await register(await start_app())
+    client = await start_app(password_hash_iterations=3)
+    work.clear()
+    credentials = {"email": account.profile["email"], "password": PASSWORD}
+    assert (await client.post(f"{AUTH}/login", json=credentials)).status == 200
+    assert work == [8, 24], "the old hash and the new one"
 
 
 Ask = Callable[[Client, str], Awaitable[ClientResponse]]

@@ -1,5 +1,6 @@
 """Background jobs delete expired rows and keep the rest."""
 
+from ipaddress import ip_network
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from tests.support.steps import (
     is_signed_in,
     mail_reset,
     reset,
+    send,
     sign_in,
 )
 
@@ -112,12 +114,16 @@ async def test_throttle_row_is_deleted_once_its_quota_is_full(
 
 async def test_known_network_is_deleted_after_half_a_year(start_app: StartApp, conn: Any) -> None:
     """The remaining network still has its own counter."""
-    client = await start_app(throttle_sign_in_per_ip=Rate(1, 3600))
+    client = await start_app(
+        throttle_sign_in_per_account=Rate(1, 3600), trusted_proxies=(ip_network("127.0.0.0/8"),)
+    )
     account, other = await register(client), await register(client)
     old = "update known_networks set last_seen_at = now() - interval '181 days' where user_id = $1"
     await conn.execute(old, other.profile["id"])
     await run_jobs(client, start_app, GONE.format("known_networks"), other.profile["id"])
-    await sign_in(client, other, WRONG)
+    for attacked in (account, other):
+        guess = {"email": attacked.profile["email"], "password": WRONG}
+        await send(client, "POST", "/auth/login", guess, headers={"X-Forwarded-For": "203.0.113.1"})
     assert (await sign_in(client, other)).status == 429
     assert (await sign_in(client, account)).status == 200
 

@@ -124,6 +124,17 @@ async def test_registrations_by_one_client_are_limited(start_app: StartApp) -> N
     await assert_problem(response, 429, "too_many_requests")
 
 
+async def test_registration_is_limited_before_its_password_is_examined(
+    start_app: StartApp,
+) -> None:
+    client = await start_app(throttle_registration_per_ip=Rate(1, 3600))
+    body = {"email": "ada@example.com", "password": "123456789012345"}
+    response = await send(client, "POST", "/auth/register", body)
+    await assert_problem(response, 422, "invalid_fields")
+    response = await send(client, "POST", "/auth/register", body)
+    await assert_problem(response, 429, "too_many_requests")
+
+
 async def test_password_reset_makes_the_clients_network_known(
     start_app: StartApp, settings: Settings
 ) -> None:

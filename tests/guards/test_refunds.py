@@ -5,13 +5,14 @@ from aiohttp import ClientResponse
 
 from service.settings import Rate
 from tests.support.clients import StartApp
-from tests.support.factories import assert_problem, register
+from tests.support.factories import PASSWORD, assert_problem, register
 from tests.support.steps import (
     ASKING,
     NEW_PASSWORD,
     WRONG,
     Asking,
     change_email,
+    send,
     sign_in,
     sign_in_again,
 )
@@ -63,11 +64,43 @@ async def test_mail_to_a_new_email_is_not_refunded(start_app: StartApp) -> None:
     await assert_problem(response, 429, "too_many_requests")
 
 
-async def test_replayed_response_costs_no_attempt(start_app: StartApp) -> None:
-    """The first success replaced the password that a replay would be checked against."""
-    client = await start_app(throttle_sign_in_per_account=ONCE)
+async def test_response_shows_the_nearest_of_all_limits_that_were_counted(
+    start_app: StartApp,
+) -> None:
+    """A change of email counts toward the limit of mail and that of sign-in."""
+    client = await start_app(throttle_mail_per_account=ONCE)
     account = await register(client)
-    account = account._replace(headers={**account.headers, "Idempotency-Key": "once"})
+    response = await change_email(client, account, account.password)
+    assert response.headers["RateLimit-Policy"] == '"verification-per-account";q=1;w=3600'
+    assert remaining(response) == 0
+
+
+REPEATED: dict[str, tuple[str, dict[str, str]]] = {
+    "registration": ("/auth/register", {"email": "ada@example.com", "password": PASSWORD}),
+    "forgot": ("/auth/password/forgot", {"email": "ada@example.com"}),
+    "resend": ("/auth/email/verify/resend", {"email": "ada@example.com"}),
+    "change of email": ("/users/me/email", {"email": "ada@example.com", "password": PASSWORD}),
+    # The first success replaces the password that a repeat would be checked against.
+    "change of password": (
+        "/users/me/password",
+        {"current_password": PASSWORD, "password": NEW_PASSWORD},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REPEATED)
+async def test_repeated_request_costs_no_attempt(start_app: StartApp, name: str) -> None:
+    account = await register(await start_app())
+    client = await start_app(
+        throttle_registration_per_ip=ONCE,
+        throttle_mail_per_account=ONCE,
+        throttle_sign_in_per_account=ONCE,
+    )
+    path, body = REPEATED[name]
+    by = account if path.startswith("/users") else None
+    key = {"Idempotency-Key": "once"}
+    first = await send(client, "POST", path, body, by=by, headers=key)
+    assert first.status < 300
     for _ in range(3):
-        response = await ASKING["change of password"](client, account, account.password)
-        assert response.status == 204
+        again = await send(client, "POST", path, body, by=by, headers=key)
+        assert (again.status, await again.read()) == (first.status, await first.read())

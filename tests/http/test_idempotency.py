@@ -1,13 +1,19 @@
 """Idempotency-Key: a repeated request runs once and gets the same response."""
 
 import asyncio
+import uuid
 from ipaddress import ip_network
 from typing import Any
 
 import pytest
 
+from service.auth.passwords import HASHER
+from service.http.descriptions import description_of
+from service.http.route import Route
+from service.routes import ROUTES
+from service.settings import Rate
 from tests.support.clients import Client, StartApp
-from tests.support.factories import PASSWORD, assert_problem, bearer, register
+from tests.support.factories import PASSWORD, assert_problem, bearer, register, register_as
 
 REGISTER = "/api/v1/auth/register"
 PASSWORDS = "/api/v1/users/me/password"
@@ -127,3 +133,42 @@ async def test_response_sealed_with_an_old_secret_key_is_lost(
 async def test_malformed_key_is_rejected(client: Client, key: str) -> None:
     response = await client.post(REGISTER, json=BODY, headers={"Idempotency-Key": key})
     await assert_problem(response, 400, "invalid_idempotency_key")
+
+
+def repeatable_routes() -> list[Any]:
+    return [
+        pytest.param(route, id=f"{route.method} {route.path}")
+        for route in ROUTES
+        if description_of(route.handler).idempotent
+    ]
+
+
+@pytest.mark.parametrize("route", repeatable_routes())
+async def test_malformed_key_is_rejected_before_anything_else(client: Client, route: Route) -> None:
+    """The tokens and passwords of the examples are wrong, but the key is checked first."""
+    admin = await register_as(client, "admin")
+    path = route.path.replace("{user_id}", str(uuid.uuid4()))
+    body = description_of(route.handler).example
+    headers = {**admin.headers, "Idempotency-Key": "a b"}
+    response = await client.request(route.method, path, json=body, headers=headers)
+    await assert_problem(response, 400, "invalid_idempotency_key")
+    assert "RateLimit" not in response.headers
+
+
+async def test_stored_response_needs_no_room_in_the_hash_queue(client: Client) -> None:
+    first = await client.post(REGISTER, json=BODY, headers=KEY)
+    assert client.app is not None
+    client.app[HASHER].queue_limit = 0
+    again = await client.post(REGISTER, json=BODY, headers=KEY)
+    assert (again.status, await again.read()) == (201, await first.read())
+
+
+async def test_different_request_with_the_same_key_is_counted(start_app: StartApp) -> None:
+    """Otherwise a key would let its network guess the first request's password."""
+    client = await start_app(throttle_registration_per_ip=Rate(2, 3600))
+    await client.post(REGISTER, json=BODY, headers=KEY)
+    other = {**BODY, "password": "another phrase, and a wrong one"}
+    response = await client.post(REGISTER, json=other, headers=KEY)
+    await assert_problem(response, 422, "idempotency_key_reused")
+    response = await client.post(REGISTER, json=other, headers=KEY)
+    await assert_problem(response, 429, "too_many_requests")

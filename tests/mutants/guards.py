@@ -11,6 +11,7 @@ CALLS = (
     # limits and refunds
     "throttle.check",
     "throttle.refund",
+    "require_room",
     "remember_network",
     # audit
     "record",

@@ -1,9 +1,7 @@
 """``POST /auth/login``."""
 
 import asyncio
-import contextlib
-import threading
-from collections.abc import Iterator
+from ipaddress import ip_network
 from typing import Any
 
 import pytest
@@ -11,21 +9,10 @@ import pytest
 from service.auth.passwords import HASHER, Hasher
 from tests.support.clients import Client, StartApp
 from tests.support.factories import PASSWORD, assert_problem, bearer, pointers, register
+from tests.support.hashing import busy
 from tests.support.waiting import eventually
 
 LOGIN = "/api/v1/auth/login"
-
-
-@contextlib.contextmanager
-def busy(hasher: Hasher) -> Iterator[None]:
-    """Occupy every hashing thread for the duration of the block."""
-    go_on = threading.Event()
-    for _ in range(hasher.workers):
-        hasher.executor.submit(go_on.wait)
-    try:
-        yield
-    finally:
-        go_on.set()
 
 
 @pytest.mark.asvs("7.2.4")
@@ -134,3 +121,92 @@ async def test_password_is_rehashed_after_a_cost_change(start_app: StartApp, con
     assert await conn.fetchval(stored) == rehashed, "rehashed only once"
     me = await client.get("/api/v1/users/me", headers=account.headers)
     assert await me.json() == account.profile, "rehashing does not change the account"
+
+
+class Crowd:
+    """Sign-ins from several clients, and the order in which they were answered."""
+
+    def __init__(self, client: Client) -> None:
+        self.client = client
+        self.answered: list[tuple[str, int]] = []
+        self.tasks: list[asyncio.Task[None]] = []
+
+    async def _sign_in(self, source: str) -> None:
+        response = await self.client.post(
+            LOGIN,
+            json={"email": "nobody@example.com", "password": PASSWORD},
+            headers={"X-Forwarded-For": source},
+        )
+        self.answered.append((source, response.status))
+
+    def sign_in(self, source: str, times: int = 1) -> None:
+        self.tasks.extend(asyncio.create_task(self._sign_in(source)) for _ in range(times))
+
+
+NOISY, QUIET = "192.0.2.1", "198.51.100.1"
+
+
+async def start_crowd(start_app: StartApp, **settings: Any) -> tuple[Crowd, Hasher]:
+    proxies = (ip_network("127.0.0.0/8"),)
+    client = await start_app(trusted_proxies=proxies, password_hash_workers=1, **settings)
+    assert client.app is not None
+    return Crowd(client), client.app[HASHER]
+
+
+async def test_clients_take_turns_in_the_hash_queue(start_app: StartApp) -> None:
+    crowd, hasher = await start_crowd(start_app)
+    with busy(hasher):
+        crowd.sign_in(NOISY, 20)
+        await eventually(lambda: hasher.queued == 20)
+        crowd.sign_in(QUIET, 2)
+        await eventually(lambda: hasher.queued == 22)
+    await asyncio.gather(*crowd.tasks)
+    last = max(place for place, (source, _) in enumerate(crowd.answered) if source == QUIET)
+    assert last < 12, "not after the other client's 20"
+
+
+async def test_client_that_fills_the_hash_queue_keeps_no_other_out(start_app: StartApp) -> None:
+    crowd, hasher = await start_crowd(start_app, password_hash_queue=6)
+    with busy(hasher):
+        crowd.sign_in(NOISY, 6)
+        await eventually(lambda: hasher.queued == 6)
+        crowd.sign_in(QUIET)
+        await eventually(lambda: crowd.answered == [(NOISY, 503)])
+    await asyncio.gather(*crowd.tasks)
+    assert sorted(crowd.answered) == [(NOISY, 401)] * 5 + [(NOISY, 503), (QUIET, 401)]
+
+
+async def test_clients_with_equal_shares_do_not_displace_each_other(start_app: StartApp) -> None:
+    crowd, hasher = await start_crowd(start_app, password_hash_queue=5)
+    with busy(hasher):
+        crowd.sign_in(NOISY)
+        await eventually(lambda: hasher.queued == 1)
+        crowd.sign_in(NOISY, 2)
+        crowd.sign_in(QUIET, 2)
+        await eventually(lambda: hasher.queued == 5)
+        crowd.sign_in(QUIET)
+        await eventually(lambda: len(crowd.answered) == 1)
+    await asyncio.gather(*crowd.tasks)
+    assert crowd.answered[0] == (QUIET, 503)
+
+
+async def test_cancelled_request_holds_its_thread_until_the_hash_ends(
+    start_app: StartApp,
+) -> None:
+    """The request times out, but the thread cannot be stopped."""
+    crowd, hasher = await start_crowd(
+        start_app, password_hash_queue=1, request_timeout_s=0.5, db_acquire_timeout_s=0.3
+    )
+    with busy(hasher):
+        crowd.sign_in(NOISY)
+        await eventually(lambda: crowd.answered == [(NOISY, 503)])
+        assert hasher.queued == 1
+    await eventually(lambda: hasher.queued == 0)
+
+
+async def test_cancelled_request_leaves_the_hash_queue(start_app: StartApp) -> None:
+    crowd, hasher = await start_crowd(start_app, request_timeout_s=0.5, db_acquire_timeout_s=0.3)
+    with busy(hasher):
+        crowd.sign_in(NOISY, 3)
+        await eventually(lambda: crowd.answered == [(NOISY, 503)] * 3)
+        assert hasher.queued == 1, "only the one that has a thread is left"

@@ -117,10 +117,12 @@ async def test_no_password_is_hashed_beyond_the_limit(start_app: StartApp) -> No
     for source in strangers(3):
         await sign_in(client, "ada@example.com", source)
     assert client.app is not None
-    client.app[HASHER].queue_limit = 0
+    hashed: list[float] = []
+    client.app[HASHER].timers.append(lambda waited_s, took_s: hashed.append(took_s))
     await assert_limited(await sign_in(client, "ada@example.com", strangers(4)[3], PASSWORD))
-    response = await sign_in(client, "other@example.com", HOME)
-    await assert_problem(response, 503, "too_many_sign_ins")
+    assert hashed == []
+    assert (await sign_in(client, "other@example.com", HOME)).status == 401
+    assert len(hashed) == 1
 
 
 @pytest.mark.asvs("6.3.1")
@@ -220,17 +222,71 @@ async def test_owner_under_attack_can_sign_in_from_known_networks(
             assert (await sign_in(client, "ada@example.com", source, PASSWORD)).status == 200
     await assert_limited(await sign_in(client, "ada@example.com", "203.0.113.1", PASSWORD))
 
-    for number in range(4):
-        response = await sign_in(client, f"user{number}@example.com", HOME)
-    await assert_limited(response)
-    response = await sign_in(client, "ada@example.com", HOME, PASSWORD)
-    assert response.status == 200, "a neighbour in the same network cannot block it"
 
+async def test_each_known_network_counts_for_itself(start_app: StartApp) -> None:
+    client = await start_app(throttle_sign_in_per_account=FEW)
+    assert (await sign_up(client, "ada@example.com")).status == 201
+    (cafe,) = strangers(1)
+    assert (await sign_in(client, "ada@example.com", cafe, PASSWORD)).status == 200
     for _ in range(4):
         response = await sign_in(client, "ada@example.com", HOME)
     await assert_limited(response)
-    response = await sign_in(client, "ada@example.com", cafe, PASSWORD)
-    assert response.status == 200, "each known network counts for itself"
+    assert (await sign_in(client, "ada@example.com", cafe, PASSWORD)).status == 200
+
+
+async def test_client_is_limited_across_accounts_known_in_its_network(
+    start_app: StartApp,
+) -> None:
+    client = await start_app(throttle_sign_in_per_ip=FEW)
+    emails = [f"user{number}@example.com" for number in range(4)]
+    for email in emails:
+        assert (await sign_up(client, email)).status == 201
+    for email in emails[:3]:
+        assert (await sign_in(client, email, HOME)).status == 401
+    response = await sign_in(client, emails[3], HOME)
+    await assert_limited(response)
+    assert rate_limit_of(response)[0] == "sign-in-per-ip"
+
+
+async def test_neighbour_in_a_known_network_can_block_it_but_no_other(
+    start_app: StartApp,
+) -> None:
+    """The price of a limit per client that always counts."""
+    client = await start_app(throttle_sign_in_per_ip=FEW)
+    assert (await sign_up(client, "ada@example.com")).status == 201
+    for number in range(3):
+        await sign_in(client, f"user{number}@example.com", HOME)
+    await assert_limited(await sign_in(client, "ada@example.com", HOME, PASSWORD))
+    assert (await sign_in(client, "ada@example.com", strangers(1)[0], PASSWORD)).status == 200
+
+
+async def test_guesses_do_not_tell_which_accounts_are_known_in_the_network(
+    start_app: StartApp, conn: Any
+) -> None:
+    client = await start_app(
+        throttle_sign_in_per_account=Rate(5, 3600), throttle_sign_in_per_ip=Rate(9, 3600)
+    )
+    assert (await sign_up(client, "known@example.com", HOME)).status == 201
+    assert (await sign_up(client, "elsewhere@example.com", strangers(1)[0])).status == 201
+    seen = []
+    for email in ("known@example.com", "elsewhere@example.com", "nobody@example.com"):
+        responses = [await sign_in(client, email, HOME) for _ in range(12)]
+        seen.append([(response.status, rate_limit_of(response)[:2]) for response in responses])
+        await conn.execute("delete from throttles")
+    assert seen[0] == seen[1] == seen[2]
+
+
+async def test_right_passwords_of_one_client_are_limited(start_app: StartApp) -> None:
+    client = await start_app(throttle_all_sign_ins_per_ip=FEW)
+    emails = [f"user{number}@example.com" for number in range(4)]
+    for email in emails:
+        assert (await sign_up(client, email)).status == 201
+    for email in emails[:3]:
+        assert (await sign_in(client, email, HOME, PASSWORD)).status == 200
+    response = await sign_in(client, emails[3], HOME, PASSWORD)
+    await assert_limited(response)
+    assert rate_limit_of(response)[0] == "all-sign-ins-per-ip"
+    assert (await sign_in(client, emails[3], strangers(1)[0], PASSWORD)).status == 200
 
 
 async def test_known_and_unknown_accounts_are_limited_alike(start_app: StartApp) -> None:
@@ -342,9 +398,9 @@ async def test_throttle_table_stores_no_readable_data(client: Client, conn: Any)
     for source in (HOME, "2001:db8::1"):
         await sign_in(client, "ada@example.com", source)
     rows = await conn.fetch("select key from throttles")
-    assert len(rows) == 4, "registration, known network, unknown network, account"
+    assert len(rows) == 7, "registration; per network: failures, all, account"
     stored = b"".join(row["key"] for row in rows)
-    assert len(stored) == 4 * 32
+    assert len(stored) == 7 * 32
     for text in (b"ada", b"example", b"192.0", b"2001", b"sign-in"):
         assert text not in stored
 

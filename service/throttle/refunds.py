@@ -1,0 +1,75 @@
+"""Refunds of attempts that the service itself failed: those answered with a 5xx."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Sequence
+from typing import NamedTuple
+
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+from service.db.connection import Connection
+from service.db.transactions import write
+from service.exceptions import DatabaseUnavailable
+from service.throttle.limits import COUNTS, Count, refund_count
+
+# How long a 5xx waits for its refund, so that the client's next attempt usually finds it.
+WAIT_S = 0.25
+RETRY_S = 0.2
+
+
+class Owed(NamedTuple):
+    """The counts of a failed request; ``paid`` is set once they are refunded."""
+
+    counts: Sequence[Count]
+    paid: asyncio.Event
+
+
+OWED: web.AppKey[asyncio.Queue[Owed]] = web.AppKey("owed_refunds")
+
+
+@web.middleware
+async def refund_failures(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Refund all counts of a request that is answered with a 5xx.
+
+    So a right password is never locked out by a fault of ours. The response waits only briefly:
+    the database may be what failed.
+    """
+    response = await handler(request)
+    counts = request.get(COUNTS)
+    if response.status >= 500 and counts:
+        owed = Owed(counts, asyncio.Event())
+        request.app[OWED].put_nowait(owed)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(WAIT_S):
+                await owed.paid.wait()
+    return response
+
+
+async def refunds_context(app: web.Application) -> AsyncIterator[None]:
+    """Pay refunds one after another, retrying until the database is available.
+
+    What is owed is kept in memory, and is lost if the process ends before.
+    """
+    app[OWED] = asyncio.Queue()
+    paying = asyncio.create_task(_pay(app))
+    yield
+    paying.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await paying
+
+
+async def _pay(app: web.Application) -> None:
+    while True:
+        owed = await app[OWED].get()
+        while not owed.paid.is_set():
+            try:
+                await write(app, _refund_all, owed.counts)
+                owed.paid.set()
+            except DatabaseUnavailable:
+                await asyncio.sleep(RETRY_S)
+
+
+async def _refund_all(conn: Connection, counts: Sequence[Count]) -> None:
+    for count in counts:
+        await refund_count(conn, count)
