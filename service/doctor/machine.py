@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from service.auth.passwords import ITERATIONS_MIN, MEMORY_MIN_KIB, measure_ms
 from service.doctor.findings import Finding, fail, ok, warn, within
 from service.embedded import server as embedded
+from service.embedded.cluster import read_secret
 from service.exceptions import StartError
 from service.settings import VARIABLES, Database, Settings
 
@@ -82,6 +83,8 @@ def check_data_dir(settings: Settings) -> Iterator[Finding]:
         yield warn("data", free, "Free some space, or set DATA_DIR to another disk.")
     else:
         yield ok("data", free)
+    if path.is_dir() and path.stat().st_mode & stat.S_IWOTH:
+        yield fail("data", f"any user can replace files in {path}", f"chmod o-w {path}")
     for name in ("secret_key", "postgres_password"):
         yield from _check_private(path / name)
 
@@ -103,6 +106,8 @@ def check_embedded(settings: Settings) -> tuple[list[Finding], Database | None, 
     intro = "no DATABASE_URL or DB_HOST: serve uses the embedded PostgreSQL"
     try:
         database, where = within(DEADLINE_S, embedded.inspect_data_dir, settings.data_dir)
+        kept = settings.data_dir / "secret_key"
+        secret_key = settings.secret_key or (read_secret(kept) if kept.exists() else "")
     except StartError as error:
         return [fail("embedded", f"{intro}, but {error}", _FIX_EMBEDDED)], None, ""
     except TimeoutError:
@@ -113,8 +118,6 @@ def check_embedded(settings: Settings) -> tuple[list[Finding], Database | None, 
     if database is None:
         return [ok("embedded", f"{intro}, {where}; it is not running")], None, ""
     found = [ok("embedded", f"{intro}, running on port {database.hosts[0][1]}")]
-    kept = settings.data_dir / "secret_key"
-    secret_key = settings.secret_key or (kept.read_text() if kept.exists() else "")
     return found, database, secret_key
 
 

@@ -354,6 +354,12 @@ def test_readable_secrets_and_a_full_disk_are_reported(
         assert secret.fix == f"chmod 600 {tmp_path / 'secret_key'}"
 
 
+def test_data_directory_that_anybody_can_write_to_is_a_fault(tmp_path: Path) -> None:
+    tmp_path.chmod(0o777)
+    (fault,) = faults(diagnose({"DATA_DIR": str(tmp_path)}))
+    assert (fault.check, fault.fix) == ("data", f"chmod o-w {tmp_path}")
+
+
 def test_tls_check_rates_each_sslmode() -> None:
     variables = connecting.Variables("h", "n", "p", "DB_SSLMODE", "DB_SSLROOTCERT", "t")
     for tls, mode, status, phrase in (
