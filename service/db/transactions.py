@@ -44,8 +44,8 @@ class MisuseError(Exception):
     """A call that asyncpg refuses on a working connection, such as one with too few arguments."""
 
 
-# Invalid values and violated constraints (SQLSTATE classes 22 and 23), for the caller to handle, and
-# mistakes of ours or of the schema, which no retry helps against (classes 42, 21 and 0A).
+# Invalid values and violated constraints (SQLSTATE classes 22 and 23), for the caller to handle;
+# mistakes of ours or of the schema (classes 42, 21 and 0A), which no retry helps against.
 OF_THE_STATEMENT = (
     asyncpg.DataError,
     asyncpg.IntegrityConstraintViolationError,
