@@ -159,7 +159,7 @@ def check_origin(settings: Settings, environ: Mapping[str, str]) -> Iterator[Fin
     development = settings.database is None and settings.mail_server is None
     if development:
         yield ok("origin", f"links in emails begin with {origin}")
-    elif not environ.get("PUBLIC_ORIGIN") or is_local(url.hostname or ""):
+    elif not environ.get("PUBLIC_ORIGIN", "").strip() or is_local(url.hostname or ""):
         detail = f"links in emails begin with {origin}, which may not work on other machines"
         yield warn(
             "origin", detail, "Set PUBLIC_ORIGIN to your front end, such as https://app.example."
