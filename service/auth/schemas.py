@@ -24,7 +24,7 @@ _TEXT = {"type": "string"}
 TOKEN_MEMBERS = {
     "access_token": {
         **_TEXT,
-        "description": "A JWT (RFC 9068) to send as a bearer token. Its client_id is always shinkei.",
+        "description": "A JWT (RFC 9068) to send as a bearer token. Its client_id is shinkei.",
     },
     "token_type": {"const": "bearer"},
     "expires_in": {

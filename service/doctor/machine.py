@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from service.auth.passwords import ITERATIONS_MIN, MEMORY_MIN_KIB, measure_ms
+from service.auth.passwords import ITERATIONS_MIN, MEMORY_MIN_KIB, measure_ms, threads_per_process
 from service.doctor.findings import Finding, fail, ok, warn, within
 from service.embedded import server as embedded
 from service.embedded.cluster import read_secret
@@ -128,20 +128,23 @@ def check_passwords(settings: Settings) -> Iterator[Finding]:
     """Check the time and the strength of a password hash with the current settings."""
     memory_kib, iterations = settings.password_hash_memory_kib, settings.password_hash_iterations
     cost = f"{memory_kib} KiB, {iterations} iterations"
-    workers = settings.password_hash_workers or os.cpu_count() or 1
+    threads = settings.workers * threads_per_process(settings)
+    at_once = min(threads, os.cpu_count() or 1)
     fix = "Run shinkei calibrate-passwords to find settings for this machine."
     try:
         hash_ms = within(DEADLINE_S, measure_ms, memory_kib, iterations, 1)
     except TimeoutError:
         yield fail("passwords", f"a hash ({cost}) takes longer than {DEADLINE_S} s", fix)
         return
-    except Exception:
-        detail = f"a hash ({cost}) cannot be computed: not enough memory"
-        yield fail("passwords", detail, fix)
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}"
+        if isinstance(error, MemoryError) or "Memory allocation" in reason:
+            reason = "not enough memory"
+        yield fail("passwords", f"a hash ({cost}) cannot be computed: {reason}", fix)
         return
     detail = (
-        f"a hash ({cost}) takes {hash_ms:.0f} ms: about {workers * 1000 / max(hash_ms, 1):.0f}"
-        f" sign-ins a second, {workers * memory_kib / 1024:.0f} MiB"
+        f"a hash ({cost}) takes {hash_ms:.0f} ms: about {at_once * 1000 / max(hash_ms, 1):.0f}"
+        f" sign-ins a second, {threads * memory_kib / 1024:.0f} MiB"
     )
     if memory_kib < MEMORY_MIN_KIB or iterations < ITERATIONS_MIN:
         least = f"{MEMORY_MIN_KIB} KiB and {ITERATIONS_MIN} iterations"
