@@ -52,6 +52,8 @@ def _with_help(error: "click.UsageError") -> str:
 
 
 def _explain_ours(error: BaseException) -> tuple[str, int]:
+    import asyncpg
+
     from service.exceptions import ArgumentError, DatabaseUnavailable, StartError
     from service.http.problems import Problem
     from service.settings import SettingsError
@@ -67,6 +69,8 @@ def _explain_ours(error: BaseException) -> tuple[str, int]:
             return str(error), 1
         case DatabaseUnavailable():
             return "the database is unavailable; try again later", 1
+        case asyncpg.SyntaxOrAccessError():
+            return f"PostgreSQL refused a statement: {error.message}", 1
         case OSError():
             return f"{error.filename or 'output'}: {error.strerror}", 1
     where = traceback.extract_tb(error.__traceback__)[-1]

@@ -11,8 +11,10 @@ INTRODUCTION = """# Configuration
 
 All settings are environment variables. `shinkei serve --help` lists them too.
 
-- An empty variable counts as not set, and whitespace around a value is stripped. A password that
-  ends in a space goes into `DB_PASS_FILE`, or into `DATABASE_URL` as `%20`.
+- An empty variable counts as not set. White space around a value, such as a line break at its end,
+  is removed, and control characters inside one are an error. A password that ends in a space goes
+  into `DB_PASS_FILE`, or into `DATABASE_URL` as `%20`. Only the line break at the end of that file
+  is no part of the password.
 - An invalid value prevents startup: exit code 2, and one line that names the variable.
 - `shinkei doctor` lists the variables that are set, and warns about names that look misspelt.
 

@@ -19,6 +19,7 @@ from aiohttp import web
 from service.auth.blocklist import is_blocked
 from service.context import REQUEST_CONTEXT, SETTINGS
 from service.http.problems import RETRY_SOON, FieldError, Problem, ProblemType, invalid_fields
+from service.settings import Settings
 
 if TYPE_CHECKING:
     import argon2
@@ -78,11 +79,18 @@ class Hasher:
         return self.running + sum(map(len, self.waiting.values()))
 
 
+def threads_per_process(settings: Settings) -> int:
+    """Return how many threads hash in each process.
+
+    By default, worker processes share the cores, so that they hash no more at once than there are.
+    """
+    return settings.password_hash_workers or max(1, (os.cpu_count() or 1) // settings.workers)
+
+
 async def hasher_context(app: web.Application) -> AsyncIterator[None]:
     settings = app[SETTINGS]
     argon2id = _argon2id(settings.password_hash_memory_kib, settings.password_hash_iterations)
-    # Worker processes share the cores, so that they never hash more at once than there are cores.
-    workers = settings.password_hash_workers or max(1, (os.cpu_count() or 1) // settings.workers)
+    workers = threads_per_process(settings)
     with ThreadPoolExecutor(workers, thread_name_prefix="argon2") as executor:
         loop = asyncio.get_running_loop()
         decoy = await loop.run_in_executor(executor, argon2id.hash, os.urandom(16))

@@ -22,7 +22,10 @@ SIGNING_KEY = SigningKeySchema()
 
 _TEXT = {"type": "string"}
 TOKEN_MEMBERS = {
-    "access_token": {**_TEXT, "description": "A JWT to send as a bearer token."},
+    "access_token": {
+        **_TEXT,
+        "description": "A JWT (RFC 9068) to send as a bearer token. Its client_id is shinkei.",
+    },
     "token_type": {"const": "bearer"},
     "expires_in": {
         "type": "integer",

@@ -90,6 +90,9 @@ async def key_ring_context(app: web.Application) -> AsyncIterator[None]:
     except DatabaseUnavailable as error:
         cause = type(error.__cause__).__name__
         log.warning("signing keys not loaded yet", extra={"cause": cause})
+    except asyncpg.SyntaxOrAccessError:
+        # Migrations are pending, for example.
+        log.exception("signing keys not loaded yet")
     task = asyncio.create_task(_keep_current(app), name="signing keys")
     yield
     task.cancel()

@@ -76,7 +76,20 @@ async def require_services_key(app: web.Application) -> None:
 
 @contextlib.contextmanager
 def database_of(settings: Settings) -> Iterator[Settings]:
-    """Yield settings with a database: the configured one, or the embedded one while it runs."""
+    """Yield settings with a database: the configured one, or the embedded one while it runs.
+
+    Other users may not read the files that are created in the meantime, such as logs and emails.
+    """
+    umask = os.umask(0o077)
+    try:
+        with _database_of(settings) as ready:
+            yield ready
+    finally:
+        os.umask(umask)
+
+
+@contextlib.contextmanager
+def _database_of(settings: Settings) -> Iterator[Settings]:
     if settings.database is not None:
         yield settings
         return

@@ -38,8 +38,22 @@ RETRYABLE = (
     asyncpg.InvalidCachedStatementError,
     asyncpg.OutdatedSchemaCacheError,
 )
-# Invalid values and violated constraints (SQLSTATE classes 22 and 23), for the caller to handle.
-OF_THE_STATEMENT = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError)
+
+
+class MisuseError(Exception):
+    """A call that asyncpg refuses on a working connection, such as one with too few arguments."""
+
+
+# Invalid values and violated constraints (SQLSTATE classes 22 and 23), for the caller to handle;
+# mistakes of ours or of the schema (classes 42, 21 and 0A), which no retry helps against.
+OF_THE_STATEMENT = (
+    asyncpg.DataError,
+    asyncpg.IntegrityConstraintViolationError,
+    asyncpg.SyntaxOrAccessError,
+    asyncpg.CardinalityViolationError,
+    asyncpg.FeatureNotSupportedError,
+    MisuseError,
+)
 
 
 async def read(
@@ -56,8 +70,6 @@ async def read(
         try:
             async with _acquire(app, query) as conn:
                 return await query(conn, *args, **kwargs)
-        except OF_THE_STATEMENT:
-            raise
         except TimeoutError as error:  # an OSError too, but not retried
             raise DatabaseUnavailable from error
         except (*LOST, *RETRYABLE) as error:
@@ -66,6 +78,8 @@ async def read(
             # Other connections were probably lost too. The pause lets the event loop notice, so
             # that the pool does not hand out another dead one.
             await asyncio.sleep(0.01)
+        except OF_THE_STATEMENT:
+            raise
         except asyncpg.PostgresError as error:
             raise DatabaseUnavailable from error
     raise AssertionError("unreachable")
@@ -87,12 +101,12 @@ async def write(
         try:
             async with _acquire(app, work, writes=True) as conn, _transaction(conn):
                 return await work(conn, *args, **kwargs)
-        except OF_THE_STATEMENT:
-            raise
         except RETRYABLE as error:
             if attempt == WRITE_ATTEMPTS:
                 raise DatabaseUnavailable from error
             await asyncio.sleep(random.uniform(0.005, 0.025) * 2**attempt)  # noqa: S311
+        except OF_THE_STATEMENT:
+            raise
         except (*LOST, asyncpg.PostgresError) as error:
             raise DatabaseUnavailable from error
     raise AssertionError("unreachable")
@@ -147,6 +161,9 @@ async def _acquire(
         try:
             async with asyncio.timeout(settings.db_acquire_timeout_s):
                 conn = await (_acquire_to_write(app) if writes else app[POOL].acquire())
+        except asyncpg.SyntaxOrAccessError as error:
+            # No statement of ours is wrong: the role may not connect.
+            raise DatabaseUnavailable from error
         finally:
             waiting.count -= 1
         acquired = time.perf_counter()
@@ -157,6 +174,10 @@ async def _acquire(
             # The server ends the statement by statement_timeout.
             conn.terminate()
             raise
+        except asyncpg.InterfaceError as error:
+            if conn.is_closed():
+                raise
+            raise MisuseError(str(error)) from error
         finally:
             try:
                 await app[POOL].release(conn, timeout=settings.db_close_timeout_s)

@@ -26,10 +26,10 @@ class Variables(NamedTuple):
 
 
 def name_variables(environ: Mapping[str, str], database: Database) -> Variables:
-    url = "DATABASE_URL" if environ.get("DATABASE_URL") else ""
+    url = "DATABASE_URL" if environ.get("DATABASE_URL", "").strip() else ""
 
     def option(variable: str, name: str) -> str:
-        return f"{name} in {url}" if url and not environ.get(variable) else variable
+        return f"{name} in {url}" if url and not environ.get(variable, "").strip() else variable
 
     return Variables(
         host=url or "DB_HOST and DB_PORT",

@@ -9,9 +9,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from service.auth.passwords import ITERATIONS_MIN, MEMORY_MIN_KIB, measure_ms
+from service.auth.passwords import ITERATIONS_MIN, MEMORY_MIN_KIB, measure_ms, threads_per_process
 from service.doctor.findings import Finding, fail, ok, warn, within
 from service.embedded import server as embedded
+from service.embedded.cluster import read_secret
 from service.exceptions import StartError
 from service.settings import VARIABLES, Database, Settings
 
@@ -82,6 +83,8 @@ def check_data_dir(settings: Settings) -> Iterator[Finding]:
         yield warn("data", free, "Free some space, or set DATA_DIR to another disk.")
     else:
         yield ok("data", free)
+    if path.is_dir() and path.stat().st_mode & stat.S_IWOTH:
+        yield fail("data", f"any user can replace files in {path}", f"chmod o-w {path}")
     for name in ("secret_key", "postgres_password"):
         yield from _check_private(path / name)
 
@@ -103,6 +106,8 @@ def check_embedded(settings: Settings) -> tuple[list[Finding], Database | None, 
     intro = "no DATABASE_URL or DB_HOST: serve uses the embedded PostgreSQL"
     try:
         database, where = within(DEADLINE_S, embedded.inspect_data_dir, settings.data_dir)
+        kept = settings.data_dir / "secret_key"
+        secret_key = settings.secret_key or (read_secret(kept) if kept.exists() else "")
     except StartError as error:
         return [fail("embedded", f"{intro}, but {error}", _FIX_EMBEDDED)], None, ""
     except TimeoutError:
@@ -113,8 +118,6 @@ def check_embedded(settings: Settings) -> tuple[list[Finding], Database | None, 
     if database is None:
         return [ok("embedded", f"{intro}, {where}; it is not running")], None, ""
     found = [ok("embedded", f"{intro}, running on port {database.hosts[0][1]}")]
-    kept = settings.data_dir / "secret_key"
-    secret_key = settings.secret_key or (kept.read_text() if kept.exists() else "")
     return found, database, secret_key
 
 
@@ -125,20 +128,23 @@ def check_passwords(settings: Settings) -> Iterator[Finding]:
     """Check the time and the strength of a password hash with the current settings."""
     memory_kib, iterations = settings.password_hash_memory_kib, settings.password_hash_iterations
     cost = f"{memory_kib} KiB, {iterations} iterations"
-    workers = settings.password_hash_workers or os.cpu_count() or 1
+    threads = settings.workers * threads_per_process(settings)
+    at_once = min(threads, os.cpu_count() or 1)
     fix = "Run shinkei calibrate-passwords to find settings for this machine."
     try:
         hash_ms = within(DEADLINE_S, measure_ms, memory_kib, iterations, 1)
     except TimeoutError:
         yield fail("passwords", f"a hash ({cost}) takes longer than {DEADLINE_S} s", fix)
         return
-    except Exception:
-        detail = f"a hash ({cost}) cannot be computed: not enough memory"
-        yield fail("passwords", detail, fix)
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}"
+        if isinstance(error, MemoryError) or "Memory allocation" in reason:
+            reason = "not enough memory"
+        yield fail("passwords", f"a hash ({cost}) cannot be computed: {reason}", fix)
         return
     detail = (
-        f"a hash ({cost}) takes {hash_ms:.0f} ms: about {workers * 1000 / max(hash_ms, 1):.0f}"
-        f" sign-ins a second, {workers * memory_kib / 1024:.0f} MiB"
+        f"a hash ({cost}) takes {hash_ms:.0f} ms: about {at_once * 1000 / max(hash_ms, 1):.0f}"
+        f" sign-ins a second, {threads * memory_kib / 1024:.0f} MiB"
     )
     if memory_kib < MEMORY_MIN_KIB or iterations < ITERATIONS_MIN:
         least = f"{MEMORY_MIN_KIB} KiB and {ITERATIONS_MIN} iterations"
@@ -156,7 +162,7 @@ def check_origin(settings: Settings, environ: Mapping[str, str]) -> Iterator[Fin
     development = settings.database is None and settings.mail_server is None
     if development:
         yield ok("origin", f"links in emails begin with {origin}")
-    elif not environ.get("PUBLIC_ORIGIN") or is_local(url.hostname or ""):
+    elif not environ.get("PUBLIC_ORIGIN", "").strip() or is_local(url.hostname or ""):
         detail = f"links in emails begin with {origin}, which may not work on other machines"
         yield warn(
             "origin", detail, "Set PUBLIC_ORIGIN to your front end, such as https://app.example."

@@ -17,7 +17,7 @@ _STAGING = Path("/var/lib/shinkei")
 
 def find_bindir(account: pwd.struct_passwd | None) -> Path:
     """Return the preferred directory with a PostgreSQL server. Raises StartError without one."""
-    chosen = os.environ.get("PG_BINDIR")
+    chosen = os.environ.get("PG_BINDIR", "").strip()
     if chosen:
         if not _has_server(Path(chosen), account):
             who = f" that the user {account.pw_name} may enter" if account else ""

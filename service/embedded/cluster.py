@@ -3,24 +3,29 @@
 import contextlib
 import os
 import pwd
+import re
 import secrets
 import shutil
 import signal
 import socket
 import subprocess
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from service.embedded.binaries import major_version
+from service.embedded.data_dir import disk_errors, explain_space
 from service.embedded.launcher import chown_to, isolated, launcher, reachable
 from service.exceptions import StartError
 
 USER = "shinkei"
+_ERROR = re.compile(r"(?:PANIC|FATAL|ERROR|error): .*")
 
 
 def read_secret_key(data_dir: Path) -> str:
-    """Return the SECRET_KEY of ``data_dir``, generated on first use."""
-    return read_or_make_secret(data_dir / "secret_key")
+    """Return the SECRET_KEY of ``data_dir``, generated on first use. Raises StartError."""
+    with disk_errors(data_dir):
+        return read_or_make_secret(data_dir / "secret_key")
 
 
 def initialise(
@@ -52,7 +57,8 @@ def initialise(
         finally:
             shutil.rmtree(aside, ignore_errors=True)
     except OSError as error:
-        raise StartError(f"cannot initialise {cluster}: {error.strerror}") from None
+        reason = explain_space(cluster.parent, str(error.strerror))
+        raise StartError(f"cannot initialise {cluster}: {reason}") from None
 
 
 def _run_initdb(bindir: Path, aside: Path, account: pwd.struct_passwd | None) -> None:
@@ -74,10 +80,18 @@ def _run_initdb(bindir: Path, aside: Path, account: pwd.struct_passwd | None) ->
             **isolated(fds),
         )
     if result.returncode:
-        lines = result.stderr.strip().splitlines() or ["initdb failed"]
-        raise StartError(
-            f"cannot initialise {aside.with_name('postgres')}: {lines[-1].removeprefix('initdb: ')}"
-        )
+        reason = explain_space(aside.parent, find_reason(result.stderr) or "initdb failed")
+        raise StartError(f"cannot initialise {aside.with_name('postgres')}: {reason}")
+
+
+def find_reason(written: str) -> str:
+    """Return why a program of PostgreSQL failed, without a line's timestamp and process id.
+
+    The first error causes those after it, and initdb ends by telling how it tidies up.
+    """
+    lines = written.strip().splitlines() or [""]
+    errors = (found[0] for found in map(_ERROR.search, lines) if found)
+    return next(errors, lines[-1].removeprefix("initdb: "))
 
 
 def check_version(bindir: Path, cluster: Path) -> None:
@@ -99,7 +113,8 @@ def choose_port(path: Path) -> int:
     kept = [int(path.read_text())] if path.exists() else []
     for port in (*kept, *(10_000 + secrets.randbelow(20_000) for _ in range(100))):
         if _is_free(port):
-            write_private(path, str(port).encode())
+            if port not in kept:
+                write_private(path, str(port).encode())
             return port
     raise StartError("no free port on 127.0.0.1")
 
@@ -125,19 +140,44 @@ def sync_directory(path: Path) -> None:
 
 def write_private(path: Path, content: bytes) -> None:
     """Write a file atomically, readable only by its owner."""
-    scratch = path.with_name(f"{path.name}.{os.getpid()}")
-    scratch.unlink(missing_ok=True)
-    fd = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(fd, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(fd)
-    scratch.replace(path)
+    with _scratch(path, content) as scratch:
+        scratch.replace(path)
 
 
 def read_or_make_secret(path: Path) -> str:
-    with contextlib.suppress(FileNotFoundError):
-        return path.read_text()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_private(path, secrets.token_urlsafe(36).encode())
-    return path.read_text()
+    """Return the secret in the file, generated on first use and never replaced.
+
+    If several processes generate it at once, all return the same one. Raises StartError.
+    """
+    if not path.exists():
+        content = secrets.token_urlsafe(36).encode()
+        with _scratch(path, content) as scratch, contextlib.suppress(FileExistsError):
+            path.hardlink_to(scratch)
+        sync_directory(path.parent)
+    return read_secret(path)
+
+
+def read_secret(path: Path) -> str:
+    """Return the secret, without the line break that an editor may have added.
+
+    Raises StartError if there is none.
+    """
+    secret = path.read_text().strip()
+    if not secret:
+        raise StartError(f"{path} is empty: restore it from a backup")
+    return secret
+
+
+@contextlib.contextmanager
+def _scratch(path: Path, content: bytes) -> Iterator[Path]:
+    """Yield a private file beside ``path`` that holds all of ``content``, on disk."""
+    fd, name = tempfile.mkstemp(prefix=f"{path.name}.", dir=path.parent)
+    scratch = Path(name)
+    try:
+        with os.fdopen(fd, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(fd)
+        yield scratch
+    finally:
+        scratch.unlink(missing_ok=True)

@@ -26,7 +26,9 @@ from service.embedded.cluster import (
     choose_port,
     initialise,
     read_or_make_secret,
+    read_secret,
 )
+from service.embedded.data_dir import disk_errors, explain_space, open_lock
 from service.embedded.launcher import chown_to, find_account, isolated, launcher, reachable
 from service.embedded.predecessor import is_server_of, read_pid_file, stop_predecessor
 from service.exceptions import StartError
@@ -67,18 +69,15 @@ def running(data_dir: Path, *, connections: int = 0) -> Iterator[Database]:
     The first process starts the server, keeps it running and stops it; others attach to it.
     Raises StartError.
     """
-    try:
-        data_dir.mkdir(parents=True, exist_ok=True)
-        lock = (data_dir / "postgres.lock").open("a")
-    except OSError as error:
-        raise StartError(f"DATA_DIR {data_dir}: cannot be written ({error.strerror})") from None
-    with lock:
-        if not _lock(lock.fileno()):
-            yield attach(data_dir)
+    with open_lock(data_dir) as lock:
+        shared = _lock_or_attach(lock.fileno(), data_dir)
+        if shared is not None:
+            yield shared
             return
         # Some extra for migrations, a second process and psql.
         options = {"max_connections": str(max(100, connections + 20))}
-        server = start(data_dir, options=options)
+        with disk_errors(data_dir):
+            server = start(data_dir, options=options)
         _, port = server.database.hosts[0]
         ending = threading.Event()
         keeper = threading.Thread(
@@ -125,10 +124,10 @@ def inspect_data_dir(data_dir: Path) -> tuple[Database | None, str]:
 
     Changes nothing. Raises StartError if ``running`` could not start a server.
     """
+    running_one = _find_running(data_dir)
+    if running_one is not None:
+        return running_one, ""
     cluster = data_dir / "postgres"
-    pid, port, ready = read_pid_file(cluster)
-    if ready and is_server_of(pid, cluster):
-        return _database(port, (data_dir / "postgres_password").read_text()), ""
     if os.geteuid() == 0:
         find_account()
     # Without the account, so that this makes no copy of the wheel for it.
@@ -198,7 +197,8 @@ def _wait_until_ready(server: Server, cluster: Path) -> None:
             return
         if server.process.poll() is not None or time.monotonic() > deadline:
             last = (server.log_path.read_text(errors="replace").splitlines() or ["no log"])[-1]
-            raise StartError(f"PostgreSQL did not start ({server.log_path}): {last}")
+            reason = explain_space(cluster.parent, last)
+            raise StartError(f"PostgreSQL did not start ({server.log_path}): {reason}")
         time.sleep(0.01)
 
 
@@ -210,13 +210,41 @@ def _lock(fd: int) -> bool:
     return True
 
 
+def _lock_or_attach(fd: int, data_dir: Path) -> Database | None:
+    """Take the lock and return None, or return the database that its holder serves.
+
+    The holder may still be starting, and may fail to. Raises StartError.
+    """
+    deadline = time.monotonic() + READY_TIMEOUT_S
+    while not _lock(fd):
+        database = _find_running(data_dir)
+        if database is not None:
+            return database
+        if time.monotonic() > deadline:
+            raise _not_ready(data_dir)
+        time.sleep(0.02)
+    return None
+
+
 def attach(data_dir: Path) -> Database:
-    """Return the database of another process's server, once it is ready. Raises StartError."""
-    cluster = data_dir / "postgres"
+    """Return the database of the parent's server, once it is ready. Raises StartError."""
     deadline = time.monotonic() + READY_TIMEOUT_S
     while time.monotonic() < deadline:
-        pid, port, ready = read_pid_file(cluster)
-        if ready and is_server_of(pid, cluster):
-            return _database(port, read_or_make_secret(data_dir / "postgres_password"))
+        database = _find_running(data_dir)
+        if database is not None:
+            return database
         time.sleep(0.02)
-    raise StartError(f"another process holds {data_dir} but did not become ready")
+    raise _not_ready(data_dir)
+
+
+def _not_ready(data_dir: Path) -> StartError:
+    return StartError(f"another process holds {data_dir} but did not become ready")
+
+
+def _find_running(data_dir: Path) -> Database | None:
+    """Return the database of the server that runs on ``data_dir``, if one is ready."""
+    cluster = data_dir / "postgres"
+    pid, port, ready = read_pid_file(cluster)
+    if ready and is_server_of(pid, cluster):
+        return _database(port, read_secret(data_dir / "postgres_password"))
+    return None

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,8 @@ from service.telemetry.metrics import METRICS, create, measure_requests
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
+
+log = logging.getLogger(__name__)
 
 SAMPLE_EVERY_S = 1
 BACKLOGS_EVERY_S = 15
@@ -75,7 +78,11 @@ async def _repeat(
     loop = asyncio.get_running_loop()
     due = loop.time()
     while True:
-        await sample(app, loop.time() - due)
+        try:
+            with contextlib.suppress(DatabaseUnavailable):
+                await sample(app, loop.time() - due)
+        except Exception:
+            log.exception("metrics not sampled")
         due = loop.time() + every_s
         await asyncio.sleep(every_s)
 
@@ -103,8 +110,7 @@ def _count_tokens(app: web.Application) -> None:
 
 
 async def _sample_backlogs(app: web.Application, late_s: float) -> None:
-    with contextlib.suppress(DatabaseUnavailable):
-        mails, oldest_age_s = await read(app, mail_queries.measure_outbox)
-        app[METRICS].mail_outbox_mails.set(mails)
-        app[METRICS].mail_outbox_oldest_age.set(oldest_age_s)
-        app[METRICS].purge_overdue.set(await read(app, account_queries.measure_overdue_purges))
+    mails, oldest_age_s = await read(app, mail_queries.measure_outbox)
+    app[METRICS].mail_outbox_mails.set(mails)
+    app[METRICS].mail_outbox_oldest_age.set(oldest_age_s)
+    app[METRICS].purge_overdue.set(await read(app, account_queries.measure_overdue_purges))

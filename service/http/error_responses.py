@@ -119,6 +119,11 @@ def error_response(error: Exception) -> web.Response:
     return response
 
 
+def _is_wrong_type(error: asyncpg.DataError) -> bool:
+    """Return whether a query passed an argument of a type that asyncpg cannot send."""
+    return isinstance(error.__cause__, TypeError | AttributeError)
+
+
 def _problem_of(error: Exception) -> Problem:
     match error:
         case Problem(status=status, code=code):
@@ -135,7 +140,7 @@ def _problem_of(error: Exception) -> Problem:
         case TimeoutError():
             log.warning("unavailable", extra={"code": "timeout", "cause": "TimeoutError"})
             return Problem(TIMEOUT)
-        case asyncpg.DataError():
+        case asyncpg.DataError() if not _is_wrong_type(error):
             # Schemas should have rejected the value, but it is still the client's mistake.
             log.warning("value refused by the database", extra={"sqlstate": error.sqlstate})
             return Problem(INVALID_VALUE)

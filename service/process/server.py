@@ -41,19 +41,23 @@ def listen(host: str, port: int, prefix: str = "") -> socket.socket:
         family, _, _, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
-        listener = socket.socket(family, socket.SOCK_STREAM)
-    except (OSError, UnicodeError):
+    except UnicodeError:
         raise StartError(f"cannot listen on {prefix}HOST {host}: no such host") from None
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.listen(BACKLOG)
     except OSError as error:
-        listener.close()
+        reason = "no such host" if error.errno == socket.EAI_NONAME else error.strerror
+        raise StartError(f"cannot listen on {prefix}HOST {host}: {reason}") from None
+    try:
+        with contextlib.ExitStack() as stack:
+            listener = stack.enter_context(socket.socket(family, socket.SOCK_STREAM))
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+            listener.listen(BACKLOG)
+            listener.setblocking(False)
+            stack.pop_all()
+    except OSError as error:
         raise StartError(
             f"cannot listen on {prefix}HOST {host}, {prefix}PORT {port}: {error.strerror}"
         ) from None
-    listener.setblocking(False)
     return listener
 
 

@@ -37,7 +37,7 @@ class Database:
         """Return the current password. A password file is read each time, so that it can rotate."""
         if self.password_file is None:
             return self.password
-        return self.password_file.read_text(encoding="utf-8").rstrip("\r\n")
+        return self.password_file.read_text(encoding="utf-8-sig").rstrip("\r\n")
 
     def asyncpg_arguments(self) -> dict[str, Any]:
         """Return keyword arguments for ``asyncpg.connect`` and ``asyncpg.create_pool``."""

@@ -1,6 +1,7 @@
 """Reads and validates the settings from the environment before anything starts."""
 
 import importlib.util
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
@@ -10,12 +11,16 @@ from service.settings.model import DATABASE_VARIABLES, VARIABLES, Settings
 from service.settings.urls import pair_hosts, parse_database_url
 from service.settings.variables import SettingsError
 
+# Control characters, and the separators of lines and paragraphs.
+_CONTROLS = {"Cc", "Zl", "Zp"}
+
 
 def load_settings(environ: Mapping[str, str]) -> Settings:
     """Read the settings from ``environ``.
 
-    Whitespace around a value is stripped: a line break at the end of a secret would otherwise end
-    up in links and tokens. An empty variable counts as not set.
+    White space around any value is removed, secrets included: a line break at the end would
+    otherwise get into links and tokens. Control characters inside one are refused, as they would
+    get into headers and logs. An empty variable counts as not set.
 
     Raises SettingsError for an invalid variable, without showing its value.
     """
@@ -25,6 +30,8 @@ def load_settings(environ: Mapping[str, str]) -> Settings:
             value.encode()
         except UnicodeEncodeError:
             raise SettingsError(f"{name}: expected text in UTF-8") from None
+        if any(unicodedata.category(character) in _CONTROLS for character in value):
+            raise SettingsError(f"{name}: expected text without control characters")
     values: dict[str, Any] = {}
     for setting in fields(Settings):
         variable = setting.metadata.get("variable")

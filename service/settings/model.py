@@ -63,7 +63,9 @@ class Settings:
         "The port that Prometheus scrapes; `0` turns metrics off.")
     data_dir: Path = variable("DATA_DIR", SERVER, Path(".data"), PATH,
         "Holds the embedded PostgreSQL's data and log, the generated secrets, and emails if"
-        " `MAIL_URL` is not set.", shown_default="`./.data`")
+        " `MAIL_URL` is not set. Other users have no access to what is in it; the directory itself"
+        " keeps its permissions if it existed before the first start.",
+        shown_default="`./.data`")
     secret_key: str = variable("SECRET_KEY", SERVER, "", SECRET_KEY,
         "Encrypts the signing keys in the database. Required with an external database; all"
         " replicas must use the same one.",

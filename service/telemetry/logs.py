@@ -238,7 +238,7 @@ def format_exception(error: BaseException) -> str:
     """Format a traceback after those of its causes, as Python does.
 
     Leaves out the text of PostgreSQL errors, whose detail repeats the rejected row, including
-    emails and hashes.
+    emails and hashes. The message about a wrong statement holds names of the schema alone.
     """
     parts: list[str] = []
     seen: set[int] = set()
@@ -254,7 +254,9 @@ def format_exception(error: BaseException) -> str:
 def _describe(error: BaseException) -> str:
     if isinstance(error, asyncpg.PostgresError):
         constraint = f", constraint {error.constraint_name}" if error.constraint_name else ""
-        return f"{type(error).__qualname__}: SQLSTATE {error.sqlstate}{constraint}"
+        wrong = isinstance(error, asyncpg.SyntaxOrAccessError)
+        message = f", {error.message}" if wrong else ""
+        return f"{type(error).__qualname__}: SQLSTATE {error.sqlstate}{constraint}{message}"
     described = "".join(traceback.format_exception_only(error)).rstrip("\n")
     if isinstance(error, BaseExceptionGroup):
         return "\n".join([described, *map(format_exception, error.exceptions)])

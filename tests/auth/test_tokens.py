@@ -30,6 +30,7 @@ async def test_token_holds_the_expected_header_and_claims(client: Client) -> Non
     assert claims["sub"] == account.profile["id"]
     assert claims["exp"] - claims["iat"] == 900
     assert claims["iss"] == claims["aud"] == "shinkei"
+    assert claims["client_id"] == "shinkei"
     jwt.decode(account.tokens["access_token"], ECKey.import_key(keys[0]), algorithms=["ES256"])
 
 
@@ -38,6 +39,19 @@ async def test_published_keys_hold_no_private_part(client: Client) -> None:
     assert response.headers["Cache-Control"] == "public, max-age=300"
     (key,) = (await response.json())["keys"]
     assert set(key) == {"kty", "crv", "x", "y", "kid", "use", "alg"}
+
+
+@pytest.mark.parametrize("ahead_s", [60, 300, -60])
+async def test_token_signed_by_a_replica_with_another_clock_is_accepted(
+    start_app: StartApp, monkeypatch: pytest.MonkeyPatch, ahead_s: int
+) -> None:
+    """Or before this machine's clock was set back."""
+    one, two = await start_app(), await start_app()
+    now = time.time
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr(time, "time", lambda: now() + ahead_s)
+        account = await register(one)
+    assert await ask(two, account.tokens["access_token"]) == 200
 
 
 @pytest.mark.asvs("9.1.1", "9.1.2", "9.1.3")
@@ -89,7 +103,7 @@ async def test_claims_are_checked_even_if_the_signature_is_valid(client: Client)
         {"exp": now - 11},
         {"exp": None},
         {"exp": "never"},
-        {"iat": now + 3600},
+        {"nbf": now + 60},
         {"iss": "another"},
         {"aud": "another"},
         {"sub": "not a uuid"},

@@ -28,6 +28,7 @@ from service.settings import Database, Settings
 from tests.support.clients import ROOT, Client, StartApp
 from tests.support.factories import PASSWORD, assert_problem, register, register_as
 from tests.support.locks import WAITING
+from tests.support.logbook import logged
 from tests.support.probes import make_patient
 from tests.support.processes import connect, environment, reserved_port, run_command, started
 from tests.support.programs import require
@@ -257,25 +258,86 @@ async def role(settings: Settings, conn: Any) -> AsyncIterator[Database]:
     await conn.execute(f"drop owned by {name}; drop role {name}")
 
 
-async def test_revoked_privileges_are_a_503(start_app: StartApp, conn: Any, role: Database) -> None:
-    """The error is about the database, not the value: it cannot serve this now."""
+@pytest.mark.parametrize(
+    "change",
+    [
+        "alter table sessions rename to elsewhere",
+        "alter table users rename column name to elsewhere",
+        # The server rejects no value here: asyncpg cannot send text as a number.
+        "drop index users_search_idx; alter table users alter name drop default,"
+        " alter name type integer using 0",
+    ],
+)
+async def test_statement_that_does_not_fit_the_schema_is_a_500(
+    client: Client, conn: Any, change: str
+) -> None:
+    account = await register(client)
+    await conn.execute(change)
+    response = await client.patch(ME, headers=account.headers, json={"name": "Grace"})
+    problem = await assert_problem(response, 500, "internal_error")
+    assert "elsewhere" not in str(problem)
+
+
+async def test_missing_privilege_is_a_500(start_app: StartApp, conn: Any, role: Database) -> None:
     client = await start_app(database=role)
     account = await register(client)
     await conn.execute(f"revoke select on sessions from {role.user}")
     response = await client.get(ME, headers=account.headers)
-    await assert_problem(response, 503, "database_unavailable")
+    await assert_problem(response, 500, "internal_error")
     await conn.execute(f"grant select on sessions to {role.user}")
     assert (await client.get(ME, headers=account.headers)).status == 200
     await client.close()
 
 
-async def test_missing_table_is_a_503(client: Client, conn: Any) -> None:
+async def test_wrong_statement_is_logged_with_its_message_and_traceback(
+    client: Client, conn: Any
+) -> None:
     account = await register(client)
-    await conn.execute("alter table sessions rename to elsewhere")
+    await conn.execute("alter table users rename column name to elsewhere")
+    with logged() as events:
+        assert (await client.get(ME, headers=account.headers)).status == 500
+    (event,) = [event for event in events if event["event"] == "unexpected error"]
+    assert "UndefinedColumnError: SQLSTATE 42703, column users.name does not" in event["exception"]
+    assert "in find_signed_in" in event["exception"]
+
+
+async def _pass_too_few(conn: Connection) -> None:
+    await conn.execute("select $1::int, $2::int", 1)
+
+
+async def _select_two_rows_as_one(conn: Connection) -> None:
+    await conn.execute("select (select generate_series(1, 2))")
+
+
+async def _lock_a_count(conn: Connection) -> None:
+    await conn.execute("select count(*) from users for update")
+
+
+@pytest.mark.parametrize("run", [read, write])
+@pytest.mark.parametrize("wrong", [_pass_too_few, _select_two_rows_as_one, _lock_a_count])
+async def test_wrong_statement_is_not_mistaken_for_an_outage(
+    client: Client, run: Any, wrong: Any
+) -> None:
+    assert client.app is not None
+    with pytest.raises(Exception, match=r"2 arguments|more than one row|FOR UPDATE") as raised:
+        await run(client.app, wrong)
+    assert not isinstance(raised.value, DatabaseUnavailable)
+    await assert_slots_are_free(client)
+
+
+async def test_role_that_may_no_longer_connect_is_a_503(
+    start_app: StartApp, conn: Any, role: Database
+) -> None:
+    client = await start_app(database=role)
+    account = await register(client)
+    await conn.execute(f'revoke connect on database "{role.name}" from public')
+    await conn.execute(
+        "select pg_terminate_backend(pid, 10000) from pg_stat_activity where usename = $1",
+        role.user,
+    )
     response = await client.get(ME, headers=account.headers)
     await assert_problem(response, 503, "database_unavailable")
-    await conn.execute("alter table elsewhere rename to sessions")
-    assert (await client.get(ME, headers=account.headers)).status == 200
+    await client.close()
 
 
 @pytest.mark.asvs("16.5.1")

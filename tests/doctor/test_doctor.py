@@ -354,6 +354,34 @@ def test_readable_secrets_and_a_full_disk_are_reported(
         assert secret.fix == f"chmod 600 {tmp_path / 'secret_key'}"
 
 
+@pytest.mark.parametrize(
+    ("workers", "threads", "shown"), [(1, 0, 4), (2, 0, 4), (3, 0, 3), (2, 1, 2), (2, 8, 4)]
+)
+def test_sign_ins_are_estimated_for_all_workers(
+    monkeypatch: pytest.MonkeyPatch, workers: int, threads: int, shown: int
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    monkeypatch.setattr(machine, "measure_ms", lambda *arguments: 100.0)
+    settings = Settings(workers=workers, password_hash_workers=threads)
+    (finding,) = machine.check_passwords(settings)
+    assert f"takes 100 ms: about {shown * 10} sign-ins a second" in finding.detail
+    memory_mib = (workers * threads or shown) * 19
+    assert finding.detail.endswith(f"{memory_mib} MiB")
+
+
+def test_hash_that_fails_for_another_reason_is_not_blamed_on_memory() -> None:
+    (fault,) = machine.check_passwords(Settings(password_hash_memory_kib=1))
+    assert fault.status == "fail"
+    assert "not enough memory" not in fault.detail
+    assert fault.detail.endswith("cannot be computed: HashingError: Memory cost is too small")
+
+
+def test_data_directory_that_anybody_can_write_to_is_a_fault(tmp_path: Path) -> None:
+    tmp_path.chmod(0o777)
+    (fault,) = faults(diagnose({"DATA_DIR": str(tmp_path)}))
+    assert (fault.check, fault.fix) == ("data", f"chmod o-w {tmp_path}")
+
+
 def test_tls_check_rates_each_sslmode() -> None:
     variables = connecting.Variables("h", "n", "p", "DB_SSLMODE", "DB_SSLROOTCERT", "t")
     for tls, mode, status, phrase in (

@@ -130,7 +130,7 @@ async def test_service_becomes_ready_once_its_database_is_migrated(
     assert (await probe(client, "/health/live"))[0] == 200
     credentials = {"email": "a@example.com", "password": PASSWORD}
     response = await client.post("/api/v1/auth/login", json=credentials)
-    await assert_problem(response, 503, "database_unavailable")
+    await assert_problem(response, 500, "internal_error")
     await asyncio.to_thread(migrations.apply_pending, empty_database)
     await probe_until(client, "/health/startup", 200)
     await register(client)

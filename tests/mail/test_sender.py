@@ -389,9 +389,13 @@ async def test_sender_survives_database_errors(
     async with listen(mailbox) as server:
         client = await start_app(mail_server=server)
         with logged() as logs:
-            await conn.execute("alter table mail_outbox rename to mail_elsewhere")
+            await conn.execute(
+                "create function refuse() returns trigger language plpgsql as"
+                " $$ begin raise exception using errcode = 'disk_full'; end $$;"
+                "create trigger refuse before update on mail_outbox execute function refuse()"
+            )
             await eventually(lambda: _has(logs, "mail waits for the database"))
-            await conn.execute("alter table mail_elsewhere rename to mail_outbox")
+            await conn.execute("drop trigger refuse on mail_outbox")
             await conn.execute("alter table mail_outbox add check (attempts < 1)")
             await send(client)
             await eventually(lambda: _has(logs, "mail cannot be read"))

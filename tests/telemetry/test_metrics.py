@@ -6,6 +6,7 @@ import re
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 import pytest
@@ -15,11 +16,13 @@ from pytest_aiohttp import AiohttpClient
 from service.app import create_app
 from service.auth.passwords import HASHER
 from service.db.connection import POOL
+from service.health import sampling
 from service.process.exporter import DIRECTORY_VARIABLE, exporting
 from service.settings import Rate, Settings
 from tests.support import described
 from tests.support.clients import Client
 from tests.support.factories import PASSWORD, assert_problem, register
+from tests.support.logbook import logged
 from tests.support.processes import environment, reserved_port, run_command
 from tests.support.scrape import metrics_at
 from tests.support.waiting import eventually
@@ -273,3 +276,23 @@ async def test_dashboard_and_alerts_use_only_exported_metrics(
         named = set(re.findall(r"\bshinkei_\w+", (ROOT / "docker" / file).read_text()))
         assert named
         assert named <= exported
+
+
+async def test_metrics_of_the_outbox_return_after_its_table_was_missing(
+    registry: CollectorRegistry,
+    conn: Any,
+    settings: Settings,
+    aiohttp_client: AiohttpClient,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sampling, "OUTBOX_EVERY_S", 0.05)
+    await conn.execute("alter table mail_outbox rename to mail_elsewhere")
+    with logged() as events:
+        await aiohttp_client(create_app(settings, registry))
+        await eventually(lambda: any(event["event"] == "metrics not sampled" for event in events))
+    await conn.execute("alter table mail_elsewhere rename to mail_outbox")
+    await conn.execute(
+        "insert into mail_outbox (id, message, next_attempt_at, expires_at)"
+        " values (gen_random_uuid(), '', 'infinity', 'infinity')"
+    )
+    await eventually(lambda: value(registry, "shinkei_mail_outbox_mails") == 1)
