@@ -285,7 +285,7 @@ async def test_metrics_of_the_outbox_return_after_its_table_was_missing(
     aiohttp_client: AiohttpClient,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(sampling, "OUTBOX_EVERY_S", 0.05)
+    monkeypatch.setattr(sampling, "BACKLOGS_EVERY_S", 0.05)
     await conn.execute("alter table mail_outbox rename to mail_elsewhere")
     with logged() as events:
         await aiohttp_client(create_app(settings, registry))
