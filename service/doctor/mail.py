@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import socket
 import ssl
-from email.policy import SMTP
 
 import aiosmtplib
 
@@ -12,7 +11,7 @@ from service.doctor.findings import Finding, fail, ok, warn, within
 from service.doctor.machine import is_local
 from service.exceptions import StartError
 from service.mail.rendering import read_templates
-from service.settings import MailServer, Settings
+from service.settings import MailServer, Settings, split_sender
 
 DEADLINE_S = 10
 STEP_S = 5
@@ -33,7 +32,7 @@ async def check_mail(settings: Settings) -> list[Finding]:
         else:
             findings.append(warn("mail", detail, "Set MAIL_URL to your mail server."))
         return findings
-    sender = _email_of(settings.mail_from)
+    sender = split_sender(settings.mail_from)[1]
     if sender.rpartition("@")[2] in ("localhost", "localhost.localdomain"):
         detail = f"emails are sent from {sender}, which other servers reject"
         findings.append(warn("mail", detail, "Set MAIL_FROM to an email address in your domain."))
@@ -48,11 +47,6 @@ async def check_mail(settings: Settings) -> list[Finding]:
     except (socket.gaierror, TimeoutError, OSError, aiosmtplib.SMTPException) as error:
         findings.append(_explain(error, where))
     return findings
-
-
-def _email_of(mail_from: str) -> str:
-    header = SMTP.header_factory("From", mail_from)
-    return str(header.addresses[0].addr_spec)
 
 
 async def _talk(server: MailServer, where: str, sender: str) -> Finding:

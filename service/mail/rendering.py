@@ -3,7 +3,6 @@
 import html
 import itertools
 import re
-import unicodedata
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from string import Template
@@ -12,6 +11,7 @@ from typing import NamedTuple, TypeAlias
 from aiohttp import web
 
 from service.exceptions import StartError
+from service.mail.message import one_line
 
 MAIL_TEMPLATES: web.AppKey["Templates"] = web.AppKey("mail_templates")
 
@@ -99,10 +99,10 @@ def render(
     template = next(
         templates[tag, name] for tag in _fall_back(language) if (tag, name) in templates
     )
-    plain = {key: _one_line(value) for key, value in values.items()}
+    plain = {key: one_line(value) for key, value in values.items()}
     plain["name"] = _safe_name(plain["name"]) or plain["email"]
     return Rendered(
-        subject=_one_line(template.subject.substitute(plain)),
+        subject=one_line(template.subject.substitute(plain)),
         text=template.text.substitute(plain),
         html=template.html.substitute({key: html.escape(value) for key, value in plain.items()}),
     )
@@ -115,14 +115,6 @@ def _fall_back(language: str | None) -> Iterator[str]:
         yield tag
         tag = tag.rpartition("-")[0]
     yield LAST_RESORT
-
-
-def _one_line(value: str) -> str:
-    """Collapse white space, line breaks, control characters and lone surrogates into spaces."""
-    bad = {"Cc", "Cs", "Zl", "Zp"}
-    return " ".join(
-        "".join(" " if unicodedata.category(char) in bad else char for char in value).split()
-    )
 
 
 def _safe_name(name: str) -> str:

@@ -2,6 +2,7 @@
 
 from service.settings.connections import Database, MailServer
 from service.settings.environment import load_settings
+from service.settings.mail import split_sender
 from service.settings.model import GROUPS, VARIABLES, Settings
 from service.settings.variables import Rate, SettingsError, Variable
 
@@ -15,4 +16,5 @@ __all__ = [
     "SettingsError",
     "Variable",
     "load_settings",
+    "split_sender",
 ]

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from service.settings.connections import Database, MailServer
+from service.settings.mail import SENDER
 from service.settings.urls import DATABASE_URL_FORM, MAIL_URL, SSLMODES
 from service.settings.variables import (
     DIRECTORY,
@@ -16,7 +17,6 @@ from service.settings.variables import (
     RATE,
     READABLE_FILE,
     SECRET_KEY,
-    SENDER,
     Rate,
     Variable,
     choice,

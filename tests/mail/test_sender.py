@@ -483,20 +483,3 @@ async def test_unwritable_mail_directory_is_retried(
     await conn.execute(MAKE_DUE)
     await eventually(lambda: is_empty(conn))
     assert len(list((settings.data_dir / "mail").iterdir())) == 1
-
-
-async def test_headers_cannot_be_injected(
-    start_app: StartApp, listen: Listen, conn: Any, settings: Settings
-) -> None:
-    own = settings.data_dir / "templates" / "en"
-    own.mkdir(parents=True)
-    (own / "verify_email.subject").write_text("Welcome, $name\r\n")
-    mailbox = Mailbox()
-    async with listen(mailbox) as server:
-        client = await start_app(mail_server=server, mail_templates_dir=own.parent)
-        await send(client, name="Ada\r\nBcc: eve\r\n\r\nbody\x00")
-        await eventually(lambda: is_empty(conn))
-    (taken,) = mailbox.taken
-    assert taken.message["Subject"] == "Welcome, Ada Bcc: eve body"
-    assert taken.message["Bcc"] is None
-    assert taken.recipients == [TO]

@@ -110,6 +110,7 @@ def test_environment_defaults_match_the_settings_class() -> None:
         ({"MAIL_FROM": "nobody"}, "MAIL_FROM: expected a sender such as"),
         ({"MAIL_FROM": "a@one.example, b@two.example"}, "MAIL_FROM: expected a sender"),
         ({"MAIL_FROM": "a@one.example\r\nBcc: b@two.example"}, "MAIL_FROM: expected a sender"),
+        ({"MAIL_FROM": "=?utf-8?q?=0d=0aBcc=3a?= <a@one.example>"}, "MAIL_FROM: expected a sender"),
         ({"MAIL_TEMPLATES_DIR": "/nonexistent"}, "MAIL_TEMPLATES_DIR: expected the path"),
         ({"DB_PASS_FILE": "/nonexistent"}, "DB_PASS_FILE: expected the path of a file"),
     ],

@@ -1,6 +1,7 @@
 """A mailbox behind a real SMTP server, and helpers to inspect the outbox."""
 
 import dataclasses
+import re
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from email import message_from_bytes
@@ -26,9 +27,19 @@ class Taken:
     """A mail that the server accepted, and how it arrived."""
 
     recipients: list[str]
-    message: EmailMessage
+    content: bytes
     encrypted: bool
     signed_in: bool
+
+    @property
+    def head_lines(self) -> list[bytes]:
+        """The head's lines, each with those that continue it. No parser decodes them."""
+        head = self.content.partition(b"\r\n\r\n")[0]
+        return re.sub(rb"\r\n(?=[ \t])", b"", head).splitlines()
+
+    @property
+    def message(self) -> EmailMessage:
+        return message_from_bytes(self.content, EmailMessage, policy=SMTPUTF8)
 
 
 @dataclasses.dataclass
@@ -50,10 +61,11 @@ class Mailbox:
         if self.on_data is not None:
             await self.on_data()
         assert isinstance(envelope.content, bytes)
-        message = message_from_bytes(envelope.content, EmailMessage, policy=SMTPUTF8)
         recipients = [str(recipient) for recipient in envelope.rcpt_tos]
         self.taken.append(
-            Taken(recipients, message, session.ssl is not None, bool(session.authenticated))
+            Taken(
+                recipients, envelope.content, session.ssl is not None, bool(session.authenticated)
+            )
         )
         return "250 taken"
 
