@@ -10,7 +10,8 @@ _LABEL = "[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 _EMAIL = rf"(?P<email>{_ATOM}(\.{_ATOM})*@{_LABEL}(\.{_LABEL})*)"
 _NAME = r'(?P<name>"([^"\\]|\\.)*"|[^"\\<>()\[\],;:@]*)'
 _SENDER = re.compile(rf"{_EMAIL}|{_NAME} *<{_EMAIL.replace('<email>', '<after_name>')}>")
-_FULL_NAME = re.compile(rf"{_LABEL}(\.{_LABEL})+")
+# The last label is not a number, as in an IP.
+_FULL_NAME = re.compile(rf"({_LABEL}\.)+(?![0-9]+$){_LABEL}")
 _LITERAL = re.compile(r"\[(?:(?P<v6>IPv6:)?(?P<ip>[0-9a-fA-F.:]+))\]")
 
 
