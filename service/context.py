@@ -44,6 +44,8 @@ class RequestContext:
     """The current request's data for its response headers and its log line."""
 
     request_id: str
+    # None outside of requests.
+    request: web.Request | None = None
     # Code of the problem in the response, if it is one.
     problem_code: str | None = None
     # Headers to add to any response.

@@ -28,7 +28,7 @@ def request_middleware(app: web.Application) -> Middleware:
     @web.middleware
     async def handle(request: web.Request, handler: Handler) -> web.StreamResponse:
         started = time.perf_counter()
-        context = RequestContext(_request_id(request))
+        context = RequestContext(_request_id(request), request)
         # Each request has its own task, so these need no reset.
         REQUEST_CONTEXT.set(context)
         LOG_CONTEXT.set({**LOG_CONTEXT.get(), "request_id": context.request_id})

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 import pytest
 from aiohttp import ClientResponse
+from yarl import URL
 
 from service.context import LIFECYCLE
 from service.routes import ROUTES
@@ -223,12 +224,12 @@ async def test_search_text_cannot_add_a_link(client: Client) -> None:
         await register(client, name=name)
     query = {"q": name, "limit": "1"}
     response = await client.get("/api/v1/users", params=query, headers=admin.headers)
-    assert (response.status, response.links.keys()) == (200, {"next"})
+    assert (response.status, list(response.links)) == (200, ["next"])
     link = response.headers["Link"]
     assert (link.isascii(), link.isprintable(), link.count("<"), link.count(">")) == (
         (True, True, 1, 1)
     )
-    assert response.links["next"]["url"].query["q"] == name
+    assert URL(response.links["next"]["url"]).query["q"] == name
 
 
 @pytest.mark.parametrize("given", ["a b", "a\tb", "é", "a;b", "", "a" * 129])
