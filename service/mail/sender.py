@@ -99,11 +99,15 @@ def _log_waiting(error: DatabaseUnavailable) -> None:
 
 async def _deliver(app: web.Application, row: asyncpg.Record) -> None:
     """Attempt one delivery, then delete the row or schedule the next attempt."""
-    retry_s = await _attempt(app, row)
-    if retry_s is None:
-        await _settle(app, queries.delete_mail, row["id"])
-    else:
-        await _settle(app, queries.postpone, row["id"], row["attempts"], retry_s)
+    try:
+        retry_s = await _attempt(app, row)
+        if retry_s is None:
+            await _settle(app, queries.delete_mail, row["id"])
+        else:
+            await _settle(app, queries.postpone, row["id"], row["attempts"], retry_s)
+    except Exception:
+        # Raising would end the other deliveries.
+        log.exception("mail outcome cannot be recorded", extra={"mail_id": str(row["id"])})
 
 
 async def _settle(

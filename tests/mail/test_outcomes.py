@@ -290,6 +290,27 @@ async def test_mail_that_another_replica_claims_meanwhile_is_not_sent(
     assert (await waits_s(conn) or 0) > 23 * 3600
 
 
+async def test_sender_survives_a_mail_whose_outcome_cannot_be_recorded(
+    start_app: StartApp, listen: Listen, conn: Any
+) -> None:
+    await conn.execute(
+        "create function refuse() returns trigger language plpgsql as"
+        " $$ begin raise check_violation; end $$;"
+        "create trigger refuse before delete on mail_outbox for each row execute function refuse()"
+    )
+    mailbox = Mailbox()
+    async with listen(mailbox) as server:
+        client = await start_app(mail_server=server)
+        with logged() as logs:
+            await send(client)
+            event = "mail outcome cannot be recorded"
+            await eventually(lambda: any(entry["event"] == event for entry in logs))
+        await conn.execute("drop trigger refuse on mail_outbox")
+        await send(client, to="next@example.com")
+        await eventually(lambda: len(mailbox.taken) == 2)
+    assert (await waits_s(conn) or 0) > 4 * 3600
+
+
 @pytest.mark.parametrize(
     ("set_name", "full_name", "greeted"),
     [
