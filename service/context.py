@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from ipaddress import IPv4Network, IPv6Network
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -45,8 +44,8 @@ class RequestContext:
     """The current request's data for its response headers and its log line."""
 
     request_id: str
-    # The network that counts as one client; None on a Unix socket.
-    client: IPv4Network | IPv6Network | None = None
+    # None outside of requests.
+    request: web.Request | None = None
     # Code of the problem in the response, if it is one.
     problem_code: str | None = None
     # Headers to add to any response.

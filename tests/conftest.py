@@ -47,7 +47,8 @@ CANARY = re.compile(
     r"|#token=|eyJ[\w-]{10,}\.|[\w.+-]@[\w-]+\.\w|(?<![\w-])[\w-]{43}(?![\w-])"
 )
 
-# ``make test`` tries few examples of each property, ``make test-slow`` more.
+# ``make test`` tries few examples of each property, ``make test-slow`` more. Ask for ``exhaustive``
+# by name, for single properties.
 hypothesis.settings.register_profile(
     "quick",
     max_examples=15,
@@ -59,6 +60,9 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.register_profile(
     "thorough", parent=hypothesis.settings.get_profile("quick"), max_examples=100
+)
+hypothesis.settings.register_profile(
+    "exhaustive", parent=hypothesis.settings.get_profile("quick"), max_examples=10_000
 )
 hypothesis.settings.load_profile("quick")
 

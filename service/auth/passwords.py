@@ -11,13 +11,13 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from ipaddress import IPv4Network, IPv6Network
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from aiohttp import web
 
 from service.auth.blocklist import is_blocked
 from service.context import REQUEST_CONTEXT, SETTINGS
+from service.http.client_ip import Network, network_of
 from service.http.problems import RETRY_SOON, FieldError, Problem, ProblemType, invalid_fields
 from service.settings import Settings
 
@@ -70,7 +70,7 @@ class Hasher:
     # Threads in use. A thread is in use until it ends, even if its request has been cancelled.
     running: int = 0
     # Each client's waiting jobs; the first client is next.
-    waiting: dict[IPv4Network | IPv6Network | None, deque[_Job]] = field(default_factory=dict)
+    waiting: dict[Network | None, deque[_Job]] = field(default_factory=dict)
     # Called after each task: seconds it waited for a thread, seconds it ran.
     timers: list[Callable[[float, float], None]] = field(default_factory=list)
 
@@ -262,12 +262,12 @@ async def _on_executor(app: web.Application, work: Callable[[], T]) -> T:
     return result
 
 
-def _client() -> IPv4Network | IPv6Network | None:
+def _client() -> Network | None:
     context = REQUEST_CONTEXT.get(None)
-    return context.client if context else None
+    return network_of(context.request) if context and context.request else None
 
 
-def _require_room(hasher: Hasher, client: IPv4Network | IPv6Network | None) -> deque[_Job] | None:
+def _require_room(hasher: Hasher, client: Network | None) -> deque[_Job] | None:
     """Raise Problem 503 if the queue is full and no client has more than its share.
 
     If one has, return the longest backlog, whose newest job must give way. So one client may fill
@@ -286,7 +286,7 @@ def _refuse(job: _Job) -> None:
         job.done.set_exception(Problem(TOO_MANY_SIGN_INS))
 
 
-def _withdraw(hasher: Hasher, client: IPv4Network | IPv6Network | None, job: _Job) -> None:
+def _withdraw(hasher: Hasher, client: Network | None, job: _Job) -> None:
     """Remove the job of a cancelled request, unless a thread has it already."""
     jobs = hasher.waiting.get(client, ())
     if jobs and job in jobs:

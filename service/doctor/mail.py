@@ -1,18 +1,18 @@
-"""Checks of the mail server: connection, certificate, sign-in, and our sender."""
+"""Checks of the mail server: connection, certificate, sign-in, our sender, and a recipient."""
 
 import asyncio
 import contextlib
 import socket
 import ssl
-from email.policy import SMTP
 
 import aiosmtplib
 
 from service.doctor.findings import Finding, fail, ok, warn, within
 from service.doctor.machine import is_local
 from service.exceptions import StartError
+from service.mail import smtp
 from service.mail.rendering import read_templates
-from service.settings import MailServer, Settings
+from service.settings import MailServer, Settings, split_sender
 
 DEADLINE_S = 10
 STEP_S = 5
@@ -33,7 +33,7 @@ async def check_mail(settings: Settings) -> list[Finding]:
         else:
             findings.append(warn("mail", detail, "Set MAIL_URL to your mail server."))
         return findings
-    sender = _email_of(settings.mail_from)
+    sender = split_sender(settings.mail_from)[1]
     if sender.rpartition("@")[2] in ("localhost", "localhost.localdomain"):
         detail = f"emails are sent from {sender}, which other servers reject"
         findings.append(warn("mail", detail, "Set MAIL_FROM to an email address in your domain."))
@@ -43,57 +43,38 @@ async def check_mail(settings: Settings) -> list[Finding]:
     where = f"{server.host}:{server.port}"
     try:
         within(STEP_S, socket.getaddrinfo, server.host, server.port)
+        name = settings.mail_ehlo or _full_name()
         async with asyncio.timeout(DEADLINE_S):
-            findings.append(await _talk(server, where, sender))
+            findings.append(await _talk(server, name, where, sender))
     except (socket.gaierror, TimeoutError, OSError, aiosmtplib.SMTPException) as error:
         findings.append(_explain(error, where))
     return findings
 
 
-def _email_of(mail_from: str) -> str:
-    header = SMTP.header_factory("From", mail_from)
-    return str(header.addresses[0].addr_spec)
-
-
-async def _talk(server: MailServer, where: str, sender: str) -> Finding:
-    """Run the steps of sending an email up to MAIL FROM. Raises what aiosmtplib raises."""
-    smtp = aiosmtplib.SMTP(
-        hostname=server.host,
-        port=server.port,
-        use_tls=server.security == "tls",
-        start_tls=False,
-        local_hostname=socket.gethostname(),
-        timeout=STEP_S,
-    )
+def _full_name() -> str:
     try:
-        await smtp.connect()
-        await smtp.ehlo()
-        if server.security == "starttls":
-            if not smtp.supports_extension("starttls"):
-                return fail(
-                    "mail",
-                    f"the mail server at {where} does not offer STARTTLS, which MAIL_URL requires",
-                    "Turn STARTTLS on there, or use smtps:// (port 465) in MAIL_URL. On a trusted"
-                    " network, smtp:// works too.",
-                )
-            await smtp.starttls()
-            await smtp.ehlo()
-        if server.user:
-            if not smtp.supports_extension("auth"):
-                return fail(
-                    "mail",
-                    f"the mail server at {where} does not accept sign-in over this connection",
-                    "Use smtp+starttls:// or smtps:// in MAIL_URL, or remove user and password.",
-                )
-            await smtp.login(server.user, server.password)
-        await smtp.mail(sender)
-        with contextlib.suppress(OSError, aiosmtplib.SMTPException):
-            await smtp.rset()
-            await smtp.quit()
-    finally:
-        smtp.close()
+        return within(STEP_S, smtp.full_name, socket.gethostname())
+    except TimeoutError:
+        return ""
+
+
+async def _talk(server: MailServer, ehlo: str, where: str, sender: str) -> Finding:
+    """Run the steps of sending an email up to its recipient. Raises what aiosmtplib raises.
+
+    The recipient is the postmaster of our own domain, a mailbox that RFC 5321 §4.5.1 requires.
+    """
     how = {"none": "without TLS", "starttls": "with STARTTLS", "tls": "with TLS"}[server.security]
     signed_in = f", signed in as {server.user}" if server.user else ""
+    postmaster = f"postmaster@{sender.rpartition('@')[2]}"
+    async with smtp.session(server, ehlo, STEP_S) as session:
+        try:
+            await smtp.start_mail(session, sender, postmaster)
+        except aiosmtplib.SMTPRecipientRefused as error:
+            # Another recipient may well be accepted, and greylisting is common.
+            if error.code >= 500 and not smtp.is_about_recipient(error):
+                raise
+        with contextlib.suppress(OSError, aiosmtplib.SMTPException):
+            await session.rset()
     return ok("mail", f"the mail server at {where} accepts mail from {sender}, {how}{signed_in}")
 
 
@@ -115,16 +96,35 @@ def _explain(error: Exception, where: str) -> Finding:
             "Use smtp+starttls:// (usually port 587) instead of smtps:// in MAIL_URL.",
         )
     match error:
+        case smtp.MissingExtensionError(args=("STARTTLS",)):
+            return fail(
+                "mail",
+                f"{server} does not offer STARTTLS, which MAIL_URL requires",
+                "Turn STARTTLS on there, or use smtps:// (port 465) in MAIL_URL. On a trusted"
+                " network, smtp:// works too.",
+            )
+        case smtp.MissingExtensionError():
+            return fail(
+                "mail",
+                f"{server} does not accept sign-in over this connection",
+                "Use smtp+starttls:// or smtps:// in MAIL_URL, or remove user and password.",
+            )
         case socket.gaierror():
             return fail("mail", f"{server}: no such host", "Correct the host in MAIL_URL.")
         case aiosmtplib.SMTPAuthenticationError():
-            detail = f"{server} rejects user or password ({error.code})"
+            detail = f"{server} rejects user or password ({_codes(error)})"
             return fail("mail", detail, "Correct them in MAIL_URL, and escape @ : / in them.")
         case aiosmtplib.SMTPSenderRefused():
-            detail = f"{server} rejects MAIL_FROM as the sender ({error.code})"
+            detail = f"{server} rejects MAIL_FROM as the sender ({_codes(error)})"
             return fail("mail", detail, "Set MAIL_FROM to a sender that this server accepts.")
+        case aiosmtplib.SMTPHeloError():
+            detail = f"{server} rejects the name of this machine ({_codes(error)})"
+            return fail("mail", detail, "Set MAIL_EHLO to a full name that DNS knows.")
+        case aiosmtplib.SMTPRecipientRefused():
+            detail = f"{server} rejects recipients from here ({_codes(error)})"
+            return fail("mail", detail, _RELAY)
         case aiosmtplib.SMTPResponseException():
-            detail = f"{server} responds with {error.code} and accepts no mail from here"
+            detail = f"{server} responds with {_codes(error)} and accepts no mail from here"
             return fail("mail", detail, "Check its log: it may not allow this machine to send.")
         case TimeoutError():
             return fail("mail", f"{server} does not respond", _REACH)
@@ -135,4 +135,12 @@ def _explain(error: Exception, where: str) -> Finding:
     return fail("mail", f"{server} {reason}", _REACH)
 
 
+def _codes(error: aiosmtplib.SMTPResponseException) -> str:
+    return " ".join(filter(None, [str(error.code), smtp.enhanced_code(error)]))
+
+
+_RELAY = (
+    "Allow this machine, or the user in MAIL_URL, to send through that server. If it expects a full"
+    " name in EHLO (504), set MAIL_EHLO."
+)
 _REACH = "Correct host and port in MAIL_URL, start the server, or allow this in the firewall."

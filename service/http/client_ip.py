@@ -50,6 +50,12 @@ def client_network(ip: IpAddress) -> Network:
     return ipaddress.IPv4Network(ip)
 
 
+def network_of(request: web.Request) -> Network | None:
+    """Return the network that counts as the client; None on a Unix socket."""
+    ip = client_ip(request)
+    return client_network(ip) if ip else None
+
+
 def _parse(text: str) -> IpAddress | None:
     """Parse an IP, with IPv4-mapped IPv6 as IPv4. None if it is invalid."""
     return _parse_short(text) if len(text) <= IP_MAX_CHARS else None

@@ -127,6 +127,9 @@ class EmailAddress(fields.String):
             )
         except (EmailNotValidError, UnicodeError):
             raise ValidationError("Not a valid email.") from None
+        # Some mail programs decode an encoded word (RFC 2047), which could add headers to a mail.
+        if "=?" in checked.normalized:
+            raise ValidationError("Not a valid email.")
         return checked.normalized
 
 

@@ -9,7 +9,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from service.context import LIFECYCLE, LOG_CONTEXT, REQUEST_CONTEXT, SETTINGS, RequestContext
-from service.http.client_ip import client_ip, client_network, shown_client_ip
+from service.http.client_ip import shown_client_ip
 from service.http.error_responses import error_response
 from service.http.requests import read_in_time
 from service.telemetry.access_log import log_request
@@ -28,8 +28,7 @@ def request_middleware(app: web.Application) -> Middleware:
     @web.middleware
     async def handle(request: web.Request, handler: Handler) -> web.StreamResponse:
         started = time.perf_counter()
-        ip = client_ip(request)
-        context = RequestContext(_request_id(request), client_network(ip) if ip else None)
+        context = RequestContext(_request_id(request), request)
         # Each request has its own task, so these need no reset.
         REQUEST_CONTEXT.set(context)
         LOG_CONTEXT.set({**LOG_CONTEXT.get(), "request_id": context.request_id})

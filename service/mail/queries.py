@@ -21,13 +21,10 @@ async def insert_mail(
     )
 
 
-async def claim_due(
-    conn: Connection, limit: int, first_retry_s: float, last_retry_s: float
-) -> list[asyncpg.Record]:
-    """Claim up to ``limit`` mails that are due, and schedule the next attempt of each.
+async def claim_due(conn: Connection, limit: int, claim_s: float) -> list[asyncpg.Record]:
+    """Claim up to ``limit`` mails that are due, for ``claim_s``.
 
-    The delay starts at ``first_retry_s`` and doubles up to ``last_retry_s``, with a jitter of a
-    quarter either way. Rows that another replica is claiming are skipped.
+    Rows that another replica is claiming are skipped.
     """
     return await conn.fetch(
         """
@@ -40,17 +37,33 @@ async def claim_due(
         )
         update mail_outbox
         set attempts = attempts + 1,
-            next_attempt_at = now() + make_interval(
-                secs => least($2 * 2 ^ attempts, $3) * (0.75 + random() / 2)
-            )
+            next_attempt_at = now() + make_interval(secs => $2)
         from due
         where mail_outbox.id = due.id
         returning mail_outbox.id, message, attempts, created_at, expires_at <= now() as expired
         """,
         limit,
-        first_retry_s,
-        last_retry_s,
+        claim_s,
     )
+
+
+async def postpone(conn: Connection, mail_id: uuid.UUID, attempt: int, delay_s: float) -> bool:
+    """Schedule the next attempt in ``delay_s``, with a jitter of a quarter either way.
+
+    Returns False, and changes nothing, if this attempt is no longer the latest.
+    """
+    postponed: bool | None = await conn.fetchval(
+        """
+        update mail_outbox
+        set next_attempt_at = now() + make_interval(secs => $3 * (0.75 + random() / 2))
+        where id = $1 and attempts = $2
+        returning true
+        """,
+        mail_id,
+        attempt,
+        delay_s,
+    )
+    return postponed is not None
 
 
 async def measure_outbox(conn: Connection) -> tuple[int, float]:

@@ -3,8 +3,7 @@
 import html
 import itertools
 import re
-import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from string import Template
 from typing import NamedTuple, TypeAlias
@@ -12,11 +11,12 @@ from typing import NamedTuple, TypeAlias
 from aiohttp import web
 
 from service.exceptions import StartError
+from service.mail.languages import LAST_RESORT, fall_back
+from service.mail.message import one_line
 
 MAIL_TEMPLATES: web.AppKey["Templates"] = web.AppKey("mail_templates")
 
 BUILT_IN = Path(__file__).with_name("templates")
-LAST_RESORT = "en"
 NAME_MAX_LENGTH = 64
 
 # The values of each mail, in addition to ``name`` and ``email``, which every mail has.
@@ -96,32 +96,14 @@ def render(
     templates: Templates, name: str, language: str | None, values: Mapping[str, str]
 ) -> Rendered:
     """Render the mail ``name`` in the closest available language: fr-CA, then fr, then English."""
-    template = next(
-        templates[tag, name] for tag in _fall_back(language) if (tag, name) in templates
-    )
-    plain = {key: _one_line(value) for key, value in values.items()}
+    tags = (*fall_back(language or ""), LAST_RESORT)
+    template = next(templates[tag, name] for tag in tags if (tag, name) in templates)
+    plain = {key: one_line(value) for key, value in values.items()}
     plain["name"] = _safe_name(plain["name"]) or plain["email"]
     return Rendered(
-        subject=_one_line(template.subject.substitute(plain)),
+        subject=one_line(template.subject.substitute(plain)),
         text=template.text.substitute(plain),
         html=template.html.substitute({key: html.escape(value) for key, value in plain.items()}),
-    )
-
-
-def _fall_back(language: str | None) -> Iterator[str]:
-    """Yield ever shorter prefixes of the language tag (RFC 4647 §3.4), then the default."""
-    tag = (language or "").lower()
-    while tag:
-        yield tag
-        tag = tag.rpartition("-")[0]
-    yield LAST_RESORT
-
-
-def _one_line(value: str) -> str:
-    """Collapse white space, line breaks, control characters and lone surrogates into spaces."""
-    bad = {"Cc", "Cs", "Zl", "Zp"}
-    return " ".join(
-        "".join(" " if unicodedata.category(char) in bad else char for char in value).split()
     )
 
 

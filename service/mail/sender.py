@@ -1,19 +1,21 @@
 """Sender of the outbox: delivers over SMTP, or writes files if MAIL_URL is not set.
 
-A short transaction claims a mail by scheduling its next attempt. The mail is sent after the commit,
-without a connection or a lock, however slow the SMTP server is. Finally its row is deleted. If the
-server fails or the replica dies, the row becomes due again, so each mail is sent at least once. It
-is sent twice only if the server accepted it but its row was not deleted.
+A short transaction claims a mail by postponing it for longer than a delivery takes. The mail is
+sent after the commit, without a connection or a lock, however slow the SMTP server is. Finally its
+row is deleted, or the next attempt is scheduled. If the replica dies, the row becomes due again, so
+each mail is sent at least once.
+
+Before the mail's content is sent, the row is postponed by hours. So if the server then does not
+answer, or the replica dies, the mail is not sent again and again to someone who may have it.
 """
 
 import asyncio
 import contextlib
 import logging
 import socket
-import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import asyncpg
 import orjson
@@ -29,19 +31,29 @@ from service.sealing import SealError, unseal
 from service.settings import MailServer
 from service.telemetry.metrics import count
 
+if TYPE_CHECKING:
+    import aiosmtplib
+
 log = logging.getLogger(__name__)
 
 POLL_S = 1
 # Pause after the mails could not be read.
 PAUSE_S = 3
-# Mails sent concurrently, so that one slow delivery delays the others less.
-BATCH = 5
-SEND_TIMEOUT_S = 10
-QUIT_TIMEOUT_S = 1
+# Deliveries at a time in each process. Others go on while one waits for a slow server.
+CONCURRENT = 10
+# Deadline for all steps before the content is sent.
+HANDOVER_TIMEOUT_S = 120
+# Longer than HANDOVER_TIMEOUT_S, so that no replica claims a mail that is being sent.
+CLAIM_S = 180
 STOP_TIMEOUT_S = 2
-# Even with the jitter longer than a delivery, so that no replica claims a mail that is being sent.
 FIRST_RETRY_S = 20
 LAST_RETRY_S = 3600
+# The server may have accepted the mail.
+UNKNOWN_RETRY_S = 6 * 3600
+
+
+class ClaimLostError(Exception):
+    """Another replica has claimed the mail."""
 
 
 async def mail_context(app: web.Application) -> AsyncIterator[None]:
@@ -51,7 +63,7 @@ async def mail_context(app: web.Application) -> AsyncIterator[None]:
     task = asyncio.create_task(_send_until(app, stopping), name="mail")
     yield
     stopping.set()
-    # The server may just have accepted a mail; cancelling now would send it twice.
+    # The server may be about to accept a mail; cancelling at once would leave that unknown.
     await asyncio.wait([task], timeout=STOP_TIMEOUT_S)
     task.cancel()
     with contextlib.suppress(asyncio.CancelledError):
@@ -60,78 +72,172 @@ async def mail_context(app: web.Application) -> AsyncIterator[None]:
 
 async def _send_until(app: web.Application, stopping: asyncio.Event) -> None:
     """Poll for mails, because code that enqueues one cannot tell when its transaction commits."""
-    while not stopping.is_set():
-        pause_s = POLL_S
-        try:
-            rows = await write(app, queries.claim_due, BATCH, FIRST_RETRY_S, LAST_RETRY_S)
-            await asyncio.gather(*(_deliver(app, row) for row in rows))
-            if rows:
-                continue
-        except DatabaseUnavailable as error:
-            log.warning(
-                "mail waits for the database", extra={"cause": type(error.__cause__).__name__}
-            )
-            pause_s = PAUSE_S
-        except Exception:
-            log.exception("mail cannot be read")
-            pause_s = PAUSE_S
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(pause_s):
-                await stopping.wait()
+    async with asyncio.TaskGroup() as deliveries:
+        stop = deliveries.create_task(stopping.wait())
+        running: set[asyncio.Task[Any]] = {stop}
+        while not stop.done():
+            pause_s: float | None = POLL_S
+            try:
+                free = CONCURRENT - (len(running) - 1)
+                rows = await write(app, queries.claim_due, free, CLAIM_S) if free else []
+                running |= {deliveries.create_task(_deliver(app, row)) for row in rows}
+                if len(rows) == free:
+                    pause_s = None  # until a delivery has ended
+            except DatabaseUnavailable as error:
+                _log_waiting(error)
+                pause_s = PAUSE_S
+            except Exception:
+                log.exception("mail cannot be read")
+                pause_s = PAUSE_S
+            await asyncio.wait(running, timeout=pause_s, return_when=asyncio.FIRST_COMPLETED)
+            running = {task for task in running if not task.done()}
+
+
+def _log_waiting(error: DatabaseUnavailable) -> None:
+    log.warning("mail waits for the database", extra={"cause": type(error.__cause__).__name__})
 
 
 async def _deliver(app: web.Application, row: asyncpg.Record) -> None:
-    """Attempt one delivery. If it fails, the row stays and becomes due again."""
+    """Attempt one delivery, then delete the row or schedule the next attempt."""
+    try:
+        retry_s = await _attempt(app, row)
+        if retry_s is None:
+            await _settle(app, queries.delete_mail, row["id"])
+        else:
+            await _settle(app, queries.postpone, row["id"], row["attempts"], retry_s)
+    except Exception:
+        # Raising would end the other deliveries.
+        log.exception("mail outcome cannot be recorded", extra={"mail_id": str(row["id"])})
+
+
+async def _settle(
+    app: web.Application, query: Callable[..., Awaitable[object]], *args: Any
+) -> None:
+    """Run the query, retrying as long as necessary, because the mail might be sent again.
+
+    Waiting blocks nothing else: without the database no mail can be claimed either.
+    """
+    while True:
+        try:
+            await write(app, query, *args)
+        except DatabaseUnavailable:
+            await asyncio.sleep(POLL_S)
+        else:
+            return
+
+
+async def _attempt(app: web.Application, row: asyncpg.Record) -> float | None:
+    """Attempt one delivery. Returns the seconds until the next one, or None if it was the last."""
     # A slow import, which commands and workers do not need to start.
     import aiosmtplib
 
+    from service.mail.smtp import NoAnswerError
+
     fields: dict[str, object] = {"mail_id": str(row["id"]), "attempt": row["attempts"]}
+    retries: int = row["attempts"] - 1
+    later_s = min(FIRST_RETRY_S * 2.0 ** min(retries, 16), LAST_RETRY_S)
+    if row["expired"]:
+        log.error("mail given up: it could not be sent in time", extra=fields)
+        count(app, "mails", outcome="given_up")
+        return None
     try:
-        if row["expired"]:
-            log.error("mail given up: it could not be sent in time", extra=fields)
-            count(app, "mails", outcome="given_up")
-        else:
-            await _attempt(app, row, fields)
-        await _delete(app, row["id"])
-    except (OSError, aiosmtplib.SMTPException, SealError) as error:
-        count(app, "mails", outcome="failed")
-        # The server's message is left out, because it may quote the mail.
-        reason, smtp_code = type(error).__name__, getattr(error, "code", None)
-        log.warning("mail not sent", extra={**fields, "reason": reason, "smtp_code": smtp_code})
+        await _send(app, row, fields)
+    except NoAnswerError:
+        return UNKNOWN_RETRY_S
+    except aiosmtplib.SMTPResponseException as error:
+        return _refused(app, error, fields, later_s)
+    except DatabaseUnavailable as error:
+        _log_waiting(error)
+    except (OSError, aiosmtplib.SMTPException, SealError, ClaimLostError) as error:
+        log.warning("mail not sent", extra={**fields, "reason": type(error).__name__})
     except Exception:
-        count(app, "mails", outcome="failed")
         log.exception("mail not sent", extra=fields)
+    else:
+        count(app, "mails", outcome="sent")
+        return None
+    count(app, "mails", outcome="failed")
+    return later_s
 
 
-async def _attempt(app: web.Application, row: asyncpg.Record, fields: dict[str, object]) -> None:
-    """Send or write the mail, or give up if its recipient is refused. Raises to have it retried."""
-    import aiosmtplib
+def _refused(
+    app: web.Application,
+    error: "aiosmtplib.SMTPResponseException",
+    fields: Mapping[str, object],
+    later_s: float | None,
+) -> float | None:
+    """Log a refusal, and return the seconds until the next attempt, or None to give up.
 
+    The server's text is left out, because it may quote the mail.
+    """
+    from service.mail.smtp import ContentRefusedError, enhanced_code, is_about_recipient
+
+    code, reason = error.code, type(error).__name__
+    shown = {**fields, "reason": reason, "smtp_code": code, "enhanced_code": enhanced_code(error)}
+    # RFC 5321 §4.2.1: codes from 500 on are permanent.
+    if code < 500:
+        log.warning("mail not sent", extra=shown)
+    elif is_about_recipient(error):
+        log.error("mail given up: its recipient is refused", extra=shown)
+        later_s = None
+    elif isinstance(error, ContentRefusedError):
+        log.error("mail given up: its content is refused", extra=shown)
+        later_s = None
+    else:
+        # The operator must act, and will need some time.
+        log.error("mail not sent: the mail server refuses the service", extra=shown)
+        later_s = LAST_RETRY_S
+    count(app, "mails", outcome="given_up" if later_s is None else "failed")
+    return later_s
+
+
+async def _send(app: web.Application, row: asyncpg.Record, fields: dict[str, object]) -> None:
+    """Send the mail or write it to a file, and log that. Adds to ``fields`` what it learns."""
     settings = app[SETTINGS]
     payload = orjson.loads(unseal(settings.secret_key, PURPOSE, str(row["id"]), row["message"]))
-    fields = {**fields, "template": payload["template"]}
+    fields["template"] = payload["template"]
     # From here on, log lines carry the ids of the request that caused the mail.
     LOG_CONTEXT.set(payload.get("request", {}))
     with _span(app, payload["template"]):
         if settings.mail_server is None:
             path = await asyncio.to_thread(_write_file, settings.data_dir, row, payload)
             log.info("mail written", extra={**fields, "path": str(path), "link": payload["link"]})
-            count(app, "mails", outcome="sent")
-            return
-        try:
-            await _send(settings.mail_server, payload)
+        else:
+            await _send_over_smtp(app, settings.mail_server, row, payload, fields)
             log.info("mail sent", extra=fields)
-            count(app, "mails", outcome="sent")
-        except aiosmtplib.SMTPRecipientsRefused as error:
-            refusal = error.recipients[0]
-            # RFC 5321 §4.2.1: codes from 500 on are permanent.
-            if refusal.code < 500:
-                raise refusal from None
-            log.error(
-                "mail given up: its recipient is refused",
-                extra={**fields, "smtp_code": refusal.code},
-            )
-            count(app, "mails", outcome="given_up")
+
+
+async def _send_over_smtp(
+    app: web.Application,
+    server: MailServer,
+    row: asyncpg.Record,
+    payload: dict[str, Any],
+    fields: Mapping[str, object],
+) -> None:
+    """Send the mail, unless this replica was so slow that another has claimed it.
+
+    Raises OSError, SMTPException, DatabaseUnavailable or ClaimLostError if the mail was not sent,
+    and NoAnswerError if it may have been.
+    """
+    from service.mail import smtp
+
+    message = payload["message"].encode()
+    hostname = socket.gethostname()
+    async with asyncio.timeout(HANDOVER_TIMEOUT_S) as deadline:
+        name = app[SETTINGS].mail_ehlo or await asyncio.to_thread(smtp.full_name, hostname)
+        async with smtp.session(server, name) as session:
+            await smtp.start_mail(session, payload["from"], payload["to"], size_bytes=len(message))
+            # From here on, the outcome is unknown until the server responds, even if we die.
+            if not await write(app, queries.postpone, row["id"], row["attempts"], UNKNOWN_RETRY_S):
+                raise ClaimLostError
+            await smtp.start_data(session)
+            deadline.reschedule(None)
+            try:
+                await smtp.send_data(session, message)
+            except (smtp.NoAnswerError, asyncio.CancelledError) as error:
+                reason = type(error.__cause__ or error).__name__
+                log.warning("mail outcome unknown", extra={**fields, "reason": reason})
+                count(app, "mails", outcome="unknown")
+                raise
 
 
 def _span(app: web.Application, template: str) -> contextlib.AbstractContextManager[None]:
@@ -142,51 +248,6 @@ def _span(app: web.Application, template: str) -> contextlib.AbstractContextMana
     from service.telemetry.traces import mail_span
 
     return mail_span(app, template, request)
-
-
-async def _delete(app: web.Application, mail_id: uuid.UUID) -> None:
-    """Delete the row, retrying as long as necessary, because the mail would be sent again.
-
-    Waiting blocks nothing else: without the database no mail can be claimed either.
-    """
-    while True:
-        try:
-            return await write(app, queries.delete_mail, mail_id)
-        except DatabaseUnavailable:
-            await asyncio.sleep(POLL_S)
-
-
-async def _send(server: MailServer, payload: dict[str, Any]) -> None:
-    """Send the mail. Raises OSError or SMTPException if the server did not accept it."""
-    import aiosmtplib
-
-    recipient: str = payload["to"]
-    smtp = aiosmtplib.SMTP(
-        hostname=server.host,
-        port=server.port,
-        username=server.user or None,
-        password=server.password or None,
-        use_tls=server.security == "tls",
-        start_tls=server.security == "starttls",
-        # The default would be a lookup in a thread, which no deadline can cancel.
-        local_hostname=socket.gethostname(),
-        timeout=SEND_TIMEOUT_S,
-    )
-    try:
-        async with asyncio.timeout(SEND_TIMEOUT_S):
-            await smtp.connect()
-            await smtp.sendmail(
-                payload["from"],
-                [recipient],
-                payload["message"].encode(),
-                mail_options=[] if recipient.isascii() else ["SMTPUTF8", "BODY=8BITMIME"],
-            )
-        # The server has accepted the mail, so a failing QUIT must not cause a retry.
-        with contextlib.suppress(OSError, aiosmtplib.SMTPException):
-            async with asyncio.timeout(QUIT_TIMEOUT_S):
-                await smtp.quit()
-    finally:
-        smtp.close()
 
 
 def _write_file(data_dir: Path, row: asyncpg.Record, payload: dict[str, Any]) -> Path:

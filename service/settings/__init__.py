@@ -2,6 +2,7 @@
 
 from service.settings.connections import Database, MailServer
 from service.settings.environment import load_settings
+from service.settings.mail import is_full_name, split_sender
 from service.settings.model import GROUPS, VARIABLES, Settings
 from service.settings.variables import Rate, SettingsError, Variable
 
@@ -14,5 +15,7 @@ __all__ = [
     "Settings",
     "SettingsError",
     "Variable",
+    "is_full_name",
     "load_settings",
+    "split_sender",
 ]

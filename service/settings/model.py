@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from service.settings.connections import Database, MailServer
+from service.settings.mail import EHLO_NAME, SENDER
 from service.settings.urls import DATABASE_URL_FORM, MAIL_URL, SSLMODES
 from service.settings.variables import (
     DIRECTORY,
@@ -16,7 +17,6 @@ from service.settings.variables import (
     RATE,
     READABLE_FILE,
     SECRET_KEY,
-    SENDER,
     Rate,
     Variable,
     choice,
@@ -119,6 +119,9 @@ class Settings:
         " the log.")
     mail_from: str = variable("MAIL_FROM", MAIL, "Shinkei <no-reply@localhost>", SENDER,
         "The sender of emails.")
+    mail_ehlo: str = variable("MAIL_EHLO", MAIL, "", EHLO_NAME,
+        "The name by which the service greets the mail server. Some servers only accept a name that"
+        " DNS knows.", shown_default="the machine's full name, or the IP it connects from")
     mail_templates_dir: Path | None = variable("MAIL_TEMPLATES_DIR", MAIL, None, DIRECTORY,
         "Your own templates: `<language>/<name>.subject`, `.txt` and `.html` replace those in"
         " `service/mail/templates` file by file, or add a language.")

@@ -3,8 +3,6 @@
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from email.errors import ObsoleteHeaderDefect
-from email.policy import SMTP
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Generic, NamedTuple, TypeVar
@@ -194,18 +192,6 @@ def _parse_public_origin(text: str) -> str:
 
 
 PUBLIC_ORIGIN = Parser("an origin such as https://app.example", _parse_public_origin)
-
-
-def _parse_sender(text: str) -> str:
-    """Accept one ASCII mailbox, with or without a display name (RFC 5322)."""
-    header = SMTP.header_factory("From", text)
-    wrong = [one for one in header.defects if not isinstance(one, ObsoleteHeaderDefect)]
-    if wrong or len(header.addresses) != 1 or not header.addresses[0].addr_spec.isascii():
-        raise ValueError
-    return text
-
-
-SENDER = Parser("a sender such as Name <no-reply@app.example>", _parse_sender)
 
 
 def _parse_directory(text: str) -> Path:

@@ -187,7 +187,10 @@ class JsonFormatter(logging.Formatter):
         except TypeError:
             # orjson rejects lone surrogates and integers beyond 64 bits.
             return json.dumps(event, default=str)
-        return line if line.isascii() else _escape(line, lambda char: json.dumps(char)[1:-1])
+        # The only unprintable character in ASCII that JSON does not escape is DEL.
+        if line.isascii() and "\x7f" not in line:
+            return line
+        return _escape(line, lambda char: json.dumps(char)[1:-1])
 
 
 _COLORS = {"debug": "\x1b[2m", "info": "\x1b[32m", "warning": "\x1b[33m", "error": "\x1b[31m"}

@@ -28,14 +28,14 @@ LABELS: dict[Counted, tuple[str, tuple[str, ...]]] = {
             *("verification-per-account", "verification-per-ip"),
         ),
     ),
-    "mails": ("outcome", ("sent", "failed", "given_up")),
+    "mails": ("outcome", ("sent", "failed", "unknown", "given_up")),
 }
 HELP: dict[Counted, str] = {
     "sign_ins": "Password sign-ins; refused means that the account is suspended or unverified",
     "registrations": "Accounts created by registration",
     "throttled_requests": "Requests rejected by a rate limit",
     "idempotent_replays": "Requests that got the stored response for their Idempotency-Key",
-    "mails": "Attempts to send a mail; failed ones are retried, given_up ones are not",
+    "mails": "Attempts to send a mail; failed and unknown ones are retried, given_up ones are not",
 }
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 # In seconds, with upper ends that suit the default request and statement timeouts.

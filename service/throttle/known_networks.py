@@ -6,7 +6,7 @@ import asyncpg
 from aiohttp import web
 
 from service.db.connection import Connection
-from service.http.client_ip import Network, client_ip, client_network
+from service.http.client_ip import Network, network_of
 
 KNOWN_NETWORKS_MAX = 20
 # Well beyond the default session lifetime, so that an owner who returns after a break is known.
@@ -39,11 +39,6 @@ async def remember_network(conn: Connection, request: web.Request, user_id: uuid
         network,
         KNOWN_NETWORKS_MAX - 1,
     )
-
-
-def network_of(request: web.Request) -> Network | None:
-    ip = client_ip(request)
-    return client_network(ip) if ip else None
 
 
 async def is_known_network(conn: Connection, account: str, network: Network) -> bool:

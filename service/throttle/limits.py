@@ -28,12 +28,13 @@ from aiohttp import web
 from service.context import REQUEST_CONTEXT, SETTINGS
 from service.db.connection import Connection
 from service.db.transactions import write
+from service.http.client_ip import network_of
 from service.http.problems import Problem, ProblemType
 from service.jobs.periodic import Job
 from service.sealing import derive_key
 from service.settings import Rate, Settings
 from service.telemetry import metrics
-from service.throttle.known_networks import forget_networks, is_known_network, network_of
+from service.throttle.known_networks import forget_networks, is_known_network
 
 DELETE_BATCH = 50_000
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 import pytest
 from aiohttp import ClientResponse
+from yarl import URL
 
 from service.context import LIFECYCLE
 from service.routes import ROUTES
@@ -213,3 +214,25 @@ async def test_listed_origins_can_read_responses_and_errors(start_app: StartApp)
         }
         assert {name for name in headers if name.startswith("RateLimit")} <= exposed
         assert_secure(response)
+
+
+async def test_search_text_cannot_add_a_link(client: Client) -> None:
+    """The Link header repeats the query of its request."""
+    admin = await register_as(client, "admin")
+    name = 'Ada>; rel="prev", <https://evil.example/\u00e9; x="%0d%0a'
+    for _ in range(2):
+        await register(client, name=name)
+    query = {"q": name, "limit": "1"}
+    response = await client.get("/api/v1/users", params=query, headers=admin.headers)
+    assert (response.status, list(response.links)) == (200, ["next"])
+    link = response.headers["Link"]
+    assert (link.isascii(), link.isprintable(), link.count("<"), link.count(">")) == (
+        (True, True, 1, 1)
+    )
+    assert URL(response.links["next"]["url"]).query["q"] == name
+
+
+@pytest.mark.parametrize("given", ["a b", "a\tb", "é", "a;b", "", "a" * 129])
+async def test_malformed_request_id_is_not_repeated(client: Client, given: str) -> None:
+    response = await client.get("/health/live", headers={"X-Request-ID": given})
+    assert re.fullmatch("[0-9a-f]{32}", response.headers["X-Request-ID"])

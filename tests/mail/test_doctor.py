@@ -1,11 +1,8 @@
 """Findings of ``shinkei doctor`` about real mail servers."""
 
-import asyncio
-import contextlib
 import dataclasses
 import socket
 import ssl
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -13,7 +10,7 @@ import pytest
 from service.doctor.findings import Finding
 from service.doctor.mail import check_mail
 from service.settings import MailServer, Settings
-from tests.support.smtp import PASSWORD, USER, Listen, Mailbox, sign_in
+from tests.support.smtp import PASSWORD, USER, Listen, Mailbox, saying, sign_in
 from tests.support.waiting import DEADLINE_S
 
 FROM = "Shinkei <no-reply@app.example>"
@@ -32,28 +29,49 @@ async def look(server: MailServer | None, **settings: object) -> list[Finding]:
     return findings
 
 
-@contextlib.asynccontextmanager
-async def saying(*lines: bytes) -> AsyncIterator[MailServer]:
-    """Run a server that sends one line on connect and one after each line it receives."""
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        for line in lines:
-            writer.write(line + b"\r\n")
-            await reader.readline()
-        writer.close()
-
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    async with server:
-        yield MailServer("127.0.0.1", server.sockets[0].getsockname()[1], "none")
-
-
 async def test_healthy_server_receives_no_mail(listen: Listen) -> None:
     mailbox = Mailbox()
     async with listen(mailbox) as server:
         (finding,) = await look(server)
     assert finding.status == "ok"
     assert finding.detail.endswith("accepts mail from no-reply@app.example, without TLS")
+    assert mailbox.recipients == ["postmaster@app.example"]
     assert mailbox.taken == []
+    assert mailbox.resets == 1
+
+
+async def test_server_is_greeted_with_the_name_that_is_set(listen: Listen) -> None:
+    mailbox = Mailbox()
+    async with listen(mailbox) as server:
+        await look(server, mail_ehlo="mail.app.example")
+    assert mailbox.names == ["mail.app.example"]
+
+
+@pytest.mark.parametrize(
+    ("step", "answer", "detail", "fix"),
+    [
+        ("RCPT", "554 5.7.1 relaying denied", "rejects recipients from here (554 5.7.1)", "Allow"),
+        ("RCPT", "504 5.5.2 full name please", "rejects recipients from here", "set MAIL_EHLO"),
+        ("RCPT", "550 no", "rejects recipients from here (550)", "Allow this machine"),
+        ("EHLO", "504 5.5.2 what", "rejects the name of this machine (504 5.5.2)", "Set MAIL_EHLO"),
+        ("MAIL", "550 5.1.8 no", "rejects MAIL_FROM as the sender (550 5.1.8)", "Set MAIL_FROM"),
+    ],
+)
+async def test_refusal_at_any_step_fails(
+    listen: Listen, step: str, answer: str, detail: str, fix: str
+) -> None:
+    async with listen(Mailbox(answers={step: answer})) as server:
+        (finding,) = await look(server)
+    assert (finding.check, finding.status) == ("mail", "fail")
+    assert detail in finding.detail
+    assert fix in finding.fix
+
+
+@pytest.mark.parametrize("answer", ["550 5.1.1 no postmaster", "450 4.2.0 greylisted"])
+async def test_server_without_a_postmaster_is_healthy(listen: Listen, answer: str) -> None:
+    async with listen(Mailbox(answers={"RCPT": answer})) as server:
+        (finding,) = await look(server)
+    assert finding.status == "ok"
 
 
 async def test_tls_and_sign_in_are_checked(listen: Listen, tls_context: ssl.SSLContext) -> None:
@@ -63,7 +81,7 @@ async def test_tls_and_sign_in_are_checked(listen: Listen, tls_context: ssl.SSLC
         (finding,) = await look(signed_in)
         assert finding.detail.endswith(f"with STARTTLS, signed in as {USER}")
         (finding,) = await look(dataclasses.replace(signed_in, password="wrong"))
-        assert (finding.status, "rejects user or password (535)" in finding.detail) == (
+        assert (finding.status, "rejects user or password (535 5.7.8)" in finding.detail) == (
             "fail",
             True,
         )

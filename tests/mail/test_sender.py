@@ -15,7 +15,7 @@ from aiohttp import web
 
 from service.db.connection import POOL, Connection
 from service.db.transactions import write
-from service.mail import queries, sender
+from service.mail import queries, sender, smtp
 from service.mail.outbox import enqueue
 from service.settings import Database, MailServer, Settings
 from tests.support.clients import StartApp
@@ -160,49 +160,8 @@ async def test_mail_is_sent_once_after_the_server_was_down(
 
 
 def test_mail_being_sent_does_not_become_due_again() -> None:
-    assert sender.SEND_TIMEOUT_S < 0.75 * sender.FIRST_RETRY_S
-
-
-@pytest.mark.parametrize("attempts", [0, 3, 40])
-async def test_retries_back_off_up_to_an_hour(conn: Any, attempts: int) -> None:
-    await conn.execute(
-        "insert into mail_outbox (id, message, attempts, expires_at)"
-        " select gen_random_uuid(), '', $1, now() from generate_series(1, 50)",
-        attempts,
-    )
-    async with conn.transaction():
-        rows = await queries.claim_due(conn, 50, sender.FIRST_RETRY_S, sender.LAST_RETRY_S)
-        retries = await conn.fetch(
-            "select extract(epoch from next_attempt_at - now())::float as s from mail_outbox"
-        )
-    middle = min(sender.FIRST_RETRY_S * 2**attempts, sender.LAST_RETRY_S)
-    assert {row["attempts"] for row in rows} == {attempts + 1}
-    assert all(0.75 * middle <= row["s"] <= 1.25 * middle for row in retries)
-    assert len(set(retries)) > 40, "not all at once"
-
-
-@pytest.mark.parametrize(
-    ("answer", "event", "gone"),
-    [
-        ("550 5.1.1 no such user, and the canary in the answer", "mail given up: its recipient is refused", True),
-        ("450 4.2.1 try again, and the canary in the answer", "mail not sent", False),
-    ],
-)  # fmt: skip
-async def test_refused_recipient_is_dropped_or_retried(
-    start_app: StartApp, listen: Listen, conn: Any, answer: str, event: str, gone: bool
-) -> None:
-    mailbox = Mailbox(answer=answer)
-    async with listen(mailbox) as server:
-        client = await start_app(mail_server=server)
-        with logged() as logs:
-            await send(client)
-            await eventually(lambda: logs)
-            await client.close()
-    assert not mailbox.taken
-    assert await is_empty(conn) == gone
-    (entry,) = logs
-    assert (entry["event"], entry["smtp_code"]) == (event, int(answer[:3]))
-    assert "canary" not in str(entry)
+    assert sender.HANDOVER_TIMEOUT_S < sender.CLAIM_S
+    assert smtp.ANSWER_TIMEOUT_S < 0.75 * sender.UNKNOWN_RETRY_S
 
 
 async def test_secrets_appear_in_neither_the_outbox_nor_the_log(
@@ -222,7 +181,8 @@ async def test_secrets_appear_in_neither_the_outbox_nor_the_log(
             await eventually(lambda: is_empty(conn))
     assert b"canary" not in sealed
     assert TO.encode() not in sealed
-    assert [entry["event"] for entry in logs] == ["mail not sent", "mail sent"]
+    refused = "mail not sent: the mail server refuses the service"
+    assert [entry["event"] for entry in logs] == [refused, "mail sent"]
     assert logs[0]["smtp_code"] == 535
     assert "canary" not in str(logs)
     assert TO not in str(logs)
@@ -248,11 +208,11 @@ async def test_replica_skips_mail_claimed_by_another(conn: Any, database: Databa
     other = await asyncpg.connect(**database.asyncpg_arguments())
     await other.execute("set lock_timeout = '10ms'")
     async with conn.transaction():
-        first = await queries.claim_due(conn, 3, sender.FIRST_RETRY_S, sender.LAST_RETRY_S)
-        second = await queries.claim_due(other, 5, sender.FIRST_RETRY_S, sender.LAST_RETRY_S)
+        first = await queries.claim_due(conn, 3, sender.CLAIM_S)
+        second = await queries.claim_due(other, 5, sender.CLAIM_S)
     assert (len(first), len(second)) == (3, 2)
     assert not {row["id"] for row in first} & {row["id"] for row in second}
-    assert not await queries.claim_due(other, 5, sender.FIRST_RETRY_S, sender.LAST_RETRY_S)
+    assert not await queries.claim_due(other, 5, sender.CLAIM_S)
     await other.close()
 
 
@@ -281,7 +241,8 @@ async def test_silent_mail_server_blocks_nothing_else(
     start_app: StartApp, conn: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The sender holds no connection while it waits, and still stops on request."""
-    monkeypatch.setattr(sender, "SEND_TIMEOUT_S", DEADLINE_S)
+    monkeypatch.setattr(smtp, "STEP_TIMEOUT_S", DEADLINE_S)
+    monkeypatch.setattr(sender, "HANDOVER_TIMEOUT_S", DEADLINE_S)
     monkeypatch.setattr(sender, "STOP_TIMEOUT_S", 0.1)
     connected = asyncio.Event()
 
@@ -304,7 +265,7 @@ async def test_silent_mail_server_blocks_nothing_else(
         await client.close()
         assert not await is_empty(conn), "the next replica retries it"
 
-        monkeypatch.setattr(sender, "SEND_TIMEOUT_S", 0.2)
+        monkeypatch.setattr(sender, "HANDOVER_TIMEOUT_S", 0.2)
         await conn.execute(MAKE_DUE)
         with logged() as logs:
             client = await start_app(mail_server=server)
@@ -336,7 +297,7 @@ async def test_mail_accepted_while_the_database_is_locked_is_sent_once(
 ) -> None:
     transaction = conn.transaction()
 
-    async def lock() -> None:
+    async def lock(*_: object) -> None:
         await transaction.start()
         await conn.execute("lock table mail_outbox in exclusive mode")
 
@@ -361,7 +322,7 @@ async def test_mail_sent_twice_has_the_same_message_id(
     monkeypatch.setattr(sender, "STOP_TIMEOUT_S", 0.1)
     transaction = conn.transaction()
 
-    async def lock() -> None:
+    async def lock(*_: object) -> None:
         await transaction.start()
         await conn.execute("lock table mail_outbox in exclusive mode")
 
@@ -487,20 +448,3 @@ async def test_unwritable_mail_directory_is_retried(
     await conn.execute(MAKE_DUE)
     await eventually(lambda: is_empty(conn))
     assert len(list((settings.data_dir / "mail").iterdir())) == 1
-
-
-async def test_headers_cannot_be_injected(
-    start_app: StartApp, listen: Listen, conn: Any, settings: Settings
-) -> None:
-    own = settings.data_dir / "templates" / "en"
-    own.mkdir(parents=True)
-    (own / "verify_email.subject").write_text("Welcome, $name\r\n")
-    mailbox = Mailbox()
-    async with listen(mailbox) as server:
-        client = await start_app(mail_server=server, mail_templates_dir=own.parent)
-        await send(client, name="Ada\r\nBcc: eve\r\n\r\nbody\x00")
-        await eventually(lambda: is_empty(conn))
-    (taken,) = mailbox.taken
-    assert taken.message["Subject"] == "Welcome, Ada Bcc: eve body"
-    assert taken.message["Bcc"] is None
-    assert taken.recipients == [TO]

@@ -110,6 +110,11 @@ def test_environment_defaults_match_the_settings_class() -> None:
         ({"MAIL_FROM": "nobody"}, "MAIL_FROM: expected a sender such as"),
         ({"MAIL_FROM": "a@one.example, b@two.example"}, "MAIL_FROM: expected a sender"),
         ({"MAIL_FROM": "a@one.example\r\nBcc: b@two.example"}, "MAIL_FROM: expected text without"),
+        ({"MAIL_FROM": "=?utf-8?q?=0d=0aBcc=3a?= <a@one.example>"}, "MAIL_FROM: expected a sender"),
+        ({"MAIL_EHLO": "box"}, "MAIL_EHLO: expected a full name or an IP in brackets"),
+        ({"MAIL_EHLO": "box.example SIZE=1"}, "MAIL_EHLO: expected"),
+        ({"MAIL_EHLO": "192.0.2.7"}, "MAIL_EHLO: expected"),
+        ({"MAIL_EHLO": "[2001:db8::7]"}, "MAIL_EHLO: expected"),
         ({"MAIL_TEMPLATES_DIR": "/nonexistent"}, "MAIL_TEMPLATES_DIR: expected the path"),
         ({"DB_PASS_FILE": "/nonexistent"}, "DB_PASS_FILE: expected the path of a file"),
     ],
@@ -151,6 +156,11 @@ def test_origins_are_separated_by_commas() -> None:
 @pytest.mark.parametrize("sender", ["a@b", "J. Doe <a@b.example>", '"Éditions, B" <a@b.example>'])
 def test_mail_sender_is_accepted(sender: str) -> None:
     assert load_settings({"MAIL_FROM": sender}).mail_from == sender
+
+
+@pytest.mark.parametrize("name", ["mail.app.example", "[192.0.2.1]", "[IPv6:2001:db8::1]"])
+def test_ehlo_name_is_accepted(name: str) -> None:
+    assert load_settings({"MAIL_EHLO": name}).mail_ehlo == name
 
 
 def test_empty_variable_counts_as_unset() -> None:

@@ -1,8 +1,10 @@
 """A mailbox behind a real SMTP server, and helpers to inspect the outbox."""
 
+import asyncio
 import dataclasses
-from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from email import message_from_bytes
 from email.message import EmailMessage
 from email.policy import SMTPUTF8
@@ -26,36 +28,98 @@ class Taken:
     """A mail that the server accepted, and how it arrived."""
 
     recipients: list[str]
-    message: EmailMessage
+    content: bytes
     encrypted: bool
     signed_in: bool
+
+    @property
+    def head_lines(self) -> list[bytes]:
+        """The head's lines, each with those that continue it. No parser decodes them."""
+        head = self.content.partition(b"\r\n\r\n")[0]
+        return re.sub(rb"\r\n(?=[ \t])", b"", head).splitlines()
+
+    @property
+    def message(self) -> EmailMessage:
+        return message_from_bytes(self.content, EmailMessage, policy=SMTPUTF8)
 
 
 @dataclasses.dataclass
 class Mailbox:
-    """A handler for aiosmtpd that keeps accepted mail; ``answer`` may refuse a recipient."""
+    """A handler for aiosmtpd that keeps accepted mail.
+
+    ``answers`` replaces responses to EHLO, MAIL and RCPT, and the one to the content (``.``).
+    """
 
     taken: list[Taken] = dataclasses.field(default_factory=list)
-    answer: str = "250 OK"
-    on_data: Callable[[], Awaitable[None]] | None = None
+    answers: dict[str, str] = dataclasses.field(default_factory=dict)
+    names: list[str] = dataclasses.field(default_factory=list)
+    recipients: list[str] = dataclasses.field(default_factory=list)
+    resets: int = 0
+    on_rcpt: Callable[[], Awaitable[None]] | None = None
+    on_data: Callable[[SMTP, Envelope], Awaitable[None]] | None = None
+
+    async def handle_EHLO(  # noqa: N802
+        self, server: SMTP, session: Session, envelope: Envelope, name: str, lines: list[str]
+    ) -> list[str]:
+        self.names.append(name)
+        session.host_name = name
+        return [self.answers["EHLO"]] if "EHLO" in self.answers else lines
+
+    async def handle_HELO(  # noqa: N802
+        self, server: SMTP, session: Session, envelope: Envelope, name: str
+    ) -> str:
+        return self.answers.get("EHLO", "250 OK")
+
+    async def handle_MAIL(  # noqa: N802
+        self, server: SMTP, session: Session, envelope: Envelope, address: str, options: list[str]
+    ) -> str:
+        envelope.mail_from = address
+        return self.answers.get("MAIL", "250 OK")
 
     async def handle_RCPT(  # noqa: N802
         self, server: SMTP, session: Session, envelope: Envelope, address: str, options: list[str]
     ) -> str:
-        if self.answer.startswith("2"):
+        if self.on_rcpt is not None:
+            await self.on_rcpt()
+        self.recipients.append(address)
+        if "RCPT" not in self.answers:
             envelope.rcpt_tos.append(address)
-        return self.answer
+        return self.answers.get("RCPT", "250 OK")
+
+    async def handle_RSET(self, server: SMTP, session: Session, envelope: Envelope) -> str:  # noqa: N802
+        self.resets += 1
+        return "250 OK"
 
     async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:  # noqa: N802
         if self.on_data is not None:
-            await self.on_data()
+            await self.on_data(server, envelope)
         assert isinstance(envelope.content, bytes)
-        message = message_from_bytes(envelope.content, EmailMessage, policy=SMTPUTF8)
         recipients = [str(recipient) for recipient in envelope.rcpt_tos]
-        self.taken.append(
-            Taken(recipients, message, session.ssl is not None, bool(session.authenticated))
-        )
-        return "250 taken"
+        if "." not in self.answers:
+            self.taken.append(
+                Taken(
+                    recipients,
+                    envelope.content,
+                    session.ssl is not None,
+                    bool(session.authenticated),
+                )
+            )
+        return self.answers.get(".", "250 taken")
+
+
+@asynccontextmanager
+async def saying(*lines: bytes) -> AsyncIterator[MailServer]:
+    """Run a server that sends one line on connect and one after each line it receives."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for line in lines:
+            writer.write(line + b"\r\n")
+            await reader.readline()
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server:
+        yield MailServer("127.0.0.1", server.sockets[0].getsockname()[1], "none")
 
 
 Listen = Callable[..., AbstractAsyncContextManager[MailServer]]

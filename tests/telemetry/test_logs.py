@@ -52,6 +52,8 @@ NASTY = {
     "direction": "a\u202eb\u2066c",
     "invisible": "a\u200bb\ufeffc",
     "nul": "a\x00b",
+    "delete": "a\x7fb",
+    "delete among letters": "a\x7fé",
     "quotes": "a\"b\\c'd=e f",
     "letters": "Zoë 🐘 مرحبا",
 }
