@@ -26,6 +26,7 @@ ROUNDS = 7
 _BODY = BODY_MAX_BYTES - 100
 _IDEOGRAPHS = "".join(map(chr, range(0x4E00, 0x4E00 + 250)))
 _LIST = {"x": [1] * 1998}
+_MEMBERS = {f"{number:06}": {"a": number} for number in range(999)}
 
 Work = Callable[[], object]
 INPUTS: list[tuple[str, str, Work]] = [
@@ -80,7 +81,6 @@ INPUTS: list[tuple[str, str, Work]] = [
     ("same", str(_LIST), lambda: same(_LIST, _LIST)),
     ("encode", str(_LIST), lambda: encode(_LIST)),
 ]
-_MEMBERS = {f"{number:06}": {"a": number} for number in range(999)}
 
 
 def measure_ms(work: Work) -> float:
