@@ -99,6 +99,8 @@ PHRASES = """
 
 def main(packages: Path, output: Path) -> None:
     entries = {blocklist._fold(password) for password in passwords(packages)}
+    if longest := [entry for entry in entries if len(entry) > blocklist.LISTED_MAX_LENGTH]:
+        raise ValueError(f"too long to be looked up: {longest}")
     digests = sorted(
         {blocklist._digest(entry, WIDTH) for entry in entries if len(entry) > blocklist.SHORT}
     )

@@ -1,7 +1,8 @@
 """An account's preferences: the JSON object that the API calls ``settings``."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -9,7 +10,8 @@ import orjson
 from marshmallow import ValidationError, fields
 
 from service.http.descriptions import Shape, array_of, ref
-from service.http.fields import NO_NUL, InexactFloat, check_text
+from service.http.field_errors import ERRORS_MAX, Message, invalid
+from service.http.fields import NO_NUL, InexactFloat, find_text_fault
 
 ROLES = ("user", "support", "admin")
 NAME_MAX_LENGTH = 200
@@ -21,6 +23,12 @@ _LANGUAGE_TAG = re.compile(r"[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8}){0,4}")
 _INTEGER_LIMIT = 2**53
 # PostgreSQL prints jsonb numbers without an exponent, so 1e308 would become 309 digits.
 NUMBER_LIMITS = (1e-15, float(_INTEGER_LIMIT))
+_TOO_DEEP = Message("too_deep", f"Must be nested at most {PREFERENCES_MAX_DEPTH} levels deep.")
+_INTEGER_TOO_LARGE = Message("invalid_number", "Integers must be between -2^53 and 2^53.")
+_INEXACT = Message("invalid_number", "Numbers must fit the precision of a 64-bit float.")
+_NUMBER_OUT_OF_RANGE = Message(
+    "invalid_number", "Numbers must be 0, or between 1e-15 and 2^53 in magnitude."
+)
 
 
 class PreferencesField(fields.Field[dict[str, Any]]):
@@ -37,7 +45,7 @@ class PreferencesField(fields.Field[dict[str, Any]]):
 
     def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> dict[str, Any]:
         if not isinstance(value, dict):
-            raise ValidationError("Expected an object.")
+            raise invalid("invalid_type", "Expected an object.")
         check_json(value)
         if not self.merging:
             check_preferences(value)
@@ -70,19 +78,24 @@ def _http_url_or_null(value: Any) -> bool:
 
 _THEMES = ("light", "dark", "system")
 _SHORT_TEXT = {"type": "string", "minLength": 1, "maxLength": 200, "pattern": NO_NUL}
+_EXPECT_SHORT_TEXT = Message("invalid_text", "Expected a string of 1 to 200 characters.")
 # The check, error message and JSON Schema of each key.
-WELL_KNOWN_PREFERENCES: dict[str, tuple[Callable[[Any], bool], str, dict[str, Any]]] = {
+WELL_KNOWN_PREFERENCES: dict[str, tuple[Callable[[Any], bool], Message, dict[str, Any]]] = {
     "language": (
         _language,
-        'Expected a language tag (RFC 5646), such as "en".',
+        Message("invalid_language", 'Expected a language tag (RFC 5646), such as "en".'),
         {"type": "string", "pattern": f"^{_LANGUAGE_TAG.pattern}$"},
     ),
-    "ui_theme": (_theme, "Expected one of light, dark, system.", {"enum": list(_THEMES)}),
-    "llm_provider": (_short_text, "Expected a string of 1 to 200 characters.", _SHORT_TEXT),
-    "llm_model": (_short_text, "Expected a string of 1 to 200 characters.", _SHORT_TEXT),
+    "ui_theme": (
+        _theme,
+        Message("invalid_choice", "Expected one of light, dark, system."),
+        {"enum": list(_THEMES)},
+    ),
+    "llm_provider": (_short_text, _EXPECT_SHORT_TEXT, _SHORT_TEXT),
+    "llm_model": (_short_text, _EXPECT_SHORT_TEXT, _SHORT_TEXT),
     "llm_base_url": (
         _http_url_or_null,
-        "Expected an http or https URL, or null.",
+        Message("invalid_url", "Expected an http or https URL, or null."),
         {
             "anyOf": [{"type": "string", "format": "uri"}, {"type": "null"}],
             "description": "http or https",
@@ -143,45 +156,83 @@ SETTINGS_PATCH = Shape(
 
 def check_preferences(settings: Mapping[str, Any]) -> None:
     """Raise ValidationError if a well-known key has the wrong type or the object is too large."""
+    _check_well_known(settings, settings)
+    if len(orjson.dumps(settings)) > PREFERENCES_MAX_BYTES:
+        raise _too_large()
+
+
+def merge_preferences(stored: Mapping[str, Any], patch: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``stored`` with ``patch`` applied. Raises ValidationError if the change is invalid.
+
+    Checks only what the patch changes, because stored settings may predate a rule: well-known keys
+    that it names, and the size if it grows.
+    """
+    merged: dict[str, Any] = merge_patch(stored, patch)
+    _check_well_known(merged, patch)
+    size = len(orjson.dumps(merged))
+    if size > PREFERENCES_MAX_BYTES and size > len(orjson.dumps(stored)):
+        raise _too_large()
+    return merged
+
+
+def _check_well_known(settings: Mapping[str, Any], given: Mapping[str, Any]) -> None:
     errors = {
         key: [expects]
         for key, (accepts, expects, _) in WELL_KNOWN_PREFERENCES.items()
-        if key in settings and not accepts(settings[key])
+        if key in given and key in settings and not accepts(settings[key])
     }
     if errors:
         raise ValidationError(errors)
-    if len(orjson.dumps(settings)) > PREFERENCES_MAX_BYTES:
-        raise ValidationError(f"Must be at most {PREFERENCES_MAX_BYTES} bytes of JSON.")
 
 
-def check_json(value: Any, depth: int = 1) -> None:
-    """Raise ValidationError, keyed by member, for JSON that is too deep or unsafe for jsonb."""
-    if depth > PREFERENCES_MAX_DEPTH:
-        raise ValidationError(f"Must be nested at most {PREFERENCES_MAX_DEPTH} levels deep.")
-    if isinstance(value, str):
-        check_text(value)
-    elif isinstance(value, bool) or value is None:
+def _too_large() -> ValidationError:
+    return invalid("too_large", f"Must be at most {PREFERENCES_MAX_BYTES} bytes of JSON.")
+
+
+def check_json(value: Any) -> None:
+    """Raise ValidationError, keyed by member, for JSON that is too deep or unsafe for jsonb.
+
+    Stops after one error more than a problem lists.
+    """
+    errors: dict[Any, Any] = {}
+    for path, message in islice(_find_faults(value, ()), ERRORS_MAX + 1):
+        level = errors
+        for key in path[:-1]:
+            level = level.setdefault(key, {})
+        level[path[-1] if path else "_schema"] = [message]
+    if errors:
+        raise ValidationError(errors)
+
+
+def _find_faults(value: Any, path: tuple[Any, ...]) -> Iterator[tuple[tuple[Any, ...], Message]]:
+    """Yield the path and the message of each fault in an object or array."""
+    if len(path) >= PREFERENCES_MAX_DEPTH:
+        yield path, _TOO_DEEP
         return
-    elif isinstance(value, int):
-        if abs(value) > _INTEGER_LIMIT:
-            raise ValidationError("Integers must be between -2^53 and 2^53.")
-    elif isinstance(value, InexactFloat):
-        raise ValidationError("Numbers must fit the precision of a 64-bit float.")
-    elif isinstance(value, float):
-        least, most = NUMBER_LIMITS
-        if value and not least <= abs(value) <= most:
-            raise ValidationError("Numbers must be 0, or between 1e-15 and 2^53 in magnitude.")
-    else:
-        members = value.items() if isinstance(value, dict) else enumerate(value)
-        errors: dict[Any, Any] = {}
-        for key, inner in members:
-            try:
-                check_text(key) if isinstance(key, str) else None
-                check_json(inner, depth + 1)
-            except ValidationError as error:
-                errors[key] = error.messages
-        if errors:
-            raise ValidationError(errors)
+    for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
+        if isinstance(key, str) and (fault := find_text_fault(key)):
+            yield (*path, key), fault
+        elif isinstance(inner, dict | list):
+            yield from _find_faults(inner, (*path, key))
+        elif len(path) + 1 >= PREFERENCES_MAX_DEPTH:
+            yield (*path, key), _TOO_DEEP
+        elif type(inner) is int and -_INTEGER_LIMIT <= inner <= _INTEGER_LIMIT:
+            continue  # the most there can be of, so they are checked in the fewest steps
+        elif fault := _find_scalar_fault(inner):
+            yield (*path, key), fault
+
+
+def _find_scalar_fault(value: str | float | None) -> Message | None:
+    if isinstance(value, str):
+        return find_text_fault(value)
+    if isinstance(value, bool) or value is None:
+        return None
+    if isinstance(value, int):
+        return None if abs(value) <= _INTEGER_LIMIT else _INTEGER_TOO_LARGE
+    if isinstance(value, InexactFloat):
+        return _INEXACT
+    least, most = NUMBER_LIMITS
+    return None if not value or least <= abs(value) <= most else _NUMBER_OUT_OF_RANGE
 
 
 def merge_patch(target: Any, patch: Any) -> Any:

@@ -9,7 +9,7 @@ from aiohttp import web
 from marshmallow import ValidationError
 
 from service.accounts import queries as accounts
-from service.accounts.preferences import check_preferences, merge_patch
+from service.accounts.preferences import merge_preferences
 from service.accounts.rules import LAST_ADMINISTRATOR, keep_an_administrator
 from service.admin import changes, lists, schemas
 from service.admin.changes import lock_account, record_change
@@ -18,6 +18,7 @@ from service.db.connection import Connection
 from service.db.transactions import read, write
 from service.http import examples
 from service.http.descriptions import Success, describe
+from service.http.field_errors import field_errors
 from service.http.idempotency import write_once
 from service.http.pages import PAGE, page_example, read_cursor, render_page
 from service.http.problems import (
@@ -27,7 +28,6 @@ from service.http.problems import (
     Problem,
 )
 from service.http.requests import (
-    field_errors,
     json_response,
     read_body,
     read_query,
@@ -131,9 +131,8 @@ async def _change(conn: Connection, request: web.Request, change: dict[str, Any]
     if change.get("role", "admin") != "admin":
         await keep_an_administrator(conn, _user_id(request))
     user = await lock_account(conn, _user_id(request), request)
-    settings = merge_patch(user["settings"], change.get("settings", {}))
     try:
-        check_preferences(settings)
+        settings = merge_preferences(user["settings"], change.get("settings", {}))
     except ValidationError as error:
         raise field_errors(error, "#/settings") from None
     wanted = {

@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 from typing import Any, ClassVar
 
-from marshmallow import Schema, ValidationError, fields, validate
+from marshmallow import Schema, fields, validate
 
 from service.accounts.preferences import (
     ANY_JSON,
@@ -17,6 +17,7 @@ from service.accounts.queries import STATUSES
 from service.admin.lists import SORTS
 from service.admin.search import has_trigram
 from service.http import examples
+from service.http.field_errors import invalid
 from service.http.fields import DisplayName, EmailAddress, Flag, Text, Timestamp, fold_email
 from service.http.pages import BEFORE_TIME, FROM_TIME, PageSchema, page_of
 from service.http.requests import load_json
@@ -28,7 +29,7 @@ REASON_MAX_LENGTH = 500
 
 def _require_future(value: datetime) -> None:
     if value <= datetime.now(UTC):
-        raise ValidationError("Expected a time in the future.")
+        raise invalid("not_in_future", "Expected a time in the future.")
 
 
 class FoldedEmail(EmailAddress):
@@ -49,7 +50,7 @@ class SearchText(Text):
         text = super()._deserialize(value, attr, data, **kwargs)
         both = fold_email(text), text
         if not all(map(has_trigram, both)):
-            raise ValidationError("Must contain three letters or digits in a row.")
+            raise invalid("unsearchable", "Must contain three letters or digits in a row.")
         return both
 
 
@@ -62,9 +63,9 @@ class ContainedSettings(fields.Field[dict[str, Any]]):
         try:
             document = load_json(value)
         except (ValueError, RecursionError):
-            raise ValidationError("Expected JSON.") from None
+            raise invalid("invalid_json", "Expected JSON.") from None
         if not isinstance(document, dict):
-            raise ValidationError("Expected an object.")
+            raise invalid("invalid_type", "Expected an object.")
         check_json(document)
         return document
 

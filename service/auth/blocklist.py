@@ -19,6 +19,7 @@ HEADER = struct.Struct(">8sIB8sI")
 MAGIC = b"SHNKBLK1"
 PROBE = "²ẞ"  # each step of _fold changes it
 SHORT = 4  # every text of this length or less is blocked, so none is listed
+LISTED_MAX_LENGTH = 64  # no listed text is longer
 RUN = 3  # a shorter sequence may be a coincidence
 
 _PATH = Path(__file__).with_name("blocklist.bin")
@@ -32,6 +33,8 @@ qwertyuiop[] asdfghjkl;' zxcvbnm,./ qwertzuiopü yxcvbnm azertyuiop wxcvbn !@#$%
 qawsedrftgyhujikolp a1b2c3d4e5f6g7h8i9 1a2b3c4d5e6f7g8h9i 102030405060708090
 """
 _WALKS = _ROWS + _ROWS[::-1]
+_SHORTEST_WALKS = {_WALKS[start : start + RUN] for start in range(len(_WALKS) - RUN + 1)}
+WALK_MAX_LENGTH = max(map(len, _WALKS.split()))
 
 
 def is_blocked(password: str) -> bool:
@@ -48,30 +51,61 @@ def is_blocked(password: str) -> bool:
 
 
 def _is_predictable(text: str) -> bool:
+    """Strip repetitions and runs until a listed text or nothing is left. Takes linear time.
+
+    A text too long to be listed loses all runs at its ends at once, and a repetition at least half
+    of it, so its length is gone through a few times only.
+    """
     ignorable = min(SHORT, len(text) // 4)
     while len(text) > ignorable and not _is_listed(text):
-        period = next((n for n in range(1, len(text) // 2 + 1) if text.startswith(text[n:])), 0)
-        head, tail = _run(text), _run(text[::-1])
-        if period:
+        period = _find_period(text)
+        if 2 * period <= len(text):
             text = text[:period]
-        elif head > tail:
-            text = text[head:]
-        elif tail:
-            text = text[:-tail]
-        else:
+            continue
+        stripped = _strip_run(text)
+        while len(stripped) > LISTED_MAX_LENGTH and (rest := _strip_run(stripped)) != stripped:
+            stripped = rest
+        if stripped == text:
             return False
+        text = stripped
     return True
 
 
-def _run(text: str) -> int:
-    """Return the length of the leading repetition or keyboard sequence; 0 if shorter than RUN."""
-    same, walk = len(text) - len(text.lstrip(text[0])), RUN - 1
-    while walk < len(text) and text[: walk + 1] in _WALKS:
+def _find_period(text: str) -> int:
+    """Return the least n such that the text repeats its first n characters, the last time perhaps
+    in part: its length without its longest border (Knuth, Morris and Pratt).
+    """
+    borders = [0]
+    border = 0
+    for char in text[1:]:
+        while border and char != text[border]:
+            border = borders[border - 1]
+        border += char == text[border]
+        borders.append(border)
+    return len(text) - border
+
+
+def _strip_run(text: str) -> str:
+    """Return the text without the longer of the runs at its ends."""
+    head = _run(text[:WALK_MAX_LENGTH], len(text) - len(text.lstrip(text[:1])))
+    tail = _run(text[-WALK_MAX_LENGTH:][::-1], len(text) - len(text.rstrip(text[-1:])))
+    return text[head:] if head > tail else text[: len(text) - tail]
+
+
+def _run(start: str, same: int) -> int:
+    """Return the length of the longest leading keyboard sequence, or ``same`` if that is longer.
+
+    0 if shorter than RUN.
+    """
+    walk = RUN if start[:RUN] in _SHORTEST_WALKS else 0
+    while 0 < walk < len(start) and start[: walk + 1] in _WALKS:
         walk += 1
     return max(same, walk) if max(same, walk) >= RUN else 0
 
 
 def _is_listed(text: str) -> bool:
+    if len(text) > LISTED_MAX_LENGTH:
+        return False
     entries, width = _load()
     wanted, starts = _digest(text, width), range(0, len(entries), width)
     at = bisect.bisect_left(starts, wanted, key=lambda start: entries[start : start + width])

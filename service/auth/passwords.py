@@ -18,7 +18,8 @@ from aiohttp import web
 from service.auth.blocklist import is_blocked
 from service.context import REQUEST_CONTEXT, SETTINGS
 from service.http.client_ip import Network, network_of
-from service.http.problems import RETRY_SOON, FieldError, Problem, ProblemType, invalid_fields
+from service.http.field_errors import field_error
+from service.http.problems import RETRY_SOON, Problem, ProblemType, invalid_fields
 from service.settings import Settings
 
 if TYPE_CHECKING:
@@ -34,6 +35,8 @@ TOO_MANY_SIGN_INS = ProblemType(
 T = TypeVar("T")
 
 PERSONAL_WORD_MIN_LENGTH = 3
+# Of an email or name after NFKC, which can turn one character into eighteen.
+PERSONAL_MAX_LENGTH = 256
 _WORD = re.compile(r"\w+")
 # Of the algorithm itself, with one lane (RFC 9106 §3.1).
 ARGON2_MEMORY_MIN_KIB = 8
@@ -117,20 +120,25 @@ def require_acceptable(
     ``personal``: the account's own email and name.
     """
     minimum = app[SETTINGS].password_min_length
-    if len(_normalize(password)) < minimum:
-        raise invalid_fields(FieldError(pointer, f"Must be at least {minimum} characters long."))
+    # The smaller of both: U+FDFA alone becomes 18 characters, and others compose into fewer.
+    if min(len(password), len(_normalize(password))) < minimum:
+        detail = f"Must be at least {minimum} characters long."
+        raise invalid_fields(field_error(pointer, "too_short", detail))
     if is_blocked(password):
-        raise invalid_fields(
-            FieldError(pointer, "This password is too common or too easy to guess.")
-        )
+        detail = "This password is too common or too easy to guess."
+        raise invalid_fields(field_error(pointer, "too_common", detail))
     if _resembles(password, personal):
         detail = "Must not consist mostly of your own email or name."
-        raise invalid_fields(FieldError(pointer, detail))
+        raise invalid_fields(field_error(pointer, "too_personal", detail))
 
 
 def _resembles(password: str, personal: Iterable[str]) -> bool:
     """Return whether words from ``personal`` make up more than half of the password."""
-    words = {word for text in personal for word in _WORD.findall(_normalize(text).casefold())}
+    words = {
+        word
+        for text in personal
+        for word in _WORD.findall(_normalize(text).casefold()[:PERSONAL_MAX_LENGTH])
+    }
     left = folded = _normalize(password).casefold()
     for word in sorted(words, key=len, reverse=True):
         if len(word) >= PERSONAL_WORD_MIN_LENGTH:

@@ -9,14 +9,24 @@ from typing import Any
 
 from marshmallow import ValidationError, fields
 
+from service.http.field_errors import Message, invalid
+
 EMAIL_MAX_LENGTH = 254
 # Far longer than any passphrase; NIST SP 800-63B-4 requires at least 64.
 PASSWORD_MAX_LENGTH = 256
+# Longer than any JSON number that a program writes.
+NUMBER_MAX_CHARS = 400
+# A point and 15 digits: every such decimal survives the way to a 64-bit float and back.
+_EXACT_CHARS = 16
+LABEL_MAX_LENGTH = 63
 # The rule of ``check_text`` as a regular expression, except for surrogates.
 NO_NUL = "^[^\\u0000]*$"
 UUID_PATTERN = "[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"
 _UUID = re.compile(UUID_PATTERN)
 _JOINED = r"[^\x00-\x7f\u200c\u200d]"
+# The full stops that IDNA treats alike (RFC 3490 §3.1).
+_DOTS = re.compile("[.\u3002\uff0e\uff61]")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _DIGITS = re.compile("[0-9]{1,9}")
 RFC3339 = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,6})?(Z|[+-][0-9]{2}:[0-9]{2})"
@@ -24,13 +34,33 @@ RFC3339 = re.compile(
 _JOINER_IN_PLACE = re.compile(rf"(?<={_JOINED})[\u200c\u200d](?={_JOINED})")
 
 
+_NUL = Message("invalid_characters", "Must not contain NUL.")
+_LONE_SURROGATE = Message("invalid_characters", "Must not contain lone surrogates.")
+
+
 class InexactFloat(float):
     """A JSON number whose precision or range exceeds a 64-bit float."""
 
 
+def read_int(text: str) -> int:
+    """Parse a JSON integer. Raises ValueError if it is absurdly long."""
+    if len(text) > NUMBER_MAX_CHARS:
+        raise ValueError("number too long")
+    return int(text)
+
+
 def read_float(text: str) -> float:
-    """Parse a JSON number, as InexactFloat if a float would print as another number."""
+    """Parse a JSON number, as InexactFloat if a float would print as another number.
+
+    Raises ValueError if it is absurdly long.
+    """
+    if len(text) > NUMBER_MAX_CHARS:
+        raise ValueError("number too long")
     value = float(text)
+    if len(text) <= _EXACT_CHARS and "e" not in text and "E" not in text:
+        return value
+    if text == repr(value):
+        return value
     try:
         exact = Decimal(text) == Decimal(repr(value))
     except InvalidOperation:  # an exponent beyond Decimal's range
@@ -38,12 +68,23 @@ def read_float(text: str) -> float:
     return value if exact else InexactFloat(value)
 
 
-def check_text(value: str) -> str:
-    """Reject characters that PostgreSQL text cannot hold: NUL and lone surrogates."""
+def too_long(limit: int) -> ValidationError:
+    return invalid("too_long", f"Must be at most {limit} characters long.")
+
+
+def find_text_fault(value: str) -> Message | None:
+    """Return what PostgreSQL text cannot hold: NUL and lone surrogates. None for other text."""
     if "\0" in value:
-        raise ValidationError("Must not contain NUL.")
-    if any("\ud800" <= char <= "\udfff" for char in value):
-        raise ValidationError("Must not contain lone surrogates.")
+        return _NUL
+    if not value.isascii() and _SURROGATE.search(value):
+        return _LONE_SURROGATE
+    return None
+
+
+def check_text(value: str) -> str:
+    """Return the value. Raises ValidationError for text that PostgreSQL cannot hold."""
+    if fault := find_text_fault(value):
+        raise ValidationError(fault)
     return value
 
 
@@ -59,12 +100,13 @@ class Text(fields.String):
         if not isinstance(value, str):
             raise self.make_error("invalid")
         if len(value) > self.max_length:
-            raise ValidationError(f"Must be at most {self.max_length} characters long.")
+            raise too_long(self.max_length)
         if len(value) < self.min_length:
-            raise ValidationError(
+            raise invalid(
+                "too_short",
                 "Must not be empty."
                 if self.min_length == 1
-                else f"Must be at least {self.min_length} characters long."
+                else f"Must be at least {self.min_length} characters long.",
             )
         return check_text(value)
 
@@ -77,7 +119,16 @@ class Password(Text):
 
 
 class NewPassword(Password):
-    """A new password. Its minimum length is a setting: see ``auth.passwords``."""
+    """A new password. Its minimum length is a setting: see ``auth.passwords``.
+
+    The maximum applies after NFKC too, which can turn one character into eighteen.
+    """
+
+    def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> str:
+        text = super()._deserialize(value, attr, data, **kwargs)
+        if len(unicodedata.normalize("NFKC", text)) > self.max_length:
+            raise too_long(self.max_length)
+        return text
 
 
 class DisplayName(Text):
@@ -92,7 +143,7 @@ class DisplayName(Text):
         text = super()._deserialize(value, attr, data, **kwargs)
         shown = _JOINER_IN_PLACE.sub("", text)
         if any(unicodedata.category(char) in {"Cc", "Cf", "Zl", "Zp"} for char in shown):
-            raise ValidationError("Must not contain control or invisible characters.")
+            raise invalid("invalid_characters", "Must not contain control or invisible characters.")
         return text
 
 
@@ -116,8 +167,15 @@ class EmailAddress(fields.String):
         if not isinstance(value, str):
             raise self.make_error("invalid")
         if len(value) > EMAIL_MAX_LENGTH:
-            raise ValidationError(f"Must be at most {EMAIL_MAX_LENGTH} characters long.")
+            raise too_long(EMAIL_MAX_LENGTH)
         check_text(value)
+        # Refused here, because to encode an overlong label takes quadratic time, and to encode many
+        # labels takes milliseconds. An A-label is at least as long as its text, and "xn--".
+        domain = unicodedata.normalize("NFKC", value.rpartition("@")[2])
+        labels = _DOTS.split(domain)
+        shortest = sum(len(label) + (1 if label.isascii() else 5) for label in labels)
+        if max(map(len, labels)) > LABEL_MAX_LENGTH or shortest > EMAIL_MAX_LENGTH:
+            raise invalid("invalid_email", "Not a valid email.")
         # Imported here, so that commands and workers start faster.
         from email_validator import EmailNotValidError, validate_email
 
@@ -126,10 +184,10 @@ class EmailAddress(fields.String):
                 value, check_deliverability=False, test_environment=True, strict=True
             )
         except (EmailNotValidError, UnicodeError):
-            raise ValidationError("Not a valid email.") from None
+            raise invalid("invalid_email", "Not a valid email.") from None
         # Some mail programs decode an encoded word (RFC 2047), which could add headers to a mail.
         if "=?" in checked.normalized:
-            raise ValidationError("Not a valid email.")
+            raise invalid("invalid_email", "Not a valid email.")
         return checked.normalized
 
 
@@ -152,7 +210,9 @@ class Digits(fields.Field[int]):
 
     def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> int:
         if not _DIGITS.fullmatch(value) or not self.low <= int(value) <= self.high:
-            raise ValidationError(f"Expected a whole number from {self.low} to {self.high}.")
+            raise invalid(
+                "invalid_number", f"Expected a whole number from {self.low} to {self.high}."
+            )
         return int(value)
 
 
@@ -161,7 +221,7 @@ class Flag(fields.Field[bool]):
 
     def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> bool:
         if not isinstance(value, bool):
-            raise ValidationError("Expected true or false.")
+            raise invalid("invalid_type", "Expected true or false.")
         return value
 
 
@@ -175,4 +235,4 @@ class Timestamp(fields.Field[datetime]):
             return datetime.fromisoformat(value).astimezone(UTC)
         except (TypeError, ValueError, OverflowError):
             expects = "Expected a time with its offset (RFC 3339), such as 2026-01-31T12:00:00Z."
-            raise ValidationError(expects) from None
+            raise invalid("invalid_time", expects) from None

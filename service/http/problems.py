@@ -20,10 +20,14 @@ class ProblemType(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class FieldError:
-    """An invalid member of the body or query; ``pointer`` is a JSON Pointer (RFC 6901 §6)."""
+    """An invalid member of the body or query; ``pointer`` is a JSON Pointer (RFC 6901 §6).
+
+    ``code`` is one of ``field_errors.CODES``.
+    """
 
     pointer: str
     detail: str
+    code: str
 
 
 class Problem(Exception):
@@ -50,9 +54,13 @@ class Problem(Exception):
         self.close = close
 
 
-def invalid_fields(*errors: FieldError) -> Problem:
-    """Create a 422 for well-formed input with missing or invalid fields."""
-    return Problem(INVALID_FIELDS, errors=errors)
+def invalid_fields(*errors: FieldError, more: bool = False) -> Problem:
+    """Create a 422 for well-formed input with missing or invalid fields.
+
+    ``more`` says that there are others beside those in ``errors``.
+    """
+    detail = f"{INVALID_FIELDS.detail} These are the first {len(errors)}." if more else None
+    return Problem(INVALID_FIELDS, detail, errors=errors)
 
 
 # Every 401 needs a challenge (RFC 9110 §15.5.2, RFC 6750 §3).

@@ -4,18 +4,20 @@ import asyncio
 import functools
 import json
 import re
-import unicodedata
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from itertools import islice
 from typing import Any, NoReturn
 from urllib.parse import unquote_plus
 
 from aiohttp import HttpVersion11, web
 from marshmallow import Schema, ValidationError, missing
 
-from service.http.fields import read_float
+from service.http.field_errors import ERRORS_MAX, escape_pointer, field_error, field_errors
+from service.http.fields import read_float, read_int
 from service.http.problems import (
     BODY_TIMEOUT,
+    CONTENT_TOO_LARGE,
     DUPLICATE_PARAMETER,
     EMPTY_BODY,
     MALFORMED_BODY,
@@ -25,7 +27,6 @@ from service.http.problems import (
     PRECONDITION_REQUIRED,
     UNSUPPORTED_CONTENT_ENCODING,
     UNSUPPORTED_MEDIA_TYPE,
-    FieldError,
     Problem,
     invalid_fields,
 )
@@ -35,22 +36,38 @@ from service.json_codec import encode
 UNIFORM_RESPONSE_S = 0.1
 # After decompression; well above the largest valid body, which sets preferences.
 BODY_MAX_BYTES = 64 * 1024
+# What a body may decompress to: so much in any case, and this many times its size.
+COMPRESSED_FREE_BYTES = 4 * 1024
+COMPRESSION_MAX_RATIO = 100
+# Members and elements in a whole document, and levels of nesting. Settings of the largest size
+# seldom hold half as many; their own limit of nesting is lower and points at the place.
+VALUES_MAX = 2000
+DEPTH_MAX = 64
+_BRACKET = re.compile(r"[\[{\]}]")
 _TAG = re.compile(r'(W/)?"([^"]*)"')
 _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
+
+
+class TooManyValuesError(ValueError):
+    """A JSON document holds more values than any request needs."""
 
 
 async def read_in_time(request: web.Request, timeout_s: float) -> None:
     """Read and cache the whole body within ``timeout_s``; aiohttp itself has no such limit.
 
-    Raises Problem 408 if it takes longer, and 400 if the body cannot be decoded.
+    Raises Problem 408 if it takes longer, 400 if the body cannot be decoded, and 413 if it is
+    compressed beyond ``COMPRESSION_MAX_RATIO``.
     """
     try:
         async with asyncio.timeout(timeout_s):
-            await request.read()
+            body = await request.read()
     except TimeoutError:
         raise Problem(BODY_TIMEOUT, close=True) from None
     except (web.RequestPayloadError, ConnectionError):
         raise Problem(MALFORMED_BODY, close=True) from None
+    sent = request.content.total_compressed_bytes
+    if sent is not None and len(body) > COMPRESSED_FREE_BYTES + COMPRESSION_MAX_RATIO * sent:
+        raise Problem(CONTENT_TOO_LARGE, "The body is compressed too much.", close=True)
 
 
 async def meet_expectation(request: web.Request) -> None:
@@ -73,9 +90,9 @@ async def read_body(request: web.Request, schema: Schema) -> dict[str, Any]:
     """
     document = _parse_json(request, await request.read())
     if not isinstance(document, dict):
-        raise invalid_fields(FieldError("#", "Expected an object."))
+        raise invalid_fields(field_error("#", "invalid_type", "Expected an object."))
     try:
-        loaded: dict[str, Any] = schema.load(document)
+        loaded: dict[str, Any] = schema.load(_drop_excess(document, schema))
     except ValidationError as error:
         raise field_errors(error, "#") from None
     return loaded
@@ -98,15 +115,30 @@ def read_query(request: web.Request, schema: Schema) -> dict[str, Any]:
         except UnicodeDecodeError:
             raise Problem(MALFORMED_QUERY) from None
         if name in given:
-            shown = FieldError(f"?/{escape_pointer(name)}", "Given more than once.")
+            shown = field_error(f"?/{escape_pointer(name)}", "duplicate", "Given more than once.")
             raise Problem(DUPLICATE_PARAMETER, errors=[shown])
         given[name] = value
     known = frozenset(given.keys() & schema.fields.keys())
     try:
-        loaded: dict[str, Any] = _narrow(schema, known).load(given)
+        loaded: dict[str, Any] = _narrow(schema, known).load(_drop_excess(given, schema))
     except ValidationError as error:
         raise field_errors(error, "?") from None
     return loaded
+
+
+def _drop_excess(given: dict[str, Any], schema: Schema) -> dict[str, Any]:
+    """Return ``given`` with no more unknown names than a problem lists, plus one."""
+    if len(given) <= ERRORS_MAX:
+        return given
+    kept = 0
+    few = {}
+    for name, value in given.items():
+        if name in schema.fields:
+            few[name] = value
+        elif kept <= ERRORS_MAX:
+            few[name] = value
+            kept += 1
+    return few
 
 
 @functools.lru_cache(maxsize=256)
@@ -118,11 +150,6 @@ def _narrow(schema: Schema, given: frozenset[str]) -> Schema:
         if name in given or field.required or field.load_default is not missing
     )
     return type(schema)(only=tuple(wanted))
-
-
-def field_errors(error: ValidationError, pointer: str) -> Problem:
-    """Convert marshmallow's nested messages to one 422 with JSON Pointers below ``pointer``."""
-    return invalid_fields(*_flatten(error.messages, pointer))
 
 
 def _parse_json(request: web.Request, body: bytes) -> object:
@@ -141,6 +168,9 @@ def _parse_json(request: web.Request, body: bytes) -> object:
         raise Problem(MALFORMED_JSON, f"The body is not valid JSON ({where}).") from None
     except UnicodeDecodeError:
         raise Problem(MALFORMED_JSON, "The body is not valid UTF-8.") from None
+    except TooManyValuesError:
+        detail = f"The body holds more than {VALUES_MAX} values."
+        raise Problem(CONTENT_TOO_LARGE, detail) from None
     except (ValueError, RecursionError):
         raise Problem(MALFORMED_JSON, "The body is not valid I-JSON (RFC 7493).") from None
 
@@ -151,12 +181,37 @@ def load_json(text: str) -> object:
     Uses the standard library rather than orjson: it keeps integers exact and leaves lone surrogates
     to the schema, which rejects them with a pointer to the field.
     """
+    _check_structure(text)
     return json.loads(
         text,
+        parse_int=read_int,
         parse_constant=_refuse_constant,
         parse_float=read_float,
         object_pairs_hook=_refuse_duplicate_names,
     )
+
+
+def _check_structure(text: str) -> None:
+    """Raise ValueError if a document is nested too deeply or holds too many values to parse.
+
+    Most are so small that counting bytes settles it. Others are counted without their strings.
+    """
+    if _count_values(text) <= DEPTH_MAX:
+        return
+    unescaped = text.replace("\\\\", "").replace('\\"', "")
+    bare = "".join(unescaped.split('"', 4 * VALUES_MAX)[::2])
+    depth = 0
+    for bracket in islice(_BRACKET.finditer(bare), 2 * VALUES_MAX + 1):
+        depth += 1 if bracket[0] in "[{" else -1
+        if depth > DEPTH_MAX:
+            raise ValueError("nested too deeply")
+    if _count_values(bare) > VALUES_MAX:
+        raise TooManyValuesError
+
+
+def _count_values(text: str) -> int:
+    """Return an upper bound for the values in the document: one before each of these."""
+    return text.count(",") + text.count("[") + text.count("{")
 
 
 def _refuse_constant(name: str) -> NoReturn:
@@ -168,26 +223,6 @@ def _refuse_duplicate_names(pairs: list[tuple[str, object]]) -> dict[str, object
     if len(members) != len(pairs):
         raise ValueError("duplicate name")
     return members
-
-
-def _flatten(messages: object, pointer: str) -> list[FieldError]:
-    if isinstance(messages, dict):
-        return [
-            error
-            for name, inner in messages.items()
-            for error in _flatten(
-                inner, pointer if name == "_schema" else f"{pointer}/{escape_pointer(name)}"
-            )
-        ]
-    texts = messages if isinstance(messages, list) else [messages]
-    return [FieldError(pointer, str(text)) for text in texts]
-
-
-def escape_pointer(name: object) -> str:
-    """Escape one reference token of a JSON Pointer (RFC 6901 §3), replacing control characters."""
-    text = str(name)[:100].encode("utf-8", "replace").decode()
-    shown = "".join("?" if unicodedata.category(char) == "Cc" else char for char in text)
-    return shown.replace("~", "~0").replace("/", "~1")
 
 
 def check_if_match(request: web.Request, version: int) -> None:

@@ -8,6 +8,7 @@ from marshmallow import Schema
 from service.http.descriptions import Shape, ref
 from service.http.error_responses import phrase
 from service.http.examples import REQUEST_ID
+from service.http.field_errors import CODES, ERRORS_MAX
 from service.http.problems import ProblemType
 
 _REQUEST_ID = "[A-Za-z0-9._-]{1,128}"
@@ -97,7 +98,8 @@ PROBLEM = Shape(
             "errors": {
                 "type": "array",
                 "minItems": 1,
-                "description": "The invalid fields.",
+                "maxItems": ERRORS_MAX,
+                "description": f"The invalid fields, at most {ERRORS_MAX} of them.",
                 "items": {
                     "type": "object",
                     "properties": {
@@ -108,9 +110,18 @@ PROBLEM = Shape(
                             ),
                             "pattern": "^[#?]",
                         },
-                        "detail": {"type": "string"},
+                        "detail": {
+                            "type": "string",
+                            "description": "An explanation for people. May change.",
+                        },
+                        "code": {
+                            "type": "string",
+                            "enum": list(CODES),
+                            "description": "A stable identifier for programs:\n"
+                            + "".join(f"\n- `{code}`: {text}" for code, text in CODES.items()),
+                        },
                     },
-                    "required": ["pointer", "detail"],
+                    "required": ["pointer", "detail", "code"],
                     "additionalProperties": False,
                 },
             },

@@ -23,9 +23,10 @@ from service.db.connection import Connection
 from service.db.transactions import read
 from service.http import examples
 from service.http.descriptions import Success, describe
+from service.http.field_errors import field_error
 from service.http.fields import fold_email
 from service.http.idempotency import find_stored_response, write_once
-from service.http.problems import EMAIL_TAKEN, FieldError, Problem, ProblemType, invalid_fields
+from service.http.problems import EMAIL_TAKEN, Problem, ProblemType, invalid_fields
 from service.http.requests import json_response, read_body, uniform_time
 from service.mail import notices
 from service.recovery import links, queries, schemas
@@ -160,7 +161,8 @@ async def verify_email(request: web.Request) -> web.Response:
     """
     body = await read_body(request, schemas.VERIFY)
     if "password" in body and "new_password" in body:
-        raise invalid_fields(FieldError("#/new_password", "Send either this or the password."))
+        text = "Send either this or the password."
+        raise invalid_fields(field_error("#/new_password", "exclusive", text))
     if body.keys() == {"token"} and "Authorization" in request.headers:
         await identify(request.app, request)
         # Stored for the account, which was not known before.

@@ -30,12 +30,12 @@ from service.db.listing import Keyset
 from service.db.transactions import read, write
 from service.http import examples
 from service.http.descriptions import Success, describe
+from service.http.field_errors import field_errors
 from service.http.fields import fold_email
 from service.http.idempotency import write_once
 from service.http.problems import RETRY_SOON, Problem, ProblemType
 from service.http.requests import (
     check_if_match,
-    field_errors,
     json_response,
     read_body,
     uniform_time,
@@ -116,10 +116,12 @@ async def _change_profile(
     check_if_match(request, user["version"])
     settings = user["settings"]
     if "settings" in change:
-        given = change["settings"]
-        settings = preferences.merge_patch(settings, given) if merge else given
         try:
-            preferences.check_preferences(settings)
+            settings = (
+                preferences.merge_preferences(settings, change["settings"])
+                if merge
+                else change["settings"]
+            )
         except ValidationError as error:
             raise field_errors(error, "#/settings") from None
     name = change.get("name", user["name"])

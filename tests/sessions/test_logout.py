@@ -121,7 +121,7 @@ async def test_logout_by_refresh_token_is_recorded(client: Client, conn: Any) ->
     session_id = await session_id_of(client, account)
     await log_out(client, account.tokens["refresh_token"])
     events = await conn.fetch(
-        "select actor_id::text, subject_id::text, before ->> 'id' as session_id"
+        "select actor_id::text, subject_id::text, before ->> 'session_id' as session_id"
         " from audit_events where action = 'session.end'"
     )
     id_ = account.profile["id"]

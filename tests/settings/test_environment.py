@@ -174,6 +174,7 @@ SAMPLES = {
     "DATABASE_URL": "postgresql://u:p@h/n",
     "DATA_DIR": "/tmp",
     "DB_HOST": "h",
+    "MAIL_EHLO": "mail.app.example",
     "DB_NAME": "n",
     "DB_PASS": PASSWORD,
     "DB_PASS_FILE": __file__,

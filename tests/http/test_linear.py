@@ -1,0 +1,182 @@
+"""What a stranger feeds to the event loop: twice the input takes at most about twice the steps."""
+
+import json
+import sys
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+import pytest
+from aiohttp.test_utils import make_mocked_request
+from marshmallow import ValidationError
+
+from service.accounts.preferences import check_json, check_preferences, merge_preferences
+from service.admin.schemas import LIST_USERS
+from service.admin.search import has_trigram
+from service.auth.blocklist import is_blocked
+from service.auth.passwords import _resembles
+from service.http.field_errors import escape_pointer
+from service.http.fields import EmailAddress, NewPassword, fold_email
+from service.http.problems import Problem
+from service.http.requests import check_if_match, load_json, read_query
+from service.json_codec import encode, same
+from service.users.schemas import MERGE_PROFILE, REGISTER
+
+# Steps that twice the input may take, for each step that the input takes.
+GROWTH_MAX = 2.4
+
+
+def count_steps(work: Callable[[], object]) -> int:
+    """Count the bytecode instructions and calls of ``work``; the same in every run."""
+    steps = 0
+
+    def on_event(frame: FrameType, event: str, _: Any) -> Any:
+        nonlocal steps
+        frame.f_trace_opcodes = True
+        steps += event == "opcode"
+        return on_event
+
+    def on_call(_: FrameType, event: str, __: Any) -> None:
+        nonlocal steps
+        steps += event in ("call", "c_call")
+
+    traced, profiled = sys.gettrace(), sys.getprofile()
+    sys.settrace(on_event)
+    sys.setprofile(on_call)
+    try:
+        work()
+    except (Problem, ValidationError, ValueError):
+        pass
+    finally:
+        sys.settrace(traced)
+        sys.setprofile(profiled)
+    return steps
+
+
+def query(text: str, schema: Any = LIST_USERS) -> object:
+    return read_query(make_mocked_request("GET", f"/?{text}"), schema)
+
+
+def if_match(text: str) -> None:
+    check_if_match(make_mocked_request("GET", "/", headers={"If-Match": text}), 1)
+
+
+# Each takes a size and returns what to run; the input is as long as the size, or in proportion.
+FED: dict[str, tuple[int, Callable[[int], Callable[[], object]]]] = {
+    "password, ligatures": (128, lambda n: lambda: is_blocked("\ufdfa" * (n // 18))),
+    "password, one repeated": (128, lambda n: lambda: is_blocked("a" * n + "b")),
+    "password, almost periodic": (128, lambda n: lambda: is_blocked("ab" * (n // 2) + "c")),
+    "password, runs at both ends": (126, lambda n: lambda: is_blocked("zyx123" * (n // 6) + "é")),
+    "password, runs": (128, lambda n: lambda: is_blocked("123zyxq" * (n // 7) + "k")),
+    "password, words": (128, lambda n: lambda: is_blocked("password" * (n // 8) + "kq")),
+    "password, casefold": (128, lambda n: lambda: is_blocked("\u0390" * n + "a")),
+    "password, separators": (128, lambda n: lambda: is_blocked("-." * (n // 2))),
+    "password, personal": (
+        100,
+        lambda n: lambda: _resembles("abc" * 80, ["".join(f" w{i:02}" for i in range(n // 4))]),
+    ),
+    "password field": (128, lambda n: lambda: NewPassword().deserialize("\u0390" * n)),
+    "email, labels": (110, lambda n: lambda: EmailAddress().deserialize("a@" + "a." * (n // 2))),
+    "email, IDN labels": (
+        110,
+        lambda n: lambda: EmailAddress().deserialize("a@" + "\u4e00\u4e8c." * (n // 3) + "com"),
+    ),
+    "email, one IDN label": (
+        120,
+        lambda n: (
+            lambda: EmailAddress().deserialize(
+                "a@" + "".join(map(chr, range(0x4E00, 0x4E00 + n))) + ".com"
+            )
+        ),
+    ),
+    "email, ligatures": (
+        120,
+        lambda n: lambda: EmailAddress().deserialize("a@" + "\ufdfa" * n + ".com"),
+    ),
+    "email, local part": (120, lambda n: lambda: EmailAddress().deserialize("é." * (n // 2))),
+    "email, ats": (120, lambda n: lambda: EmailAddress().deserialize("@" * n)),
+    "email, quotes": (120, lambda n: lambda: EmailAddress().deserialize('"' * n + "@a.com")),
+    "email, folding": (120, lambda n: lambda: fold_email("\u0390" * n)),
+    "search": (100, lambda n: lambda: has_trigram("ab" + " a" * (n // 2))),
+    "JSON, floats": (700, lambda n: lambda: load_json(str([0.1] * n))),
+    "JSON, inexact floats": (
+        500,
+        lambda n: lambda: load_json(f"[{','.join(['0.12345678901234567'] * n)}]"),
+    ),
+    "JSON, integers": (700, lambda n: lambda: load_json(str([1] * n))),
+    "JSON, long numbers": (16_000, lambda n: lambda: load_json("[" + "9" * n + "]")),
+    "JSON, brackets": (16_000, lambda n: lambda: load_json("[" * n)),
+    "JSON, quotes": (16_000, lambda n: lambda: load_json('"' * n)),
+    "JSON, backslashes": (16_000, lambda n: lambda: load_json('["' + "\\" * n + "," * 100)),
+    "JSON, texts": (
+        8_000,
+        lambda n: lambda: load_json("[" + ",".join(['""'] * (n // 3)) + "]"),
+    ),
+    "JSON, names": (700, lambda n: lambda: load_json(json.dumps({str(i): 1 for i in range(n)}))),
+    "JSON, objects": (600, lambda n: lambda: load_json(json.dumps([{}] * n))),
+    "unknown fields": (
+        500,
+        lambda n: lambda: MERGE_PROFILE.load({str(i): 1 for i in range(n)}),
+    ),
+    "long unknown field": (16_000, lambda n: lambda: escape_pointer("x/" * n)),
+    "name": (80, lambda n: lambda: REGISTER.load({"name": "\u4e00\u200d" * (n // 2)})),
+    "settings, values": (500, lambda n: lambda: check_json({"x": [1, "é"] * n})),
+    "settings, nested": (16, lambda n: lambda: check_json(nested(n))),
+    "settings, faults": (500, lambda n: lambda: check_json({"x": ["\0"] * n})),
+    "settings, size": (
+        4000,
+        lambda n: lambda: check_preferences({"x": "é" * n, "llm_base_url": "http://" + "[" * n}),
+    ),
+    "settings, merged": (
+        500,
+        lambda n: (
+            lambda: merge_preferences(
+                {str(i): {"a": i} for i in range(n)}, {str(i): {"a": None} for i in range(n)}
+            )
+        ),
+    ),
+    "settings, compared": (500, lambda n: lambda: same({"x": [1] * n}, {"x": [1] * n})),
+    "response": (500, lambda n: lambda: encode([{"x": "\u2028" * 8}] * n)),
+    "query, parameters": (
+        800,
+        lambda n: lambda: query("&".join(f"x{i}=1" for i in range(n // 4))),
+    ),
+    "query, separators": (2000, lambda n: lambda: query("&" * n)),
+    "query, escapes": (2000, lambda n: lambda: query("q=" + "%41" * (n // 3))),
+    "query, settings": (2000, lambda n: lambda: query("settings=" + "[" * n)),
+    "query, cursor": (2000, lambda n: lambda: query("cursor=" + "A" * n)),
+    "query, time": (2000, lambda n: lambda: query("created_after=" + "2" * n)),
+    "query, page size": (2000, lambda n: lambda: query("limit=" + "1" * n)),
+    "If-Match": (4000, lambda n: lambda: if_match('W/"' * n)),
+}
+
+
+def nested(depth: int) -> dict[str, Any]:
+    return {"x": nested(depth - 1)} if depth else {}
+
+
+@pytest.mark.parametrize("name", FED)
+def test_twice_the_input_takes_at_most_about_twice_the_steps(name: str) -> None:
+    size, prepare = FED[name]
+    for warmed in (size, 2 * size):
+        count_steps(prepare(warmed))
+    once, twice = count_steps(prepare(size)), count_steps(prepare(2 * size))
+    assert twice <= GROWTH_MAX * once + 200, (once, twice)
+
+
+# A millisecond of CPython is up to a hundred thousand instructions.
+LARGEST: dict[str, Callable[[], object]] = {
+    "password, runs": lambda: is_blocked("zyx123" * 42 + "é"),
+    "password, casefold": lambda: is_blocked("\u0390" * 255 + "a"),
+    "email, one IDN label": lambda: EmailAddress().deserialize(
+        "a@" + "".join(map(chr, range(0x4E00, 0x4E00 + 240))) + ".com"
+    ),
+    "JSON, names": lambda: load_json(json.dumps({str(i): 1 for i in range(1999)})),
+    "settings, values": lambda: check_json({"x": [1] * 1998}),
+}
+
+
+@pytest.mark.parametrize("name", LARGEST)
+def test_largest_input_takes_few_steps(name: str) -> None:
+    count_steps(LARGEST[name])
+    assert count_steps(LARGEST[name]) < 100_000
