@@ -91,7 +91,10 @@ async def test_problem_response_is_not_stored(client: Client) -> None:
 
 async def test_key_expires_after_a_day(client: Client, conn: Any) -> None:
     await client.post(REGISTER, json=BODY, headers=KEY)
-    await conn.execute("update idempotency_keys set created_at = created_at - interval '25 hours'")
+    age = "update idempotency_keys set created_at = created_at - interval"
+    await conn.execute(f"{age} '23 hours 30 minutes'")
+    assert (await client.post(REGISTER, json=BODY, headers=KEY)).status == 201
+    await conn.execute(f"{age} '31 minutes'")
     response = await client.post(REGISTER, json=BODY, headers=KEY)
     await assert_problem(response, 409, "email_taken")
 

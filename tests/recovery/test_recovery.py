@@ -101,6 +101,32 @@ async def test_links_expire_and_are_replaced_by_newer_ones(
     assert await sign_in(client, email, PASSWORD) == 200
 
 
+async def test_verification_link_works_for_a_day(client: Client, conn: Any) -> None:
+    await register(client)
+    lifetime = await conn.fetchval(
+        "select expires_at - created_at from action_tokens where purpose = 'email_verify'"
+    )
+    assert lifetime.total_seconds() == 24 * 3600
+
+
+@pytest.mark.parametrize("path", ["password/forgot", "email/verify/resend"])
+async def test_request_for_a_link_needs_an_email(client: Client, path: str) -> None:
+    problem = await assert_problem(
+        await client.post(f"{AUTH}/{path}", json={}), 422, "invalid_fields"
+    )
+    assert [(error["pointer"], error["code"]) for error in problem["errors"]] == [
+        ("#/email", "required")
+    ]
+
+
+@pytest.mark.parametrize("body", [{}, {"token": "x"}, {"password": PASSWORD}])
+async def test_reset_needs_a_token_and_a_password(client: Client, body: dict[str, str]) -> None:
+    response = await client.post(f"{AUTH}/password/reset", json=body)
+    problem = await assert_problem(response, 422, "invalid_fields")
+    missing = {f"#/{name}" for name in ("token", "password") if name not in body}
+    assert {error["pointer"] for error in problem["errors"]} == missing
+
+
 @pytest.mark.asvs("9.2.2")
 async def test_link_works_only_for_its_own_purpose(client: Client, settings: Settings) -> None:
     account = await register(client)

@@ -156,6 +156,16 @@ async def test_common_and_personal_passwords_are_rejected(client: Client, passwo
     assert pointers(problem) == {"#/password"}
 
 
+async def test_long_words_of_the_name_are_found_before_their_parts(client: Client) -> None:
+    body = {
+        "email": "lovelace@example.com",
+        "password": "annabella+annabella",
+        "name": "Anna Annabella",
+    }
+    problem = await assert_problem(await client.post(REGISTER, json=body), 422, "invalid_fields")
+    assert pointers(problem) == {"#/password"}
+
+
 @pytest.mark.asvs("6.2.8")
 async def test_passwords_are_case_sensitive(client: Client) -> None:
     account = await register(client)
