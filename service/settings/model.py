@@ -156,8 +156,8 @@ class Settings:
     password_hash_queue: int = 200
     deletion_grace_days: int = variable("DELETION_GRACE_DAYS", ACCOUNTS, 30,
         integer(0, 3650, "days"),
-        "How long after a deletion request the account is erased. Signing in before then restores"
-        " it.")
+        "How long after a deletion request the account is erased. Until then the owner's sign-in"
+        " cancels their own request, and an administrator can cancel any.")
     audit_retention_days: int = variable("AUDIT_RETENTION_DAYS", ACCOUNTS, 400,
         integer(0, 36_500, "days"),
         "How long audit events are kept, in whole months; `0` keeps them forever.")
@@ -170,7 +170,8 @@ class Settings:
         " seconds. Each network the account has signed in from has its own counter of this size.")
     throttle_sign_in_per_ip: Rate = variable(
         "THROTTLE_SIGN_IN_PER_IP", LIMITS, Rate(50, 15 * 60), RATE,
-        "Wrong passwords from one client (an IPv4 address or an IPv6 /64) for any account.")
+        "Wrong passwords from one client (an IPv4 address or an IPv6 /64) for any account, and"
+        " separately the links that it inspects.")
     throttle_all_sign_ins_per_ip: Rate = variable(
         "THROTTLE_ALL_SIGN_INS_PER_IP", LIMITS, Rate(1000, 3600), RATE,
         "Passwords from one client, right or wrong. Raise it if many people sign in through one"
