@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncIterator, Sequence
 from typing import NamedTuple
 
@@ -13,9 +14,13 @@ from service.db.transactions import write
 from service.exceptions import DatabaseUnavailable
 from service.throttle.limits import COUNTS, Count, refund_count
 
+log = logging.getLogger(__name__)
+
 # How long a 5xx waits for its refund, so that the client's next attempt usually finds it.
 WAIT_S = 0.25
 RETRY_S = 0.2
+# Refunds that may wait for the database; more are lost.
+OWED_MAX = 10_000
 
 
 class Owed(NamedTuple):
@@ -37,7 +42,7 @@ async def refund_failures(request: web.Request, handler: Handler) -> web.StreamR
     """
     response = await handler(request)
     counts = request.get(COUNTS)
-    if response.status >= 500 and counts:
+    if response.status >= 500 and counts and not request.app[OWED].full():
         owed = Owed(counts, asyncio.Event())
         request.app[OWED].put_nowait(owed)
         with contextlib.suppress(TimeoutError):
@@ -49,9 +54,10 @@ async def refund_failures(request: web.Request, handler: Handler) -> web.StreamR
 async def refunds_context(app: web.Application) -> AsyncIterator[None]:
     """Pay refunds one after another, retrying until the database is available.
 
-    What is owed is kept in memory, and is lost if the process ends before.
+    What is owed is kept in memory, and is lost if the process ends before. A refund that fails for
+    another reason is logged, and does not stop the others.
     """
-    app[OWED] = asyncio.Queue()
+    app[OWED] = asyncio.Queue(OWED_MAX)
     paying = asyncio.create_task(_pay(app))
     yield
     paying.cancel()
@@ -68,6 +74,9 @@ async def _pay(app: web.Application) -> None:
                 owed.paid.set()
             except DatabaseUnavailable:
                 await asyncio.sleep(RETRY_S)
+            except Exception:
+                log.exception("attempt not refunded")
+                break
 
 
 async def _refund_all(conn: Connection, counts: Sequence[Count]) -> None:

@@ -13,6 +13,7 @@ from service.throttle import refunds
 from tests.support.clients import Client, StartApp
 from tests.support.factories import PASSWORD, Account, assert_problem, register
 from tests.support.hashing import busy
+from tests.support.logbook import logged
 from tests.support.proxy import proxy_to
 from tests.support.steps import (
     change_email,
@@ -120,3 +121,29 @@ async def test_attempt_is_refunded_once_a_silent_database_is_back(
             return (await sign_in(client, account)).status == 200
 
         await eventually(right_password_works)
+
+
+async def test_refund_that_fails_does_not_stop_the_next(
+    start_app: StartApp, conn: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = await start_app(db_lock_timeout_s=0.1, throttle_sign_in_per_account=TWICE)
+    account = await register(client)
+    await conn.execute("""
+        create function refuse() returns trigger language plpgsql
+        as $$ begin raise insufficient_privilege; end $$;
+        create trigger refuse before update on throttles
+        for each row execute function refuse();
+    """)
+
+    async def fail() -> None:
+        async with conn.transaction():
+            await conn.execute("lock table sessions in exclusive mode")
+            await assert_problem(await sign_in(client, account), 503, "database_unavailable")
+
+    with logged() as events:
+        await fail()
+        await eventually(lambda: any(one["event"] == "attempt not refunded" for one in events))
+    await conn.execute("drop trigger refuse on throttles")
+    monkeypatch.setattr(refunds, "WAIT_S", 60)
+    await fail()
+    assert (await sign_in(client, account)).status == 200
