@@ -3,6 +3,8 @@
 set local lock_timeout = '5s';
 set local statement_timeout = 0;
 
+lock table users, sessions in access exclusive mode;
+
 do $$
 begin
     if exists (

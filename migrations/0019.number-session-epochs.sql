@@ -6,8 +6,8 @@
 -- epoch whose predecessors are deleted.
 --
 -- Constant defaults do not rewrite the tables. The index on (user_id, epoch, id) finds live sessions
--- in the order of pages, past any number of ended ones, and ended ones for the job. The first index
--- of users finds accounts with sessions to delete: nearly always none. While replicas of the
+-- in the order of pages, past any number of ended ones, and ended ones for the job.
+-- users_unswept_idx finds accounts with sessions to delete: nearly always none. While replicas of the
 -- previous version run, they accept the sessions that newer ones have ended in this way, and the
 -- sessions that they open for such an account do not work on the newer ones.
 

@@ -1,4 +1,5 @@
 set local lock_timeout = '5s';
+set local statement_timeout = 0;
 
 alter table audit_events drop column if exists operator;
 alter table users drop column if exists deleted_by_admin;

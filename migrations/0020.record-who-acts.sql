@@ -13,6 +13,7 @@
 -- path is fixed, because a temporary table named users would otherwise come first.
 
 set local lock_timeout = '5s';
+set local statement_timeout = 0;
 
 alter table users add column if not exists deleted_by_admin boolean not null default false;
 alter table audit_events add column if not exists operator text;

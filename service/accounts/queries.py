@@ -144,7 +144,10 @@ async def reactivate_account(conn: Connection, user_id: uuid.UUID) -> asyncpg.Re
     """Make the account active, whether it was suspended or scheduled for deletion."""
     return await _update(
         conn,
-        "status = 'active', suspension_reason = null, suspended_until = null, purge_at = null",
+        """
+        status = 'active', suspension_reason = null, suspended_until = null,
+        purge_at = null, deleted_by_admin = false
+        """,
         user_id,
     )
 
@@ -184,9 +187,12 @@ async def _update(
 
 
 async def lock_due_suspensions(conn: Connection) -> list[uuid.UUID]:
-    """Lock the accounts whose suspension has expired and return their ids."""
+    """Lock up to 100 accounts whose suspension has expired and return their ids."""
     rows = await conn.fetch(
-        "select id from users where suspended_until <= now() order by id for no key update"
+        """
+        select id from users where suspended_until <= now()
+        order by id limit 100 for no key update skip locked
+        """
     )
     return [row["id"] for row in rows]
 
@@ -358,7 +364,7 @@ async def claim_account(conn: Connection, user_id: uuid.UUID) -> asyncpg.Record:
     """Verify the email for an owner who did not know the password, and return the profile.
 
     Anyone may have registered the email, so this clears the name and settings that came with the
-    password. An account without a password was created by an administrator, and keeps them.
+    password. An account that was created without a password keeps them.
     """
     row = await conn.fetchrow(
         f"""

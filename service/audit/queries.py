@@ -218,7 +218,7 @@ async def export_events(
     beyond = OLDEST_FIRST.beyond(3) if after else "true"
     return await conn.fetch(
         f"""
-        select id, occurred_at, action, actor_id = $1 as by_yourself,
+        select id, occurred_at, action, actor_id is not distinct from $1 as by_yourself,
                case when actor_id = $1 then host(ip) end as ip,
                case when actor_id = $1 then user_agent end as user_agent, before, after
         from audit_events

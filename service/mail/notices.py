@@ -6,7 +6,7 @@ from aiohttp import hdrs, web
 from service.context import REQUEST_CONTEXT, USER
 from service.db.connection import Connection
 from service.mail.languages import choose_language
-from service.mail.outbox import enqueue
+from service.mail.outbox import LIFETIME_S, enqueue
 from service.mail.rendering import MAIL_TEMPLATES
 
 
@@ -17,6 +17,7 @@ async def send_mail(
     template: str,
     *,
     to: str = "",
+    lifetime_s: float = LIFETIME_S,
     **values: str,
 ) -> None:
     """Enqueue a mail to the account's email, or to ``to``, in the owner's language.
@@ -30,6 +31,7 @@ async def send_mail(
         template=template,
         to=to or user["email"],
         language=language,
+        lifetime_s=lifetime_s,
         values={"name": user["name"], **values},
     )
 

@@ -29,10 +29,11 @@ async def enqueue(
     to: str,
     language: str | None,
     values: Mapping[str, str],
+    lifetime_s: float = LIFETIME_S,
 ) -> None:
     """Render the mail ``template`` for the email ``to`` and enqueue it.
 
-    It is sent once the transaction commits, and dropped if that fails for ``LIFETIME_S``. A mail to
+    It is sent once the transaction commits, and dropped if that fails for ``lifetime_s``. A mail to
     an email that is unsafe in a header is dropped at once.
     ``values`` holds ``name`` and the values that ``rendering.VALUES`` lists for the template; dates
     are already formatted. ``language`` is a language tag (RFC 5646), or None for English.
@@ -60,7 +61,7 @@ async def enqueue(
         "request": dict(LOG_CONTEXT.get()),
     }
     sealed = seal(settings.secret_key, PURPOSE, str(mail_id), orjson.dumps(payload))
-    await queries.insert_mail(conn, mail_id, sealed, LIFETIME_S)
+    await queries.insert_mail(conn, mail_id, sealed, lifetime_s)
 
 
 def _to_ascii(to: str) -> str:

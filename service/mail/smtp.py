@@ -6,7 +6,6 @@ would parse them first.
 
 import asyncio
 import contextlib
-import functools
 import re
 import socket
 from collections.abc import AsyncIterator, Callable
@@ -105,12 +104,19 @@ def _literal(smtp: aiosmtplib.SMTP) -> str:
     return f"[IPv6:{ip}]" if ":" in ip else f"[{ip}]"
 
 
-@functools.cache
+_full_names: dict[str, str] = {}
+
+
 def full_name(hostname: str) -> str:
-    """Look up the full name, which may take seconds. Returns an empty string if there is none."""
-    name = socket.getfqdn(hostname)
-    usable = is_full_name(name) and not name.endswith((".localdomain", ".arpa"))
-    return name if usable else ""
+    """Look up the full name, which may take seconds. Returns an empty string if there is none.
+
+    A name that was found is kept; one that was not may be found later.
+    """
+    name = _full_names.get(hostname) or socket.getfqdn(hostname)
+    if not is_full_name(name) or name.endswith((".localdomain", ".arpa")):
+        return ""
+    _full_names[hostname] = name
+    return name
 
 
 async def _greet(smtp: aiosmtplib.SMTP) -> None:

@@ -229,7 +229,10 @@ async def _check_proof_again(
     """Raise a Problem if the proof has ended since: the account is locked now."""
     if password_hash is not None:
         if not await accounts.lock_credentials(conn, user["id"], password_hash):
-            raise Problem(WRONG_PASSWORD, "The password has just been changed.")
+            raise Problem(
+                WRONG_PASSWORD,
+                "The password has just been changed, or the account is being deleted.",
+            )
     elif not await session_queries.find_signed_in(conn, [request[USER]["session_id"]]):
         raise Problem(INVALID_ACCESS_TOKEN, "The session has ended. Sign in again.")
 

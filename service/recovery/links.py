@@ -14,6 +14,7 @@ from aiohttp import web
 from service.context import SETTINGS
 from service.db.connection import Connection
 from service.mail.notices import send_mail
+from service.mail.outbox import LIFETIME_S
 from service.recovery import queries
 
 RESET_MINUTES = 30
@@ -84,7 +85,18 @@ async def _send_link(
     template, _ = _MAILS[purpose]
     link = await _create_link(conn, app, user, purpose, email, minutes)
     date = f"{datetime.now(UTC) + timedelta(minutes=minutes):%Y-%m-%d %H:%M} UTC"
-    await send_mail(conn, app, user, template, to=email, link=link, minutes=str(minutes), date=date)
+    await send_mail(
+        conn,
+        app,
+        user,
+        template,
+        to=email,
+        # After that, the link would no longer work.
+        lifetime_s=min(LIFETIME_S, minutes * 60),
+        link=link,
+        minutes=str(minutes),
+        date=date,
+    )
 
 
 async def _create_link(

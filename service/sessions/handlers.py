@@ -174,5 +174,6 @@ async def _end_session(
 
 async def _end_other_sessions(conn: Connection, request: web.Request) -> None:
     user = request[USER]
-    await queries.end_sessions(conn, user["id"], but=user["session_id"])
+    if not await queries.end_sessions(conn, user["id"], but=user["session_id"]):
+        raise Problem(INVALID_ACCESS_TOKEN, "The session has ended. Sign in again.")
     await record(conn, request, "session.end_others", user["id"])

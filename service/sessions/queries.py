@@ -34,6 +34,9 @@ LIVE = _live("users.session_epoch")
 LIVE_OF_ACCOUNT = f"sessions.user_id = $1 and {_live(EPOCH_OF_ACCOUNT)}"
 # Ends a session. Unlike now(), it has passed for transactions that started before.
 ENDED = "'-infinity'"
+# A statement that waits for a session's row compares its new epoch with the account's old one. So
+# a session that moved to a new epoch meanwhile only looks live to the next statement.
+TRIES = 2
 
 
 async def list_sessions(
@@ -122,17 +125,21 @@ async def find_signed_in(
 
 async def lock_family(conn: Connection, refresh_token_hash: bytes) -> asyncpg.Record | None:
     """Return the token's live session, locked so that concurrent refreshes queue up."""
-    return await conn.fetchrow(
-        f"""
-        select sessions.id, sessions.user_id
-        from refresh_tokens
-        join sessions on sessions.id = refresh_tokens.session_id
-        join users on users.id = sessions.user_id
-        where refresh_tokens.token_hash = $1 and {LIVE}
-        for update of sessions
-        """,  # noqa: S608
-        refresh_token_hash,
-    )
+    for _ in range(TRIES):
+        row = await conn.fetchrow(
+            f"""
+            select sessions.id, sessions.user_id
+            from refresh_tokens
+            join sessions on sessions.id = refresh_tokens.session_id
+            join users on users.id = sessions.user_id
+            where refresh_tokens.token_hash = $1 and {LIVE}
+            for update of sessions
+            """,  # noqa: S608
+            refresh_token_hash,
+        )
+        if row is not None:
+            return row
+    return None
 
 
 async def use_refresh_token(conn: Connection, refresh_token_hash: bytes) -> bool:
@@ -201,12 +208,15 @@ async def end_session(conn: Connection, user_id: uuid.UUID, session_id: uuid.UUI
 
     The row stays for a job to delete, because thousands of refresh tokens may belong to it.
     """
-    status = await conn.execute(
-        f"update sessions set expires_at = {ENDED} where id = $2 and {LIVE_OF_ACCOUNT}",  # noqa: S608
-        user_id,
-        session_id,
-    )
-    return status == "UPDATE 1"
+    for _ in range(TRIES):
+        status = await conn.execute(
+            f"update sessions set expires_at = {ENDED} where id = $2 and {LIVE_OF_ACCOUNT}",  # noqa: S608
+            user_id,
+            session_id,
+        )
+        if status == "UPDATE 1":
+            return True
+    return False
 
 
 async def end_sessions_beyond(
@@ -230,20 +240,26 @@ async def end_sessions_beyond(
 
 async def end_sessions(
     conn: Connection, user_id: uuid.UUID, *, but: uuid.UUID | None = None
-) -> None:
+) -> bool:
     """End all of the user's sessions except ``but``, however many there are.
 
     Only sessions of the account's current epoch are live, so a new epoch ends them all. ``but``
-    moves to the new epoch, unless it has ended in the meantime. A job deletes the other rows.
+    moves to the new epoch, unless it has ended in the meantime; then this returns False. A job
+    deletes the other rows.
     """
     epoch = await accounts.start_epoch(conn, user_id)
-    if but is not None:
-        await conn.execute(
-            "update sessions set epoch = $3 where id = $2 and user_id = $1 and epoch = $3 - 1",
-            user_id,
-            but,
-            epoch,
-        )
+    if but is None:
+        return True
+    status = await conn.execute(
+        """
+        update sessions set epoch = $3
+        where id = $2 and user_id = $1 and epoch = $3 - 1 and expires_at > now()
+        """,
+        user_id,
+        but,
+        epoch,
+    )
+    return status == "UPDATE 1"
 
 
 async def delete_ended_sessions(conn: Connection, sessions_max: int, rows_max: int) -> bool:

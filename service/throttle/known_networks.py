@@ -11,6 +11,7 @@ from service.http.client_ip import Network, network_of
 KNOWN_NETWORKS_MAX = 20
 # Well beyond the default session lifetime, so that an owner who returns after a break is known.
 KNOWN_NETWORKS_DAYS = 180
+DELETE_BATCH = 20_000
 
 
 async def remember_network(conn: Connection, request: web.Request, user_id: uuid.UUID) -> None:
@@ -74,8 +75,14 @@ async def export_networks(conn: Connection, user_id: uuid.UUID) -> list[asyncpg.
 
 
 async def forget_networks(app: web.Application, conn: Connection) -> None:
-    """Delete the networks not seen for ``KNOWN_NETWORKS_DAYS``."""
+    """Delete some of the networks not seen for ``KNOWN_NETWORKS_DAYS``."""
     await conn.execute(
-        "delete from known_networks where last_seen_at < now() - make_interval(days => $1)",
+        """
+        delete from known_networks where (user_id, network) in (
+            select user_id, network from known_networks
+            where last_seen_at < now() - make_interval(days => $1) limit $2
+        )
+        """,
         KNOWN_NETWORKS_DAYS,
+        DELETE_BATCH,
     )

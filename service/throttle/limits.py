@@ -62,7 +62,7 @@ SIGN_IN = Action(
     attrgetter("throttle_all_sign_ins_per_ip"),
 )
 REGISTRATION = Action("registration", attrgetter("throttle_registration_per_ip"))
-# Looking at mailed links, or guessing their tokens, as often as guessing passwords.
+# Inspecting mailed links, as often as guessing passwords.
 LINK = Action("link", attrgetter("throttle_sign_in_per_ip"))
 # No counter per known network: the mail goes to the owner, whatever client requests it.
 PASSWORD_RESET = Action(
@@ -261,5 +261,5 @@ async def forget_throttles(app: web.Application, conn: Connection) -> None:
 
 JOBS = (
     Job("forget throttles", 60, forget_throttles),
-    Job("forget networks", 24 * 3600, forget_networks),
+    Job("forget networks", 3600, forget_networks),
 )

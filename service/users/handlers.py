@@ -58,8 +58,11 @@ EXPORT_PAGE = 500
 TOO_MANY_EXPORTS = ProblemType(
     503,
     "too_many_exports",
-    "Too many exports are in progress, or one of this account is. Try again shortly.",
+    "Too many exports are in progress. Try again shortly.",
     RETRY_SOON,
+)
+EXPORT_IN_PROGRESS = ProblemType(
+    409, "export_in_progress", "An export of this account is in progress. Wait until it ends."
 )
 # The accounts that are being exported.
 EXPORTS: web.AppKey[set[uuid.UUID]] = web.AppKey("exports")
@@ -188,7 +191,9 @@ async def _lock_credentials(conn: Connection, request: web.Request, password_has
     """Lock the account. Raises a Problem if the password has changed or the session has ended."""
     user = request[USER]
     if not await accounts.lock_credentials(conn, user["id"], password_hash):
-        raise Problem(WRONG_PASSWORD, "The password has just been changed.")
+        raise Problem(
+            WRONG_PASSWORD, "The password has just been changed, or the account is being deleted."
+        )
     if not await session_queries.find_signed_in(conn, [user["session_id"]]):
         raise Problem(INVALID_ACCESS_TOKEN, "The session has ended. Sign in again.")
 
@@ -279,7 +284,7 @@ async def _delete_me(conn: Connection, request: web.Request, password_hash: str)
             schemas.EXPORT_EXAMPLE,
         )
     },
-    problems=(TOO_MANY_EXPORTS,),
+    problems=(TOO_MANY_EXPORTS, EXPORT_IN_PROGRESS),
 )
 async def export_me(request: web.Request) -> web.StreamResponse:
     """Export all of the account's data as one JSON document.
@@ -288,7 +293,9 @@ async def export_me(request: web.Request) -> web.StreamResponse:
     account can run one export at a time.
     """
     exports, user = request.app[EXPORTS], request[USER]
-    if user["id"] in exports or len(exports) >= EXPORTS_MAX:
+    if user["id"] in exports:
+        raise Problem(EXPORT_IN_PROGRESS)
+    if len(exports) >= EXPORTS_MAX:
         raise Problem(TOO_MANY_EXPORTS)
     exports.add(user["id"])
     try:

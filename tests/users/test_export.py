@@ -159,7 +159,7 @@ async def test_account_has_one_export_at_a_time(client: Client, conn: Any) -> No
         exporting = asyncio.ensure_future(send(client, "GET", "/users/me/export", by=account))
         await eventually(lambda: conn.fetchval(WAITING))
         second = await send(client, "GET", "/users/me/export", by=account)
-        await assert_problem(second, 503, "too_many_exports")
+        await assert_problem(second, 409, "export_in_progress")
         others = asyncio.ensure_future(send(client, "GET", "/users/me/export", by=other))
         await eventually(lambda: len(exports(client)) == 2)
     assert (await exporting).status == (await others).status == 200
