@@ -20,6 +20,7 @@ from service.http.fields import EmailAddress, NewPassword, fold_email
 from service.http.problems import Problem
 from service.http.requests import BODY_MAX_BYTES, load_json
 from service.json_codec import encode, same
+from service.mail.languages import choose_language
 from service.users.schemas import MERGE_PROFILE, REGISTER
 
 ROUNDS = 7
@@ -58,6 +59,7 @@ INPUTS: list[tuple[str, str, Work]] = [
         for text in (
             str([0.1] * 1999),
             "[" + ",".join(["0.12345678901234567"] * 1999) + "]",
+            "[" + ",".join(["1.2345678901234567e-12"] * 1999) + "]",
             "[" + ",".join(["9" * 32] * 1900) + "]",
             "[" * _BODY,
             "[1," + "1," * (_BODY // 2),
@@ -77,6 +79,15 @@ INPUTS: list[tuple[str, str, Work]] = [
     ("check_json: integers", str(_LIST), lambda: check_json(_LIST)),
     ("check_json: faults", "x" * 4000, lambda: check_json({"x": ["\0"] * 1998})),
     ("check_preferences", "x" * 16_000, lambda: check_preferences({"x": "é" * 8000})),
+    *(
+        (f"choose_language: {text[:8]}…", text, lambda text=text: choose_language(text, {"en"}))
+        for text in (
+            "a" + "-a" * 4000,
+            ",".join(
+                f"{chr(97 + number % 26)}{'b' * (number // 26)}" + "-a" * 7 for number in range(400)
+            ),
+        )
+    ),
     ("merge_patch", "x" * 16_000, lambda: merge_patch(_MEMBERS, _MEMBERS)),
     ("same", str(_LIST), lambda: same(_LIST, _LIST)),
     ("encode", str(_LIST), lambda: encode(_LIST)),

@@ -11,7 +11,7 @@ from marshmallow import ValidationError, fields
 
 from service.http.descriptions import Shape, array_of, ref
 from service.http.field_errors import ERRORS_MAX, Message, invalid
-from service.http.fields import NO_NUL, InexactFloat, find_text_fault
+from service.http.fields import INTEGER_LIMIT, NO_NUL, NUMBER_LIMITS, InexactFloat, find_text_fault
 
 ROLES = ("user", "support", "admin")
 NAME_MAX_LENGTH = 200
@@ -19,10 +19,6 @@ IS_EMAIL = {"format": "idn-email"}
 PREFERENCES_MAX_BYTES = 16 * 1024
 PREFERENCES_MAX_DEPTH = 32
 _LANGUAGE_TAG = re.compile(r"[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8}){0,4}")
-# Larger integers lose precision in JavaScript (RFC 8259 §6).
-_INTEGER_LIMIT = 2**53
-# PostgreSQL prints jsonb numbers without an exponent, so 1e308 would become 309 digits.
-NUMBER_LIMITS = (1e-15, float(_INTEGER_LIMIT))
 _TOO_DEEP = Message("too_deep", f"Must be nested at most {PREFERENCES_MAX_DEPTH} levels deep.")
 _INTEGER_TOO_LARGE = Message("invalid_number", "Integers must be between -2^53 and 2^53.")
 _INEXACT = Message("invalid_number", "Numbers must fit the precision of a 64-bit float.")
@@ -216,7 +212,7 @@ def _find_faults(value: Any, path: tuple[Any, ...]) -> Iterator[tuple[tuple[Any,
             yield from _find_faults(inner, (*path, key))
         elif len(path) + 1 >= PREFERENCES_MAX_DEPTH:
             yield (*path, key), _TOO_DEEP
-        elif type(inner) is int and -_INTEGER_LIMIT <= inner <= _INTEGER_LIMIT:
+        elif type(inner) is int and -INTEGER_LIMIT <= inner <= INTEGER_LIMIT:
             continue  # the most there can be of, so they are checked in the fewest steps
         elif fault := _find_scalar_fault(inner):
             yield (*path, key), fault
@@ -228,7 +224,7 @@ def _find_scalar_fault(value: str | float | None) -> Message | None:
     if isinstance(value, bool) or value is None:
         return None
     if isinstance(value, int):
-        return None if abs(value) <= _INTEGER_LIMIT else _INTEGER_TOO_LARGE
+        return None if abs(value) <= INTEGER_LIMIT else _INTEGER_TOO_LARGE
     if isinstance(value, InexactFloat):
         return _INEXACT
     least, most = NUMBER_LIMITS

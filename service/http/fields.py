@@ -4,7 +4,7 @@ import re
 import unicodedata
 import uuid
 from datetime import UTC, datetime
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from typing import Any
 
 from marshmallow import ValidationError, fields
@@ -17,7 +17,11 @@ PASSWORD_MAX_LENGTH = 256
 # Longer than any JSON number that a program writes.
 NUMBER_MAX_CHARS = 400
 # A point and 15 digits: every such decimal survives the way to a 64-bit float and back.
-_EXACT_CHARS = 16
+EXACT_CHARS = 16
+# Larger integers lose precision in JavaScript (RFC 8259 §6).
+INTEGER_LIMIT = 2**53
+# PostgreSQL prints jsonb numbers without an exponent, so 1e308 would become 309 digits.
+NUMBER_LIMITS = _LEAST, _MOST = 1e-15, float(INTEGER_LIMIT)
 LABEL_MAX_LENGTH = 63
 # The rule of ``check_text`` as a regular expression, except for surrogates.
 NO_NUL = "^[^\\u0000]*$"
@@ -39,7 +43,7 @@ _LONE_SURROGATE = Message("invalid_characters", "Must not contain lone surrogate
 
 
 class InexactFloat(float):
-    """A JSON number whose precision or range exceeds a 64-bit float."""
+    """A JSON number whose precision exceeds a 64-bit float."""
 
 
 def read_int(text: str) -> int:
@@ -52,20 +56,26 @@ def read_int(text: str) -> int:
 def read_float(text: str) -> float:
     """Parse a JSON number, as InexactFloat if a float would print as another number.
 
-    Raises ValueError if it is absurdly long.
+    A number outside ``NUMBER_LIMITS`` is refused wherever it stands, so its digits are not
+    compared. Raises ValueError if the number is absurdly long.
     """
     if len(text) > NUMBER_MAX_CHARS:
         raise ValueError("number too long")
     value = float(text)
-    if len(text) <= _EXACT_CHARS and "e" not in text and "E" not in text:
+    if value and (len(text) <= EXACT_CHARS or not _LEAST <= abs(value) <= _MOST):
         return value
-    if text == repr(value):
-        return value
-    try:
-        exact = Decimal(text) == Decimal(repr(value))
-    except InvalidOperation:  # an exponent beyond Decimal's range
-        exact = False
-    return value if exact else InexactFloat(value)
+    return value if _prints_as(value, text) else InexactFloat(value)
+
+
+def _prints_as(value: float, text: str) -> bool:
+    """Return whether a float is the number that the text says, to the last digit."""
+    text = text.lower()
+    if not value:
+        return not text.partition("e")[0].strip("-0.")
+    shown = repr(value)
+    if "e" in text or "e" in shown:
+        return text == shown or Decimal(text) == Decimal(shown)
+    return text.rstrip("0") == shown.rstrip("0")
 
 
 def too_long(limit: int) -> ValidationError:

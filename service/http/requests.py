@@ -14,7 +14,7 @@ from aiohttp import HttpVersion11, web
 from marshmallow import Schema, ValidationError, missing
 
 from service.http.field_errors import ERRORS_MAX, escape_pointer, field_error, field_errors
-from service.http.fields import read_float, read_int
+from service.http.fields import EXACT_CHARS, read_float, read_int
 from service.http.problems import (
     BODY_TIMEOUT,
     CONTENT_TOO_LARGE,
@@ -42,6 +42,8 @@ COMPRESSION_MAX_RATIO = 100
 # Members and elements in a whole document, and levels of nesting. Settings of the largest size
 # seldom hold half as many; their own limit of nesting is lower and points at the place.
 VALUES_MAX = 2000
+# Numbers whose digits must be compared with a float's. Settings have no room for more.
+LONG_NUMBERS_MAX = 910
 DEPTH_MAX = 64
 _BRACKET = re.compile(r"[\[{\]}]")
 _TAG = re.compile(r'(W/)?"([^"]*)"')
@@ -168,9 +170,8 @@ def _parse_json(request: web.Request, body: bytes) -> object:
         raise Problem(MALFORMED_JSON, f"The body is not valid JSON ({where}).") from None
     except UnicodeDecodeError:
         raise Problem(MALFORMED_JSON, "The body is not valid UTF-8.") from None
-    except TooManyValuesError:
-        detail = f"The body holds more than {VALUES_MAX} values."
-        raise Problem(CONTENT_TOO_LARGE, detail) from None
+    except TooManyValuesError as error:
+        raise Problem(CONTENT_TOO_LARGE, f"The body holds more than {error}.") from None
     except (ValueError, RecursionError):
         raise Problem(MALFORMED_JSON, "The body is not valid I-JSON (RFC 7493).") from None
 
@@ -182,11 +183,22 @@ def load_json(text: str) -> object:
     to the schema, which rejects them with a pointer to the field.
     """
     _check_structure(text)
+    long_numbers = 0
+
+    def read_number(number: str) -> float:
+        nonlocal long_numbers
+        if len(number) > EXACT_CHARS:
+            long_numbers += 1
+            if long_numbers > LONG_NUMBERS_MAX:
+                digits = EXACT_CHARS - 1
+                raise TooManyValuesError(f"{LONG_NUMBERS_MAX} numbers of more than {digits} digits")
+        return read_float(number)
+
     return json.loads(
         text,
         parse_int=read_int,
         parse_constant=_refuse_constant,
-        parse_float=read_float,
+        parse_float=read_number,
         object_pairs_hook=_refuse_duplicate_names,
     )
 
@@ -206,7 +218,7 @@ def _check_structure(text: str) -> None:
         if depth > DEPTH_MAX:
             raise ValueError("nested too deeply")
     if _count_values(bare) > VALUES_MAX:
-        raise TooManyValuesError
+        raise TooManyValuesError(f"{VALUES_MAX} values")
 
 
 def _count_values(text: str) -> int:

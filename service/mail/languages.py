@@ -6,9 +6,10 @@ from collections.abc import Collection, Iterator
 LAST_RESORT = "en"
 # More than any browser sends.
 _RANGES_MAX = 50
-# RFC 9110 §12.4.2, §12.5.4.
+# RFC 9110 §12.4.2, §12.5.4. No language needs more than eight subtags (RFC 5646 §4.4.1), and each
+# of them is tried with each shorter prefix.
 _RANGE = re.compile(
-    r"(?P<range>\*|[A-Za-z]{1,8}(?:-[A-Za-z0-9]{1,8})*)"
+    r"(?P<range>\*|[A-Za-z]{1,8}(?:-[A-Za-z0-9]{1,8}){0,7})"
     r"(?:[ \t]*;[ \t]*[qQ]=(?P<q>0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?))?"
 )
 

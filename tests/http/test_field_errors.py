@@ -237,6 +237,42 @@ async def test_the_number_of_values_in_a_body_is_limited(
     assert response.status == status
 
 
+@pytest.mark.parametrize(("count", "status"), [(780, 200), (911, 413)])
+async def test_the_number_of_numbers_with_many_digits_is_limited(
+    client: Client, count: int, status: int
+) -> None:
+    account = await register(client)
+    body = {"settings": {"list": [0.12345678901234568] * count}}
+    response = await client.patch(ME, headers=account.headers, json=body)
+    assert response.status == status
+
+
+@pytest.mark.parametrize(
+    ("number", "status"),
+    [
+        ("0.12345678901234568", 200),
+        ("0.12345678901234567", 422),
+        ("0.123456789012345680000", 200),
+        ("0.00001234567890123456", 200),
+        ("0.000012345678901234567", 422),
+        ("1.234567890123456E-7", 200),
+        ("1.23456789012345678e-7", 422),
+        ("1.5e-14", 200),
+        ("0.00000000000000000", 200),
+        ("0e99", 200),
+        ("0.1e-400", 422),
+    ],
+)
+async def test_numbers_that_a_float_would_change_are_rejected(
+    client: Client, number: str, status: int
+) -> None:
+    account = await register(client)
+    headers = {**account.headers, "Content-Type": "application/json"}
+    body = f'{{"settings": {{"size": {number}}}}}'
+    response = await client.patch(ME, headers=headers, data=body)
+    assert response.status == status
+
+
 async def test_commas_and_brackets_in_texts_are_not_counted_as_values(client: Client) -> None:
     account = await register(client)
     text = ',[{"\\' * 2000

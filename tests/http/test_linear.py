@@ -1,25 +1,47 @@
 """What a stranger feeds to the event loop: twice the input takes at most about twice the steps."""
 
+import base64
+import contextlib
 import json
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Awaitable, Callable
+from ipaddress import ip_network
 from types import FrameType
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
+from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
+from joserfc.jwk import ECKey
 from marshmallow import ValidationError
 
-from service.accounts.preferences import check_json, check_preferences, merge_preferences
+from service.accounts.preferences import (
+    check_json,
+    check_preferences,
+    merge_patch,
+    merge_preferences,
+)
 from service.admin.schemas import LIST_USERS
 from service.admin.search import has_trigram
+from service.audit.events import user_agent
+from service.audit.queries import NEWEST_FIRST
 from service.auth.blocklist import is_blocked
 from service.auth.passwords import _resembles
+from service.auth.signing_keys import KEY_RING, KeyRing
+from service.auth.tokens import TOKEN_MAX_LENGTH, TOKEN_TYPE, verify_access_token
+from service.context import SETTINGS
+from service.http.client_ip import client_ip
 from service.http.field_errors import escape_pointer
 from service.http.fields import EmailAddress, NewPassword, fold_email
+from service.http.idempotency import replay_first
+from service.http.pages import open_cursor
 from service.http.problems import Problem
-from service.http.requests import check_if_match, load_json, read_query
+from service.http.requests import LONG_NUMBERS_MAX, check_if_match, load_json, read_query
 from service.json_codec import encode, same
+from service.mail.languages import choose_language
+from service.settings import Settings
 from service.users.schemas import MERGE_PROFILE, REGISTER
 
 # Steps that twice the input may take, for each step that the input takes.
@@ -59,6 +81,44 @@ def query(text: str, schema: Any = LIST_USERS) -> object:
 
 def if_match(text: str) -> None:
     check_if_match(make_mocked_request("GET", "/", headers={"If-Match": text}), 1)
+
+
+def request_with(name: str, text: str) -> web.Request:
+    app = web.Application()
+    app[SETTINGS] = Settings(trusted_proxies=(ip_network("0.0.0.0/0"),))
+    transport = Mock(**{"get_extra_info.return_value": ("10.0.0.1", 1)})
+    return make_mocked_request("GET", "/", headers={name: text}, app=app, transport=transport)
+
+
+def run_at_once(work: Awaitable[object]) -> None:
+    """Run a coroutine that never waits."""
+    with contextlib.suppress(StopIteration):
+        next(work.__await__())
+
+
+async def never_called(_: web.Request) -> web.Response:
+    raise AssertionError
+
+
+def idempotency_key(text: str) -> None:
+    run_at_once(replay_first(never_called)(request_with("Idempotency-Key", text)))
+
+
+KEY = ECKey.generate_key("P-256", {"kid": "a"})
+
+
+def verify(token: str) -> None:
+    app = web.Application()
+    app[SETTINGS] = Settings()
+    app[KEY_RING] = KeyRing(keys={"a": KEY}, schedule=[(time.monotonic(), KEY)])
+    run_at_once(verify_access_token(app, token))
+
+
+def base64url(text: str) -> str:
+    return base64.urlsafe_b64encode(text.encode()).rstrip(b"=").decode()
+
+
+HEAD = base64url(json.dumps({"alg": "ES256", "typ": TOKEN_TYPE, "kid": "a"}))
 
 
 # Each takes a size and returns what to run; the input is as long as the size, or in proportion.
@@ -147,6 +207,47 @@ FED: dict[str, tuple[int, Callable[[int], Callable[[], object]]]] = {
     "query, cursor": (2000, lambda n: lambda: query("cursor=" + "A" * n)),
     "query, time": (2000, lambda n: lambda: query("created_after=" + "2" * n)),
     "query, page size": (2000, lambda n: lambda: query("limit=" + "1" * n)),
+    "cursor": (
+        2000,
+        lambda n: lambda: open_cursor("key", "/", {"cursor": "A" * n}, NEWEST_FIRST),
+    ),
+    "access token, dots": (1000, lambda n: lambda: verify("." * n)),
+    "access token, header": (
+        1000,
+        lambda n: lambda: verify(f"{base64url('[' * (n // 2))}.e30.AAAA"),
+    ),
+    "access token, claims": (
+        700,
+        lambda n: lambda: verify(f"{HEAD}.{base64url('[' * (n // 2))}.AAAA"),
+    ),
+    "access token, signature": (700, lambda n: lambda: verify(f"{HEAD}.e30.{'A' * n}")),
+    "access token, too long": (
+        TOKEN_MAX_LENGTH + 1,
+        lambda n: lambda: verify(f"{HEAD}.e30.{'A' * n}"),
+    ),
+    "X-Forwarded-For, hops": (
+        4000,
+        lambda n: lambda: client_ip(request_with("X-Forwarded-For", "1.1.1.1," * (n // 8) + "1")),
+    ),
+    "X-Forwarded-For, one hop": (
+        4000,
+        lambda n: lambda: client_ip(request_with("X-Forwarded-For", "1" * n)),
+    ),
+    "User-Agent": (4000, lambda n: lambda: user_agent(request_with("User-Agent", "é" * n))),
+    "Idempotency-Key": (4000, lambda n: lambda: idempotency_key("a" * (n - 1) + " ")),
+    "Accept-Language, ranges": (4000, lambda n: lambda: choose_language("a," * (n // 2), {"en"})),
+    "Accept-Language, one range": (
+        400,
+        lambda n: lambda: choose_language("a" + "-a" * (n // 2), {"en"}),
+    ),
+    "merge patch, nested": (16, lambda n: lambda: merge_patch(nested(n), nested(n))),
+    "merge patch, members": (
+        500,
+        lambda n: (
+            lambda: merge_patch({str(i): {} for i in range(n)}, dict.fromkeys(map(str, range(n))))
+        ),
+    ),
+    "settings, compared nested": (16, lambda n: lambda: same(nested(n), nested(n))),
     "If-Match": (4000, lambda n: lambda: if_match('W/"' * n)),
 }
 
@@ -172,6 +273,13 @@ LARGEST: dict[str, Callable[[], object]] = {
         "a@" + "".join(map(chr, range(0x4E00, 0x4E00 + 240))) + ".com"
     ),
     "JSON, names": lambda: load_json(json.dumps({str(i): 1 for i in range(1999)})),
+    "JSON, inexact floats": lambda: load_json(
+        "[" + ",".join(["0.12345678901234567"] * LONG_NUMBERS_MAX) + "]"
+    ),
+    "JSON, too many inexact floats": lambda: load_json(
+        "[" + ",".join(["0.12345678901234567"] * 1999) + "]"
+    ),
+    "Accept-Language": lambda: choose_language(("a" + "-a" * 4000 + ",") * 8, {"en"}),
     "settings, values": lambda: check_json({"x": [1] * 1998}),
 }
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from multidict import CIMultiDict
 
-from service.accounts.preferences import NUMBER_LIMITS
+from service.http.fields import NUMBER_LIMITS
 from service.json_codec import same
 from tests.support.clients import Client
 from tests.support.factories import assert_problem, pointers, register
