@@ -61,7 +61,7 @@ class Hasher:
     """The hashing threads, and the queue for them, in which clients take turns.
 
     ``decoy`` is a hash that belongs to no account. ``work_kib`` is what a refused password costs,
-    as memory times iterations: the cost of new hashes, or of the most expensive stored one seen so far.
+    as memory times iterations: the cost of new hashes, or of the most expensive stored one so far.
     """
 
     argon2id: "argon2.PasswordHasher"

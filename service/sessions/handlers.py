@@ -8,7 +8,7 @@ from aiohttp import web
 from service.audit.events import record, user_agent
 from service.auth.guards import identify
 from service.auth.schemas import TOKENS, TOKENS_EXAMPLE
-from service.auth.tokens import token_response
+from service.auth.tokens import INVALID_ACCESS_TOKEN, token_response
 from service.context import SETTINGS, USER
 from service.db.connection import Connection
 from service.db.transactions import read, write
