@@ -6,8 +6,10 @@ would parse them first.
 
 import asyncio
 import contextlib
+import functools
 import re
 import socket
+import time
 from collections.abc import AsyncIterator, Callable
 
 import aiosmtplib
@@ -21,6 +23,7 @@ STEP_TIMEOUT_S = 30
 # Deadline after the final dot (RFC 5321 §4.5.3.2.6). Giving up earlier would send mails twice.
 ANSWER_TIMEOUT_S = 600
 QUIT_TIMEOUT_S = 1
+NAME_KEPT_S = 600
 
 _ENHANCED_CODE = re.compile(r"([245])\.([0-9]{1,3})\.([0-9]{1,3})(?![0-9.])")
 # RFC 3463 §3.2, §3.3: all X.1 codes but the two about the sender, and a disabled mailbox.
@@ -104,19 +107,19 @@ def _literal(smtp: aiosmtplib.SMTP) -> str:
     return f"[IPv6:{ip}]" if ":" in ip else f"[{ip}]"
 
 
-_full_names: dict[str, str] = {}
-
-
 def full_name(hostname: str) -> str:
     """Look up the full name, which may take seconds. Returns an empty string if there is none.
 
-    A name that was found is kept; one that was not may be found later.
+    The result is kept for ``NAME_KEPT_S``: the name may become known after the machine has started.
     """
-    name = _full_names.get(hostname) or socket.getfqdn(hostname)
-    if not is_full_name(name) or name.endswith((".localdomain", ".arpa")):
-        return ""
-    _full_names[hostname] = name
-    return name
+    return _full_name(hostname, time.monotonic() // NAME_KEPT_S)
+
+
+@functools.lru_cache(maxsize=2)
+def _full_name(hostname: str, period: float) -> str:
+    name = socket.getfqdn(hostname)
+    usable = is_full_name(name) and not name.endswith((".localdomain", ".arpa"))
+    return name if usable else ""
 
 
 async def _greet(smtp: aiosmtplib.SMTP) -> None:
