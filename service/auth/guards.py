@@ -7,7 +7,12 @@ import asyncpg
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from service.auth.tokens import INVALID_ACCESS_TOKEN, find_verified, verify_access_token
+from service.auth.tokens import (
+    INVALID_ACCESS_TOKEN,
+    SESSION_ENDED,
+    find_verified,
+    verify_access_token,
+)
 from service.context import USER
 from service.db.coalescing import Coalesced
 from service.http.descriptions import describe_access
@@ -39,7 +44,7 @@ async def identify(app: web.Application, request: web.Request) -> None:
     bearer = find_verified(app, token) or await verify_access_token(app, token)
     user = await app[SIGNED_IN].find(bearer.session_id)
     if user is None or user["id"] != bearer.user_id:
-        raise Problem(INVALID_ACCESS_TOKEN, "The session has ended. Sign in again.")
+        raise Problem(INVALID_ACCESS_TOKEN, SESSION_ENDED)
     request[USER] = user
 
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 HASHER: web.AppKey["Hasher"] = web.AppKey("hasher")
 
 WRONG_PASSWORD = ProblemType(403, "wrong_password", "The current password is wrong.")
+REPLACED_MEANWHILE = "The password has just been changed, or the account is being deleted."
 TOO_MANY_SIGN_INS = ProblemType(
     503, "too_many_sign_ins", "Too many sign-ins are in progress. Try again shortly.", RETRY_SOON
 )

@@ -38,6 +38,8 @@ INVALID_ACCESS_TOKEN = ProblemType(
     "This access token is invalid or has expired.",
     {"WWW-Authenticate": 'Bearer error="invalid_token"'},
 )
+# The detail of INVALID_ACCESS_TOKEN if the token is good but its session is not live.
+SESSION_ENDED = "The session has ended. Sign in again."
 
 TOKEN_TYPE = "at+jwt"  # noqa: S105
 # RFC 9068 §2.2 requires the client that asked for the token. Ours have no registration, so all are

@@ -80,7 +80,7 @@ def one_line(text: str) -> str:
 
 
 def _checked(email: str) -> str:
-    """Return the email if its parts are plain atoms, none of which any parser would decode."""
+    """Return the email if its parts are plain atoms, which no parser decodes."""
     plain = _ADDRESS.fullmatch(email) and email.isprintable() and "=?" not in email
     if not plain or len(email.encode()) > _EMAIL_MAX_BYTES:
         raise UnsafeEmailError("not an email of plain atoms")
@@ -108,7 +108,7 @@ def _unstructured(text: str, used: int) -> str:
 
 
 def _encode(text: str) -> str:
-    """Return the text as RFC 2047 encoded words, one a line, none of which splits a character."""
+    """Return the text as RFC 2047 encoded words, one a line. None splits a character."""
     words, part = [], b""
     for char in text:
         encoded = char.encode()

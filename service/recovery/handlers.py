@@ -10,6 +10,7 @@ from service.accounts import queries as accounts
 from service.audit.events import record
 from service.auth.guards import identify
 from service.auth.passwords import (
+    REPLACED_MEANWHILE,
     TOO_MANY_SIGN_INS,
     WRONG_PASSWORD,
     hash_password,
@@ -17,7 +18,7 @@ from service.auth.passwords import (
     require_own,
     require_room,
 )
-from service.auth.tokens import INVALID_ACCESS_TOKEN
+from service.auth.tokens import INVALID_ACCESS_TOKEN, SESSION_ENDED
 from service.context import USER
 from service.db.connection import Connection
 from service.db.transactions import read
@@ -229,12 +230,9 @@ async def _check_proof_again(
     """Raise a Problem if the proof has ended since: the account is locked now."""
     if password_hash is not None:
         if not await accounts.lock_credentials(conn, user["id"], password_hash):
-            raise Problem(
-                WRONG_PASSWORD,
-                "The password has just been changed, or the account is being deleted.",
-            )
+            raise Problem(WRONG_PASSWORD, REPLACED_MEANWHILE)
     elif not await session_queries.find_signed_in(conn, [request[USER]["session_id"]]):
-        raise Problem(INVALID_ACCESS_TOKEN, "The session has ended. Sign in again.")
+        raise Problem(INVALID_ACCESS_TOKEN, SESSION_ENDED)
 
 
 async def _verify_and_take_over(

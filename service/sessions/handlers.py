@@ -8,7 +8,7 @@ from aiohttp import web
 from service.audit.events import record, user_agent
 from service.auth.guards import identify
 from service.auth.schemas import TOKENS, TOKENS_EXAMPLE
-from service.auth.tokens import INVALID_ACCESS_TOKEN, token_response
+from service.auth.tokens import INVALID_ACCESS_TOKEN, SESSION_ENDED, token_response
 from service.context import SETTINGS, USER
 from service.db.connection import Connection
 from service.db.transactions import read, write
@@ -175,5 +175,5 @@ async def _end_session(
 async def _end_other_sessions(conn: Connection, request: web.Request) -> None:
     user = request[USER]
     if not await queries.end_sessions(conn, user["id"], but=user["session_id"]):
-        raise Problem(INVALID_ACCESS_TOKEN, "The session has ended. Sign in again.")
+        raise Problem(INVALID_ACCESS_TOKEN, SESSION_ENDED)
     await record(conn, request, "session.end_others", user["id"])

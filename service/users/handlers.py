@@ -16,6 +16,7 @@ from service.audit import queries as audit_queries
 from service.audit.events import record
 from service.auth.guards import SIGNED_IN
 from service.auth.passwords import (
+    REPLACED_MEANWHILE,
     TOO_MANY_SIGN_INS,
     WRONG_PASSWORD,
     hash_password,
@@ -23,7 +24,7 @@ from service.auth.passwords import (
     require_own,
     require_room,
 )
-from service.auth.tokens import INVALID_ACCESS_TOKEN
+from service.auth.tokens import INVALID_ACCESS_TOKEN, SESSION_ENDED
 from service.context import SETTINGS, USER
 from service.db.connection import Connection
 from service.db.listing import Keyset
@@ -191,11 +192,9 @@ async def _lock_credentials(conn: Connection, request: web.Request, password_has
     """Lock the account. Raises a Problem if the password has changed or the session has ended."""
     user = request[USER]
     if not await accounts.lock_credentials(conn, user["id"], password_hash):
-        raise Problem(
-            WRONG_PASSWORD, "The password has just been changed, or the account is being deleted."
-        )
+        raise Problem(WRONG_PASSWORD, REPLACED_MEANWHILE)
     if not await session_queries.find_signed_in(conn, [user["session_id"]]):
-        raise Problem(INVALID_ACCESS_TOKEN, "The session has ended. Sign in again.")
+        raise Problem(INVALID_ACCESS_TOKEN, SESSION_ENDED)
 
 
 @describe(
