@@ -12,7 +12,8 @@ class Database:
     """How to reach PostgreSQL and sign in, in libpq's terms.
 
     ``options`` holds the libpq parameters that asyncpg and psycopg both understand (sslmode,
-    sslrootcert, target_session_attrs, …).
+    sslrootcert, target_session_attrs, …). Behind ``pgbouncer``, in transaction mode, no state may
+    outlive a transaction, so no connection names a statement or sets anything for its session.
     """
 
     hosts: tuple[tuple[str, int], ...]
@@ -21,6 +22,7 @@ class Database:
     password: str = field(default="", repr=False)
     password_file: Path | None = None
     options: tuple[tuple[str, str], ...] = ()
+    pgbouncer: bool = False
 
     def __post_init__(self) -> None:
         options = dict(self.options)
@@ -52,6 +54,7 @@ class Database:
             "user": self.user,
             "password": self.read_password,
             "database": self.name,
+            **({"statement_cache_size": 0} if self.pgbouncer else {}),
         }
 
     def libpq_arguments(self) -> dict[str, str]:
