@@ -8,7 +8,7 @@ from typing import Any
 
 from service.settings.connections import Database
 from service.settings.model import DATABASE_VARIABLES, VARIABLES, Settings
-from service.settings.urls import pair_hosts, parse_database_url
+from service.settings.urls import pair_hosts, parse_database_url, refuse_conflicts
 from service.settings.variables import SettingsError
 
 # Control characters, and the separators of lines and paragraphs.
@@ -71,9 +71,12 @@ def _read_database(parts: Mapping[str, Any]) -> Database | None:
     for name in ("DB_HOST", "DB_NAME", "DB_USER"):
         if name not in parts:
             raise VARIABLES[name].refusal(", because other DB_ variables are set")
+    refuse_conflicts(options, "DB_SSLMODE")
     return Database(
         hosts=pair_hosts(
-            parts["DB_HOST"].split(","), parts.get("DB_PORT", "").split(","), "DB_PORT"
+            [host.strip() for host in parts["DB_HOST"].split(",")],
+            parts.get("DB_PORT", "").split(","),
+            "DB_PORT",
         ),
         name=parts["DB_NAME"],
         user=parts["DB_USER"],

@@ -208,9 +208,10 @@ class Settings:
 # These variables form ``Settings.database``.
 DATABASE_VARIABLES: tuple[Variable[Any], ...] = (
     Variable("DATABASE_URL", DATABASE, None, text(DATABASE_URL_FORM),
-        "libpq's connection URI, with several hosts, `sslmode`, `target_session_attrs` and so on. A"
-        " password with `@#%/:?` works escaped or unescaped. Takes precedence over the parts below;"
-        " without either, an embedded PostgreSQL is started."),
+        "libpq's connection URI, with several hosts, `sslmode`, `options` and so on"
+        " (docs/deployment.md lists them). In the password, write `@` as `%40`, `/` as `%2F` and"
+        " `%` as `%25`. Takes precedence over the parts below; without either, an embedded"
+        " PostgreSQL is started."),
     Variable("DB_HOST", DATABASE, None, text("the name or IP address of the PostgreSQL server"),
         "The server, or several separated by commas."),
     Variable("DB_PORT", DATABASE, None, text("a port from 1 to 65535, or one for each host"),
