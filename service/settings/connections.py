@@ -83,6 +83,11 @@ def in_brackets(host: str) -> str:
     return f"[{host.replace('%', '%25')}]"
 
 
+def http_origin(host: str, port: int) -> str:
+    """Return the origin of a server that speaks HTTP on this host and port."""
+    return f"http://{in_brackets(host)}:{port}"
+
+
 def _trust_system(options: Mapping[str, str]) -> SSLContext:
     """Return a context that trusts the system's authorities, which asyncpg cannot be told to.
 

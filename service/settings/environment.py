@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
-from service.settings.connections import Database
+from service.settings.connections import Database, http_origin
 from service.settings.model import DATABASE_VARIABLES, VARIABLES, Settings
 from service.settings.urls import pair_hosts, parse_database_url, refuse_conflicts
 from service.settings.variables import SettingsError
@@ -49,7 +49,7 @@ def load_settings(environ: Mapping[str, str]) -> Settings:
         **{
             "migrate_on_start": database is None,
             "data_dir": Settings.data_dir.absolute(),
-            "public_origin": f"http://{host}:{port}",
+            "public_origin": http_origin(host, port),
             **values,
         },
         database=database,

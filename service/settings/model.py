@@ -51,9 +51,10 @@ class Settings:
 
     host: str = variable("HOST", SERVER, "127.0.0.1",
         text("an IP address or a host name, such as 127.0.0.1 or 0.0.0.0"),
-        "The interface to listen on; `0.0.0.0` means every IPv4 interface.")
+        "The interface to listen on; `0.0.0.0` means every IPv4 interface, `::` every interface.")
     port: int = variable("PORT", SERVER, 8080, integer(0, 65535),
-        "The port to listen on; `0` picks a free one.")
+        "The port to listen on; `0` picks a free one, which commands that email or print links do"
+        " not know: set `PUBLIC_ORIGIN` then.")
     workers: int = variable("WORKERS", SERVER, 1, integer(1, 256),
         "Processes that serve requests. `shinkei serve --workers` takes precedence.")
     metrics_host: str = variable("METRICS_HOST", SERVER, "127.0.0.1",
@@ -107,7 +108,8 @@ class Settings:
         " rate limit.")
     public_origin: str = variable("PUBLIC_ORIGIN", REQUESTS, "", PUBLIC_ORIGIN,
         "The origin of your front end; links in emails begin with it. If it is `https://`,"
-        " responses carry HSTS.", shown_default="`http://HOST:PORT`")
+        " responses carry HSTS. An IPv6 address is in brackets.",
+        shown_default="`http://HOST:PORT`")
     cors_origins: frozenset[str] = variable("CORS_ORIGINS", REQUESTS, frozenset(), ORIGINS,
         "Origins whose pages may call the API from a browser.")
     docs: bool = variable("DOCS", REQUESTS, True, flag(),

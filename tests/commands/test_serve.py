@@ -279,6 +279,31 @@ def test_port_in_use_is_reported_before_anything_starts(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def listens_on(host: str) -> bool:
+    try:
+        socket.create_server((host, 0), family=socket.AF_INET6).close()
+    except OSError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("workers", ["1", pytest.param("2", marks=pytest.mark.slow)])
+@pytest.mark.skipif(not listens_on("::1"), reason="this machine has no IPv6")
+def test_links_in_mails_lead_to_the_address_and_the_port_that_were_bound(
+    database: Database, tmp_path: Path, workers: str
+) -> None:
+    variables = {**url_of(database), "HOST": "::1", "PORT": "0", "WORKERS": workers}
+    with serving(tmp_path, **variables) as served:
+        assert served.url.startswith("http://[::1]:")
+        account = {"email": "ada@example.com", "password": PASSWORD}
+        assert call(f"{served.url}/api/v1/auth/register", account)[0] == 201
+        mails = tmp_path / ".data" / "mail"
+        eventually_blocking(lambda: mails.is_dir() and any(mails.iterdir()))
+        events = map(json.loads, served.stderr_after().splitlines())
+        (link,) = (one["link"] for one in events if one["event"] == "mail written")
+        assert link.startswith(f"{served.url}/")
+
+
 @pytest.mark.slow
 def test_external_database_is_migrated_only_with_migrate_on_start(
     empty_database: Database, tmp_path: Path
