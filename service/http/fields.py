@@ -64,7 +64,8 @@ def read_float(text: str) -> float:
     value = float(text)
     if value and (len(text) <= EXACT_CHARS or not _LEAST <= abs(value) <= _MOST):
         return value
-    return value if _prints_as(value, text) else InexactFloat(value)
+    # PostgreSQL's numeric has no negative zero.
+    return value or 0.0 if _prints_as(value, text) else InexactFloat(value)
 
 
 def _prints_as(value: float, text: str) -> bool:
