@@ -72,12 +72,11 @@ def _read_database(parts: Mapping[str, Any]) -> Database | None:
         if name not in parts:
             raise VARIABLES[name].refusal(", because other DB_ variables are set")
     refuse_conflicts(options, "DB_SSLMODE")
+    hosts = [host.strip() for host in parts["DB_HOST"].split(",")]
+    if not all(hosts):
+        raise VARIABLES["DB_HOST"].refusal(" between commas")
     return Database(
-        hosts=pair_hosts(
-            [host.strip() for host in parts["DB_HOST"].split(",")],
-            parts.get("DB_PORT", "").split(","),
-            "DB_PORT",
-        ),
+        hosts=pair_hosts(hosts, parts.get("DB_PORT", "").split(","), "DB_PORT"),
         name=parts["DB_NAME"],
         user=parts["DB_USER"],
         password=parts.get("DB_PASS", ""),

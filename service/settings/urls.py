@@ -124,7 +124,7 @@ def parse_database_url(
     if any(host.startswith("@") for host in hosts):
         raise SettingsError("DATABASE_URL: abstract Unix sockets are not supported")
     kept = {**_select_options(given), **options}
-    refuse_conflicts(kept, "DATABASE_URL: sslmode")
+    refuse_conflicts(kept, "DB_SSLMODE" if "sslmode" in options else "DATABASE_URL: sslmode")
     return Database(
         hosts=pair_hosts(hosts, ports, "DATABASE_URL"),
         name=name,
@@ -255,8 +255,8 @@ def _parse_mail_url(url: str) -> MailServer:
         host=match["host"].strip("[]"),
         port=port,
         security=security,
-        user=unquote(match["user"] or ""),
-        password=unquote(match["password"] or ""),
+        user=unquote(match["user"] or "", errors="strict"),
+        password=unquote(match["password"] or "", errors="strict"),
     )
 
 

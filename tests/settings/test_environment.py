@@ -112,6 +112,22 @@ def test_environment_defaults_match_the_settings_class() -> None:
             {"DB_HOST": "a,b,c", "DB_NAME": "n", "DB_USER": "u", "DB_PORT": "1,2"},
             "DB_PORT: expected one port, or one for each host",
         ),
+        ({"DB_HOST": "a,,b", "DB_NAME": "n", "DB_USER": "u"}, "DB_HOST: expected the name or IP"),
+        (
+            {
+                "DB_HOST": "h",
+                "DB_NAME": "n",
+                "DB_USER": "u",
+                "DB_SSLMODE": "require",
+                "DB_SSLROOTCERT": "system",
+            },
+            "DB_SSLMODE: expected verify-full, because sslrootcert is system",
+        ),
+        (
+            {"DATABASE_URL": "postgresql://u@h/n?sslrootcert=system", "DB_SSLMODE": "require"},
+            "DB_SSLMODE: expected verify-full, because sslrootcert is system",
+        ),
+        ({"MAIL_URL": "smtp://ada:p%FF@mail.example"}, "MAIL_URL: expected smtp://"),
         ({"MAIL_URL": "http://mail.example"}, "MAIL_URL: expected smtp://"),
         ({"MAIL_URL": "smtp://"}, "MAIL_URL: expected smtp://"),
         ({"MAIL_URL": "smtp://mail.example:0"}, "MAIL_URL: expected smtp://"),
