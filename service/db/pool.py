@@ -67,14 +67,14 @@ async def _open_pool(
         command_timeout=settings.db_command_timeout_s + 0.5,
         init=functools.partial(_prepare_connection, slow_query_ms=settings.slow_query_ms),
         reset=_skip_reset,
-        **_session_arguments(settings),
+        **_session_arguments(settings, database),
     )
 
 
-def _session_arguments(settings: Settings) -> dict[str, Any]:
-    """Return connection arguments, without session settings or named statements for PgBouncer."""
-    if settings.db_pgbouncer:
-        return {"statement_cache_size": 0}
+def _session_arguments(settings: Settings, database: Database) -> dict[str, Any]:
+    """Return arguments that set the session up, of which PgBouncer allows none."""
+    if database.pgbouncer:
+        return {}
     return {
         "server_settings": {
             "statement_timeout": str(round(settings.db_command_timeout_s * 1000)),

@@ -47,7 +47,6 @@ async def check_database(settings: Settings, environ: Mapping[str, str]) -> list
             **database.asyncpg_arguments(),
             timeout=CONNECT_S,
             command_timeout=CHECK_S,
-            statement_cache_size=0,
         )
     except (*LOST, asyncpg.PostgresError) as error:
         return [unreachable(error, database, variables)]
@@ -253,7 +252,8 @@ async def _check_privileges(
 async def _check_pool(conn: Connection, settings: Settings, variables: Variables) -> list[Finding]:
     """Check that the server allows as many connections as the service keeps."""
     needed = settings.db_connections
-    if settings.db_pgbouncer:
+    assert settings.database is not None  # noqa: S101
+    if settings.database.pgbouncer:
         detail = f"up to {needed} connections to PgBouncer, which has its own limits"
         return [ok("pool", detail)]
     row = await conn.fetchrow(

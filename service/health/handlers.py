@@ -183,7 +183,6 @@ async def _connection(app: web.Application) -> "asyncpg.Connection[asyncpg.Recor
                 **database.asyncpg_arguments(),
                 timeout=CONNECT_TIMEOUT_S,
                 command_timeout=COMMAND_TIMEOUT_S,
-                statement_cache_size=0,
             )
         )
         health.connecting = task

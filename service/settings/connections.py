@@ -16,7 +16,9 @@ class Database:
     """How to reach PostgreSQL and sign in, in libpq's terms.
 
     ``options`` holds the libpq parameters that asyncpg and psycopg both understand (sslmode,
-    sslrootcert, target_session_attrs, options, …).
+    sslrootcert, target_session_attrs, options, …). Behind ``pgbouncer``, in transaction mode, no
+    state may outlive a transaction, so no connection names a statement or sets anything for its
+    session.
     """
 
     hosts: tuple[tuple[str, int], ...]
@@ -25,6 +27,7 @@ class Database:
     password: str = field(default="", repr=False)
     password_file: Path | None = None
     options: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    pgbouncer: bool = False
 
     def __post_init__(self) -> None:
         options = dict(self.options)
@@ -61,6 +64,7 @@ class Database:
             # Without one, both drivers look for PGPASSWORD and ~/.pgpass.
             "password": self.read_password if self.password or self.password_file else None,
             "database": self.name,
+            **({"statement_cache_size": 0} if self.pgbouncer else {}),
         }
 
     def libpq_arguments(self) -> dict[str, str | None]:

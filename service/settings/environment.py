@@ -3,7 +3,7 @@
 import importlib.util
 import unicodedata
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 from service.settings.connections import Database, http_origin
@@ -64,8 +64,10 @@ def _read_database(parts: Mapping[str, Any]) -> Database | None:
         if f"DB_{option.upper()}" in parts
     }
     password_file = parts.get("DB_PASS_FILE")
+    pgbouncer = parts.get("DB_PGBOUNCER", False)
     if "DATABASE_URL" in parts:
-        return parse_database_url(parts["DATABASE_URL"], options, password_file)
+        database = parse_database_url(parts["DATABASE_URL"], options, password_file)
+        return replace(database, pgbouncer=pgbouncer)
     if not parts.keys() & {"DB_HOST", "DB_PORT", "DB_NAME", "DB_USER", "DB_PASS"}:
         return None
     for name in ("DB_HOST", "DB_NAME", "DB_USER"):
@@ -82,6 +84,7 @@ def _read_database(parts: Mapping[str, Any]) -> Database | None:
         password=parts.get("DB_PASS", ""),
         password_file=password_file,
         options=tuple(options.items()),
+        pgbouncer=pgbouncer,
     )
 
 

@@ -81,9 +81,6 @@ class Settings:
     db_pool_size: int = variable("DB_POOL_SIZE", DATABASE, 10, integer(1, 1000, "connections"),
         "Connections per process, all opened at startup and kept open. With two or more, at least a"
         " fifth of them is reserved for reads.")
-    db_pgbouncer: bool = variable("DB_PGBOUNCER", DATABASE, False, flag(),
-        "Set to `true` behind PgBouncer in transaction mode. Turns named prepared statements and"
-        " session settings off; docs/deployment.md lists what to set on the role instead.")
     db_connect_timeout_s: float = variable("DB_CONNECT_TIMEOUT_S", DATABASE, 10, seconds(0, 600),
         "How long to wait for the database at startup.")
     db_command_timeout_s: float = variable("DB_COMMAND_TIMEOUT_S", DATABASE, 3, seconds(0.01, 600),
@@ -231,6 +228,9 @@ DATABASE_VARIABLES: tuple[Variable[Any], ...] = (
     Variable("DB_TARGET_SESSION_ATTRS", DATABASE, None, choice("any", "read-write", "primary"),
         "Which of several hosts to use: `read-write` and `primary` find the primary.",
         shown_default="`any`"),
+    Variable("DB_PGBOUNCER", DATABASE, False, flag(),
+        "Set to `true` behind PgBouncer in transaction mode. Turns named prepared statements and"
+        " session settings off; docs/deployment.md lists what to set on the role instead."),
 )
 # fmt: on
 

@@ -437,7 +437,9 @@ def pgbouncer(database: Database) -> Iterator[Database]:
         )
         user = ["-u", "nobody"] if os.geteuid() == 0 else []
         with started(program, *user, str(file)):
-            through = dataclasses.replace(database, hosts=(("127.0.0.1", listen_port),))
+            through = dataclasses.replace(
+                database, hosts=(("127.0.0.1", listen_port),), pgbouncer=True
+            )
             eventually_blocking(lambda: _answers(through))
             yield through
 
@@ -449,7 +451,7 @@ def _answers(database: Database) -> bool:
 
 
 async def test_application_works_behind_pgbouncer(start_app: StartApp, pgbouncer: Database) -> None:
-    client = await start_app(database=pgbouncer, db_pgbouncer=True)
+    client = await start_app(database=pgbouncer)
     account = await register(client)
     for name in ("Ada", "Grace"):
         response = await client.patch(ME, headers=account.headers, json={"name": name})
@@ -460,8 +462,10 @@ async def test_application_works_behind_pgbouncer(start_app: StartApp, pgbouncer
     }
 
 
-async def test_pgbouncer_mode_names_no_prepared_statements(start_app: StartApp) -> None:
-    client = await start_app(db_pgbouncer=True)
+async def test_pgbouncer_mode_names_no_prepared_statements(
+    start_app: StartApp, database: Database
+) -> None:
+    client = await start_app(database=dataclasses.replace(database, pgbouncer=True))
     account = await register(client)
     assert (await client.get(ME, headers=account.headers)).status == 200
     assert client.app is not None
