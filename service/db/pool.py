@@ -77,7 +77,6 @@ def _session_arguments(settings: Settings, database: Database) -> dict[str, Any]
         return {}
     return {
         "server_settings": {
-            "application_name": "shinkei",
             "statement_timeout": str(round(settings.db_command_timeout_s * 1000)),
             "lock_timeout": str(round(settings.db_lock_timeout_s * 1000)),
             "idle_in_transaction_session_timeout": "5000",
