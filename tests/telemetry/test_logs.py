@@ -209,6 +209,9 @@ def test_clients_cannot_inject_log_lines(
                 b"GET / HTTP/1.1\r\nX-Forwarded-For: canary" + payload + b"\r\n",
                 b"GET / HTTP/1.1\r\ntraceparent: canary" + payload + b"\r\n",
                 b"GET / HTTP/1.1\r\nAuthorization: Bearer canary" + payload + b"\r\n",
+                b"OPTIONS /docs HTTP/1.1\r\nAccess-Control-Request-Method: GET\r\nOrigin: x"
+                + payload
+                + b"\r\n",
             ):
                 received = raw(url, head + b"Host: canary\r\nConnection: close\r\n\r\n")
                 assert received.startswith(b"HTTP/1.") or not received
@@ -225,9 +228,11 @@ def test_clients_cannot_inject_log_lines(
     assert all(len(line) < 700 for line in lines)
     assert "canary" not in "".join(lines)
     if log_format == "json":
-        assert {json.loads(line)["event"] for line in lines} == {"request", "malformed request"}
+        assert {json.loads(line)["event"] for line in lines} == {
+            *("request", "malformed request", "preflight refused")
+        }
         methods = {json.loads(line).get("method") for line in lines}
-        assert methods <= {None, "GET", "POST"}
+        assert methods <= {None, "GET", "POST", "OPTIONS"}
     else:
         assert all(re.match(r"\d\d:\d\d:\d\d\.\d{3} (info|debug) ", line) for line in lines)
 
