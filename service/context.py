@@ -1,6 +1,7 @@
 """Shared state of the application, of a request, and of its task."""
 
 import asyncio
+import uuid
 from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -46,6 +47,8 @@ class RequestContext:
     request_id: str
     # None outside of requests.
     request: web.Request | None = None
+    # The account whose credential the request presented: a token, a password, or a mailed link.
+    user_id: uuid.UUID | None = None
     # Code of the problem in the response, if it is one.
     problem_code: str | None = None
     # Headers to add to any response.
