@@ -185,6 +185,9 @@ class Settings:
     throttle_mail_per_ip: Rate = variable("THROTTLE_MAIL_PER_IP", LIMITS, Rate(20, 3600), RATE,
         "The same, requested by one client.")
 
+    # The periodic jobs first run at different times within this one.
+    jobs_start_within_s: float = 10
+
     log_level: str = variable("LOG_LEVEL", LOGS, "info",
         choice("debug", "info", "warning", "error"), "The lowest severity that is logged.")
     log_format: str = variable("LOG_FORMAT", LOGS, "auto", choice("auto", "json", "console"),
