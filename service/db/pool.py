@@ -11,7 +11,7 @@ import orjson
 from aiohttp import web
 from asyncpg.connection import LoggedQuery
 
-from service.context import SETTINGS
+from service.context import SETTINGS, time_to_close_s
 from service.db.connection import (
     CONNECTION_CLASS,
     DATABASE_TIMERS,
@@ -44,7 +44,7 @@ async def database_context(app: web.Application) -> AsyncIterator[None]:
             app[POOL] = await _open_pool(settings, database, connection_class, log_if_slow)
         yield
         try:
-            async with asyncio.timeout(settings.db_close_timeout_s):
+            async with asyncio.timeout(time_to_close_s(app)):
                 await app[POOL].close()
         except TimeoutError:
             app[POOL].terminate()

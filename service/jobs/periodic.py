@@ -1,7 +1,6 @@
 """Periodic jobs, which replicas share without doing the same work twice."""
 
 import asyncio
-import contextlib
 import logging
 import random
 import zlib
@@ -14,6 +13,7 @@ from service.context import SETTINGS
 from service.db.connection import Connection
 from service.db.transactions import write
 from service.exceptions import DatabaseUnavailable
+from service.jobs.tasks import end_tasks
 
 log = logging.getLogger(__name__)
 
@@ -50,11 +50,7 @@ def periodic_context(*jobs: Job | SlicedJob) -> Callable[[web.Application], Asyn
             for job, offset_s in zip(jobs, offsets, strict=True)
         ]
         yield
-        for task in tasks:
-            task.cancel()
-        for task in tasks:
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+        await end_tasks(app, *tasks)
 
     return context
 

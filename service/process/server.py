@@ -28,7 +28,7 @@ BACKLOG = 1024
 # Tells a worker to leave while others keep serving: it accepts no new connections, but stays ready.
 RETIRE = signal.SIGUSR2
 AT_ONCE = (signal.SIGINT, signal.SIGQUIT)
-# Extra time for mail being sent and a busy machine, after the delay, open requests and the pool.
+# Extra time for a busy machine, after the delay, open requests, background tasks and the pool.
 STOP_MARGIN_S = 5
 
 
@@ -121,7 +121,8 @@ async def serve_until_signalled(
         access_log=None,
         keepalive_timeout=KEEPALIVE_TIMEOUT_S,
         lingering_time=LINGERING_TIME_S,
-        shutdown_timeout=SHUTDOWN_TIMEOUT_S,
+        # aiohttp waits this long twice: also after it has ended the reading of bodies.
+        shutdown_timeout=SHUTDOWN_TIMEOUT_S / 2,
     )
     try:
         if not await run_until(stop_signal, runner.setup()):
