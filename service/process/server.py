@@ -14,6 +14,7 @@ from aiohttp import web
 from service.app import create_app
 from service.context import LIFECYCLE
 from service.exceptions import StartError
+from service.process.announcing import Announcer
 from service.settings import Settings
 
 if TYPE_CHECKING:
@@ -69,17 +70,22 @@ def url_of(listener: socket.socket) -> str:
 def serve(
     settings: Settings,
     listener: socket.socket,
-    announce: Callable[[str], None],
+    announcer: Announcer,
     registry: "CollectorRegistry | None" = None,
 ) -> None:
-    """Serve until SIGTERM or SIGINT; call ``announce`` with the URL once requests are accepted.
+    """Serve until SIGTERM or SIGINT.
 
     Raises StartError if the database cannot be reached.
     """
 
     async def run() -> None:
         await serve_until_signalled(
-            settings, listener, handle_signals(), lambda: announce(url_of(listener)), registry
+            settings,
+            listener,
+            handle_signals(),
+            lambda: announcer.started(url_of(listener)),
+            announcer.stopping,
+            registry,
         )
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -106,9 +112,12 @@ async def serve_until_signalled(
     listener: socket.socket,
     signals: "asyncio.Queue[signal.Signals]",
     started: Callable[[], None],
+    stopping: Callable[[signal.Signals], object],
     registry: "CollectorRegistry | None" = None,
 ) -> None:
     """Start the application, call ``started``, serve until the first signal, then drain.
+
+    ``stopping`` is called with that signal.
 
     After SIGTERM it reports not ready but keeps serving for ``shutdown_delay_s``, so that a load
     balancer can react. SIGINT and SIGQUIT skip that delay. RETIRE stops accepting connections but
@@ -132,6 +141,7 @@ async def serve_until_signalled(
         _freeze_startup_objects()
         started()
         received = await stop_signal
+        stopping(received)
         # Responses close their connections from now on, so that no client is cut off at the end.
         app[LIFECYCLE].draining = True
         if received is RETIRE:

@@ -52,7 +52,7 @@ async def test_stop_is_bounded_while_the_database_is_silent(
         async with proxy_to(settings.database) as (database, flowing):
             silent = dataclasses.replace(settings, database=database, db_close_timeout_s=1)
             serving = asyncio.create_task(
-                server.serve_until_signalled(silent, listener, signals, started.set)
+                server.serve_until_signalled(silent, listener, signals, started.set, lambda _: None)
             )
             await started.wait()
             async with conn.transaction():

@@ -230,7 +230,7 @@ def test_clients_cannot_inject_log_lines(
     assert "canary" not in "".join(lines)
     if log_format == "json":
         assert {json.loads(line)["event"] for line in lines} == {
-            *("request", "malformed request", "preflight refused")
+            *("request", "malformed request", "preflight refused", "stopping", "stopped")
         }
         methods = {json.loads(line).get("method") for line in lines}
         assert methods <= {None, "GET", "POST", "OPTIONS"}
