@@ -35,6 +35,7 @@ class Announcer:
             "started",
             extra={
                 "url": url,
+                "metrics_port": settings.metrics_port or None,
                 "version": __version__,
                 "pid": os.getpid(),
                 "workers": settings.workers,

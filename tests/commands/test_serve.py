@@ -1,5 +1,6 @@
 """Commands as an operator runs them: processes, signals, exit codes and output."""
 
+import contextlib
 import json
 import os
 import platform
@@ -16,6 +17,7 @@ from tests.support.clients import ROOT, SECRET_KEY
 from tests.support.factories import PASSWORD
 from tests.support.processes import (
     SHINKEI,
+    Terminal,
     call,
     connect,
     environment,
@@ -313,12 +315,20 @@ def test_serve_can_be_stopped_while_it_waits_for_the_database(
 
 
 def test_full_log_disk_does_not_fail_requests(database: Database, tmp_path: Path) -> None:
-    variables = environment(LOG_FORMAT="console", **url_of(database))
+    """The log is JSON, but a person at the terminal still sees the URL."""
     with (
         Path("/dev/full").open("w") as full,
-        started(*SHINKEI, "serve", cwd=tmp_path, env=variables, stderr=full) as process,
+        contextlib.closing(Terminal()) as terminal,
+        started(
+            *(*SHINKEI, "serve"),
+            cwd=tmp_path,
+            env=environment(**url_of(database)),
+            stdout=terminal.theirs,
+            stderr=full,
+        ) as process,
     ):
-        url, _ = greeted(process)
+        terminal.read_until(" | data in")
+        url = terminal.shown.split("listens on ")[1].split(" ")[0]
         assert call(f"{url}/health/live")[0] == 200
         account = {"email": "ada@example.com", "password": PASSWORD}
         assert call(f"{url}/api/v1/auth/register", account)[0] == 201
