@@ -30,7 +30,8 @@ def start_errors(settings: Settings) -> Iterator[Database]:
 async def prepare(settings: Settings) -> None:
     """Wait for the database and migrate it if ``migrate_on_start`` is set. Raises StartError."""
     with start_errors(settings) as database:
-        conn = await wait_for_database(database, settings.db_connect_timeout_s)
+        wait_s = settings.db_connect_timeout_s
+        conn = await wait_for_database(database, wait_s)
         try:
             pending = await migrations.find_pending(conn)
         finally:
@@ -38,7 +39,7 @@ async def prepare(settings: Settings) -> None:
         if pending and settings.migrate_on_start:
             stop = threading.Event()
             try:
-                await asyncio.to_thread(migrations.apply_pending, database, stop=stop)
+                await asyncio.to_thread(migrations.apply_pending, database, wait_s, stop)
             except asyncio.CancelledError:
                 stop.set()
                 raise

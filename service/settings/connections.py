@@ -57,14 +57,15 @@ class Database:
             **({"statement_cache_size": 0} if self.pgbouncer else {}),
         }
 
-    def libpq_arguments(self) -> dict[str, str]:
-        """Return keyword arguments for ``psycopg.connect``."""
+    def libpq_arguments(self) -> dict[str, Any]:
+        """Return keyword arguments for ``psycopg.connect``, which then never names a statement."""
         return {
             "host": ",".join(host for host, _ in self.hosts),
             "port": ",".join(str(port) for _, port in self.hosts),
             "user": self.user,
             "password": self.read_password(),
             "dbname": self.name,
+            "prepare_threshold": None,
             **dict(self.options),
         }
 

@@ -250,7 +250,7 @@ def test_failures_print_one_line_and_set_the_exit_code(tmp_path: Path) -> None:
             "DATA_DIR=/proc/no serve": (1, "DATA_DIR /proc/no: cannot be written"),
             "HOST=203.0.113.1 serve": (1, "cannot listen on HOST 203.0.113.1"),
             f"{unreachable} serve": (1, f"{refused} connection refused (tried for 0.2 s"),
-            f"{unreachable} migrate": (1, f"{refused} connection failed"),
+            f"{unreachable} migrate": (1, f"{refused} connection refused (tried for 0.2 s"),
             "migrate --status --rollback 1": (2, "--status and --rollback cannot be combined."),
         }
         results = run_all(tmp_path, {}, *expected)

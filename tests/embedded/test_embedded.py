@@ -86,7 +86,7 @@ def server_of(data_dir: Path) -> Iterator[embedded.Server]:
 def ask(server: embedded.Server, sql: str) -> object:
     """Run a query over libpq and return its single value."""
     arguments = server.database.libpq_arguments()
-    with psycopg.connect(**arguments) as conn:  # type: ignore[arg-type]
+    with psycopg.connect(**arguments) as conn:
         row = conn.execute(sql.encode()).fetchone()
     assert row is not None
     return row[0]
@@ -372,7 +372,7 @@ def test_second_process_attaches_and_the_first_stops_the_server(data_dir: Path) 
             assert second == first
         pid, _, _ = predecessor.read_pid_file(data_dir / "postgres")
         assert predecessor.is_server_of(pid, data_dir / "postgres")
-        with psycopg.connect(**first.libpq_arguments()) as conn:  # type: ignore[arg-type]
+        with psycopg.connect(**first.libpq_arguments()) as conn:
             assert conn.execute("show max_connections").fetchone() == ("220",)
     assert pid not in processes()
 
@@ -395,7 +395,7 @@ def test_ended_server_is_restarted_after_failed_attempts(
         assert events[-1]["exit_code"] == -signal.SIGKILL
         again, same_port, _ = predecessor.read_pid_file(data_dir / "postgres")
         assert (again != pid, same_port) == (True, port)
-        with psycopg.connect(**database.libpq_arguments()) as conn:  # type: ignore[arg-type]
+        with psycopg.connect(**database.libpq_arguments()) as conn:
             assert conn.execute("select 1").fetchone() == (1,)
     assert again not in processes()
 
