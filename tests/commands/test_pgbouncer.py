@@ -40,15 +40,14 @@ def test_every_command_works_twice(variables: dict[str, str], tmp_path: Path) ->
         "keys list",
         "doctor",
     ]
-    commands = [command.format(n=n) for n in (1, 2) for command in one_round]
-    passwords = [PASSWORD if "--email" in command else "" for command in commands]
-    results = run_all(tmp_path, variables, *commands, read=passwords)
-    failed = {
-        command: (result.stdout, result.stderr)
-        for command, result in zip(commands, results, strict=True)
-        if result.code
-    }
-    assert failed == {}
+    failed = []
+    for n in (1, 2):
+        # In a process of its own: in one process, asyncpg gives no name to two statements.
+        commands = [command.format(n=n) for command in one_round]
+        passwords = [PASSWORD if "--email" in command else "" for command in commands]
+        results = run_all(tmp_path, variables, *commands, read=passwords)
+        failed += [(*each, n) for each in zip(commands, results, strict=True) if each[1].code]
+    assert failed == []
 
 
 def test_serve_starts_again_and_beside_another(variables: dict[str, str], tmp_path: Path) -> None:
