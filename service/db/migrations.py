@@ -249,9 +249,9 @@ def _locked_transaction(
 ) -> Iterator[None]:
     """Run the block in a transaction that holds the lock and has its own limits.
 
-    Waiting takes no connection of PgBouncer's, which the lock's holder may need.
+    Waiting takes no connection of PgBouncer's, which the lock's holder may need. After an error,
+    closing the connection rolls back.
     """
-    import psycopg
     from yoyo import internalmigrations
 
     _begin(backend)
@@ -268,14 +268,9 @@ def _locked_transaction(
         say("waiting for another process to finish migrating")
         time.sleep(LOCK_POLL_S)
         _begin(backend)
-    try:
-        if internalmigrations.needs_upgrading(backend):
-            internalmigrations.upgrade(backend)
-        yield
-    except BaseException:
-        with suppress(psycopg.Error):
-            backend.rollback()
-        raise
+    if internalmigrations.needs_upgrading(backend):
+        internalmigrations.upgrade(backend)
+    yield
     backend.commit()
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg
+import psycopg
 import pytest
 
 from service.db import migrations
@@ -218,6 +219,31 @@ def test_one_connection_is_enough_to_migrate(
         limited = dataclasses.replace(empty_database, user=role, password=PASSWORD)
         assert migrations.apply_pending(limited, DEADLINE_S) == ["first"]
         conn.execute(f"drop owned by {role}; drop role {role}")
+
+
+@pytest.fixture
+def refuse_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refuse libpq's first connection, as if others took the last ones just before."""
+    connect_later, refused = psycopg.connect, list[bool]()
+
+    def refuse_first(**arguments: Any) -> Any:
+        if refused:
+            return connect_later(**arguments)
+        refused.append(True)
+        raise psycopg.OperationalError("FATAL: sorry, too many clients already")
+
+    monkeypatch.setattr(psycopg, "connect", refuse_first)
+
+
+@pytest.mark.usefixtures("refuse_once")
+def test_connection_refused_after_the_wait_is_tried_again(database: Database) -> None:
+    assert migrations.apply_pending(database, DEADLINE_S) == []
+
+
+@pytest.mark.usefixtures("refuse_once")
+def test_connection_refused_after_the_last_wait_is_reported(database: Database) -> None:
+    with pytest.raises(StartError, match="^cannot connect to PostgreSQL .*: FATAL: sorry, too"):
+        migrations.apply_pending(database)
 
 
 @pytest.mark.parametrize(
