@@ -154,12 +154,12 @@ def _run(backend: Any, migration: Any, verb: str) -> None:
     import psycopg
 
     operation = verb.replace(" ", "")
-    record = backend.mark_one if operation == "apply" else backend.unmark_one
+    mark = backend.mark_one if operation == "apply" else backend.unmark_one
     try:
         # Before the migration locks anything, because this looks up our host's name.
         backend.log_migration(migration, operation)
         migration.process_steps(backend, operation)
-        record(migration, log=False)
+        mark(migration, log=False)
     except psycopg.Error as error:
         raise StartError(f"cannot {verb} {migration.id}: {_reason(error)}") from error
 
