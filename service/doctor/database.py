@@ -12,6 +12,7 @@ import asyncpg
 from service.auth import queries
 from service.auth.signing_keys import LEEWAY_S, check_secret_key, verifies_s
 from service.db import migrations
+from service.db.connecting import connect
 from service.db.connection import LOST, explain
 from service.doctor.connecting import (
     Connection,
@@ -43,11 +44,7 @@ async def check_database(settings: Settings, environ: Mapping[str, str]) -> list
         for host, port in database.hosts:
             if not host.startswith("/"):
                 within(CONNECT_S, socket.getaddrinfo, host, port)
-        conn = await asyncpg.connect(
-            **database.asyncpg_arguments(),
-            timeout=CONNECT_S,
-            command_timeout=CHECK_S,
-        )
+        conn = await connect(database, timeout_s=CONNECT_S, command_timeout=CHECK_S)
     except (*LOST, asyncpg.PostgresError) as error:
         return [unreachable(error, database, variables)]
     findings = []
