@@ -280,6 +280,20 @@ async def test_newer_link_ends_the_older_one(client: Client, settings: Settings,
     assert statuses == [400, 204 if kind == "reset" else 200]
 
 
+async def test_links_live_as_long_as_the_mails_promise(
+    client: Client, settings: Settings, conn: Any
+) -> None:
+    lives = "select purpose, extract(epoch from expires_at - created_at) / 60 from action_tokens"
+    account = await register(client)
+    assert (await change_email(client, account, account.password)).status == 202
+    day = 24 * 60
+    assert dict(await conn.fetch(lives)) == {"email_verify": day, "email_change": day}
+    await complete_email_change(client, settings, account, "newest@example.com")
+    await forgot(client, "newest@example.com")
+    minutes = dict(await conn.fetch(lives))
+    assert (minutes["email_revert"], minutes["password_reset"]) == (7 * day, 30)
+
+
 @pytest.mark.parametrize("kind", ["reset", "verification"])
 async def test_expired_link_is_rejected(
     client: Client, settings: Settings, conn: Any, kind: str
