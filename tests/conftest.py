@@ -29,7 +29,7 @@ from service.db import migrations
 from service.embedded import server as embedded
 from service.mail import sender
 from service.settings import Database, Settings, load_settings
-from tests.support import described
+from tests.support import described, forks
 from tests.support.clients import FAST, PLENTY, SECRET_KEY, Client, StartApp
 from tests.support.logbook import log_into
 from tests.support.processes import adopt_orphans, end_with_parent, orphans
@@ -146,6 +146,7 @@ def _remove_leftovers() -> None:
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Fail the run if it leaves a process behind, or a secret in its log."""
+    forks.end()
     if not _log_dir:
         return
     kept = {owned.process.pid for owned, _ in _owned if isinstance(owned, embedded.Server)}
