@@ -4,6 +4,7 @@ The server is the one in ``DATABASE_URL`` if set, otherwise an embedded one. Mig
 into a template database that each test clones, so tests run in parallel with real concurrency.
 """
 
+import asyncio
 import dataclasses
 import functools
 import gc
@@ -14,7 +15,7 @@ import secrets
 import shutil
 import signal
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,15 @@ import asyncpg
 import hypothesis
 import pytest
 import uvloop
+from aiohttp import web
 from pytest_aiohttp import AiohttpClient
 
-from service.app import create_app
+from service.app import JOBS, create_app
+from service.audit.partitions import maintain_partitions
+from service.context import SETTINGS
 from service.db import migrations
 from service.embedded import server as embedded
+from service.jobs.periodic import Job, SlicedJob
 from service.mail import sender
 from service.settings import Database, Settings, load_settings
 from tests.support import described, forks
@@ -108,6 +113,7 @@ def pytest_configure(config: pytest.Config) -> None:
     template = dataclasses.replace(database, name=f"shinkei_template_{secrets.token_hex(4)}")
     _execute(database, f'create database "{template.name}"')
     migrations.apply_pending(template)
+    asyncio.run(_create_partitions(template))
     _owned.append((database, template.name))
     os.environ[SERVER_VARIABLE] = json.dumps(
         {
@@ -119,6 +125,16 @@ def pytest_configure(config: pytest.Config) -> None:
             "template": template.name,
         }
     )
+
+
+async def _create_partitions(database: Database) -> None:
+    """Create the audit log's partitions, so that no application needs to when it starts."""
+    app = web.Application()
+    app[SETTINGS] = Settings()
+    connection = await asyncpg.connect(**database.asyncpg_arguments())
+    async with connection.transaction():
+        await maintain_partitions(app, connection)
+    await connection.close()
 
 
 def pytest_collection_finish() -> None:
@@ -227,7 +243,7 @@ def maintenance(server: dict[str, Any]) -> Database:
 
 @pytest.fixture
 def database(server: dict[str, Any], maintenance: Database) -> Iterator[Database]:
-    """A migrated, empty database."""
+    """A migrated, empty database, with the audit log's partitions."""
     name = f"shinkei_test_{secrets.token_hex(6)}"
     template = server["template"]
     _execute(maintenance, f'create database "{name}" template "{template}" strategy = file_copy')
@@ -284,8 +300,8 @@ def start_app(settings: Settings, aiohttp_client: AiohttpClient) -> StartApp:
     The client's requests and responses are checked against the API's description.
     """
 
-    async def start(**changes: Any) -> Client:
-        app = create_app(dataclasses.replace(settings, **changes))
+    async def start(*, jobs: Sequence[Job | SlicedJob] = JOBS, **changes: Any) -> Client:
+        app = create_app(dataclasses.replace(settings, **changes), jobs=jobs)
         checks = [described.check_answers]
         if "password_min_length" not in changes:  # the description contains this setting
             checks.append(described.check_requests)
@@ -302,4 +318,5 @@ def mail_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 async def client(start_app: StartApp) -> Client:
-    return await start_app()
+    """The application without its periodic jobs, which take longer than many a test."""
+    return await start_app(jobs=())
