@@ -55,12 +55,15 @@ def build_wheel(tmp_path: Path) -> Path:
 
 def install(wheel: Path, target: Path) -> Path:
     """Install the wheel into a new virtual environment and return the command."""
-    made = run_command(sys.executable, "-m", "venv", str(target), env=dict(os.environ))
+    venv = (sys.executable, "-m", "venv", "--without-pip", str(target))
+    made = run_command(*venv, env=dict(os.environ))
     assert made.returncode == 0, made.stderr
-    pip_install = (str(target / "bin/pip"), "install", "-q", "--disable-pip-version-check")
+    pip = (sys.executable, "-m", "pip", "--python", str(target / "bin/python"))
+    # The service imports few of its dependencies' modules, so Python compiles those when needed.
+    options = ("-q", "--disable-pip-version-check", "--no-compile")
     constraints = str(ROOT / "constraints.txt")
     with started(
-        *pip_install, "--constraint", constraints, str(wheel), env=dict(os.environ)
+        *pip, "install", *options, "--constraint", constraints, str(wheel), env=dict(os.environ)
     ) as process:
         _, errors = process.communicate(timeout=INSTALL_S)
         assert process.returncode == 0, errors
