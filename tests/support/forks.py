@@ -21,6 +21,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import coverage
+
 from service import commands
 from service.__main__ import main
 from tests.support.clients import ROOT
@@ -59,6 +61,8 @@ def _start() -> _Forker:
         process = subprocess.Popen(
             [sys.executable, "-m", __name__, str(theirs.fileno())],
             cwd=ROOT,
+            # Each fork measures its own coverage, for the test that asked for it.
+            env={name: os.environ[name] for name in os.environ if not name.startswith("COVERAGE_")},
             stdin=subprocess.DEVNULL,
             pass_fds=[theirs.fileno()],
             start_new_session=True,
@@ -102,6 +106,8 @@ def _modules_of(package: types.ModuleType) -> list[str]:
 
 def _run_tasks(cwd: str, variables: dict[str, str], tasks: list[Task]) -> list[object]:
     os.chdir(cwd)
+    os.environ.update(variables)
+    coverage.process_startup()
     return [_run(variables | own, arguments, read) for own, arguments, read in tasks]
 
 
