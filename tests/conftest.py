@@ -71,6 +71,9 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("quick")
 
+# Many tests wait for a mail.
+sender.POLL_S = 0.1
+
 _owned: list[Any] = []
 _owned_connections: list[Any] = []
 _log_dir: list[Path] = []
