@@ -1,6 +1,5 @@
 """Assembly of the application: middlewares, cleanup contexts and routes."""
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from aiohttp import web
@@ -21,7 +20,7 @@ from service.http.error_responses import malformed_response
 from service.http.headers import RESPONSE_HEADERS, ResponseHeaders
 from service.http.middleware import request_middleware
 from service.http.requests import BODY_MAX_BYTES
-from service.jobs.periodic import Job, SlicedJob, periodic_context
+from service.jobs.periodic import Job, periodic_context
 from service.mail.sender import mail_context
 from service.routes import add_routes
 from service.sessions.queries import find_signed_in
@@ -41,26 +40,21 @@ JOBS = (
 )
 
 
-def create_app(
-    settings: Settings,
-    registry: "CollectorRegistry | None" = None,
-    jobs: Sequence[Job | SlicedJob] = JOBS,
-) -> web.Application:
+def create_app(settings: Settings, registry: "CollectorRegistry | None" = None) -> web.Application:
     """Create the application, which connects to ``settings.database`` at startup.
 
-    If a ``registry`` is given, metrics are recorded in it. ``jobs`` run now and periodically.
+    If a ``registry`` is given, metrics are recorded in it.
 
     Middlewares run in order, each wrapping those after it. Cleanup contexts are entered in order
     and exited in reverse, so that everything that needs the pool ends before the pool closes.
     """
-    cors = [preflights(settings)] if settings.cors_origins else []
     app = web.Application(client_max_size=BODY_MAX_BYTES)
     app[SETTINGS] = settings
     app[LIFECYCLE] = Lifecycle()
     app[HEALTH] = Health()
     app[SIGNED_IN] = Coalesced(app, find_signed_in)
     app[EXPORTS] = set()
-    app.middlewares.extend([refund_failures, request_middleware(app), *cors])
+    app.middlewares.extend([refund_failures, request_middleware(app), preflights(settings)])
     app.cleanup_ctx.extend(
         [
             database_context,
@@ -69,7 +63,7 @@ def create_app(
             hasher_context,
             mail_context,
             health_context,
-            periodic_context(*jobs),
+            periodic_context(*JOBS),
         ]
     )
     # aiohttp builds these error responses itself, and has no setting to replace them.

@@ -15,7 +15,7 @@ import secrets
 import shutil
 import signal
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +26,11 @@ import uvloop
 from aiohttp import web
 from pytest_aiohttp import AiohttpClient
 
-from service.app import JOBS, create_app
+from service.app import create_app
 from service.audit.partitions import maintain_partitions
 from service.context import SETTINGS
 from service.db import migrations
 from service.embedded import server as embedded
-from service.jobs.periodic import Job, SlicedJob
 from service.mail import sender
 from service.settings import Database, Settings, load_settings
 from tests.support import described, forks
@@ -277,6 +276,7 @@ def settings(database: Database, tmp_path: Path) -> Settings:
         db_lock_timeout_s=60,
         request_timeout_s=120,
         slow_query_ms=60_000,
+        jobs_start_within_s=0,
         password_hash_memory_kib=8,
         password_hash_iterations=1,
         throttle_sign_in_per_account=PLENTY,
@@ -303,8 +303,8 @@ def start_app(settings: Settings, aiohttp_client: AiohttpClient) -> StartApp:
     The client's requests and responses are checked against the API's description.
     """
 
-    async def start(*, jobs: Sequence[Job | SlicedJob] = JOBS, **changes: Any) -> Client:
-        app = create_app(dataclasses.replace(settings, **changes), jobs=jobs)
+    async def start(**changes: Any) -> Client:
+        app = create_app(dataclasses.replace(settings, **changes))
         checks = [described.check_answers]
         if "password_min_length" not in changes:  # the description contains this setting
             checks.append(described.check_requests)
@@ -321,5 +321,5 @@ def mail_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 async def client(start_app: StartApp) -> Client:
-    """The application without its periodic jobs, which take longer than many a test."""
-    return await start_app(jobs=())
+    """The application, whose periodic jobs begin long after the test."""
+    return await start_app(jobs_start_within_s=1e6)
