@@ -17,6 +17,9 @@ sys.exit(percent < 95 and "at least 95 % of branches must be covered")
 endef
 export BRANCHES
 
+# Container images set this, but each test process would compile the service and the tests again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help serve test test-slow check coverage branches fuzz mutants lint format migrate bench bench-scale clean
 

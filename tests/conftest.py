@@ -4,6 +4,7 @@ The server is the one in ``DATABASE_URL`` if set, otherwise an embedded one. Mig
 into a template database that each test clones, so tests run in parallel with real concurrency.
 """
 
+import asyncio
 import dataclasses
 import functools
 import gc
@@ -22,14 +23,17 @@ import asyncpg
 import hypothesis
 import pytest
 import uvloop
+from aiohttp import web
 from pytest_aiohttp import AiohttpClient
 
 from service.app import create_app
+from service.audit.partitions import maintain_partitions
+from service.context import SETTINGS
 from service.db import migrations
 from service.embedded import server as embedded
 from service.mail import sender
 from service.settings import Database, Settings, load_settings
-from tests.support import described
+from tests.support import described, forks
 from tests.support.clients import FAST, PLENTY, SECRET_KEY, Client, StartApp
 from tests.support.logbook import log_into
 from tests.support.processes import adopt_orphans, end_with_parent, orphans
@@ -65,6 +69,9 @@ hypothesis.settings.register_profile(
     "exhaustive", parent=hypothesis.settings.get_profile("quick"), max_examples=10_000
 )
 hypothesis.settings.load_profile("quick")
+
+# Many tests wait for a mail.
+sender.POLL_S = 0.1
 
 _owned: list[Any] = []
 _owned_connections: list[Any] = []
@@ -108,6 +115,7 @@ def pytest_configure(config: pytest.Config) -> None:
     template = dataclasses.replace(database, name=f"shinkei_template_{secrets.token_hex(4)}")
     _execute(database, f'create database "{template.name}"')
     migrations.apply_pending(template)
+    asyncio.run(_create_partitions(template))
     _owned.append((database, template.name))
     os.environ[SERVER_VARIABLE] = json.dumps(
         {
@@ -119,6 +127,16 @@ def pytest_configure(config: pytest.Config) -> None:
             "template": template.name,
         }
     )
+
+
+async def _create_partitions(database: Database) -> None:
+    """Create the audit log's partitions, so that no application needs to when it starts."""
+    app = web.Application()
+    app[SETTINGS] = Settings()
+    connection = await asyncpg.connect(**database.asyncpg_arguments())
+    async with connection.transaction():
+        await maintain_partitions(app, connection)
+    await connection.close()
 
 
 def pytest_collection_finish() -> None:
@@ -146,6 +164,7 @@ def _remove_leftovers() -> None:
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Fail the run if it leaves a process behind, or a secret in its log."""
+    forks.end()
     if not _log_dir:
         return
     kept = {owned.process.pid for owned, _ in _owned if isinstance(owned, embedded.Server)}
@@ -226,7 +245,7 @@ def maintenance(server: dict[str, Any]) -> Database:
 
 @pytest.fixture
 def database(server: dict[str, Any], maintenance: Database) -> Iterator[Database]:
-    """A migrated, empty database."""
+    """A migrated, empty database, with the audit log's partitions."""
     name = f"shinkei_test_{secrets.token_hex(6)}"
     template = server["template"]
     _execute(maintenance, f'create database "{name}" template "{template}" strategy = file_copy')
@@ -257,7 +276,8 @@ def settings(database: Database, tmp_path: Path) -> Settings:
         db_lock_timeout_s=60,
         request_timeout_s=120,
         slow_query_ms=60_000,
-        jobs_start_within_s=0,
+        # Jobs that begin together skip rows that another has locked, until their next run.
+        jobs_start_within_s=1,
         password_hash_memory_kib=8,
         password_hash_iterations=1,
         throttle_sign_in_per_account=PLENTY,
@@ -302,4 +322,5 @@ def mail_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 async def client(start_app: StartApp) -> Client:
-    return await start_app()
+    """The application, whose periodic jobs begin long after the test."""
+    return await start_app(jobs_start_within_s=1e6)

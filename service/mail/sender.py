@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-POLL_S = 1
+POLL_S = 1.0
 # Pause after the mails could not be read.
 PAUSE_S = 3
 # Deliveries at a time in each process. Others go on while one waits for a slow server.

@@ -55,6 +55,13 @@ async def count_events_by_partition(conn: Any) -> dict[str, int]:
 EXPECTED = {"audit_events_default", *(name_of(months_from_now(n)) for n in range(3))}
 
 
+@pytest.fixture(autouse=True)
+async def first_start(conn: Any) -> None:
+    """Drop the partitions of the tests' template."""
+    for name in EXPECTED - {"audit_events_default"}:
+        await conn.execute(f"drop table {name}")
+
+
 async def test_partitions_are_created_ahead_of_time(start_app: StartApp, conn: Any) -> None:
     assert await partitions(conn) == {"audit_events_default"}
     client = await start_app()

@@ -9,7 +9,7 @@ from aiosmtpd.smtp import SMTP, Envelope
 from service.mail import queries, sender, smtp
 from tests.support.clients import StartApp
 from tests.support.logbook import logged
-from tests.support.smtp import TO, Listen, Mailbox, is_empty, saying, send
+from tests.support.smtp import TO, Listen, Mailbox, is_empty, saying, send, settled_s, waits_s
 from tests.support.waiting import eventually
 
 MAKE_DUE = "update mail_outbox set next_attempt_at = now()"
@@ -19,25 +19,6 @@ REFUSES = "mail not sent: the mail server refuses the service"
 RECIPIENT = "mail given up: its recipient is refused"
 CONTENT = "mail given up: its content is refused"
 UNKNOWN = "mail outcome unknown"
-
-
-async def waits_s(conn: Any) -> float | None:
-    """Return the seconds until the next attempt, or None if there is none."""
-    seconds: float | None = await conn.fetchval(
-        "select extract(epoch from next_attempt_at - now())::float from mail_outbox"
-    )
-    return seconds
-
-
-async def settled_s(conn: Any) -> float | None:
-    """Return what ``waits_s`` does once a known outcome has replaced the claim's deadline."""
-
-    async def settled() -> bool:
-        seconds = await waits_s(conn)
-        return seconds is None or seconds <= 60 or 0.7 < seconds / sender.LAST_RETRY_S < 1.3
-
-    await eventually(settled)
-    return await waits_s(conn)
 
 
 @pytest.mark.parametrize(

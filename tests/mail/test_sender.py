@@ -32,6 +32,7 @@ from tests.support.smtp import (
     Mailbox,
     is_empty,
     send,
+    settled_s,
     sign_in,
     was_tried,
 )
@@ -152,6 +153,7 @@ async def test_mail_is_sent_once_after_the_server_was_down(
         # An attempt is counted before it is made.
         await eventually(lambda: logs)
         assert await conn.fetchval("select attempts from mail_outbox") == 1
+        await settled_s(conn)
         async with listen(mailbox, port=port):
             await conn.execute(MAKE_DUE)
             await eventually(lambda: is_empty(conn))
@@ -373,6 +375,7 @@ async def test_expired_mail_is_given_up(start_app: StartApp, listen: Listen, con
         with logged() as logs:
             await send(client)
             await eventually(lambda: _has(logs, "mail not sent"))
+            await settled_s(conn)
         with logged() as logs:
             async with listen(mailbox, port=port):
                 await conn.execute(f"{MAKE_DUE}, expires_at = now()")
@@ -401,6 +404,7 @@ async def test_mail_that_cannot_be_unsealed_is_retried(
             await conn.execute(f"{MAKE_DUE}, message = '\\x00'::bytea || message")
             await eventually(lambda: _has(logs, "mail not sent"))
         assert logs[0]["reason"] == "SealError"
+        await settled_s(conn)
         await conn.execute(f"{MAKE_DUE}, message = substr(message, 2)")
         await eventually(lambda: is_empty(conn))
     assert len(mailbox.taken) == 1
@@ -412,6 +416,7 @@ async def test_sender_survives_unexpected_errors(start_app: StartApp, conn: Any)
     with logged() as logs:
         await send(client)
         await eventually(lambda: _has(logs, "mail not sent"))
+        await settled_s(conn)
         logs.clear()
         await conn.execute(MAKE_DUE)
         await eventually(lambda: _has(logs, "mail not sent"))
@@ -444,6 +449,7 @@ async def test_unwritable_mail_directory_is_retried(
     with logged() as logs:
         await send(client)
         await eventually(lambda: _has(logs, "mail not sent"))
+        await settled_s(conn)
     settings.data_dir.unlink()
     await conn.execute(MAKE_DUE)
     await eventually(lambda: is_empty(conn))

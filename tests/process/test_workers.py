@@ -115,6 +115,8 @@ async def test_reload_runs_new_code_and_drops_no_request(
         # Long enough for every client to get one more response, which closes its connection.
         "SHUTDOWN_DELAY_S": "300",
         "PYTHONPATH": str(code),
+        # Bytecode of one version would pass for the next if both were written in one second.
+        "PYTHONDONTWRITEBYTECODE": "1",
         # Nothing reads stderr, so its pipe must not fill up. The URL is on stdout.
         "LOG_LEVEL": "warning",
         "LOG_FORMAT": "console",

@@ -5,7 +5,7 @@ receives the links.
 """
 
 import itertools
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import pytest
@@ -123,6 +123,21 @@ Prove = Callable[[Client, Settings, Any], Awaitable[None]]
 proving = pytest.mark.parametrize("prove", [by_link, by_reset], ids=["by link", "by reset"])
 
 
+def orders() -> Iterator[Any]:
+    """Yield all orders, settings and proofs. The quick tests have each order, and each of the rest."""
+    proofs = {"by link": by_link, "by reset": by_reset}
+    rest = list(itertools.product(REQUIRED.items(), proofs.items()))
+    for number, steps in enumerate(ORDERS):
+        for index, ((required, values), (proof, prove)) in enumerate(rest):
+            yield pytest.param(
+                steps,
+                values,
+                prove,
+                id="-".join([*(step.__name__ for step in steps), required, proof]),
+                marks=[] if index == number % len(rest) else pytest.mark.slow,
+            )
+
+
 async def assert_locked_out(client: Client, squatter: Squatter) -> None:
     """Assert that the squatter can neither sign in nor use a session."""
     assert (await sign_in(client, squatter.account)).status == 401
@@ -136,9 +151,7 @@ async def profile_of_owner(client: Client) -> Any:
     return await (await send(client, "GET", "/users/me", by=owner)).json()
 
 
-@proving
-@pytest.mark.parametrize("required", REQUIRED.values(), ids=REQUIRED)
-@pytest.mark.parametrize("steps", ORDERS, ids=lambda steps: "-".join(s.__name__ for s in steps))
+@pytest.mark.parametrize(("steps", "required", "prove"), list(orders()))
 async def test_squatter_loses_the_account_to_the_mailbox(
     start_app: StartApp,
     settings: Settings,

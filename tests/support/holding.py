@@ -22,11 +22,6 @@ _BEHIND_US = """
     )
     select count(*) - 1 from behind
 """
-# The application's first job, which would wait for concurrent writers of audit events.
-_PARTITIONS_ARE_MADE = """
-    select count(*) > 1 from pg_inherits where inhparent = 'audit_events'::regclass
-"""
-
 # Starts a request, and returns once it waits behind the lock or has completed.
 Start = Callable[[Awaitable[T]], Awaitable["asyncio.Task[T]"]]
 
@@ -39,7 +34,6 @@ async def holding(conn: Any, statement: str, *arguments: Any) -> AsyncIterator[S
     when the context manager exits.
     """
     tasks: list[asyncio.Task[Any]] = []
-    await eventually(lambda: conn.fetchval(_PARTITIONS_ARE_MADE))
 
     async def start(asked: Awaitable[T]) -> "asyncio.Task[T]":
         before = await conn.fetchval(_BEHIND_US)

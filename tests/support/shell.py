@@ -1,38 +1,15 @@
-"""Commands run as an operator would, several in one process to save startup time."""
+"""Commands run as an operator would, in forks to save startup time."""
 
 import asyncio
 import json
 import re
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from service.settings import Database
-from tests.support.processes import environment, run_command, url_of
-
-_DRIVER = """
-import contextlib, io, json, os, sys
-from service.__main__ import main
-results = []
-given = dict(os.environ)
-for variables, arguments, read in json.load(sys.stdin):
-    os.environ.clear()
-    os.environ.update(given | variables)
-    sys.argv = ["shinkei", *arguments]
-    read = io.BytesIO(read.encode("utf-8", "surrogateescape"))
-    sys.stdin = io.TextIOWrapper(read, "utf-8", "surrogateescape")
-    out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8") for _ in range(2))
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            main()
-        except SystemExit as ended:
-            code = ended.code or 0
-    for file in (out, err):
-        file.flush()
-    results.append([code, *(file.buffer.getvalue().decode() for file in (out, err))])
-json.dump(results, sys.stdout)
-"""
+from tests.support.forks import run_in_fork
+from tests.support.processes import environment, url_of
 
 
 class Result(NamedTuple):
@@ -65,10 +42,7 @@ def run_all(
     words = [each.split() if isinstance(each, str) else each for each in commands]
     texts = [*read, *[""] * (len(words) - len(read))]
     tasks = [(*_split_variables(each), text) for each, text in zip(words, texts, strict=True)]
-    command = (sys.executable, "-c", _DRIVER)
-    ended = run_command(*command, cwd=cwd, env=environment(**variables), text=json.dumps(tasks))
-    assert ended.returncode == 0, ended.stderr
-    results = [Result(*result) for result in json.loads(ended.stdout)]
+    results = [Result(*each) for each in run_in_fork(cwd, environment(**variables), tasks)]
     for result in results:
         assert "Traceback" not in result.stderr
         if result.code:

@@ -13,9 +13,11 @@ from typing import Any
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 
 from service.db.transactions import write
+from service.mail import sender
 from service.mail.outbox import enqueue
 from service.settings import MailServer
 from tests.support.clients import Client
+from tests.support.waiting import eventually
 
 LINK = "https://app.example/verify#token=the-canary-in-the-link"
 TO = "ada@example.com"
@@ -153,3 +155,22 @@ async def is_empty(conn: Any) -> bool:
 
 async def was_tried(conn: Any) -> bool:
     return bool(await conn.fetchval("select bool_and(attempts > 0) from mail_outbox"))
+
+
+async def waits_s(conn: Any) -> float | None:
+    """Return the seconds until the next attempt, or None if there is none."""
+    seconds: float | None = await conn.fetchval(
+        "select extract(epoch from next_attempt_at - now())::float from mail_outbox"
+    )
+    return seconds
+
+
+async def settled_s(conn: Any) -> float | None:
+    """Return what ``waits_s`` does once a known outcome has replaced the claim's deadline."""
+
+    async def settled() -> bool:
+        seconds = await waits_s(conn)
+        return seconds is None or seconds <= 60 or 0.7 < seconds / sender.LAST_RETRY_S < 1.3
+
+    await eventually(settled)
+    return await waits_s(conn)

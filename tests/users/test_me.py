@@ -13,7 +13,7 @@ from multidict import CIMultiDict
 from service.http.fields import NUMBER_LIMITS
 from service.json_codec import same
 from tests.support.clients import Client
-from tests.support.factories import assert_problem, pointers, register
+from tests.support.factories import Account, assert_problem, pointers, register
 
 ME = "/api/v1/users/me"
 
@@ -305,10 +305,16 @@ _json = st.recursive(
 )
 
 
+@pytest.fixture
+async def account(client: Client) -> Account:
+    return await register(client)
+
+
 @pytest.mark.property
 @given(written=st.dictionaries(_keys, _json, max_size=6))
-async def test_settings_are_returned_as_sent(client: Client, written: dict[str, Any]) -> None:
-    account = await register(client)
+async def test_settings_are_returned_as_sent(
+    client: Client, account: Account, written: dict[str, Any]
+) -> None:
     mine = {f"my {key}": value for key, value in written.items()}
     response = await client.put(ME, headers=account.headers, json={"settings": mine})
     assert response.status == 200, await response.text()
