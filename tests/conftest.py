@@ -14,25 +14,28 @@ import secrets
 import shutil
 import signal
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import asyncpg
 import hypothesis
 import pytest
 import uvloop
+from aiohttp import web
 from pytest_aiohttp import AiohttpClient
 
 from service.app import create_app
 from service.db import migrations
 from service.embedded import server as embedded
+from service.http.connections import CONNECTIONS
 from service.mail import sender
 from service.settings import Database, Settings, load_settings
 from tests.support import described
 from tests.support.clients import FAST, PLENTY, SECRET_KEY, Client, StartApp
 from tests.support.logbook import log_into
 from tests.support.processes import adopt_orphans, end_with_parent, orphans
+from tests.support.served import Server
 
 SERVER_VARIABLE = "SHINKEI_TEST_SERVER"
 # Several times what a run needs for its databases and the WAL.
@@ -256,6 +259,8 @@ def settings(database: Database, tmp_path: Path) -> Settings:
         db_command_timeout_s=60,
         db_lock_timeout_s=60,
         request_timeout_s=120,
+        keepalive_timeout_s=120,
+        write_timeout_s=120,
         slow_query_ms=60_000,
         password_hash_memory_kib=8,
         password_hash_iterations=1,
@@ -274,6 +279,18 @@ async def conn(database: Database) -> AsyncIterator["asyncpg.Connection[asyncpg.
     connection = await asyncpg.connect(**database.asyncpg_arguments())
     yield connection
     await connection.close()
+
+
+@pytest.fixture
+def aiohttp_client(aiohttp_client: AiohttpClient) -> Callable[..., Awaitable[Client]]:
+    """Serve the service's applications behind the same connections as in production."""
+
+    async def serve(app: web.Application, **options: Any) -> Client:
+        served: Any = Server(app) if CONNECTIONS in app else app
+        client: Any = await aiohttp_client(served, **options)
+        return cast("Client", client)
+
+    return serve
 
 
 @pytest.fixture
