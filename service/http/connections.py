@@ -117,10 +117,6 @@ class Connections:
         self.dropped[reason] += 1
         count(self.app, "connections_dropped", reason=reason)
 
-    @property
-    def crowded(self) -> bool:
-        return len(self.open) - len(self.idle) > IN_PROGRESS_MAX
-
     async def turn(self) -> None:
         """Wait until the requests before this one have started, and for the next turn."""
         loop = asyncio.get_running_loop()
@@ -206,6 +202,7 @@ class ClientConnection(web.RequestHandler):
         "pipelined",
         "received_at",
         "spare",
+        "turns_left",
     )
 
     def __init__(
@@ -224,6 +221,7 @@ class ClientConnection(web.RequestHandler):
         self.now = loop.time
         # When bytes last arrived, until a request starts.
         self.received_at: float | None = None
+        self.turns_left = 0
         self.spare = self.ended = self.held = self.pipelined = self.must_wait = False
 
     # How aiohttp responds to a request that is not valid HTTP, among others.
@@ -251,12 +249,19 @@ class ClientConnection(web.RequestHandler):
     def eof_received(self) -> bool:  # type: ignore[override]
         """Keep the connection open for the responses to what has been received."""
         self.ended = True
-        self._close_if_idle(TURNS_TO_START)
+        self._close_when_idle()
         return True
 
-    def _close_if_idle(self, turns: int) -> None:
-        if turns:
-            asyncio.get_running_loop().call_soon(self._close_if_idle, turns - 1)
+    def _close_when_idle(self) -> None:
+        """Close the connection if no request starts within the next ``TURNS_TO_START``."""
+        if not self.turns_left:
+            asyncio.get_running_loop().call_soon(self._count_turn)
+        self.turns_left = TURNS_TO_START
+
+    def _count_turn(self) -> None:
+        self.turns_left -= 1
+        if self.turns_left:
+            asyncio.get_running_loop().call_soon(self._count_turn)
         elif self in self.idle and self.transport is not None:
             self.transport.close()
 
@@ -268,7 +273,8 @@ class ClientConnection(web.RequestHandler):
         self.idle.pop(self, None)
         arrived, self.received_at = self.received_at, None
         self.pipelined = arrived is None
-        self.must_wait = self.pipelined or self.spare or self.connections.crowded
+        in_progress = len(self.connections.open) - len(self.idle)
+        self.must_wait = self.pipelined or self.spare or in_progress > IN_PROGRESS_MAX
         return self.now() if arrived is None else arrived
 
     async def turn(self, request: web.Request) -> None:
@@ -299,7 +305,7 @@ class ClientConnection(web.RequestHandler):
             self.held = False
             self.transport.resume_reading()
         if self.ended:
-            self._close_if_idle(TURNS_TO_START)
+            self._close_when_idle()
 
 
 async def connections_context(app: web.Application) -> AsyncIterator[None]:
