@@ -40,8 +40,9 @@ SEND_BUFFER_BYTES = 128 * 1024
 DESCRIPTORS_RESERVED = 64
 # Connections beyond the maximum that get a response: their probes, and a 503 for the rest.
 SPARE_MAX = 32
-# A new connection has this long to send a request before it can be closed in favour of another.
-IDLE_MIN_S = 1
+# A new connection has this long to send a request before another may take its place. On a busy
+# machine, that request may have arrived already.
+IDLE_MIN_S = 5
 # How much of a response a client has to take within ``write_timeout_s``.
 PROGRESS_BYTES = 16 * 1024
 WATCH_EVERY_S = 1
@@ -81,9 +82,11 @@ class Connections:
     def __init__(self, app: web.Application) -> None:
         self.app = app
         self.settings = app[SETTINGS]
+        self.maximum = self.settings.connections_max
         descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-        available = descriptors - self.settings.db_pool_size - DESCRIPTORS_RESERVED - SPARE_MAX
-        self.maximum = max(1, min(self.settings.connections_max, available))
+        if descriptors != resource.RLIM_INFINITY:
+            others = self.settings.db_pool_size + DESCRIPTORS_RESERVED + SPARE_MAX
+            self.maximum = max(1, min(self.maximum, descriptors - others))
         self.open: dict[ClientConnection, asyncio.Transport] = {}
         # Those without a request in progress since this time, the longest idle first.
         self.idle: dict[ClientConnection, float] = {}
@@ -142,7 +145,10 @@ class Connections:
         next_log = -math.inf
         while True:
             await asyncio.sleep(WATCH_EVERY_S)
-            self._drop_unread(loop.time())
+            try:
+                self._drop_unread(loop.time())
+            except Exception:
+                log.exception("unexpected error")
             if self.dropped and loop.time() >= next_log:
                 log.warning(
                     "connections dropped",

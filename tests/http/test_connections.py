@@ -4,6 +4,7 @@ import asyncio
 import json
 import re
 import resource
+import socket
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -251,3 +252,41 @@ async def test_attempt_to_speak_http_2_is_rejected(client: Client) -> None:
         wire.writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
         received = await wire.reader.read()
     assert re.match(rb"HTTP/1\.[01] 505 ", received)
+
+
+async def test_idle_client_that_closes_its_side_is_closed(client: Client) -> None:
+    async with connected(client) as wire:
+        wire.writer.write(get("/health/live"))
+        await wire.reader.readuntil(b"}")
+        wire.writer.write_eof()
+        assert await wire.reader.read() == b""
+
+
+async def test_client_that_closes_its_side_within_a_request_is_closed(client: Client) -> None:
+    for sent in (get("/health/live")[:-2], patch_me(await register(client), b"{}")[:-1]):
+        async with connected(client) as wire:
+            wire.writer.write(sent)
+            wire.writer.write_eof()
+            assert await wire.closed()
+
+
+async def test_pipelined_request_waits_in_turn_even_for_a_probe(
+    start_app: StartApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "STARTS_PER_TURN", 0)
+    client = await start_app(request_timeout_s=0.3)
+    async with connected(client) as wire:
+        wire.writer.write(get("/health/live") + get("/health/live", Connection="close"))
+        received = await wire.reader.read()
+    assert re.findall(rb"HTTP/1.1 (\d+)", received) == [b"200", b"503"]
+
+
+async def test_kernel_holds_little_for_a_client_and_not_for_ever(start_app: StartApp) -> None:
+    client = await start_app(write_timeout_s=15)
+    async with connected(client):
+        await eventually(lambda: connections_of(client).open)
+        (transport,) = connections_of(client).open.values()
+        accepted = transport.get_extra_info("socket")
+        # Linux doubles the size, for its own bookkeeping.
+        assert accepted.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) <= 256 * 1024
+        assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 30_000
