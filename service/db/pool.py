@@ -2,8 +2,7 @@
 
 import asyncio
 import functools
-import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -12,23 +11,20 @@ import orjson
 from aiohttp import web
 from asyncpg.connection import LoggedQuery
 
-from service.context import SETTINGS
+from service.context import SETTINGS, time_to_close_s
 from service.db.connection import (
     CONNECTION_CLASS,
     DATABASE_TIMERS,
     POOL,
     POOL_WAITING,
-    PURPOSE,
-    STATEMENT_MAX_CHARS,
     WRITES,
     Connection,
     Waiting,
 )
+from service.db.slow_queries import slow_query_logger
 from service.db.startup import prepare, start_errors
 from service.json_codec import encode
 from service.settings import Database, Settings
-
-log = logging.getLogger(__name__)
 
 _EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -42,19 +38,23 @@ async def database_context(app: web.Application) -> AsyncIterator[None]:
     app[POOL_WAITING] = Waiting()
     app[WRITES] = asyncio.Semaphore(max(1, settings.db_pool_size * 4 // 5))
     await prepare(settings)
-    with start_errors(settings) as database:
-        connection_class = app.get(CONNECTION_CLASS, asyncpg.Connection)
-        app[POOL] = await _open_pool(settings, database, connection_class)
-    yield
-    try:
-        async with asyncio.timeout(settings.db_close_timeout_s):
-            await app[POOL].close()
-    except TimeoutError:
-        app[POOL].terminate()
+    async with slow_query_logger(settings.slow_query_ms) as log_if_slow:
+        with start_errors(settings) as database:
+            connection_class = app.get(CONNECTION_CLASS, asyncpg.Connection)
+            app[POOL] = await _open_pool(settings, database, connection_class, log_if_slow)
+        yield
+        try:
+            async with asyncio.timeout(time_to_close_s(app)):
+                await app[POOL].close()
+        except TimeoutError:
+            app[POOL].terminate()
 
 
 async def _open_pool(
-    settings: Settings, database: Database, connection_class: type[Any]
+    settings: Settings,
+    database: Database,
+    connection_class: type[Any],
+    log_if_slow: Callable[[LoggedQuery], None] | None,
 ) -> "asyncpg.Pool[asyncpg.Record]":
     return await asyncpg.create_pool(
         **database.asyncpg_arguments(),
@@ -65,19 +65,18 @@ async def _open_pool(
         timeout=5,
         # Longer than statement_timeout, so that PostgreSQL cancels first if it is reachable.
         command_timeout=settings.db_command_timeout_s + 0.5,
-        init=functools.partial(_prepare_connection, slow_query_ms=settings.slow_query_ms),
+        init=functools.partial(_prepare_connection, log_if_slow=log_if_slow),
         reset=_skip_reset,
-        **_session_arguments(settings),
+        **_session_arguments(settings, database),
     )
 
 
-def _session_arguments(settings: Settings) -> dict[str, Any]:
-    """Return connection arguments, without session settings or named statements for PgBouncer."""
-    if settings.db_pgbouncer:
-        return {"statement_cache_size": 0}
+def _session_arguments(settings: Settings, database: Database) -> dict[str, Any]:
+    """Return arguments that set the session up, of which PgBouncer allows none."""
+    if database.pgbouncer:
+        return {}
     return {
         "server_settings": {
-            "application_name": "shinkei",
             "statement_timeout": str(round(settings.db_command_timeout_s * 1000)),
             "lock_timeout": str(round(settings.db_lock_timeout_s * 1000)),
             "idle_in_transaction_session_timeout": "5000",
@@ -86,11 +85,13 @@ def _session_arguments(settings: Settings) -> dict[str, Any]:
     }
 
 
-async def _prepare_connection(conn: Connection, *, slow_query_ms: float) -> None:
+async def _prepare_connection(
+    conn: Connection, *, log_if_slow: Callable[[LoggedQuery], None] | None
+) -> None:
     """Set up a new connection once; releasing it resets nothing."""
     await _set_codecs(conn)
-    if slow_query_ms:
-        conn.add_query_logger(functools.partial(_log_if_slow, slow_query_ms / 1000))
+    if log_if_slow is not None:
+        conn.add_query_logger(log_if_slow)
 
 
 async def _set_codecs(conn: Connection) -> None:
@@ -144,20 +145,3 @@ async def _skip_reset(conn: Connection) -> None:
     advisory locks and resets settings, would cost an extra round trip per use.
     ``tests/db/test_database.py`` runs every flow and checks that no session state is left.
     """
-
-
-def _log_if_slow(slow_s: float, query: LoggedQuery) -> None:
-    """Log a slow statement with its placeholders, never with its parameters.
-
-    asyncpg calls this in the statement's context, so that the line carries its request's id.
-    """
-    if query.elapsed >= slow_s:
-        log.warning(
-            "slow query",
-            extra={
-                "query": PURPOSE.get(),
-                "elapsed_ms": round(query.elapsed * 1000, 1),
-                "statement": " ".join(query.query.split())[:STATEMENT_MAX_CHARS],
-                "error": type(query.exception).__name__ if query.exception else None,
-            },
-        )

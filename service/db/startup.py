@@ -9,8 +9,8 @@ from contextlib import contextmanager
 import asyncpg
 
 from service.db import migrations
+from service.db.connecting import cannot_connect, wait_for_database
 from service.db.connection import LOST, explain
-from service.exceptions import StartError
 from service.settings import Database, Settings
 
 log = logging.getLogger(__name__)
@@ -24,13 +24,14 @@ def start_errors(settings: Settings) -> Iterator[Database]:
     try:
         yield database
     except (*LOST, asyncpg.PostgresError) as error:
-        raise _cannot_connect(database, explain(error).reason) from error
+        raise cannot_connect(database, explain(error).reason) from error
 
 
 async def prepare(settings: Settings) -> None:
     """Wait for the database and migrate it if ``migrate_on_start`` is set. Raises StartError."""
     with start_errors(settings) as database:
-        conn = await _wait_for_database(database, settings.db_connect_timeout_s)
+        wait_s = settings.db_connect_timeout_s
+        conn = await wait_for_database(database, wait_s)
         try:
             pending = await migrations.find_pending(conn)
         finally:
@@ -38,35 +39,9 @@ async def prepare(settings: Settings) -> None:
         if pending and settings.migrate_on_start:
             stop = threading.Event()
             try:
-                await asyncio.to_thread(migrations.apply_pending, database, stop=stop)
+                await asyncio.to_thread(migrations.apply_pending, database, wait_s, stop)
             except asyncio.CancelledError:
                 stop.set()
                 raise
         elif pending:
             log.warning("migrations pending: run shinkei migrate", extra={"pending": len(pending)})
-
-
-async def _wait_for_database(
-    database: Database, timeout_s: float
-) -> "asyncpg.Connection[asyncpg.Record]":
-    """Retry connecting for ``timeout_s`` seconds, unless the error cannot be fixed by waiting."""
-    loop = asyncio.get_running_loop()
-    deadline = loop.time() + timeout_s
-    while True:
-        try:
-            return await asyncpg.connect(
-                **database.asyncpg_arguments(), timeout=max(1, min(5, deadline - loop.time()))
-            )
-        except (*LOST, asyncpg.PostgresError) as error:
-            _, reason, hopeless = explain(error)
-        if hopeless or loop.time() >= deadline:
-            tried = "" if hopeless else f" (tried for {timeout_s:g} s, DB_CONNECT_TIMEOUT_S)"
-            raise _cannot_connect(database, reason + tried)
-        await asyncio.sleep(min(0.2, max(0, deadline - loop.time())))
-
-
-def _cannot_connect(database: Database, reason: str) -> StartError:
-    return StartError(
-        f"cannot connect to PostgreSQL at {database.address}, database {database.name},"
-        f" as user {database.user}: {reason}"
-    )

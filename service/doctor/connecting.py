@@ -79,7 +79,7 @@ async def check_tls(conn: Connection, settings: Settings, variables: Variables) 
     database = settings.database
     assert database is not None  # noqa: S101
     mode = dict(database.options).get("sslmode") or os.environ.get("PGSSLMODE") or "prefer"
-    if settings.db_pgbouncer:
+    if database.pgbouncer:
         # pg_stat_ssl would describe PgBouncer's connection, not ours.
         return [ok("tls", f"sslmode={mode} to PgBouncer, which does not report more")]
     row = await conn.fetchrow(

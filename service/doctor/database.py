@@ -12,6 +12,7 @@ import asyncpg
 from service.auth import queries
 from service.auth.signing_keys import LEEWAY_S, check_secret_key, verifies_s
 from service.db import migrations
+from service.db.connecting import connect
 from service.db.connection import LOST, explain
 from service.doctor.connecting import (
     Connection,
@@ -43,12 +44,7 @@ async def check_database(settings: Settings, environ: Mapping[str, str]) -> list
         for host, port in database.hosts:
             if not host.startswith("/"):
                 within(CONNECT_S, socket.getaddrinfo, host, port)
-        conn = await asyncpg.connect(
-            **database.asyncpg_arguments(),
-            timeout=CONNECT_S,
-            command_timeout=CHECK_S,
-            statement_cache_size=0,
-        )
+        conn = await connect(database, timeout_s=CONNECT_S, command_timeout=CHECK_S)
     except (*LOST, asyncpg.PostgresError) as error:
         return [unreachable(error, database, variables)]
     findings = []
@@ -253,7 +249,8 @@ async def _check_privileges(
 async def _check_pool(conn: Connection, settings: Settings, variables: Variables) -> list[Finding]:
     """Check that the server allows as many connections as the service keeps."""
     needed = settings.db_connections
-    if settings.db_pgbouncer:
+    assert settings.database is not None  # noqa: S101
+    if settings.database.pgbouncer:
         detail = f"up to {needed} connections to PgBouncer, which has its own limits"
         return [ok("pool", detail)]
     row = await conn.fetchrow(
@@ -265,7 +262,7 @@ async def _check_pool(conn: Connection, settings: Settings, variables: Variables
                (select datconnlimit from pg_database where datname = current_database())
                    as of_database,
                (select count(*) from pg_stat_activity
-                where datid is not null and application_name <> 'shinkei'
+                where datid is not null and application_name <> current_setting('application_name')
                     and pid <> pg_backend_pid()) as others
         """
     )

@@ -13,13 +13,13 @@ from aiohttp import web
 from service import __version__
 from service.context import LIFECYCLE, SETTINGS
 from service.db import migrations
+from service.db.connecting import CONNECT_TIMEOUT_S, connect
 from service.db.connection import LOST, POOL, WRITES
 from service.health.descriptions import ALIVE, CONTENT_TYPE, HEALTH_SHAPE, describe_probe
 from service.http.descriptions import Success, describe
 from service.http.responses import JsonResponse
 
 DEADLINE_S = 0.5
-CONNECT_TIMEOUT_S = 5
 COMMAND_TIMEOUT_S = 2
 CACHE_S = 1.0
 
@@ -179,12 +179,7 @@ async def _connection(app: web.Application) -> "asyncpg.Connection[asyncpg.Recor
         database = app[SETTINGS].database
         assert database is not None  # noqa: S101
         task = asyncio.create_task(
-            asyncpg.connect(
-                **database.asyncpg_arguments(),
-                timeout=CONNECT_TIMEOUT_S,
-                command_timeout=COMMAND_TIMEOUT_S,
-                statement_cache_size=0,
-            )
+            connect(database, timeout_s=CONNECT_TIMEOUT_S, command_timeout=COMMAND_TIMEOUT_S)
         )
         health.connecting = task
     return await asyncio.shield(task)

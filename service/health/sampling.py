@@ -14,6 +14,7 @@ from service.auth.signing_keys import KEY_RING
 from service.db.connection import DATABASE_TIMERS, POOL, POOL_WAITING
 from service.db.transactions import read
 from service.exceptions import DatabaseUnavailable
+from service.jobs.tasks import end_tasks
 from service.mail import queries as mail_queries
 from service.telemetry.metrics import METRICS, create, measure_requests
 
@@ -60,11 +61,7 @@ async def _metrics_context(app: web.Application) -> AsyncIterator[None]:
         ),
     ]
     yield
-    for task in tasks:
-        task.cancel()
-    for task in tasks:
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
+    await end_tasks(app, *tasks)
     # Include the counts since the last sample.
     _count_tokens(app)
 

@@ -6,6 +6,7 @@ import gc
 import signal
 import socket
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import uvloop
@@ -15,7 +16,8 @@ from service.app import create_app
 from service.context import LIFECYCLE
 from service.exceptions import StartError
 from service.http.connections import BACKLOG, accept_clients
-from service.settings import Settings
+from service.process.announcing import Announcer
+from service.settings import Settings, http_origin
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
@@ -24,7 +26,7 @@ SHUTDOWN_TIMEOUT_S = 5
 # Tells a worker to leave while others keep serving: it accepts no new connections, but stays ready.
 RETIRE = signal.SIGUSR2
 AT_ONCE = (signal.SIGINT, signal.SIGQUIT)
-# Extra time for mail being sent and a busy machine, after the delay, open requests and the pool.
+# Extra time for a busy machine, after the delay, open requests, background tasks and the pool.
 STOP_MARGIN_S = 5
 
 
@@ -59,23 +61,40 @@ def listen(host: str, port: int, prefix: str = "") -> socket.socket:
 
 def url_of(listener: socket.socket) -> str:
     host, port = listener.getsockname()[:2]
-    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    return http_origin(host, port)
+
+
+def with_bound_port(settings: Settings, listener: socket.socket) -> Settings:
+    """Return the settings with the port that the system picked, if PORT is 0.
+
+    The default of ``public_origin`` contains it, so that links in emails work.
+    """
+    port = listener.getsockname()[1]
+    origin = settings.public_origin
+    if origin == http_origin(settings.host, settings.port):
+        origin = http_origin(settings.host, port)
+    return replace(settings, port=port, public_origin=origin)
 
 
 def serve(
     settings: Settings,
     listener: socket.socket,
-    announce: Callable[[str], None],
+    announcer: Announcer,
     registry: "CollectorRegistry | None" = None,
 ) -> None:
-    """Serve until SIGTERM or SIGINT; call ``announce`` with the URL once requests are accepted.
+    """Serve until SIGTERM or SIGINT.
 
     Raises StartError if the database cannot be reached.
     """
 
     async def run() -> None:
         await serve_until_signalled(
-            settings, listener, handle_signals(), lambda: announce(url_of(listener)), registry
+            settings,
+            listener,
+            handle_signals(),
+            lambda: announcer.started(url_of(listener)),
+            announcer.stopping,
+            registry,
         )
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -102,9 +121,12 @@ async def serve_until_signalled(
     listener: socket.socket,
     signals: "asyncio.Queue[signal.Signals]",
     started: Callable[[], None],
+    stopping: Callable[[signal.Signals], object],
     registry: "CollectorRegistry | None" = None,
 ) -> None:
     """Start the application, call ``started``, serve until the first signal, then drain.
+
+    ``stopping`` is called with that signal.
 
     After SIGTERM it reports not ready but keeps serving for ``shutdown_delay_s``, so that a load
     balancer can react. SIGINT and SIGQUIT skip that delay. RETIRE stops accepting connections but
@@ -112,7 +134,8 @@ async def serve_until_signalled(
     """
     app = create_app(settings, registry)
     stop_signal = asyncio.create_task(signals.get())
-    runner = web.AppRunner(app, shutdown_timeout=SHUTDOWN_TIMEOUT_S)
+    # aiohttp waits this long twice: also after it has ended the reading of bodies.
+    runner = web.AppRunner(app, shutdown_timeout=SHUTDOWN_TIMEOUT_S / 2)
     servers: list[asyncio.AbstractServer] = []
     try:
         if not await run_until(stop_signal, runner.setup()):
@@ -121,6 +144,7 @@ async def serve_until_signalled(
         _freeze_startup_objects()
         started()
         received = await stop_signal
+        stopping(received)
         # Responses close their connections from now on, so that no client is cut off at the end.
         app[LIFECYCLE].draining = True
         if received is RETIRE:

@@ -18,7 +18,12 @@ import uvloop
 
 from service.exceptions import StartError
 from service.process.exporter import worker_registry
-from service.process.server import RETIRE, handle_signals, serve_until_signalled
+from service.process.server import (
+    RETIRE,
+    handle_signals,
+    serve_until_signalled,
+    with_bound_port,
+)
 from service.settings import Settings, SettingsError, load_settings
 from service.telemetry.logs import configure_logging
 
@@ -82,6 +87,7 @@ def serve(given: str, workers: int | None) -> int:
     try:
         settings = load_settings(os.environ)
         settings = replace(settings, workers=workers or settings.workers)
+        settings = with_bound_port(settings, listener)
         configure_logging(settings)
         if settings.database is None:
             settings = _with_the_parents_database(settings)
@@ -114,12 +120,15 @@ async def _serve(
     def started() -> None:
         _report(parent, STARTED)
 
+    def stopping(received: signal.Signals) -> None:
+        """Log nothing: the parent does."""
+
     signals = handle_signals(signal.SIGQUIT, RETIRE)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, HEARD)
     beating = asyncio.create_task(_beat(parent, signals))
     registry = worker_registry(settings, slot)
     try:
-        await serve_until_signalled(settings, listener, signals, started, registry)
+        await serve_until_signalled(settings, listener, signals, started, stopping, registry)
     finally:
         beating.cancel()
         # No signal may interrupt the exit.

@@ -3,12 +3,12 @@
 import importlib.util
 import unicodedata
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
-from service.settings.connections import Database
+from service.settings.connections import Database, http_origin
 from service.settings.model import DATABASE_VARIABLES, VARIABLES, Settings
-from service.settings.urls import pair_hosts, parse_database_url
+from service.settings.urls import pair_hosts, parse_database_url, refuse_conflicts
 from service.settings.variables import SettingsError
 
 # Control characters, and the separators of lines and paragraphs.
@@ -49,7 +49,7 @@ def load_settings(environ: Mapping[str, str]) -> Settings:
         **{
             "migrate_on_start": database is None,
             "data_dir": Settings.data_dir.absolute(),
-            "public_origin": f"http://{host}:{port}",
+            "public_origin": http_origin(host, port),
             **values,
         },
         database=database,
@@ -64,22 +64,27 @@ def _read_database(parts: Mapping[str, Any]) -> Database | None:
         if f"DB_{option.upper()}" in parts
     }
     password_file = parts.get("DB_PASS_FILE")
+    pgbouncer = parts.get("DB_PGBOUNCER", False)
     if "DATABASE_URL" in parts:
-        return parse_database_url(parts["DATABASE_URL"], options, password_file)
+        database = parse_database_url(parts["DATABASE_URL"], options, password_file)
+        return replace(database, pgbouncer=pgbouncer)
     if not parts.keys() & {"DB_HOST", "DB_PORT", "DB_NAME", "DB_USER", "DB_PASS"}:
         return None
     for name in ("DB_HOST", "DB_NAME", "DB_USER"):
         if name not in parts:
             raise VARIABLES[name].refusal(", because other DB_ variables are set")
+    refuse_conflicts(options, "DB_SSLMODE")
+    hosts = [host.strip() for host in parts["DB_HOST"].split(",")]
+    if not all(hosts):
+        raise VARIABLES["DB_HOST"].refusal(" between commas")
     return Database(
-        hosts=pair_hosts(
-            parts["DB_HOST"].split(","), parts.get("DB_PORT", "").split(","), "DB_PORT"
-        ),
+        hosts=pair_hosts(hosts, parts.get("DB_PORT", "").split(","), "DB_PORT"),
         name=parts["DB_NAME"],
         user=parts["DB_USER"],
         password=parts.get("DB_PASS", ""),
         password_file=password_file,
         options=tuple(options.items()),
+        pgbouncer=pgbouncer,
     )
 
 

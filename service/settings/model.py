@@ -51,9 +51,10 @@ class Settings:
 
     host: str = variable("HOST", SERVER, "127.0.0.1",
         text("an IP address or a host name, such as 127.0.0.1 or 0.0.0.0"),
-        "The interface to listen on; `0.0.0.0` means every IPv4 interface.")
+        "The interface to listen on; `0.0.0.0` means every IPv4 interface, `::` every interface.")
     port: int = variable("PORT", SERVER, 8080, integer(0, 65535),
-        "The port to listen on; `0` picks a free one.")
+        "The port to listen on; `0` picks a free one, which commands that email or print links do"
+        " not know: set `PUBLIC_ORIGIN` then.")
     workers: int = variable("WORKERS", SERVER, 1, integer(1, 256),
         "Processes that serve requests. `shinkei serve --workers` takes precedence.")
     metrics_host: str = variable("METRICS_HOST", SERVER, "127.0.0.1",
@@ -80,9 +81,6 @@ class Settings:
     db_pool_size: int = variable("DB_POOL_SIZE", DATABASE, 10, integer(1, 1000, "connections"),
         "Connections per process, all opened at startup and kept open. With two or more, at least a"
         " fifth of them is reserved for reads.")
-    db_pgbouncer: bool = variable("DB_PGBOUNCER", DATABASE, False, flag(),
-        "Set to `true` behind PgBouncer in transaction mode. Turns named prepared statements and"
-        " session settings off; docs/deployment.md lists what to set on the role instead.")
     db_connect_timeout_s: float = variable("DB_CONNECT_TIMEOUT_S", DATABASE, 10, seconds(0, 600),
         "How long to wait for the database at startup.")
     db_command_timeout_s: float = variable("DB_COMMAND_TIMEOUT_S", DATABASE, 3, seconds(0.01, 600),
@@ -94,8 +92,8 @@ class Settings:
     db_lock_timeout_s: float = variable("DB_LOCK_TIMEOUT_S", DATABASE, 2, seconds(0.01, 600),
         "How long a statement waits for a lock. Keep it below `DB_COMMAND_TIMEOUT_S`, so that the"
         " log shows what it waited for.")
-    # How long shutdown waits for the pool to close.
-    db_close_timeout_s: float = 5
+    # How long shutdown waits, after the requests, for background tasks and the pool together.
+    db_close_timeout_s: float = 3
 
     request_timeout_s: float = variable("REQUEST_TIMEOUT_S", REQUESTS, 4.5, seconds(0.1, 600),
         "Maximum time from a request's arrival to its response, after which it gets a 503.")
@@ -113,7 +111,8 @@ class Settings:
         " rate limit.")
     public_origin: str = variable("PUBLIC_ORIGIN", REQUESTS, "", PUBLIC_ORIGIN,
         "The origin of your front end; links in emails begin with it. If it is `https://`,"
-        " responses carry HSTS.", shown_default="`http://HOST:PORT`")
+        " responses carry HSTS. An IPv6 address is in brackets.",
+        shown_default="`http://HOST:PORT`")
     cors_origins: frozenset[str] = variable("CORS_ORIGINS", REQUESTS, frozenset(), ORIGINS,
         "Origins whose pages may call the API from a browser.")
     docs: bool = variable("DOCS", REQUESTS, True, flag(),
@@ -191,6 +190,9 @@ class Settings:
     throttle_mail_per_ip: Rate = variable("THROTTLE_MAIL_PER_IP", LIMITS, Rate(20, 3600), RATE,
         "The same, requested by one client.")
 
+    # The periodic jobs first run at different times within this one.
+    jobs_start_within_s: float = 10
+
     log_level: str = variable("LOG_LEVEL", LOGS, "info",
         choice("debug", "info", "warning", "error"), "The lowest severity that is logged.")
     log_format: str = variable("LOG_FORMAT", LOGS, "auto", choice("auto", "json", "console"),
@@ -214,9 +216,10 @@ class Settings:
 # These variables form ``Settings.database``.
 DATABASE_VARIABLES: tuple[Variable[Any], ...] = (
     Variable("DATABASE_URL", DATABASE, None, text(DATABASE_URL_FORM),
-        "libpq's connection URI, with several hosts, `sslmode`, `target_session_attrs` and so on. A"
-        " password with `@#%/:?` works escaped or unescaped. Takes precedence over the parts below;"
-        " without either, an embedded PostgreSQL is started."),
+        "libpq's connection URI, with several hosts, `sslmode`, `options` and so on"
+        " (docs/deployment.md lists them). In the password, write `@` as `%40`, `/` as `%2F` and"
+        " `%` as `%25`. Takes precedence over the parts below; without either, an embedded"
+        " PostgreSQL is started."),
     Variable("DB_HOST", DATABASE, None, text("the name or IP address of the PostgreSQL server"),
         "The server, or several separated by commas."),
     Variable("DB_PORT", DATABASE, None, text("a port from 1 to 65535, or one for each host"),
@@ -234,6 +237,9 @@ DATABASE_VARIABLES: tuple[Variable[Any], ...] = (
     Variable("DB_TARGET_SESSION_ATTRS", DATABASE, None, choice("any", "read-write", "primary"),
         "Which of several hosts to use: `read-write` and `primary` find the primary.",
         shown_default="`any`"),
+    Variable("DB_PGBOUNCER", DATABASE, False, flag(),
+        "Set to `true` behind PgBouncer in transaction mode. Turns named prepared statements and"
+        " session settings off; docs/deployment.md lists what to set on the role instead."),
 )
 # fmt: on
 

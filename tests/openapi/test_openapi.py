@@ -82,6 +82,7 @@ def test_every_declared_problem_is_described() -> None:
     }
     # Any path may return these, so the document describes them once in its introduction.
     assert declared - described == {
+        (403, "origin_not_allowed"),
         (405, "method_not_allowed"),
         (500, "internal_error"),
         (505, "http_version_not_supported"),
