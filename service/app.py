@@ -15,13 +15,14 @@ from service.db.coalescing import Coalesced
 from service.db.pool import database_context
 from service.health import sampling
 from service.health.handlers import HEALTH, Health, health_context
+from service.http.connections import CONNECTIONS, Connections, connections_context
 from service.http.cors import preflights
-from service.http.error_responses import malformed_response
 from service.http.headers import RESPONSE_HEADERS, ResponseHeaders
 from service.http.middleware import request_middleware
 from service.http.requests import BODY_MAX_BYTES
 from service.jobs.periodic import Job, periodic_context
 from service.mail.sender import mail_context
+from service.openapi.handlers import RENDERING, Rendering
 from service.routes import add_routes
 from service.sessions.queries import find_signed_in
 from service.settings import Settings
@@ -51,7 +52,9 @@ def create_app(settings: Settings, registry: "CollectorRegistry | None" = None) 
     app = web.Application(client_max_size=BODY_MAX_BYTES)
     app[SETTINGS] = settings
     app[LIFECYCLE] = Lifecycle()
+    app[CONNECTIONS] = Connections(app)
     app[HEALTH] = Health()
+    app[RENDERING] = Rendering()
     app[SIGNED_IN] = Coalesced(app, find_signed_in)
     app[EXPORTS] = set()
     app.middlewares.extend([refund_failures, request_middleware(app), preflights(settings)])
@@ -63,11 +66,10 @@ def create_app(settings: Settings, registry: "CollectorRegistry | None" = None) 
             hasher_context,
             mail_context,
             health_context,
+            connections_context,
             periodic_context(*JOBS),
         ]
     )
-    # aiohttp builds these error responses itself, and has no setting to replace them.
-    web.RequestHandler.handle_error = malformed_response  # type: ignore[method-assign, assignment]
     app[RESPONSE_HEADERS] = ResponseHeaders(settings)
     app.on_response_prepare.append(app[RESPONSE_HEADERS].add)
     add_routes(app)

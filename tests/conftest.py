@@ -15,9 +15,9 @@ import secrets
 import shutil
 import signal
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import asyncpg
 import hypothesis
@@ -31,12 +31,14 @@ from service.audit.partitions import maintain_partitions
 from service.context import SETTINGS
 from service.db import migrations
 from service.embedded import server as embedded
+from service.http.connections import CONNECTIONS
 from service.mail import sender
 from service.settings import Database, Settings, load_settings
 from tests.support import described, forks
 from tests.support.clients import FAST, PLENTY, SECRET_KEY, Client, StartApp
 from tests.support.logbook import log_into
 from tests.support.processes import adopt_orphans, end_with_parent, orphans
+from tests.support.served import Server
 
 SERVER_VARIABLE = "SHINKEI_TEST_SERVER"
 # Several times what a run needs for its databases and the WAL.
@@ -275,6 +277,8 @@ def settings(database: Database, tmp_path: Path) -> Settings:
         db_command_timeout_s=60,
         db_lock_timeout_s=60,
         request_timeout_s=120,
+        keepalive_timeout_s=120,
+        write_timeout_s=120,
         slow_query_ms=60_000,
         # Jobs that begin together skip rows that another has locked, until their next run.
         jobs_start_within_s=1,
@@ -295,6 +299,18 @@ async def conn(database: Database) -> AsyncIterator["asyncpg.Connection[asyncpg.
     connection = await asyncpg.connect(**database.asyncpg_arguments())
     yield connection
     await connection.close()
+
+
+@pytest.fixture
+def aiohttp_client(aiohttp_client: AiohttpClient) -> Callable[..., Awaitable[Client]]:
+    """Serve the service's applications behind the same connections as in production."""
+
+    async def serve(app: web.Application, **options: Any) -> Client:
+        served: Any = Server(app) if CONNECTIONS in app else app
+        client: Any = await aiohttp_client(served, **options)
+        return cast("Client", client)
+
+    return serve
 
 
 @pytest.fixture

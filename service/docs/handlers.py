@@ -11,6 +11,7 @@ from pathlib import Path
 from aiohttp import hdrs, web
 
 from service.http.descriptions import describe_file
+from service.http.responses import FileResponse
 
 # Only our own scripts and styles, none inline. Swagger UI's stylesheet embeds its images as data:
 # URLs. No form is ever submitted: page.js reads it.
@@ -66,7 +67,7 @@ def _serve_file(request: web.Request, name: str, content_type: str) -> web.Respo
         return web.Response(status=304, headers=headers)
     if compressed:
         headers[hdrs.CONTENT_ENCODING] = "gzip"
-    return web.Response(body=body, headers=headers, content_type=content_type, charset="utf-8")
+    return FileResponse(request, body, headers=headers, content_type=content_type, charset="utf-8")
 
 
 @functools.cache

@@ -1,6 +1,7 @@
 """Turns any error of a request into a problem response (RFC 9457)."""
 
 import logging
+import re
 from http import HTTPStatus
 
 import asyncpg
@@ -15,6 +16,7 @@ from service.http.headers import ON_EVERY_RESPONSE, SERVER
 from service.http.problems import (
     CONTENT_TOO_LARGE,
     DATABASE_UNAVAILABLE,
+    HTTP_VERSION_NOT_SUPPORTED,
     INTERNAL_ERROR,
     INVALID_VALUE,
     MALFORMED_REQUEST,
@@ -32,6 +34,8 @@ log = logging.getLogger(__name__)
 
 # Problems for the framework's own errors; any other becomes "request_refused".
 _FRAMEWORK = {kind.status: kind for kind in (PATH_NOT_FOUND, METHOD_NOT_ALLOWED, CONTENT_TOO_LARGE)}
+# How aiohttp's parser describes versions that it does not parse at all.
+_OTHER_VERSION = re.compile("Invalid HTTP version|Pause on PRI")
 # Names from RFC 9110 that Python has only since 3.13.
 _PHRASES = {413: "Content Too Large", 422: "Unprocessable Content"}
 
@@ -97,6 +101,8 @@ def malformed_response(
         if isinstance(exc, LineTooLong):
             detail = f"The request target or a header is longer than {exc.args[1]} bytes."
         problem = Problem(MALFORMED_REQUEST._replace(status=status), detail)
+        if message and _OTHER_VERSION.search(message):
+            problem = Problem(HTTP_VERSION_NOT_SUPPORTED)
     response = render(problem, request_id)
     response.headers["X-Request-ID"] = request_id
     response.headers["Server"] = SERVER
@@ -127,7 +133,7 @@ def _is_wrong_type(error: asyncpg.DataError) -> bool:
 def _problem_of(error: Exception) -> Problem:
     match error:
         case Problem(status=status, code=code):
-            if status >= 500:
+            if status == 503:
                 cause = type(error.__cause__).__name__
                 log.warning("unavailable", extra={"code": code, "cause": cause})
             return error

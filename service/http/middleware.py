@@ -10,7 +10,9 @@ from aiohttp.typedefs import Handler, Middleware
 
 from service.context import LIFECYCLE, LOG_CONTEXT, REQUEST_CONTEXT, SETTINGS, RequestContext
 from service.http.client_ip import shown_client_ip
+from service.http.connections import ClientConnection
 from service.http.error_responses import error_response
+from service.http.problems import HTTP_VERSION_NOT_SUPPORTED, Problem
 from service.http.requests import read_in_time
 from service.telemetry.access_log import log_request
 
@@ -21,33 +23,43 @@ def request_middleware(app: web.Application) -> Middleware:
     """Assign a request id, enforce the deadlines, turn errors into problems, and log the request.
 
     The body is read before the handler runs and has its own deadline (408). So no handler holds a
-    connection or a lock while a slow client sends. The handler has a second deadline (503).
+    connection or a lock while a slow client sends. The handler has a second deadline (503), which
+    counts from the arrival of the complete request.
     """
     settings, lifecycle = app[SETTINGS], app[LIFECYCLE]
 
     @web.middleware
     async def handle(request: web.Request, handler: Handler) -> web.StreamResponse:
         started = time.perf_counter()
+        connection = request.protocol
+        assert isinstance(connection, ClientConnection)  # noqa: S101
         context = RequestContext(_request_id(request), request)
         # Each request has its own task, so these need no reset.
         REQUEST_CONTEXT.set(context)
         LOG_CONTEXT.set({**LOG_CONTEXT.get(), "request_id": context.request_id})
         try:
+            if request.version.major != 1:
+                raise Problem(HTTP_VERSION_NOT_SUPPORTED, close=True)
             if request.can_read_body:
                 await read_in_time(request, settings.body_timeout_s)
-            async with asyncio.timeout(settings.request_timeout_s) as context.deadline:
+            due = connection.started() + settings.request_timeout_s
+            async with asyncio.timeout_at(due) as context.deadline:
+                if connection.must_wait:
+                    await connection.turn(request)
                 response = await handler(request)
         except Exception as error:
             response = error_response(error)
         except BaseException:
             # Cancelled because shutdown took too long.
-            log_request(request, context, shown_client_ip(request), None, started)
+            client, gone = shown_client_ip(request), connection.client_gone
+            log_request(request, context, client, None, started, client_gone=gone)
             raise
         response.headers.update(context.headers)
-        if lifecycle.draining:
+        if lifecycle.draining or connection.spare:
             # Keep-alive clients move to another replica instead of hitting a closed socket later.
             response.force_close()
-        log_request(request, context, shown_client_ip(request), response.status, started)
+        client, gone = shown_client_ip(request), connection.client_gone
+        log_request(request, context, client, response.status, started, client_gone=gone)
         return response
 
     return handle

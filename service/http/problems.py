@@ -154,4 +154,10 @@ DATABASE_UNAVAILABLE = ProblemType(
 MISCONFIGURED = ProblemType(
     503, "misconfigured", "The service is not fully configured. Try again later.", RETRY_SOON
 )
+HTTP_VERSION_NOT_SUPPORTED = ProblemType(
+    505, "http_version_not_supported", "Use HTTP/1.1 or HTTP/1.0."
+)
+OVERLOADED = ProblemType(
+    503, "overloaded", "The service has too many connections. Try again shortly.", RETRY_SOON
+)
 TIMEOUT = ProblemType(503, "timeout", "The request took too long. Try again.", RETRY_SOON)

@@ -1,4 +1,4 @@
-"""JSON responses, serialized in one write.
+"""JSON responses, serialized in one write, and files.
 
 For each response, aiohttp builds, checks and serializes all headers again in several coroutines.
 Here the constant headers are prepared as text, and one coroutine writes the whole response.
@@ -10,8 +10,9 @@ import time
 from collections.abc import Mapping
 from email.utils import formatdate
 from http import HTTPStatus
+from typing import Any
 
-from aiohttp import HttpVersion11, hdrs, web
+from aiohttp import HttpVersion10, hdrs, web
 from aiohttp.abc import AbstractStreamWriter
 
 from service.context import REQUEST_CONTEXT
@@ -20,6 +21,8 @@ from service.http.headers import RESPONSE_HEADERS
 _STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}" for status in HTTPStatus}
 
 _CONTROLS = re.compile("[\x00-\x08\x0a-\x1f\x7f]")
+# A client has to read one piece before the one after the next is sent.
+PIECE_BYTES = 32 * 1024
 _CLOSE = "Connection: close\r\n"
 
 
@@ -31,7 +34,7 @@ def _date(now: int) -> str:
 class JsonResponse(web.Response):
     """A response with a body and the headers of ``ResponseHeaders``.
 
-    Bypasses all other ``on_response_prepare`` hooks. Falls back to aiohttp for HTTP/1.0, HEAD, and
+    Bypasses all other ``on_response_prepare`` hooks. Falls back to aiohttp for HTTP/1.0 and
     responses that override a common header; ``tests/http/test_responses.py`` compares both paths.
     """
 
@@ -63,8 +66,7 @@ class JsonResponse(web.Response):
         if (
             self.prepared
             or not isinstance(request, web.Request)
-            or request.method == hdrs.METH_HEAD
-            or request.version != HttpVersion11
+            or request.version == HttpVersion10
             or (common := request.app[RESPONSE_HEADERS]).differ(self)
         ):
             return await super().prepare(request)
@@ -82,5 +84,26 @@ class JsonResponse(web.Response):
             f"{'' if keep_alive else _CLOSE}\r\n"
         )
         self._kept_alive = keep_alive
-        await request.writer.write_eof(head.encode() + body)
+        sent = b"" if request.method == hdrs.METH_HEAD else body
+        await request.writer.write_eof(head.encode() + sent)
         return None
+
+
+class FileResponse(web.Response):
+    """A response whose body is shared by many requests.
+
+    It is sent in pieces, so that no client that reads slowly holds a copy of the whole body.
+    """
+
+    def __init__(self, request: web.Request, body: bytes, **options: Any) -> None:
+        super().__init__(body=body, **options)
+        self.in_pieces = request.method != hdrs.METH_HEAD
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        body = self.body
+        if self.in_pieces and isinstance(body, bytes):
+            for start in range(0, len(body), PIECE_BYTES):
+                await self.write(body[start : start + PIECE_BYTES])
+            await web.StreamResponse.write_eof(self)
+        else:
+            await super().write_eof(data)

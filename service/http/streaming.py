@@ -13,8 +13,7 @@ from service.http.problems import Problem
 
 log = logging.getLogger(__name__)
 
-# How long a client may take to make room for the next chunk, and for the whole response.
-WRITE_TIMEOUT_S = 15
+# How long a client may take to read the whole response.
 STREAM_TIMEOUT_S = 15 * 60
 
 
@@ -38,9 +37,9 @@ async def stream_json(
                 await response.prepare(request)
                 if request.method == hdrs.METH_HEAD:
                     return response
-                await _send(response, first)
+                await response.write(first)
                 async for chunk in chunks:
-                    await _send(response, chunk)
+                    await response.write(chunk)
                 await response.write_eof()
         except ConnectionError as error:
             log.info("response cut off", extra={"cause": type(error).__name__})
@@ -52,11 +51,6 @@ async def stream_json(
             log.exception("unexpected error")
             _cut(request)
     return response
-
-
-async def _send(response: web.StreamResponse, chunk: bytes) -> None:
-    async with asyncio.timeout(WRITE_TIMEOUT_S):
-        await response.write(chunk)
 
 
 def _cut(request: web.Request) -> None:

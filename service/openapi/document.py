@@ -35,6 +35,7 @@ from service.http.problems import (
     MALFORMED_QUERY,
     MALFORMED_REQUEST,
     NOT_FOUND,
+    OVERLOADED,
     PRECONDITION_FAILED,
     PRECONDITION_REQUIRED,
     TIMEOUT,
@@ -53,6 +54,7 @@ from service.openapi.components import (
 )
 from service.openapi.fields import describe_field
 from service.settings import Settings
+from service.telemetry.access_log import PROBES
 
 _DESCRIPTION = """\
 Accounts: registration, sign-in, sessions, recovery, profiles, administration and audit.
@@ -63,7 +65,7 @@ Bodies are JSON in UTF-8 (RFC 8259, RFC 7493), optionally compressed with gzip o
 
 Errors are `application/problem+json` (RFC 9457) with a stable `code`; each status lists its codes.
 In addition, an unknown path returns 404, an unsupported method 405, a CORS preflight of an unlisted
-origin 403, and an internal error 500.
+origin 403, an internal error 500, and a version of HTTP other than 1.0 and 1.1 505.
 
 To find a request in the logs, send an `X-Request-ID` of up to 128 letters, digits, dots, hyphens
 and underscores. The response repeats it.
@@ -249,7 +251,9 @@ def _problems(route: Route, description: Description) -> dict[int, tuple[Problem
     """Return a route's problems by status: its own, and those implied by its description."""
     found = [MALFORMED_REQUEST, *access_of(route.access).problems, *description.problems]
     if description.database:
-        found += [DATABASE_UNAVAILABLE, TIMEOUT]
+        found += [DATABASE_UNAVAILABLE]
+    if route.path not in PROBES:
+        found += [OVERLOADED, TIMEOUT]
     if "{" in route.path:
         found += [NOT_FOUND]
     if description.body:

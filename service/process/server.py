@@ -15,18 +15,14 @@ from aiohttp import web
 from service.app import create_app
 from service.context import LIFECYCLE
 from service.exceptions import StartError
+from service.http.connections import BACKLOG, accept_clients
 from service.process.announcing import Announcer
 from service.settings import Settings, http_origin
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
 
-# Also how long a client may take to send its headers.
-KEEPALIVE_TIMEOUT_S = 15
 SHUTDOWN_TIMEOUT_S = 5
-# How long the rest of a rejected body is read and discarded, so that the response arrives.
-LINGERING_TIME_S = 3
-BACKLOG = 1024
 # Tells a worker to leave while others keep serving: it accepts no new connections, but stays ready.
 RETIRE = signal.SIGUSR2
 AT_ONCE = (signal.SIGINT, signal.SIGQUIT)
@@ -138,19 +134,13 @@ async def serve_until_signalled(
     """
     app = create_app(settings, registry)
     stop_signal = asyncio.create_task(signals.get())
-    runner = web.AppRunner(
-        app,
-        access_log=None,
-        keepalive_timeout=KEEPALIVE_TIMEOUT_S,
-        lingering_time=LINGERING_TIME_S,
-        # aiohttp waits this long twice: also after it has ended the reading of bodies.
-        shutdown_timeout=SHUTDOWN_TIMEOUT_S / 2,
-    )
+    # aiohttp waits this long twice: also after it has ended the reading of bodies.
+    runner = web.AppRunner(app, shutdown_timeout=SHUTDOWN_TIMEOUT_S / 2)
+    servers: list[asyncio.AbstractServer] = []
     try:
         if not await run_until(stop_signal, runner.setup()):
             return
-        site = web.SockSite(runner, listener, backlog=BACKLOG)
-        await site.start()
+        servers = await accept_clients(runner, listener)
         _freeze_startup_objects()
         started()
         received = await stop_signal
@@ -158,7 +148,8 @@ async def serve_until_signalled(
         # Responses close their connections from now on, so that no client is cut off at the end.
         app[LIFECYCLE].draining = True
         if received is RETIRE:
-            await site.stop()
+            for server in servers:
+                server.close()
         else:
             app[LIFECYCLE].stopping = True
         if received not in AT_ONCE:
@@ -168,6 +159,8 @@ async def serve_until_signalled(
                         pass
     finally:
         stop_signal.cancel()
+        for server in servers:
+            server.close()
         await runner.cleanup()
 
 

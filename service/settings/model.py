@@ -96,9 +96,15 @@ class Settings:
     db_close_timeout_s: float = 3
 
     request_timeout_s: float = variable("REQUEST_TIMEOUT_S", REQUESTS, 4.5, seconds(0.1, 600),
-        "Maximum duration of a request, after which it gets a 503.")
+        "Maximum time from a request's arrival to its response, after which it gets a 503.")
     body_timeout_s: float = variable("BODY_TIMEOUT_S", REQUESTS, 10, seconds(0.1, 600),
         "How long a client may take to send the body before it gets a 408.")
+    # How long a connection may be idle, and how long a client may take to send a request's headers.
+    keepalive_timeout_s: float = 15
+    # How long a client may read nothing of a response before its connection is closed.
+    write_timeout_s: float = 15
+    # Connections of a process; fewer if it may not open so many files.
+    connections_max: int = 5000
     trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = variable(
         "TRUSTED_PROXIES", REQUESTS, (), NETWORKS,
         "Proxies whose `X-Forwarded-For` is trusted. Clients behind an unlisted proxy share one"

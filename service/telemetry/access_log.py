@@ -29,13 +29,16 @@ def log_request(
     client: str | None,
     status: int | None,
     started: float,
+    *,
+    client_gone: bool,
 ) -> None:
     """Log a request and its response status, or None if there was no response.
 
     ``started`` is a ``time.perf_counter`` value.
     """
     route = route_template(request)
-    if status is None or status >= 500:
+    # A 505 is the client's mistake.
+    if status is None or (status >= 500 and status != 505):
         level = logging.WARNING
     elif route in PROBES:
         level = logging.DEBUG
@@ -61,8 +64,7 @@ def log_request(
     }
     if context.problem_code is not None:
         values["code"] = context.problem_code
-    transport = request.transport
-    if transport is None or transport.is_closing():
+    if client_gone:
         # The request was still carried out, so its status is logged.
         values["client_gone"] = True
     # The record that log.log would make, but faster: see docs/performance.md.

@@ -6,7 +6,7 @@ If the application has no registry, prometheus_client is not imported and nothin
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
@@ -15,8 +15,15 @@ if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 Counted: TypeAlias = Literal[
-    "sign_ins", "registrations", "throttled_requests", "idempotent_replays", "mails"
+    "sign_ins",
+    "registrations",
+    "throttled_requests",
+    "idempotent_replays",
+    "mails",
+    "connections_dropped",
 ]
+# Why a connection was closed before its client did so.
+Dropped: TypeAlias = Literal["not_reading", "idle", "overload"]
 # Known label values, so that each series exists at 0 before the first event.
 LABELS: dict[Counted, tuple[str, tuple[str, ...]]] = {
     "sign_ins": ("outcome", ("success", "wrong", "refused", "throttled")),
@@ -29,6 +36,7 @@ LABELS: dict[Counted, tuple[str, tuple[str, ...]]] = {
         ),
     ),
     "mails": ("outcome", ("sent", "failed", "unknown", "given_up")),
+    "connections_dropped": ("reason", get_args(Dropped)),
 }
 HELP: dict[Counted, str] = {
     "sign_ins": "Password sign-ins; refused means that the account is suspended or unverified",
@@ -36,6 +44,7 @@ HELP: dict[Counted, str] = {
     "throttled_requests": "Requests rejected by a rate limit",
     "idempotent_replays": "Requests that got the stored response for their Idempotency-Key",
     "mails": "Attempts to send a mail; failed and unknown ones are retried, given_up ones are not",
+    "connections_dropped": "Connections closed on clients that did not read, or for their number",
 }
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 # In seconds, with upper ends that suit the default request and statement timeouts.

@@ -85,6 +85,7 @@ def test_every_declared_problem_is_described() -> None:
         (403, "origin_not_allowed"),
         (405, "method_not_allowed"),
         (500, "internal_error"),
+        (505, "http_version_not_supported"),
     }
     assert described <= declared
 

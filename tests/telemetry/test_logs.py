@@ -9,7 +9,7 @@ import re
 import socket
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from tests.support.logbook import attached, logged, written
 from tests.support.probes import make_patient
 from tests.support.processes import call, connect, run_python, serving, started, url_of
 from tests.support.waiting import DEADLINE_S, eventually, eventually_blocking
+from tests.support.wire import connected, patch_me
 
 log = logging.getLogger("service.tests")
 
@@ -383,20 +384,13 @@ async def test_cancelled_request_is_logged(client: Client, conn: Any) -> None:
     async with conn.transaction():
         await conn.execute("select 1 from users for update")
         with logged() as events:
-            patch = client.patch("/api/v1/users/me", headers=account.headers, json={"name": "Eve"})
-            request = asyncio.ensure_future(patch)
-            await eventually(is_lock_awaited)
-            request.cancel()
-            await eventually(events_in(events))
-    (line,) = events
+            async with connected(client) as wire:
+                wire.writer.write(patch_me(account, b'{"name": "Eve"}'))
+                await eventually(is_lock_awaited)
+                wire.reset()
+                lines = await eventually(lambda: [event for event in events if "status" in event])
+    (line,) = lines
     assert (line["event"], line["level"], line["status"]) == ("request", "warning", None)
-
-
-def events_in(events: list[dict[str, Any]]) -> Callable[[], Awaitable[bool]]:
-    async def some() -> bool:
-        return bool(events)
-
-    return some
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from aiohttp import ClientResponse, ClientSession, UnixConnector, web
 
 from service.app import create_app
 from service.auth.passwords import HASHER
+from service.http.connections import CONNECTIONS, ClientConnection
 from service.settings import Rate, Settings
 from tests.support.clients import Client, StartApp
 from tests.support.factories import PASSWORD, assert_problem
@@ -354,10 +355,16 @@ async def test_unix_socket_is_limited_per_account_only(settings: Settings, tmp_p
     )
     runner = web.AppRunner(create_app(few))
     await runner.setup()
-    await web.UnixSite(runner, tmp_path / "socket").start()
+    server = runner.server
+    assert server is not None
+    loop = asyncio.get_running_loop()
+    accepting = await loop.create_unix_server(
+        lambda: ClientConnection(runner.app[CONNECTIONS], server, loop), tmp_path / "socket"
+    )
     statuses = []
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(runner.cleanup)
+        stack.callback(accepting.close)
         connector = UnixConnector(str(tmp_path / "socket"))
         session = await stack.enter_async_context(ClientSession(connector=connector))
         registered = {"email": "ada@example.com", "password": PASSWORD}
