@@ -13,6 +13,7 @@ from aiohttp import web
 from asyncpg.connection import LoggedQuery
 
 from service.context import SETTINGS
+from service.db.connecting import CONNECTOR, Connector, connect, wait_for_database
 from service.db.connection import (
     CONNECTION_CLASS,
     DATABASE_TIMERS,
@@ -26,7 +27,7 @@ from service.db.connection import (
 )
 from service.db.startup import prepare, start_errors
 from service.json_codec import encode
-from service.settings import Database, Settings
+from service.settings import Settings
 
 log = logging.getLogger(__name__)
 
@@ -43,46 +44,52 @@ async def database_context(app: web.Application) -> AsyncIterator[None]:
     app[WRITES] = asyncio.Semaphore(max(1, settings.db_pool_size * 4 // 5))
     await prepare(settings)
     with start_errors(settings) as database:
+        session = _session_settings(settings)
+        began_at = asyncio.get_running_loop().time()
+        # While the pool opens, each attempt waits like the first connection.
+        app[CONNECTOR] = Connector(
+            functools.partial(
+                wait_for_database,
+                database,
+                settings.db_connect_timeout_s,
+                began_at=began_at,
+                session=session,
+            )
+        )
         connection_class = app.get(CONNECTION_CLASS, asyncpg.Connection)
-        app[POOL] = await _open_pool(settings, database, connection_class)
+        app[POOL] = await _open_pool(settings, app[CONNECTOR], connection_class)
+        app[CONNECTOR].attempt = functools.partial(connect, database, session=session)
     yield
     try:
         async with asyncio.timeout(settings.db_close_timeout_s):
             await app[POOL].close()
     except TimeoutError:
         app[POOL].terminate()
+    app[CONNECTOR].drop()
 
 
 async def _open_pool(
-    settings: Settings, database: Database, connection_class: type[Any]
+    settings: Settings, connector: Connector, connection_class: type[Any]
 ) -> "asyncpg.Pool[asyncpg.Record]":
     return await asyncpg.create_pool(
-        **database.asyncpg_arguments(),
+        connect=connector.connect,
         # A fixed size, so that no request has to open a connection unless one was lost.
         min_size=settings.db_pool_size,
         max_size=settings.db_pool_size,
         connection_class=connection_class,
-        timeout=5,
         # Longer than statement_timeout, so that PostgreSQL cancels first if it is reachable.
         command_timeout=settings.db_command_timeout_s + 0.5,
         init=functools.partial(_prepare_connection, slow_query_ms=settings.slow_query_ms),
         reset=_skip_reset,
-        **_session_arguments(settings, database),
     )
 
 
-def _session_arguments(settings: Settings, database: Database) -> dict[str, Any]:
-    """Return arguments that set the session up, of which PgBouncer allows none."""
-    if database.pgbouncer:
-        return {}
+def _session_settings(settings: Settings) -> dict[str, str]:
     return {
-        "server_settings": {
-            "application_name": "shinkei",
-            "statement_timeout": str(round(settings.db_command_timeout_s * 1000)),
-            "lock_timeout": str(round(settings.db_lock_timeout_s * 1000)),
-            "idle_in_transaction_session_timeout": "5000",
-            "jit": "off",
-        }
+        "statement_timeout": str(round(settings.db_command_timeout_s * 1000)),
+        "lock_timeout": str(round(settings.db_lock_timeout_s * 1000)),
+        "idle_in_transaction_session_timeout": "5000",
+        "jit": "off",
     }
 
 

@@ -4,10 +4,9 @@ import asyncio
 import contextlib
 import dataclasses
 import os
-import secrets
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -23,10 +22,11 @@ from service.app import create_app
 from service.db.connection import POOL, POOL_WAITING, WRITES, Connection
 from service.db.pool import _decode_timestamp, _encode_timestamp
 from service.db.transactions import read, write
+from service.doctor.database import check_database
 from service.exceptions import DatabaseUnavailable, StartError
 from service.settings import Database, Settings
 from tests.support.clients import ROOT, Client, StartApp
-from tests.support.factories import PASSWORD, assert_problem, register, register_as
+from tests.support.factories import assert_problem, register, register_as
 from tests.support.locks import WAITING
 from tests.support.logbook import logged
 from tests.support.probes import make_patient
@@ -247,17 +247,6 @@ async def test_read_is_tried_at_most_twice(client: Client) -> None:
     assert len(tries) == 2
 
 
-@pytest.fixture
-async def role(settings: Settings, conn: Any) -> AsyncIterator[Database]:
-    """The database for a separate role that may use all tables and owns none."""
-    assert settings.database is not None
-    name = f"shinkei_role_{secrets.token_hex(6)}"
-    await conn.execute(f"create role {name} login password '{PASSWORD}'")
-    await conn.execute(f"grant all on all tables in schema public to {name}")
-    yield dataclasses.replace(settings.database, user=name, password=PASSWORD)
-    await conn.execute(f"drop owned by {name}; drop role {name}")
-
-
 @pytest.mark.parametrize(
     "change",
     [
@@ -433,6 +422,7 @@ def pgbouncer(database: Database) -> Iterator[Database]:
             unix_socket_dir =
             auth_type = any
             pool_mode = transaction
+            default_pool_size = 1
             """.replace("            ", "")
         )
         user = ["-u", "nobody"] if os.geteuid() == 0 else []
@@ -460,6 +450,19 @@ async def test_application_works_behind_pgbouncer(start_app: StartApp, pgbouncer
     assert {(response.status, (await response.json())["name"]) for response in responses} == {
         (200, "Grace")
     }
+
+
+async def test_no_connection_leaves_a_named_statement_to_the_next_in_pgbouncer(
+    start_app: StartApp, settings: Settings, pgbouncer: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those at start, of the pool, of the probes and of doctor share PgBouncer's one session."""
+    make_patient(monkeypatch)
+    client = await start_app(database=pgbouncer)
+    assert (await client.get("/health")).status == 200
+    await client.close()
+    await check_database(dataclasses.replace(settings, database=pgbouncer), {})
+    with connect(pgbouncer) as session:
+        assert session.execute("select name from pg_prepared_statements").fetchall() == []
 
 
 async def test_pgbouncer_mode_names_no_prepared_statements(
