@@ -25,6 +25,7 @@ from service.db.connection import (
     Connection,
     Waiting,
 )
+from service.db.failover import FAILOVER, Failover
 from service.db.startup import prepare, start_errors
 from service.json_codec import encode
 from service.settings import Settings
@@ -41,6 +42,7 @@ async def database_context(app: web.Application) -> AsyncIterator[None]:
     settings = app[SETTINGS]
     app[DATABASE_TIMERS] = []
     app[POOL_WAITING] = Waiting()
+    app[FAILOVER] = Failover()
     app[WRITES] = asyncio.Semaphore(max(1, settings.db_pool_size * 4 // 5))
     await prepare(settings)
     with start_errors(settings) as database:
