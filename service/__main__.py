@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 def main() -> None:
     """Run the command. A failure prints one line on stderr, never a traceback."""
+    _open_closed_streams()
     code: object
     try:
         from service.commands import shinkei
@@ -29,6 +30,19 @@ def main() -> None:
         # The reader is gone or the disk is full. Python would flush again at exit and complain.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(code)  # type: ignore[arg-type]
+
+
+def _open_closed_streams() -> None:
+    """Open the null device for each standard stream that the caller has closed.
+
+    Python has no object for such a stream, and the next file or socket would get its descriptor.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            # The lowest free descriptor, which is the stream's. Child processes get it too.
+            fd = os.open(os.devnull, os.O_RDWR)
+            os.set_inheritable(fd, True)
+            setattr(sys, name, open(fd, mode))  # noqa: PTH123, SIM115
 
 
 def _explain(error: BaseException) -> tuple[str, int]:

@@ -109,7 +109,8 @@ ANY_JSON = Shape(
     "Json",
     {
         "description": (
-            "Any JSON without NUL characters. Numbers must fit the precision of a 64-bit float."
+            "Any JSON without NUL characters. Numbers must fit the precision of a 64-bit float;"
+            " -0.0 becomes 0.0."
         ),
         "anyOf": [
             {"type": ["boolean", "null"]},

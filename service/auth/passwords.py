@@ -19,6 +19,7 @@ from service.auth.blocklist import is_blocked
 from service.context import REQUEST_CONTEXT, SETTINGS
 from service.http.client_ip import Network, network_of
 from service.http.field_errors import field_error
+from service.http.fields import password_lengths
 from service.http.problems import RETRY_SOON, Problem, ProblemType, invalid_fields
 from service.settings import Settings
 
@@ -121,8 +122,8 @@ def require_acceptable(
     ``personal``: the account's own email and name.
     """
     minimum = app[SETTINGS].password_min_length
-    # The smaller of both: U+FDFA alone becomes 18 characters, and others compose into fewer.
-    if min(len(password), len(_normalize(password))) < minimum:
+    least, _ = password_lengths(password)
+    if least < minimum:
         detail = f"Must be at least {minimum} characters long."
         raise invalid_fields(field_error(pointer, "too_short", detail))
     if is_blocked(password):

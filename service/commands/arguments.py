@@ -13,7 +13,7 @@ from marshmallow import Schema, ValidationError, fields
 from service.accounts import queries as accounts
 from service.db.connection import Connection
 from service.exceptions import ArgumentError
-from service.http.fields import UUID_PATTERN, EmailAddress, Password, fold_email
+from service.http.fields import UUID_PATTERN, EmailAddress, NewPassword, fold_email
 from service.http.problems import ACCOUNT_NOT_FOUND, Problem
 
 _UUID = re.compile(UUID_PATTERN)
@@ -76,5 +76,11 @@ def read_password() -> str:
     if sys.stdin.isatty():
         typed = click.prompt("Password", hide_input=True, confirmation_prompt=True, err=True)
     else:
-        typed = sys.stdin.readline().rstrip("\r\n")
-    return check(Password(), "password", typed)
+        try:
+            # Some shells and editors write a byte order mark first.
+            typed = sys.stdin.readline().removeprefix("\ufeff").rstrip("\r\n")
+        except UnicodeDecodeError as error:
+            raise ArgumentError(f"password: expected text in {error.encoding}") from None
+        except OSError as error:
+            raise ArgumentError(f"password: cannot be read: {error.strerror or error}") from None
+    return check(NewPassword(), "password", typed)

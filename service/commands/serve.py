@@ -50,7 +50,7 @@ def command(workers: int | None) -> None:
 
     from service.commands.connection import database_of
     from service.process.exporter import exporting
-    from service.process.server import listen
+    from service.process.server import listen, with_bound_port
     from service.process.server import serve as serve_alone
     from service.process.workers import Supervisor
     from service.settings import load_settings
@@ -62,7 +62,7 @@ def command(workers: int | None) -> None:
     with (
         listen(settings.host, settings.port) as listener,
         exporting(settings) as exporter,
-        database_of(settings) as ready,
+        database_of(with_bound_port(settings, listener)) as ready,
     ):
         if settings.workers == 1:
             registry = exporter.registry if exporter else None

@@ -30,10 +30,9 @@ async def connect(
     ``session`` holds settings for the session; PgBouncer allows none. The other ``arguments`` are
     those of ``asyncpg.connect``.
     """
-    settings = {} if database.pgbouncer else {"application_name": "shinkei", **(session or {})}
-    return await asyncpg.connect(
-        **database.asyncpg_arguments(), timeout=timeout_s, server_settings=settings, **arguments
-    )
+    if session and not database.pgbouncer:
+        arguments["server_settings"] = session
+    return await asyncpg.connect(**database.asyncpg_arguments(), timeout=timeout_s, **arguments)
 
 
 async def wait_for_database(

@@ -262,7 +262,7 @@ async def _check_pool(conn: Connection, settings: Settings, variables: Variables
                (select datconnlimit from pg_database where datname = current_database())
                    as of_database,
                (select count(*) from pg_stat_activity
-                where datid is not null and application_name <> 'shinkei'
+                where datid is not null and application_name <> current_setting('application_name')
                     and pid <> pg_backend_pid()) as others
         """
     )

@@ -158,11 +158,11 @@ def read_or_make_secret(path: Path) -> str:
 
 
 def read_secret(path: Path) -> str:
-    """Return the secret, without the line break that an editor may have added.
+    """Return the secret, without the line break or byte order mark that an editor may have added.
 
     Raises StartError if there is none.
     """
-    secret = path.read_text().strip()
+    secret = path.read_text(encoding="utf-8-sig").strip()
     if not secret:
         raise StartError(f"{path} is empty: restore it from a backup")
     return secret

@@ -64,7 +64,8 @@ def read_float(text: str) -> float:
     value = float(text)
     if value and (len(text) <= EXACT_CHARS or not _LEAST <= abs(value) <= _MOST):
         return value
-    return value if _prints_as(value, text) else InexactFloat(value)
+    # PostgreSQL's numeric has no negative zero.
+    return value or 0.0 if _prints_as(value, text) else InexactFloat(value)
 
 
 def _prints_as(value: float, text: str) -> bool:
@@ -129,16 +130,23 @@ class Password(Text):
 
 
 class NewPassword(Password):
-    """A new password. Its minimum length is a setting: see ``auth.passwords``.
-
-    The maximum applies after NFKC too, which can turn one character into eighteen.
-    """
+    """A new password. Its minimum length is a setting: see ``auth.passwords``."""
 
     def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> str:
         text = super()._deserialize(value, attr, data, **kwargs)
-        if len(unicodedata.normalize("NFKC", text)) > self.max_length:
+        _, most = password_lengths(text)
+        if most > self.max_length:
             raise too_long(self.max_length)
         return text
+
+
+def password_lengths(password: str) -> tuple[int, int]:
+    """Return the least and the most characters that the password has, as typed and after NFKC.
+
+    U+FDFA alone becomes eighteen characters; others compose into fewer. Both limits hold for both.
+    """
+    lengths = (len(password), len(unicodedata.normalize("NFKC", password)))
+    return min(lengths), max(lengths)
 
 
 class DisplayName(Text):

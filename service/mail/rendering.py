@@ -84,7 +84,8 @@ def _read_part(roots: list[Path], file: Path, values: frozenset[str]) -> Templat
     path = next((root / file for root in roots if (root / file).is_file()), None)
     if path is None:
         return None
-    template = Template(path.read_text(encoding="utf-8"))
+    # Some editors begin a file with a byte order mark.
+    template = Template(path.read_text(encoding="utf-8-sig"))
     known = {"name", "email", *values}
     if not template.is_valid() or not known.issuperset(template.get_identifiers()):
         names = ", ".join(f"${name}" for name in sorted(known))

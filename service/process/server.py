@@ -6,6 +6,7 @@ import gc
 import signal
 import socket
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import uvloop
@@ -14,7 +15,7 @@ from aiohttp import web
 from service.app import create_app
 from service.context import LIFECYCLE
 from service.exceptions import StartError
-from service.settings import Settings
+from service.settings import Settings, http_origin
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
@@ -63,7 +64,19 @@ def listen(host: str, port: int, prefix: str = "") -> socket.socket:
 
 def url_of(listener: socket.socket) -> str:
     host, port = listener.getsockname()[:2]
-    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    return http_origin(host, port)
+
+
+def with_bound_port(settings: Settings, listener: socket.socket) -> Settings:
+    """Return the settings with the port that the system picked, if PORT is 0.
+
+    The default of ``public_origin`` contains it, so that links in emails work.
+    """
+    port = listener.getsockname()[1]
+    origin = settings.public_origin
+    if origin == http_origin(settings.host, settings.port):
+        origin = http_origin(settings.host, port)
+    return replace(settings, port=port, public_origin=origin)
 
 
 def serve(

@@ -18,7 +18,12 @@ import uvloop
 
 from service.exceptions import StartError
 from service.process.exporter import worker_registry
-from service.process.server import RETIRE, handle_signals, serve_until_signalled
+from service.process.server import (
+    RETIRE,
+    handle_signals,
+    serve_until_signalled,
+    with_bound_port,
+)
 from service.settings import Settings, SettingsError, load_settings
 from service.telemetry.logs import configure_logging
 
@@ -82,6 +87,7 @@ def serve(given: str, workers: int | None) -> int:
     try:
         settings = load_settings(os.environ)
         settings = replace(settings, workers=workers or settings.workers)
+        settings = with_bound_port(settings, listener)
         configure_logging(settings)
         if settings.database is None:
             settings = _with_the_parents_database(settings)

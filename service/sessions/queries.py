@@ -295,13 +295,13 @@ async def delete_sessions_of_user(
 ) -> bool:
     """Delete some of the user's sessions, live ones too. Return whether any were found."""
     rows = await conn.fetch(
-        "select id from sessions where user_id = $1 limit $2 for update", user_id, sessions_max
+        "select id from sessions where user_id = $1 limit $2", user_id, sessions_max
     )
     return await _delete_sessions(conn, rows, rows_max)
 
 
 async def _delete_sessions(conn: Connection, rows: Sequence[asyncpg.Record], rows_max: int) -> bool:
-    """Delete up to ``rows_max`` refresh tokens of locked sessions, then those without any.
+    """Delete up to ``rows_max`` refresh tokens of the sessions, then those without any.
 
     So the foreign key never has to delete the thousands of tokens that a session may have.
     """

@@ -1,10 +1,14 @@
 """How to reach PostgreSQL and the mail server."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from ssl import create_default_context
+from ssl import SSLContext, TLSVersion, VerifyFlags, create_default_context
 from typing import Any
 from urllib.parse import urlencode
+
+# The application_name of connections, unless the database's options have one.
+APPLICATION_NAME = "shinkei"
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,8 +16,9 @@ class Database:
     """How to reach PostgreSQL and sign in, in libpq's terms.
 
     ``options`` holds the libpq parameters that asyncpg and psycopg both understand (sslmode,
-    sslrootcert, target_session_attrs, …). Behind ``pgbouncer``, in transaction mode, no state may
-    outlive a transaction, so no connection names a statement or sets anything for its session.
+    sslrootcert, target_session_attrs, options, …). Behind ``pgbouncer``, in transaction mode, no
+    state may outlive a transaction, so no connection names a statement or sets anything for its
+    session.
     """
 
     hosts: tuple[tuple[str, int], ...]
@@ -21,7 +26,7 @@ class Database:
     user: str
     password: str = field(default="", repr=False)
     password_file: Path | None = None
-    options: tuple[tuple[str, str], ...] = ()
+    options: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     pgbouncer: bool = False
 
     def __post_init__(self) -> None:
@@ -29,11 +34,13 @@ class Database:
         if options.get("sslmode") == "verify-full" and "sslrootcert" not in options:
             # Since libpq 16, "system" means the authorities that the system trusts.
             object.__setattr__(self, "options", (*self.options, ("sslrootcert", "system")))
+        elif options.get("sslrootcert") == "system" and "sslmode" not in options:
+            object.__setattr__(self, "options", (*self.options, ("sslmode", "verify-full")))
 
     @property
     def address(self) -> str:
-        """Host and port of each server, for display: ``db1:5432,db2:5432``."""
-        return ",".join(f"{host}:{port}" for host, port in self.hosts)
+        """Host and port of each server, for display: ``db1:5432,[::1]:5432``."""
+        return ",".join(f"{in_brackets(host)}:{port}" for host, port in self.hosts)
 
     def read_password(self) -> str:
         """Return the current password. A password file is read each time, so that it can rotate."""
@@ -43,30 +50,67 @@ class Database:
 
     def asyncpg_arguments(self) -> dict[str, Any]:
         """Return keyword arguments for ``asyncpg.connect`` and ``asyncpg.create_pool``."""
-        # asyncpg does not support "system"; the default context trusts the same authorities.
-        options = {name: value for name, value in self.options if value != "system"}
-        trusted = {"ssl": create_default_context()} if len(options) < len(self.options) else {}
+        options = {"application_name": APPLICATION_NAME, **dict(self.options)}
+        trusted = {}
+        if options.get("sslrootcert") == "system":
+            trusted["ssl"] = _trust_system(options)
+            del options["sslrootcert"]
         return {
             **trusted,
-            "dsn": f"postgresql://?{urlencode(options)}" if options else None,
+            "dsn": f"postgresql://?{urlencode(options)}",
             "host": [host for host, _ in self.hosts],
             "port": [port for _, port in self.hosts],
             "user": self.user,
-            "password": self.read_password,
+            # Without one, both drivers look for PGPASSWORD and ~/.pgpass.
+            "password": self.read_password if self.password or self.password_file else None,
             "database": self.name,
             **({"statement_cache_size": 0} if self.pgbouncer else {}),
         }
 
-    def libpq_arguments(self) -> dict[str, str]:
+    def libpq_arguments(self) -> dict[str, str | None]:
         """Return keyword arguments for ``psycopg.connect``."""
         return {
             "host": ",".join(host for host, _ in self.hosts),
             "port": ",".join(str(port) for _, port in self.hosts),
             "user": self.user,
-            "password": self.read_password(),
+            "password": self.read_password() or None,
             "dbname": self.name,
+            "application_name": APPLICATION_NAME,
             **dict(self.options),
         }
+
+
+def in_brackets(host: str) -> str:
+    """Return the host as a URL has it: an IPv6 literal in brackets (RFC 3986 §3.2.2, RFC 6874)."""
+    if ":" not in host or host.startswith("/"):
+        return host
+    return f"[{host.replace('%', '%25')}]"
+
+
+def http_origin(host: str, port: int) -> str:
+    """Return the origin of a server that speaks HTTP on this host and port."""
+    return f"http://{in_brackets(host)}:{port}"
+
+
+def _trust_system(options: Mapping[str, str]) -> SSLContext:
+    """Return a context that trusts the system's authorities, which asyncpg cannot be told to.
+
+    Next to a context, asyncpg ignores all other options for certificates and versions.
+    """
+    context = create_default_context()
+    context.set_alpn_protocols(["postgresql"])
+    if "sslcert" in options:
+        context.load_cert_chain(
+            options["sslcert"], options.get("sslkey"), options.get("sslpassword", "")
+        )
+    if "sslcrl" in options:
+        context.load_verify_locations(options["sslcrl"])
+        context.verify_flags |= VerifyFlags.VERIFY_CRL_CHECK_CHAIN
+    for bound in ("minimum_version", "maximum_version"):
+        version = options.get(f"ssl_{bound[:3]}_protocol_version")
+        if version:
+            setattr(context, bound, TLSVersion[version.replace(".", "_")])
+    return context
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import Any
 
-from service.settings.connections import Database
+from service.settings.connections import Database, http_origin
 from service.settings.model import DATABASE_VARIABLES, VARIABLES, Settings
-from service.settings.urls import pair_hosts, parse_database_url
+from service.settings.urls import pair_hosts, parse_database_url, refuse_conflicts
 from service.settings.variables import SettingsError
 
 # Control characters, and the separators of lines and paragraphs.
@@ -49,7 +49,7 @@ def load_settings(environ: Mapping[str, str]) -> Settings:
         **{
             "migrate_on_start": database is None,
             "data_dir": Settings.data_dir.absolute(),
-            "public_origin": f"http://{host}:{port}",
+            "public_origin": http_origin(host, port),
             **values,
         },
         database=database,
@@ -73,10 +73,12 @@ def _read_database(parts: Mapping[str, Any]) -> Database | None:
     for name in ("DB_HOST", "DB_NAME", "DB_USER"):
         if name not in parts:
             raise VARIABLES[name].refusal(", because other DB_ variables are set")
+    refuse_conflicts(options, "DB_SSLMODE")
+    hosts = [host.strip() for host in parts["DB_HOST"].split(",")]
+    if not all(hosts):
+        raise VARIABLES["DB_HOST"].refusal(" between commas")
     return Database(
-        hosts=pair_hosts(
-            parts["DB_HOST"].split(","), parts.get("DB_PORT", "").split(","), "DB_PORT"
-        ),
+        hosts=pair_hosts(hosts, parts.get("DB_PORT", "").split(","), "DB_PORT"),
         name=parts["DB_NAME"],
         user=parts["DB_USER"],
         password=parts.get("DB_PASS", ""),

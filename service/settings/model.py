@@ -51,9 +51,10 @@ class Settings:
 
     host: str = variable("HOST", SERVER, "127.0.0.1",
         text("an IP address or a host name, such as 127.0.0.1 or 0.0.0.0"),
-        "The interface to listen on; `0.0.0.0` means every IPv4 interface.")
+        "The interface to listen on; `0.0.0.0` means every IPv4 interface, `::` every interface.")
     port: int = variable("PORT", SERVER, 8080, integer(0, 65535),
-        "The port to listen on; `0` picks a free one.")
+        "The port to listen on; `0` picks a free one, which commands that email or print links do"
+        " not know: set `PUBLIC_ORIGIN` then.")
     workers: int = variable("WORKERS", SERVER, 1, integer(1, 256),
         "Processes that serve requests. `shinkei serve --workers` takes precedence.")
     metrics_host: str = variable("METRICS_HOST", SERVER, "127.0.0.1",
@@ -104,7 +105,8 @@ class Settings:
         " rate limit.")
     public_origin: str = variable("PUBLIC_ORIGIN", REQUESTS, "", PUBLIC_ORIGIN,
         "The origin of your front end; links in emails begin with it. If it is `https://`,"
-        " responses carry HSTS.", shown_default="`http://HOST:PORT`")
+        " responses carry HSTS. An IPv6 address is in brackets.",
+        shown_default="`http://HOST:PORT`")
     cors_origins: frozenset[str] = variable("CORS_ORIGINS", REQUESTS, frozenset(), ORIGINS,
         "Origins whose pages may call the API from a browser.")
     docs: bool = variable("DOCS", REQUESTS, True, flag(),
@@ -205,9 +207,10 @@ class Settings:
 # These variables form ``Settings.database``.
 DATABASE_VARIABLES: tuple[Variable[Any], ...] = (
     Variable("DATABASE_URL", DATABASE, None, text(DATABASE_URL_FORM),
-        "libpq's connection URI, with several hosts, `sslmode`, `target_session_attrs` and so on. A"
-        " password with `@#%/:?` works escaped or unescaped. Takes precedence over the parts below;"
-        " without either, an embedded PostgreSQL is started."),
+        "libpq's connection URI, with several hosts, `sslmode`, `options` and so on"
+        " (docs/deployment.md lists them). In the password, write `@` as `%40`, `/` as `%2F` and"
+        " `%` as `%25`. Takes precedence over the parts below; without either, an embedded"
+        " PostgreSQL is started."),
     Variable("DB_HOST", DATABASE, None, text("the name or IP address of the PostgreSQL server"),
         "The server, or several separated by commas."),
     Variable("DB_PORT", DATABASE, None, text("a port from 1 to 65535, or one for each host"),

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from urllib.parse import parse_qsl, unquote
+from urllib.parse import unquote, unquote_to_bytes
 
 from service.settings.connections import Database, MailServer
 from service.settings.variables import Parser, SettingsError
@@ -11,14 +11,21 @@ from service.settings.variables import Parser, SettingsError
 SSLMODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 DATABASE_URL_FORM = "postgresql://user:password@host:port/name (libpq's connection URI)"
 
-# In both URLs the password runs to the last "@", so that one with "@", "/", "?", "#" or ":" works
-# unescaped too. A well-formed URL escapes these and is parsed the same way.
-_DATABASE_URL = re.compile(
-    r"postgres(?:ql)?://(?:(?P<user>[^:@]*)(?::(?P<password>.*))?@)?"
-    r"(?P<hosts>[^/?@]*)(?:/(?P<name>[^?@]*))?(?:\?(?P<query>[^@]*))?",
-    re.DOTALL,
+# A URI as libpq reads it: no "@" or "/" in the user and password, and after the hosts any
+# character. Only hosts and ports are as strict as in RFC 3986, so that libpq's reading of an
+# unescaped password as a host does not match.
+_HOST = r"(?:\[[^\[\]@,/?#\s]+\]|[^\[\]:@,/?#\s\"<>\\^`{|}]*)(?::(?:[0-9]|%3[0-9])*)?"
+_HOSTS = rf"(?P<host>{_HOST}(?:,{_HOST})*)"
+_URI = re.compile(
+    r"postgres(?:ql)?://(?:(?P<user>[^:@/]*)(?::(?P<password>[^@/]*))?@)?+"
+    rf"{_HOSTS}(?:/(?P<dbname>[^?]*))?(?:\?(?P<query>.*))?"
 )
-_HOST_AND_PORT = re.compile(r"(?P<host>\[[0-9A-Fa-f:.%]+\]|[^:\[\]]*)(?::(?P<port>\d*))?")
+# No URI, because of an unescaped password. It runs to the last "@".
+_UNESCAPED = re.compile(
+    r"postgres(?:ql)?://(?P<user>[^:@/]*):(?P<password>.*)@"
+    rf"{_HOSTS}(?:/(?P<dbname>[^?@]*))?(?:\?(?P<query>[^@]*))?"
+)
+_BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _MAIL_URL = re.compile(
     r"(?P<scheme>smtp|smtp\+starttls|smtps)://(?:(?P<user>[^:]*)(?::(?P<password>.*))?@)?"
     r"(?P<host>\[[0-9A-Fa-f:.%]+\]|[^:@/?#\[\]\s]+)(?::(?P<port>\d{1,5}))?/?",
@@ -26,28 +33,74 @@ _MAIL_URL = re.compile(
 )
 _MAIL_SCHEMES = {"smtp": ("none", 25), "smtp+starttls": ("starttls", 587), "smtps": ("tls", 465)}
 
-# Options of a connection URI that asyncpg and libpq both support.
-_OPTIONS = {
-    "application_name",
-    "sslcert",
-    "sslkey",
-    "sslmode",
-    "sslrootcert",
-    "target_session_attrs",
+_TLS_VERSIONS = ("TLSv1", "TLSv1.1", "TLSv1.2", "TLSv1.3")
+# Options that asyncpg and libpq both support, with their values, or () for any.
+_SHARED: dict[str, tuple[str, ...]] = {
+    "application_name": (),
+    "krbsrvname": (),
+    "options": (),
+    "ssl_max_protocol_version": _TLS_VERSIONS,
+    "ssl_min_protocol_version": _TLS_VERSIONS,
+    "sslcert": (),
+    "sslcrl": (),
+    "sslkey": (),
+    "sslmode": SSLMODES,
+    "sslnegotiation": ("postgres", "direct"),
+    "sslpassword": (),
+    "sslrootcert": (),
+    "target_session_attrs": (
+        "any",
+        "read-write",
+        "read-only",
+        "primary",
+        "standby",
+        "prefer-standby",
+    ),
 }
-# Options that hosted databases put into their URIs and only libpq supports. They are ignored:
-# asyncpg has its own deadlines and keep-alive, and handles channel binding itself.
-_LIBPQ_ONLY = {
-    "channel_binding",
+# Options that only tune what the service has its own deadlines for, or that libpq ignores too.
+_IGNORED = {
     "connect_timeout",
-    "gssencmode",
+    "fallback_application_name",
     "keepalives",
     "keepalives_count",
     "keepalives_idle",
     "keepalives_interval",
-    "sslsni",
+    "sslcompression",
     "tcp_user_timeout",
 }
+# Options that asyncpg lacks, with the values that describe what it does anyway.
+_FIXED: dict[str, tuple[str, ...]] = {
+    "channel_binding": ("disable", "prefer"),
+    "client_encoding": ("UTF8", "UTF-8", "utf8", "utf-8"),
+    "gssdelegation": ("0",),
+    "gssencmode": ("disable", "prefer"),
+    "gsslib": ("gssapi",),
+    "load_balance_hosts": ("disable",),
+    "max_protocol_version": ("3.0", "3.2", "latest"),
+    "min_protocol_version": ("3.0",),
+    "replication": ("false", "off", "no", "0"),
+    "sslcertmode": ("allow",),
+    "sslsni": ("1",),
+}
+# Options of libpq that asyncpg lacks altogether, and what to use instead, if there is anything.
+_LACKING = {
+    "hostaddr": "host",
+    "oauth_client_id": "",
+    "oauth_client_secret": "",
+    "oauth_issuer": "",
+    "oauth_scope": "",
+    "passfile": "DB_PASS_FILE",
+    "require_auth": "",
+    "requirepeer": "",
+    "scram_client_key": "a password",
+    "scram_server_key": "a password",
+    "service": "the service's own options",
+    "servicefile": "the service's own options",
+    "sslcrldir": "sslcrl",
+    "sslkeylogfile": "the variable SSLKEYLOGFILE",
+}
+_PARTS = {"dbname", "host", "password", "port", "user"}
+LIBPQ_OPTIONS = _PARTS | _SHARED.keys() | _IGNORED | _FIXED.keys() | _LACKING.keys()
 
 
 def parse_database_url(
@@ -57,41 +110,122 @@ def parse_database_url(
 
     Raises SettingsError.
     """
-    malformed = SettingsError(f"DATABASE_URL: expected {DATABASE_URL_FORM}")
-    match = _DATABASE_URL.fullmatch(url)
-    if match is None:
-        raise malformed
-    query = dict(parse_qsl(match["query"] or "", keep_blank_values=True))
-    hosts, ports = [], []
-    for text in match["hosts"].split(","):
-        pair = _HOST_AND_PORT.fullmatch(text)
-        if pair is None:
-            raise malformed
-        hosts.append(unquote(pair["host"]).strip("[]"))
-        ports.append(pair["port"] or "")
-    query_host, query_port = query.pop("host", ""), query.pop("port", "")
-    if query_host or query_port:
-        hosts = query_host.split(",") if query_host else hosts
-        ports = query_port.split(",")
-    query_password = query.pop("password", "")
-    user = query.pop("user", "") or unquote(match["user"] or "")
-    name = query.pop("dbname", "") or unquote(match["name"] or "") or user
-    if not user or not any(hosts):
-        raise malformed
-    kept = {name: value for name, value in query.items() if name not in _LIBPQ_ONLY}
-    unknown = set(kept) - _OPTIONS
-    if unknown:
-        raise SettingsError(f"DATABASE_URL: unknown option {min(unknown)}")
-    if kept.get("sslmode", "prefer") not in SSLMODES:
-        raise SettingsError("DATABASE_URL: sslmode: expected one of " + ", ".join(SSLMODES))
+    try:
+        given = _read_uri(url)
+    except ValueError:
+        raise SettingsError(f"DATABASE_URL: expected {DATABASE_URL_FORM}") from None
+    hosts = given.pop("host", "").split(",")
+    ports = given.pop("port", "").split(",")
+    user, password = given.pop("user", ""), given.pop("password", "")
+    name = given.pop("dbname", "") or user
+    # libpq would take the user and the host from the machine; asyncpg looks elsewhere.
+    if not user or not all(hosts):
+        raise SettingsError(f"DATABASE_URL: expected {DATABASE_URL_FORM}")
+    if any(host.startswith("@") for host in hosts):
+        raise SettingsError("DATABASE_URL: abstract Unix sockets are not supported")
+    kept = {**_select_options(given), **options}
+    refuse_conflicts(kept, "DB_SSLMODE" if "sslmode" in options else "DATABASE_URL: sslmode")
     return Database(
         hosts=pair_hosts(hosts, ports, "DATABASE_URL"),
         name=name,
         user=user,
-        password=query_password or unquote(match["password"] or ""),
+        password=password,
         password_file=password_file,
-        options=tuple({**kept, **options}.items()),
+        options=tuple(kept.items()),
     )
+
+
+def _read_uri(url: str) -> dict[str, str]:
+    """Return libpq's parameters, the last of each (conninfo_uri_parse in fe-connect.c).
+
+    What is no URI is read as one with an unescaped password. Raises ValueError.
+    """
+    match = _URI.fullmatch(url)
+    if match is not None:
+        try:
+            return _read_parts(match["password"] or "", match)
+        except ValueError:
+            pass
+    match = _UNESCAPED.fullmatch(url)
+    if match is None:
+        raise ValueError
+    password = match["password"]
+    if re.search(r"[@/]", password) or _BAD_ESCAPE.search(password):
+        given = _read_parts("", match)
+        return {"password": password, **given}
+    return _read_parts(password, match)
+
+
+def _read_parts(password: str, match: re.Match[str]) -> dict[str, str]:
+    hosts, ports = [], []
+    for text in (match["host"] or "").split(","):
+        host, _, port = text[1:].partition("]") if text.startswith("[") else text.partition(":")
+        hosts.append(host)
+        ports.append(port.removeprefix(":"))
+    parts = {
+        "user": match["user"],
+        "password": password,
+        "host": ",".join(hosts),
+        "port": ",".join(ports),
+        "dbname": match["dbname"],
+    }
+    given = {name: _decode(text) for name, text in parts.items() if text}
+    pairs = (match["query"] or "").split("&")
+    for pair in pairs if pairs[-1] else pairs[:-1]:
+        name, equals, value = pair.partition("=")
+        if not equals or "=" in value:
+            raise ValueError
+        name, value = _decode(name), _decode(value)
+        if (name, value) == ("ssl", "true"):
+            name, value = "sslmode", "require"
+        elif name == "requiressl":
+            name, value = "sslmode", "require" if value.startswith("1") else "prefer"
+        given[name] = value
+    return given
+
+
+def _decode(text: str) -> str:
+    """Decode percent escapes. As libpq since 17, ignore spaces around. Raises ValueError."""
+    decoded = unquote_to_bytes(text.strip(" ")).decode()
+    if _BAD_ESCAPE.search(text) or "\0" in decoded:
+        raise ValueError
+    return decoded
+
+
+def _select_options(given: Mapping[str, str]) -> dict[str, str]:
+    """Return the options for both drivers; an empty one is as good as none.
+
+    Raises SettingsError, naming an option that cannot be honoured.
+    """
+    kept = {}
+    for name, value in given.items():
+        if name not in LIBPQ_OPTIONS:
+            shown = f" {name}" if re.fullmatch(r"[\w.-]+", name) else ""
+            raise SettingsError(f"DATABASE_URL: unknown option{shown}")
+        choices = _SHARED.get(name) or _FIXED.get(name)
+        if choices and value not in choices:
+            raise SettingsError(f"DATABASE_URL: {name}: expected one of {', '.join(choices)}")
+        if name in _LACKING and value:
+            instead = f"; use {_LACKING[name]}" if _LACKING[name] else ""
+            raise SettingsError(f"DATABASE_URL: option {name} is not supported{instead}")
+        if name in _SHARED and value:
+            kept[name] = value
+    return kept
+
+
+def refuse_conflicts(options: Mapping[str, str], named: str) -> None:
+    """Raise SettingsError for an sslmode weaker than another option needs, as libpq does.
+
+    ``named`` is where sslmode is set.
+    """
+    sslmode = options.get("sslmode")
+    if options.get("sslrootcert") == "system" and sslmode not in (None, "verify-full"):
+        raise SettingsError(f"{named}: expected verify-full, because sslrootcert is system")
+    strict = SSLMODES[SSLMODES.index("require") :]
+    if options.get("sslnegotiation") == "direct" and sslmode not in strict:
+        raise SettingsError(
+            f"{named}: expected one of {', '.join(strict)}, because sslnegotiation is direct"
+        )
 
 
 def pair_hosts(hosts: list[str], ports: list[str], variable: str) -> tuple[tuple[str, int], ...]:
@@ -106,7 +240,7 @@ def pair_hosts(hosts: list[str], ports: list[str], variable: str) -> tuple[tuple
     numbers = [int(port or 5432) if port.isdecimal() or not port else 0 for port in ports]
     if not all(0 < number < 65536 for number in numbers):
         raise SettingsError(f"{variable}: expected a port from 1 to 65535")
-    return tuple(zip((host.strip() for host in hosts), numbers, strict=True))
+    return tuple(zip(hosts, numbers, strict=True))
 
 
 def _parse_mail_url(url: str) -> MailServer:
@@ -121,8 +255,8 @@ def _parse_mail_url(url: str) -> MailServer:
         host=match["host"].strip("[]"),
         port=port,
         security=security,
-        user=unquote(match["user"] or ""),
-        password=unquote(match["password"] or ""),
+        user=unquote(match["user"] or "", errors="strict"),
+        password=unquote(match["password"] or "", errors="strict"),
     )
 
 

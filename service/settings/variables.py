@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from ipaddress import IPv4Network, IPv6Network, ip_network
+from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_network
 from pathlib import Path
 from typing import Generic, NamedTuple, TypeVar
 
@@ -165,7 +165,8 @@ NETWORKS = Parser(
 
 # The serialization that browsers send (RFC 6454 §6.2); anything else would never match.
 _ORIGIN = re.compile(
-    r"(?P<scheme>[a-z][a-z0-9+.-]*)://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:(?P<port>[1-9][0-9]{0,4}))?"
+    r"(?P<scheme>[a-z][a-z0-9+.-]*)://([a-z0-9._-]+|\[(?P<ip>[0-9a-f:.]+)\])"
+    r"(:(?P<port>[1-9][0-9]{0,4}))?"
 )
 _DEFAULT_PORTS = {("http", "80"), ("https", "443")}
 
@@ -175,7 +176,16 @@ def _parse_origins(text: str) -> frozenset[str]:
     for match in map(_ORIGIN.fullmatch, origins):
         if match is None or (match["scheme"], match["port"]) in _DEFAULT_PORTS:
             raise ValueError
+        _check_ip_and_port(match)
     return origins
+
+
+def _check_ip_and_port(match: re.Match[str]) -> None:
+    """Raise ValueError if ``ip`` is no IPv6 address, or ``port`` is out of range."""
+    if match["ip"]:
+        IPv6Address(match["ip"])
+    if match["port"] and not 0 < int(match["port"]) < 65536:
+        raise ValueError
 
 
 ORIGINS = Parser(
@@ -185,9 +195,16 @@ ORIGINS = Parser(
 )
 
 
+_PUBLIC_ORIGIN = re.compile(
+    r"https?://([A-Za-z0-9.-]+|\[(?P<ip>[0-9A-Fa-f:.]+)\])(:(?P<port>[0-9]+))?"
+)
+
+
 def _parse_public_origin(text: str) -> str:
-    if not re.fullmatch(r"https?://[A-Za-z0-9.-]+(:[0-9]+)?", text):
+    match = _PUBLIC_ORIGIN.fullmatch(text)
+    if match is None:
         raise ValueError
+    _check_ip_and_port(match)
     return text
 
 

@@ -72,6 +72,7 @@ def test_compatibility_characters_do_not_hide_a_listed_password() -> None:
         "passwordpassword1!",
         "christopher1992",
         "p a s s w o r d 1 2 3 4",
+        "11111111jake123",  # jake alone is too short to be listed, but jake123 is
     ],
 )
 def test_listed_passwords_stay_blocked_when_repeated_or_padded(password: str) -> None:

@@ -159,6 +159,13 @@ async def test_reset_password_prints_a_link_and_mails_nothing(
     assert (EMAIL, RESET) not in await mails(settings.data_dir, conn)
 
 
+async def test_newer_printed_link_ends_the_older_one(client: Client, shell: Shell) -> None:
+    await register(client, email=EMAIL)
+    printed = await shell(*[f"users reset-password {EMAIL} --print"] * 2)
+    tokens = [result.stdout.strip().partition("#token=")[2] for result in printed]
+    assert [(await reset(client, token)).status for token in tokens] == [400, 204]
+
+
 async def test_reset_password_prints_json(client: Client, shell: Shell) -> None:
     await register(client, email=EMAIL)
     mailed, printed = await shell(

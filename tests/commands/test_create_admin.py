@@ -154,6 +154,10 @@ def test_invalid_email_or_password_is_one_line_and_exit_code_2(
         (EMAIL, "", "password: Must not be empty."),
         (EMAIL, "too short\n", "password: Must be at least 15 characters long."),
         (EMAIL, "x" * 257, "password: Must be at most 256 characters long."),
+        # NFKC makes 18 characters of each.
+        (EMAIL, "\ufdfa" * 15, "password: Must be at most 256 characters long."),
+        # The byte order mark that some shells and editors write does not count.
+        (EMAIL, "\ufeff14 characters.\n", "password: Must be at least 15 characters long."),
         # Bytes that are not UTF-8.
         (EMAIL, "\udcff" * 20, "password: Must not contain lone surrogates."),
     ]

@@ -1,5 +1,6 @@
 """Commands as an operator runs them: processes, signals, exit codes and output."""
 
+import contextlib
 import json
 import os
 import signal
@@ -23,6 +24,7 @@ from tests.support.processes import (
     processes,
     reserved_port,
     run,
+    run_command,
     serving,
     started,
     until_healthy,
@@ -279,6 +281,31 @@ def test_port_in_use_is_reported_before_anything_starts(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def listens_on(host: str) -> bool:
+    try:
+        socket.create_server((host, 0), family=socket.AF_INET6).close()
+    except OSError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("workers", ["1", pytest.param("2", marks=pytest.mark.slow)])
+@pytest.mark.skipif(not listens_on("::1"), reason="this machine has no IPv6")
+def test_links_in_mails_lead_to_the_address_and_the_port_that_were_bound(
+    database: Database, tmp_path: Path, workers: str
+) -> None:
+    variables = {**url_of(database), "HOST": "::1", "PORT": "0", "WORKERS": workers}
+    with serving(tmp_path, **variables) as served:
+        assert served.url.startswith("http://[::1]:")
+        account = {"email": "ada@example.com", "password": PASSWORD}
+        assert call(f"{served.url}/api/v1/auth/register", account)[0] == 201
+        mails = tmp_path / ".data" / "mail"
+        eventually_blocking(lambda: mails.is_dir() and any(mails.iterdir()))
+        events = map(json.loads, served.stderr_after().splitlines())
+        (link,) = (one["link"] for one in events if one["event"] == "mail written")
+        assert link.startswith(f"{served.url}/")
+
+
 @pytest.mark.slow
 def test_external_database_is_migrated_only_with_migrate_on_start(
     empty_database: Database, tmp_path: Path
@@ -323,6 +350,27 @@ def test_full_log_disk_does_not_fail_requests(database: Database, tmp_path: Path
         account = {"email": "ada@example.com", "password": PASSWORD}
         assert call(f"{served.url}/api/v1/auth/register", account)[0] == 201
         assert served.ends_with(signal.SIGTERM) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_service_runs_and_migrates_with_all_standard_streams_closed(
+    empty_database: Database, tmp_path: Path, workers: str
+) -> None:
+    with reserved_port() as port:
+        variables = environment(**url_of(empty_database), PORT=str(port), WORKERS=workers)
+        closed = ("sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *SHINKEI)
+        assert run_command(*closed, "migrate", cwd=tmp_path, env=variables).returncode == 0
+        with started(*closed, "serve", cwd=tmp_path, env=variables) as process:
+            eventually_blocking(partial(is_alive, f"http://127.0.0.1:{port}"))
+            process.terminate()
+            assert process.wait(DEADLINE_S) == 0
+
+
+def is_alive(url: str) -> bool:
+    with contextlib.suppress(OSError):
+        return call(f"{url}/health/live")[0] == 200
+    return False
 
 
 def test_connections_refused_at_start_are_reported_in_one_line(

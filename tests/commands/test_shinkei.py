@@ -121,6 +121,40 @@ def test_closed_pipe_and_full_disk_exit_with_code_1(tmp_path: Path, arguments: l
         assert (result.returncode, result.stderr) == (1, stderr)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "closed", "code", "shown"),
+    [
+        ("--version", "<&- >&- 2>&-", 0, ""),
+        ("nonsense", ">&-", 2, "shinkei: No such command 'nonsense'. See shinkei --help.\n"),
+        ("nonsense", "<&- >&- 2>&-", 2, ""),
+        ("users create a@example.com", "<&-", 2, "shinkei: password: Must not be empty.\n"),
+        ("users create a@example.com", "<&- 2>&-", 2, ""),
+    ],
+)
+def test_closed_streams_are_as_good_as_the_null_device(
+    arguments: str, closed: str, code: int, shown: str, tmp_path: Path
+) -> None:
+    command = ("sh", "-c", f'exec "$@" {closed}', "sh", *SHINKEI, *arguments.split())
+    result = run_command(*command, cwd=tmp_path, env=environment())
+    assert (result.returncode, result.stdout, result.stderr) == (code, "", shown)
+
+
+def test_password_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
+    script = 'exec "$@" 0> /dev/null'
+    command = ("sh", "-c", script, "sh", *SHINKEI, "create-admin", "--email", "a@example.com")
+    result = run_command(*command, cwd=tmp_path, env=environment())
+    assert result.returncode == 2
+    assert result.stderr.startswith("shinkei: password: cannot be read: ")
+    assert result.stderr.count("\n") == 1
+
+
+def test_password_that_is_not_utf_8_is_one_line(tmp_path: Path) -> None:
+    script = "printf '\\377\\n' | exec \"$@\""
+    command = ("sh", "-c", script, "sh", *SHINKEI, "create-admin", "--email", "a@example.com")
+    result = run_command(*command, cwd=tmp_path, env=environment(PYTHONIOENCODING="utf-8:strict"))
+    assert (result.returncode, result.stderr) == (2, "shinkei: password: expected text in utf-8\n")
+
+
 def test_output_survives_an_encoding_that_cannot_hold_it(tmp_path: Path) -> None:
     result = run("completion", "bash", cwd=tmp_path, PYTHONIOENCODING="ascii")
     assert result.returncode == 0

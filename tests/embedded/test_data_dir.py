@@ -141,7 +141,7 @@ def test_secret_that_another_process_made_first_is_not_replaced(
 
 
 def test_line_break_that_an_editor_added_is_no_part_of_a_secret(tmp_path: Path) -> None:
-    (tmp_path / "secret_key").write_text("a secret\n")
+    (tmp_path / "secret_key").write_text("a secret\n", encoding="utf-8-sig")
     assert cluster.read_secret_key(tmp_path) == "a secret"
 
 

@@ -360,6 +360,37 @@ async def test_promotion_keeps_a_change_it_waited_for(
     assert (me["role"], me["name"]) == ("admin", "Ada")
 
 
+async def test_account_suspended_meanwhile_is_not_promoted(
+    client: Client, database: Database, conn: Any, tmp_path: Path
+) -> None:
+    account = await register(client)
+    command = ["create-admin", "--email", account.profile["email"], "--promote"]
+    suspend = "update users set status = 'suspended' where id = $1"
+    async with holding(conn, suspend, account.profile["id"]) as start:
+        promoting = await start(
+            asyncio.to_thread(run_all, tmp_path, url_of(database) | PATIENT, command)
+        )
+    (result,) = await promoting
+    assert result.code == 1, result
+    assert await conn.fetchval("select count(*) from users where role = 'admin'") == 0
+
+
+@pytest.mark.parametrize("ask", [forgot, resend], ids=["forgot", "resend"])
+async def test_email_that_was_just_replaced_gets_no_link(
+    client: Client, conn: Any, ask: Callable[[Client, str], Awaitable[ClientResponse]]
+) -> None:
+    """The request finds the account by its old email and waits for the change of it."""
+    account = await register(client)
+    await conn.execute("delete from action_tokens")
+    change = """
+        update users set email = 'new@example.com', email_folded = 'new@example.com' where id = $1
+    """
+    async with holding(conn, change, account.profile["id"]) as start:
+        asked = await start(ask(client, account.profile["email"]))
+    assert (await asked).status == 202
+    assert await conn.fetchval("select count(*) from action_tokens") == 0
+
+
 async def test_suspension_extended_while_expiring_continues(
     client: Client, start_app: StartApp, conn: Any
 ) -> None:
@@ -396,6 +427,22 @@ async def test_account_reactivated_during_its_purge_survives(
         )
     await done
     assert (await sign_in(client, account)).status == 200
+
+
+async def test_locked_session_does_not_hold_up_the_removal_of_others(
+    client: Client, start_app: StartApp, conn: Any
+) -> None:
+    account, other = await register(client), await register(client)
+    await conn.execute("update users set session_epoch = session_epoch + 1")
+    lock = "select from sessions where user_id = $1 for update"
+    async with holding(conn, lock, account.profile["id"]):
+        await run_jobs(
+            client,
+            start_app,
+            "select not exists (select from sessions where user_id = $1)",
+            other.profile["id"],
+        )
+        assert await conn.fetchval("select count(*) from sessions") == 1
 
 
 async def test_session_refreshed_while_expiring_survives(

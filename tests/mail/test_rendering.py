@@ -97,6 +97,15 @@ def test_custom_template_replaces_the_built_in_one(tmp_path: Path) -> None:
     assert mail.text.startswith("Hello Ada X-Eve,")
 
 
+def test_byte_order_mark_of_a_template_gets_into_no_mail(tmp_path: Path) -> None:
+    parts = {f"en/password_changed.{kind}": "Hi $name" for kind in ("subject", "txt", "html")}
+    own = write_templates(tmp_path, parts)
+    for name in parts:
+        (own / name).write_text(parts[name], encoding="utf-8-sig")
+    mail = render(read_templates(own), "password_changed", "en", {"name": "Ada", "email": "a@b"})
+    assert mail == ("Hi Ada", "Hi Ada", "Hi Ada")
+
+
 def test_custom_templates_can_add_a_language(tmp_path: Path) -> None:
     own = write_templates(
         tmp_path,

@@ -50,6 +50,15 @@ def test_environment_defaults_match_the_settings_class() -> None:
         ({"DATABASE_URL": "postgresql://u@h/n?foo=bar"}, "DATABASE_URL: unknown option foo"),
         ({"TRUSTED_PROXIES": "10.0.0.0/33"}, "TRUSTED_PROXIES: expected IP addresses or networks"),
         ({"PUBLIC_ORIGIN": "https://a/path"}, "PUBLIC_ORIGIN: expected an origin such as"),
+        ({"PUBLIC_ORIGIN": "https://::1"}, "PUBLIC_ORIGIN: expected an origin such as"),
+        ({"PUBLIC_ORIGIN": "https://[::1"}, "PUBLIC_ORIGIN: expected an origin such as"),
+        ({"PUBLIC_ORIGIN": "https://[::zz]"}, "PUBLIC_ORIGIN: expected an origin such as"),
+        ({"PUBLIC_ORIGIN": "https://[127.0.0.1]"}, "PUBLIC_ORIGIN: expected an origin such as"),
+        ({"PUBLIC_ORIGIN": "https://a:"}, "PUBLIC_ORIGIN: expected an origin such as"),
+        ({"PUBLIC_ORIGIN": "https://a:0"}, "PUBLIC_ORIGIN: expected an origin such as"),
+        ({"PUBLIC_ORIGIN": "https://a:65536"}, "PUBLIC_ORIGIN: expected an origin such as"),
+        ({"CORS_ORIGINS": "http://[::zz]"}, "CORS_ORIGINS: expected origins as browsers"),
+        ({"CORS_ORIGINS": "http://a:65536"}, "CORS_ORIGINS: expected origins as browsers"),
         ({"PUBLIC_ORIGIN": "https://a\n.example"}, "PUBLIC_ORIGIN: expected text without control"),
         ({"CORS_ORIGINS": "*"}, "CORS_ORIGINS: expected origins as browsers send them"),
         ({"CORS_ORIGINS": "null"}, "CORS_ORIGINS: expected origins as browsers send them"),
@@ -103,6 +112,22 @@ def test_environment_defaults_match_the_settings_class() -> None:
             {"DB_HOST": "a,b,c", "DB_NAME": "n", "DB_USER": "u", "DB_PORT": "1,2"},
             "DB_PORT: expected one port, or one for each host",
         ),
+        ({"DB_HOST": "a,,b", "DB_NAME": "n", "DB_USER": "u"}, "DB_HOST: expected the name or IP"),
+        (
+            {
+                "DB_HOST": "h",
+                "DB_NAME": "n",
+                "DB_USER": "u",
+                "DB_SSLMODE": "require",
+                "DB_SSLROOTCERT": "system",
+            },
+            "DB_SSLMODE: expected verify-full, because sslrootcert is system",
+        ),
+        (
+            {"DATABASE_URL": "postgresql://u@h/n?sslrootcert=system", "DB_SSLMODE": "require"},
+            "DB_SSLMODE: expected verify-full, because sslrootcert is system",
+        ),
+        ({"MAIL_URL": "smtp://ada:p%FF@mail.example"}, "MAIL_URL: expected smtp://"),
         ({"MAIL_URL": "http://mail.example"}, "MAIL_URL: expected smtp://"),
         ({"MAIL_URL": "smtp://"}, "MAIL_URL: expected smtp://"),
         ({"MAIL_URL": "smtp://mail.example:0"}, "MAIL_URL: expected smtp://"),
@@ -151,6 +176,26 @@ def test_origins_are_separated_by_commas() -> None:
     given = "https://app.example, http://localhost:3000,http://[::1]:8080,capacitor://localhost"
     settings = load_settings({"CORS_ORIGINS": given})
     assert settings.cors_origins == set(given.replace(" ", "").split(","))
+
+
+@pytest.mark.parametrize(
+    "origin", ["https://[2001:db8::1]", "http://[::1]:8080", "http://[::ffff:192.0.2.1]:65535"]
+)
+def test_public_origin_may_be_an_ipv6_literal(origin: str) -> None:
+    assert load_settings({"PUBLIC_ORIGIN": origin}).public_origin == origin
+
+
+@pytest.mark.parametrize(
+    ("host", "origin"),
+    [
+        ("::1", "http://[::1]:8080"),
+        ("::", "http://[::]:8080"),
+        ("fe80::1%eth0", "http://[fe80::1%25eth0]:8080"),
+        ("app.example", "http://app.example:8080"),
+    ],
+)
+def test_default_origin_has_an_ipv6_host_in_brackets(host: str, origin: str) -> None:
+    assert load_settings({"HOST": host}).public_origin == origin
 
 
 @pytest.mark.parametrize("sender", ["a@b", "J. Doe <a@b.example>", '"Éditions, B" <a@b.example>'])

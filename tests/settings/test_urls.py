@@ -59,6 +59,13 @@ def test_urls_are_parsed_like_libpq(
     assert database.user == "ada"
 
 
+def test_address_has_ipv6_hosts_in_brackets() -> None:
+    url = "postgresql://u@[::1]:6,db.example,%2Frun%2Fpg/n"
+    database = load_settings({**EXTERNAL, "DATABASE_URL": url}).database
+    assert database is not None
+    assert database.address == "[::1]:6,db.example:5432,/run/pg:5432"
+
+
 def test_parts_can_set_several_hosts_and_tls() -> None:
     database = load_settings(
         {

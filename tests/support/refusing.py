@@ -45,7 +45,8 @@ def _serve(
 def _refuse(
     connection: socket.socket, sqlstate: str, message: str, tls: ssl.SSLContext | bytes | None
 ) -> None:
-    length, code = struct.unpack("!ii", connection.recv(8, socket.MSG_WAITALL))
+    whole = 0 if isinstance(connection, ssl.SSLSocket) else socket.MSG_WAITALL
+    length, code = struct.unpack("!ii", connection.recv(8, whole))
     if code == _SSL_REQUEST:
         connection.sendall(b"N" if tls is None else b"S")
         if isinstance(tls, bytes):
@@ -53,7 +54,9 @@ def _refuse(
             connection.sendall(tls)
             return
         if tls is not None:
-            connection = tls.wrap_socket(connection, server_side=True)
+            with tls.wrap_socket(connection, server_side=True) as encrypted:
+                _refuse(encrypted, sqlstate, message, None)
+            return
         length, code = struct.unpack("!ii", connection.recv(8))
     connection.recv(length - 8)
     fields = [f"S{'FATAL'}", f"V{'FATAL'}", f"C{sqlstate}", f"M{message}"]

@@ -79,6 +79,15 @@ async def traced(collector: Collector, start_app: StartApp) -> Client:
     return await start_app(traces=True, public_origin="https://app.example:8443")
 
 
+async def test_ipv6_address_of_the_server_is_named_without_brackets(
+    collector: Collector, start_app: StartApp
+) -> None:
+    client = await start_app(traces=True, public_origin="http://[2001:db8::1]:8443")
+    await client.get("/openapi.json", headers=TRACEPARENT)
+    found = read_attributes(await collector.find("GET /openapi.json"))
+    assert (found["server.address"], found["server.port"]) == ("2001:db8::1", 8443)
+
+
 async def test_trace_links_a_request_to_its_caller_statements_and_log(
     traced: Client, collector: Collector
 ) -> None:

@@ -20,9 +20,11 @@ from tests.support.steps import (
     change_password,
     delete_account,
     forgot,
+    link_about,
     resend,
     send,
     sign_in,
+    verify,
 )
 from tests.support.waiting import eventually
 
@@ -57,6 +59,20 @@ async def test_attempt_is_not_counted_if_the_hash_queue_is_full(client: Client, 
     assert client.app is not None
     client.app[HASHER].queue_limit = 0
     response = await HASHING[name](client, account)
+    await assert_problem(response, 503, "too_many_sign_ins")
+    assert "RateLimit" not in response.headers
+
+
+async def test_verification_is_not_counted_if_the_hash_queue_is_full(
+    client: Client, settings: Settings
+) -> None:
+    account = await register(client)
+    token = await link_about(
+        settings.data_dir, account.profile["email"], "Confirm your email address"
+    )
+    assert client.app is not None
+    client.app[HASHER].queue_limit = 0
+    response = await verify(client, token, password=PASSWORD)
     await assert_problem(response, 503, "too_many_sign_ins")
     assert "RateLimit" not in response.headers
 

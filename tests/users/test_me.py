@@ -185,6 +185,19 @@ INVALID_SETTINGS: list[tuple[Any, str]] = [
 ]
 
 
+async def test_negative_zero_is_stored_as_zero(client: Client) -> None:
+    """PostgreSQL's numbers have no negative zero, so sending it again changes nothing."""
+    account = await register(client)
+    headers = {**account.headers, "Content-Type": "application/json"}
+    etags = []
+    for _ in range(2):
+        response = await client.patch(ME, headers=headers, data=b'{"settings": {"n": -0.0}}')
+        assert (await response.json())["settings"] == {"n": 0}
+        assert "-0" not in await response.text()
+        etags.append(response.headers["ETag"])
+    assert etags[0] == etags[1]
+
+
 @pytest.mark.parametrize("method", ["PATCH", "PUT"])
 async def test_invalid_settings_are_rejected_with_a_pointer(client: Client, method: str) -> None:
     account = await register(client)
