@@ -42,7 +42,7 @@ async def _look(app: web.Application) -> None:
     if await _finds_primary(app):
         app[CONNECTOR].drop()
         await app[POOL].expire_connections()
-        log.warning("pool expired: the database had become read-only")
+        log.warning("pool expired: its database had become read-only")
     await asyncio.sleep(LOOK_EVERY_S)
 
 

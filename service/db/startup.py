@@ -32,9 +32,11 @@ async def prepare(settings: Settings) -> None:
     with start_errors(settings) as database:
         conn = await wait_for_database(database, settings.db_connect_timeout_s)
         try:
-            pending = await migrations.find_pending(conn)
+            read_only, pending = await migrations.find_state(conn)
         finally:
             await conn.close(timeout=settings.db_close_timeout_s)
+        if read_only:
+            log.warning("the database is read-only: only reads are served until it accepts writes")
         if pending and settings.migrate_on_start:
             stop = threading.Event()
             try:

@@ -29,15 +29,7 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def make_read_only(conn: Any) -> None:
     """Refuse writes in new sessions, and end the others."""
-    await conn.execute(
-        """
-        do $$ begin
-            execute format(
-                'alter database %I set default_transaction_read_only = on', current_database()
-            );
-        end $$
-        """
-    )
+    await conn.execute(await alter(conn, "set default_transaction_read_only = on"))
     await conn.execute(
         "select pg_terminate_backend(pid, 10000) from pg_stat_activity"
         " where datname = current_database() and pid <> pg_backend_pid()"
@@ -46,14 +38,12 @@ async def make_read_only(conn: Any) -> None:
 
 async def make_writable(conn: Any) -> None:
     """Accept writes in new sessions; the others stay read-only."""
-    await conn.execute(
-        """
-        do $$ begin
-            execute format(
-                'alter database %I reset default_transaction_read_only', current_database()
-            );
-        end $$
-        """
+    await conn.execute(await alter(conn, "reset default_transaction_read_only"))
+
+
+async def alter(conn: Any, change: str) -> str:
+    return (
+        str(await conn.fetchval("select format('alter database %I ', current_database())")) + change
     )
 
 
@@ -64,6 +54,10 @@ async def rename(client: Client, account: Account) -> int:
 
 async def is_renamed(client: Client, account: Account) -> bool:
     return await rename(client, account) == 200
+
+
+async def is_served(client: Client, account: Account) -> bool:
+    return (await client.get(ME, headers=account.headers)).status == 200
 
 
 async def readiness(client: Client) -> tuple[int, dict[str, Any]]:
@@ -99,6 +93,17 @@ async def test_service_with_a_read_only_database_is_not_ready(client: Client, co
     )
     await make_writable(conn)
     await eventually(lambda: is_ready(client))
+
+
+async def test_service_starts_with_a_read_only_database_and_says_so(
+    start_app: StartApp, conn: Any
+) -> None:
+    account = await register(await start_app())
+    await make_read_only(conn)
+    with logged() as events:
+        client = await start_app()
+    assert [event for event in events if event["event"].startswith("the database is read-only")]
+    assert await is_served(client, account)
 
 
 async def test_connections_that_stay_read_only_are_replaced(client: Client, conn: Any) -> None:
@@ -185,10 +190,6 @@ async def test_address_that_leads_to_a_standby_and_back(
     await eventually(lambda: is_renamed(client, account))
     await eventually(lambda: is_ready(client))
     await client.close()
-
-
-async def is_served(client: Client, account: Account) -> bool:
-    return (await client.get(ME, headers=account.headers)).status == 200
 
 
 @pytest.mark.slow
