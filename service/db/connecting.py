@@ -1,9 +1,11 @@
 """Opening connections: the one place that calls asyncpg, and the wait for a database."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+import contextlib
+from collections import deque
+from collections.abc import Callable, Coroutine, Mapping
 from contextvars import Context
-from typing import Any
+from typing import Any, TypeAlias
 
 import asyncpg
 from aiohttp import web
@@ -12,10 +14,16 @@ from service.db.connection import LOST, Connection, explain
 from service.exceptions import StartError
 from service.settings import Database
 
+Opened: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
+
 CONNECT_TIMEOUT_S = 4
 RETRY_S = 0.2
 # Each is a process and a signature to check for the server, just when it may be short of both.
 CONNECTS_MAX = 3
+# Another of several hosts may do.
+_TRY_NEXT = (OSError, asyncpg.CannotConnectNowError, asyncpg.TargetServerAttributeNotMatched)
+# Hosts that did not respond when they were last tried. They are tried after the others.
+_silent: set[tuple[str, int]] = set()
 
 
 async def connect(
@@ -24,15 +32,30 @@ async def connect(
     timeout_s: float = CONNECT_TIMEOUT_S,
     session: Mapping[str, str] | None = None,
     **arguments: Any,
-) -> "asyncpg.Connection[asyncpg.Record]":
-    """Open a connection. Raises what ``explain`` explains.
+) -> Opened:
+    """Open a connection to the first host that can be used. Raises what ``explain`` explains.
 
+    Each host gets ``timeout_s``; asyncpg would spend it all on a first host that does not respond.
     ``session`` holds settings for the session; PgBouncer allows none. The other ``arguments`` are
     those of ``asyncpg.connect``.
     """
+    arguments |= database.asyncpg_arguments()
     if session and not database.pgbouncer:
         arguments["server_settings"] = session
-    return await asyncpg.connect(**database.asyncpg_arguments(), timeout=timeout_s, **arguments)
+    hosts = sorted(database.hosts, key=_silent.__contains__)
+    for host in hosts:
+        arguments["host"], arguments["port"] = host
+        try:
+            conn: Opened = await asyncpg.connect(timeout=timeout_s, **arguments)
+        except _TRY_NEXT as error:
+            if isinstance(error, TimeoutError):
+                _silent.add(host)
+            if host == hosts[-1]:
+                raise
+        else:
+            _silent.discard(host)
+            return conn
+    raise AssertionError("unreachable")
 
 
 async def wait_for_database(
@@ -42,7 +65,7 @@ async def wait_for_database(
     began_at: float | None = None,
     writable: bool = False,
     **arguments: Any,
-) -> "asyncpg.Connection[asyncpg.Record]":
+) -> Opened:
     """Connect, retrying for ``timeout_s`` seconds unless waiting cannot help.
 
     They count from ``began_at``, in the event loop's time, or from now. If ``writable`` is set,
@@ -83,72 +106,86 @@ async def is_read_only(conn: Connection) -> bool:
 class Connector:
     """Opens the pool's connections in tasks of its own, at most ``CONNECTS_MAX`` at a time.
 
-    A request that gives up leaves its attempt running, and whoever asks next gets the connection.
-    Otherwise no connection would ever be opened if that took longer than requests wait.
+    A caller that gives up leaves its attempt running, and whoever asks next gets the connection.
+    Otherwise no connection would ever be opened if that took longer than requests wait. Callers are
+    served in order, so that asyncpg, which refills the pool in the background, does not get ahead
+    of requests.
     """
 
-    def __init__(
-        self, attempt: Callable[..., Awaitable["asyncpg.Connection[asyncpg.Record]"]]
-    ) -> None:
+    def __init__(self, attempt: Callable[..., Coroutine[Any, Any, Opened]]) -> None:
         self.attempt = attempt
-        # Attempts in progress, and those that have ended but whose result nobody has taken.
-        self._attempts: set[asyncio.Task[asyncpg.Connection[asyncpg.Record]]] = set()
-        self._callers = 0
+        self._attempts: set[asyncio.Task[Opened]] = set()
+        self._callers: deque[asyncio.Future[Opened]] = deque()
+        self._untaken: list[Opened] = []
+        self._arguments: dict[str, Any] = {}
 
     @property
     def in_progress(self) -> int:
         """The number of connections that are being opened."""
-        return sum(not attempt.done() for attempt in self._attempts)
+        return len(self._attempts)
 
-    async def connect(
-        self, dsn: str | None = None, **arguments: Any
-    ) -> "asyncpg.Connection[asyncpg.Record]":
+    async def connect(self, dsn: str | None = None, **arguments: Any) -> Opened:
         """Return a connection, or raise the error of an attempt that failed meanwhile.
 
-        Has the signature that ``asyncpg.create_pool`` calls, which passes no ``dsn`` here.
+        Has the signature that ``asyncpg.create_pool`` calls: without ``dsn``, and always with the
+        same ``arguments``.
         """
-        self._attempts = {attempt for attempt in self._attempts if not _has_failed(attempt)}
-        self._callers += 1
-        try:
-            while (conn := self._take()) is None:
-                if self.in_progress < min(self._callers, CONNECTS_MAX):
-                    self._start(arguments)
-                await asyncio.wait(self._attempts, return_when=asyncio.FIRST_COMPLETED)
-            return conn
-        finally:
-            self._callers -= 1
-
-    def _take(self) -> "asyncpg.Connection[asyncpg.Record] | None":
-        """Take the result of an attempt that has ended; connections lost since do not count."""
-        for attempt in [attempt for attempt in self._attempts if attempt.done()]:
-            self._attempts.remove(attempt)
-            conn = attempt.result()
-            if not conn.is_closed():
+        while self._untaken:
+            if not (conn := self._untaken.pop()).is_closed():
                 return conn
+        self._arguments = arguments
+        caller: asyncio.Future[Opened] = asyncio.get_running_loop().create_future()
+        self._callers.append(caller)
+        self._start()
+        try:
+            return await caller
+        except asyncio.CancelledError:
+            if not caller.cancelled() and not caller.exception():
+                self._give(caller.result())
+            raise
+        finally:
+            with contextlib.suppress(ValueError):
+                self._callers.remove(caller)
+
+    def _start(self) -> None:
+        """Start as many attempts as the callers need and are allowed."""
+        while len(self._attempts) < min(len(self._callers), CONNECTS_MAX):
+            # An empty context, because the attempt may outlive the request.
+            attempt = asyncio.create_task(
+                self.attempt(**self._arguments), name="connect", context=Context()
+            )
+            self._attempts.add(attempt)
+            attempt.add_done_callback(self._on_end)
+
+    def _on_end(self, attempt: "asyncio.Task[Opened]") -> None:
+        self._attempts.remove(attempt)
+        if not attempt.cancelled():
+            error = attempt.exception()
+            if error is None:
+                self._give(attempt.result())
+            elif caller := self._next_caller():
+                caller.set_exception(error)
+        self._start()
+
+    def _give(self, conn: Opened) -> None:
+        if caller := self._next_caller():
+            caller.set_result(conn)
+        else:
+            self._untaken.append(conn)
+
+    def _next_caller(self) -> "asyncio.Future[Opened] | None":
+        while self._callers:
+            # One that is done has been cancelled at this moment.
+            if not (caller := self._callers.popleft()).done():
+                return caller
         return None
 
-    def _start(self, arguments: Mapping[str, Any]) -> None:
-        # An empty context, because the attempt may outlive the request.
-        attempt = asyncio.create_task(self._open(arguments), name="connect", context=Context())
-        # Marks a failure as retrieved, if its request has given up.
-        attempt.add_done_callback(_has_failed)
-        self._attempts.add(attempt)
-
-    async def _open(self, arguments: Mapping[str, Any]) -> "asyncpg.Connection[asyncpg.Record]":
-        return await self.attempt(**arguments)
-
     def drop(self) -> None:
-        """Close what was opened and not taken, and start again what is being opened."""
-        attempts, self._attempts = self._attempts, set()
-        for attempt in attempts:
-            if not attempt.done():
-                attempt.cancel()
-            elif not _has_failed(attempt):
-                attempt.result().terminate()
-
-
-def _has_failed(attempt: "asyncio.Task[asyncpg.Connection[asyncpg.Record]]") -> bool:
-    return attempt.done() and (attempt.cancelled() or attempt.exception() is not None)
+        """Close the connections that nobody took, and start again those that are being opened."""
+        while self._untaken:
+            self._untaken.pop().terminate()
+        for attempt in self._attempts:
+            attempt.cancel()
 
 
 CONNECTOR = web.AppKey("connector", Connector)

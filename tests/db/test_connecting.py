@@ -76,6 +76,24 @@ async def test_connection_goes_to_the_next_caller_if_the_first_gives_up(attempts
     assert attempts.started == 1
 
 
+async def test_connection_goes_to_the_callers_in_order(attempts: Attempts) -> None:
+    connector = Connector(attempts.attempt)
+    order: list[int] = []
+
+    async def call(number: int, *, again: bool = False) -> None:
+        await connector.connect()
+        order.append(number)
+        if again:
+            await call(number)
+
+    calls = [call(1, again=True), call(2), call(3), call(4)]
+    tasks = [asyncio.create_task(one) for one in calls]
+    await eventually(lambda: attempts.started == 3)
+    attempts.gate.set()
+    await asyncio.gather(*tasks)
+    assert order == [1, 2, 3, 4, 1]
+
+
 async def test_connection_lost_before_anyone_took_it_is_not_used(
     attempts: Attempts, conn: Any
 ) -> None:
@@ -165,6 +183,20 @@ async def test_connection_of_the_pool_runs_no_statement_before_its_first_use(
         " where datname = current_database() and application_name = 'shinkei'"
     )
     assert "" in [row["query"] for row in await conn.fetch(backends)]
+
+
+async def test_host_that_does_not_respond_is_tried_once_and_then_after_the_others(
+    database: Database,
+) -> None:
+    """Such as a primary whose machine has failed."""
+    async with proxying(database) as silent:
+        silent.flowing.clear()
+        hosts = (*silent.database.hosts, *database.hosts)
+        for _ in range(2):
+            conn = await connect(dataclasses.replace(database, hosts=hosts), timeout_s=1)
+            assert await conn.fetchval("select true")
+            await conn.close()
+        assert silent.connections == 1
 
 
 async def test_pool_waits_at_start_for_connections_that_others_hold(
