@@ -48,14 +48,13 @@ def create_app(settings: Settings, registry: "CollectorRegistry | None" = None) 
     Middlewares run in order, each wrapping those after it. Cleanup contexts are entered in order
     and exited in reverse, so that everything that needs the pool ends before the pool closes.
     """
-    cors = [preflights(settings)] if settings.cors_origins else []
     app = web.Application(client_max_size=BODY_MAX_BYTES)
     app[SETTINGS] = settings
     app[LIFECYCLE] = Lifecycle()
     app[HEALTH] = Health()
     app[SIGNED_IN] = Coalesced(app, find_signed_in)
     app[EXPORTS] = set()
-    app.middlewares.extend([refund_failures, request_middleware(app), *cors])
+    app.middlewares.extend([refund_failures, request_middleware(app), preflights(settings)])
     app.cleanup_ctx.extend(
         [
             database_context,

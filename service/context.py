@@ -1,6 +1,8 @@
 """Shared state of the application, of a request, and of its task."""
 
 import asyncio
+import math
+import uuid
 from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -24,14 +26,28 @@ class Lifecycle:
 
     ``draining`` means that this process ends, and its responses close their connections. The
     service stays ready if other processes take over. ``stopping`` means that the whole service
-    ends and is not ready.
+    ends and is not ready. ``close_by`` is when everything must be closed, in the loop's time.
     """
 
     draining: bool = False
     stopping: bool = False
+    close_by: float = math.inf
 
 
 LIFECYCLE = web.AppKey("lifecycle", Lifecycle)
+
+
+def time_to_close_s(app: web.Application) -> float:
+    """Return how long tasks and connections may still take to end.
+
+    They share ``db_close_timeout_s``, which begins with the first call. So waits for a database
+    that does not respond never add up.
+    """
+    lifecycle, now = app[LIFECYCLE], asyncio.get_running_loop().time()
+    lifecycle.close_by = min(lifecycle.close_by, now + app[SETTINGS].db_close_timeout_s)
+    return max(0.0, lifecycle.close_by - now)
+
+
 # Set only if tracing is on.
 TRACER: web.AppKey["Tracer"] = web.AppKey("tracer")
 
@@ -46,6 +62,8 @@ class RequestContext:
     request_id: str
     # None outside of requests.
     request: web.Request | None = None
+    # The account whose credential the request presented: a token, a password, or a mailed link.
+    user_id: uuid.UUID | None = None
     # Code of the problem in the response, if it is one.
     problem_code: str | None = None
     # Headers to add to any response.

@@ -257,6 +257,7 @@ def settings(database: Database, tmp_path: Path) -> Settings:
         db_lock_timeout_s=60,
         request_timeout_s=120,
         slow_query_ms=60_000,
+        jobs_start_within_s=0,
         password_hash_memory_kib=8,
         password_hash_iterations=1,
         throttle_sign_in_per_account=PLENTY,

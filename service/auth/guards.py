@@ -13,7 +13,7 @@ from service.auth.tokens import (
     find_verified,
     verify_access_token,
 )
-from service.context import USER
+from service.context import REQUEST_CONTEXT, USER
 from service.db.coalescing import Coalesced
 from service.http.descriptions import describe_access
 from service.http.problems import ACCOUNT_NOT_FOUND, CHALLENGE, MISCONFIGURED, Problem, ProblemType
@@ -46,6 +46,7 @@ async def identify(app: web.Application, request: web.Request) -> None:
     if user is None or user["id"] != bearer.user_id:
         raise Problem(INVALID_ACCESS_TOKEN, SESSION_ENDED)
     request[USER] = user
+    REQUEST_CONTEXT.get().user_id = user["id"]
 
 
 @describe_access("For any signed-in user.", *_TOKEN_PROBLEMS)

@@ -7,7 +7,6 @@ token it signed has expired. Every process holds all keys in a key ring, and rel
 """
 
 import asyncio
-import contextlib
 import logging
 import re
 import time
@@ -27,6 +26,7 @@ from service.context import SETTINGS
 from service.db.connection import Connection
 from service.db.transactions import read, write
 from service.exceptions import DatabaseUnavailable, StartError
+from service.jobs.tasks import end_tasks
 from service.sealing import SealError, seal, unseal
 from service.settings import Settings, SettingsError
 
@@ -95,9 +95,7 @@ async def key_ring_context(app: web.Application) -> AsyncIterator[None]:
         log.exception("signing keys not loaded yet")
     task = asyncio.create_task(_keep_current(app), name="signing keys")
     yield
-    task.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await task
+    await end_tasks(app, task)
 
 
 async def _keep_current(app: web.Application) -> None:

@@ -14,7 +14,7 @@ from aiohttp import web
 from service.auth.queries import list_signing_keys
 from service.auth.signing_keys import check_secret_key, verifies_s
 from service.commands.output import progress
-from service.context import SETTINGS
+from service.context import LIFECYCLE, SETTINGS, Lifecycle
 from service.db import migrations
 from service.db.pool import database_context
 from service.db.transactions import read
@@ -48,6 +48,7 @@ async def _run(
 ) -> T:
     app = web.Application()
     app[SETTINGS] = dataclasses.replace(settings, db_pool_size=1)
+    app[LIFECYCLE] = Lifecycle()
     app.cleanup_ctx.extend([database_context, *contexts])
     runner = web.AppRunner(app)
     try:

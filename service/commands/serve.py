@@ -1,7 +1,5 @@
 """``shinkei serve``."""
 
-from collections.abc import Callable
-
 import click
 
 from service.settings import Settings, Variable
@@ -36,6 +34,7 @@ def command(workers: int | None) -> None:
     """
     import asyncio
     import dataclasses
+    import functools
     import os
     import signal
     import sys
@@ -49,6 +48,7 @@ def command(workers: int | None) -> None:
         sys.exit(worker.serve(given, workers))
 
     from service.commands.connection import database_of
+    from service.process.announcing import Announcer
     from service.process.exporter import exporting
     from service.process.server import listen, with_bound_port
     from service.process.server import serve as serve_alone
@@ -64,21 +64,30 @@ def command(workers: int | None) -> None:
         exporting(settings) as exporter,
         database_of(with_bound_port(settings, listener)) as ready,
     ):
+        greet = functools.partial(_greet, settings)
+        announcer = Announcer(ready, settings.database is None, greet)
         if settings.workers == 1:
             registry = exporter.registry if exporter else None
-            serve_alone(ready, listener, _announce(settings), registry)
+            serve_alone(ready, listener, announcer, registry)
         else:
-            asyncio.run(Supervisor(ready, listener, _announce(settings), exporter).serve())
+            asyncio.run(Supervisor(ready, listener, announcer, exporter).serve())
+    announcer.stopped()
 
 
-def _announce(configured: "Settings") -> Callable[[str], None]:
-    """Return a function that prints the URL, the location of the data, and the docs."""
+def _greet(configured: "Settings", url: str) -> None:
+    """Print the URL, the location of the data, and the docs, for people.
+
+    With JSON logs, programs read the event instead, and all output stays JSON.
+    """
+    import sys
+
     from service import __version__
+    from service.telemetry.logs import is_json
 
+    if is_json(configured) and not sys.stdout.isatty():
+        return
     where: object = configured.data_dir
     if configured.database is not None:
         where = f"PostgreSQL at {configured.database.address}"
     docs = "/docs" if configured.docs else "/openapi.json"
-    return lambda url: click.echo(
-        f"Shinkei {__version__} listens on {url} | data in {where} | docs at {url}{docs}"
-    )
+    click.echo(f"Shinkei {__version__} listens on {url} | data in {where} | docs at {url}{docs}")

@@ -38,6 +38,12 @@ def look_for_primary(app: web.Application) -> None:
         failover.search = asyncio.create_task(_look(app), name="failover", context=Context())
 
 
+def stop_looking(app: web.Application) -> None:
+    """End the search, because the pool is about to close."""
+    if (search := app[FAILOVER].search) is not None:
+        search.cancel()
+
+
 async def _look(app: web.Application) -> None:
     if await _finds_primary(app):
         app[CONNECTOR].drop()

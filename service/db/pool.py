@@ -2,8 +2,7 @@
 
 import asyncio
 import functools
-import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -12,25 +11,22 @@ import orjson
 from aiohttp import web
 from asyncpg.connection import LoggedQuery
 
-from service.context import SETTINGS
+from service.context import SETTINGS, time_to_close_s
 from service.db.connecting import CONNECTOR, Connector, connect, wait_for_database
 from service.db.connection import (
     CONNECTION_CLASS,
     DATABASE_TIMERS,
     POOL,
     POOL_WAITING,
-    PURPOSE,
-    STATEMENT_MAX_CHARS,
     WRITES,
     Connection,
     Waiting,
 )
-from service.db.failover import FAILOVER, Failover
+from service.db.failover import FAILOVER, Failover, stop_looking
+from service.db.slow_queries import slow_query_logger
 from service.db.startup import prepare, start_errors
 from service.json_codec import encode
 from service.settings import Settings
-
-log = logging.getLogger(__name__)
 
 _EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -45,43 +41,46 @@ async def database_context(app: web.Application) -> AsyncIterator[None]:
     app[FAILOVER] = Failover()
     app[WRITES] = asyncio.Semaphore(max(1, settings.db_pool_size * 4 // 5))
     await prepare(settings)
-    with start_errors(settings) as database:
-        session = _session_settings(settings)
-        began_at = asyncio.get_running_loop().time()
-        # While the pool opens, each attempt waits like the first connection.
-        app[CONNECTOR] = Connector(
-            functools.partial(
-                wait_for_database,
-                database,
-                settings.db_connect_timeout_s,
-                began_at=began_at,
-                session=session,
+    async with slow_query_logger(settings.slow_query_ms) as log_if_slow:
+        with start_errors(settings) as database:
+            session = _session_settings(settings)
+            began_at = asyncio.get_running_loop().time()
+            # While the pool opens, each attempt is repeated like that of the first connection.
+            app[CONNECTOR] = Connector(
+                functools.partial(
+                    wait_for_database,
+                    database,
+                    settings.db_connect_timeout_s,
+                    began_at=began_at,
+                    session=session,
+                )
             )
-        )
-        connection_class = app.get(CONNECTION_CLASS, asyncpg.Connection)
-        app[POOL] = await _open_pool(settings, app[CONNECTOR], connection_class)
-        app[CONNECTOR].attempt = functools.partial(connect, database, session=session)
-    yield
-    try:
-        async with asyncio.timeout(settings.db_close_timeout_s):
-            await app[POOL].close()
-    except TimeoutError:
-        app[POOL].terminate()
-    app[CONNECTOR].drop()
+            app[POOL] = await _open_pool(app, log_if_slow)
+            app[CONNECTOR].attempt = functools.partial(connect, database, session=session)
+        yield
+        stop_looking(app)
+        try:
+            async with asyncio.timeout(time_to_close_s(app)):
+                await app[POOL].close()
+        except TimeoutError:
+            app[POOL].terminate()
+        app[CONNECTOR].drop()
 
 
 async def _open_pool(
-    settings: Settings, connector: Connector, connection_class: type[Any]
+    app: web.Application, log_if_slow: Callable[[LoggedQuery], None] | None
 ) -> "asyncpg.Pool[asyncpg.Record]":
+    settings = app[SETTINGS]
+    connection_class: type[Any] = app.get(CONNECTION_CLASS, asyncpg.Connection)
     return await asyncpg.create_pool(
-        connect=connector.connect,
+        connect=app[CONNECTOR].connect,
         # A fixed size, so that no request has to open a connection unless one was lost.
         min_size=settings.db_pool_size,
         max_size=settings.db_pool_size,
         connection_class=connection_class,
         # Longer than statement_timeout, so that PostgreSQL cancels first if it is reachable.
         command_timeout=settings.db_command_timeout_s + 0.5,
-        init=functools.partial(_prepare_connection, slow_query_ms=settings.slow_query_ms),
+        init=functools.partial(_prepare_connection, log_if_slow=log_if_slow),
         reset=_skip_reset,
     )
 
@@ -95,11 +94,13 @@ def _session_settings(settings: Settings) -> dict[str, str]:
     }
 
 
-async def _prepare_connection(conn: Connection, *, slow_query_ms: float) -> None:
+async def _prepare_connection(
+    conn: Connection, *, log_if_slow: Callable[[LoggedQuery], None] | None
+) -> None:
     """Set up a new connection once; releasing it resets nothing."""
     await _set_codecs(conn)
-    if slow_query_ms:
-        conn.add_query_logger(functools.partial(_log_if_slow, slow_query_ms / 1000))
+    if log_if_slow is not None:
+        conn.add_query_logger(log_if_slow)
 
 
 async def _set_codecs(conn: Connection) -> None:
@@ -153,20 +154,3 @@ async def _skip_reset(conn: Connection) -> None:
     advisory locks and resets settings, would cost an extra round trip per use.
     ``tests/db/test_database.py`` runs every flow and checks that no session state is left.
     """
-
-
-def _log_if_slow(slow_s: float, query: LoggedQuery) -> None:
-    """Log a slow statement with its placeholders, never with its parameters.
-
-    asyncpg calls this in the statement's context, so that the line carries its request's id.
-    """
-    if query.elapsed >= slow_s:
-        log.warning(
-            "slow query",
-            extra={
-                "query": PURPOSE.get(),
-                "elapsed_ms": round(query.elapsed * 1000, 1),
-                "statement": " ".join(query.query.split())[:STATEMENT_MAX_CHARS],
-                "error": type(query.exception).__name__ if query.exception else None,
-            },
-        )

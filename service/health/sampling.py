@@ -15,6 +15,7 @@ from service.db.connecting import CONNECTOR
 from service.db.connection import DATABASE_TIMERS, POOL, POOL_WAITING
 from service.db.transactions import read
 from service.exceptions import DatabaseUnavailable
+from service.jobs.tasks import end_tasks
 from service.mail import queries as mail_queries
 from service.telemetry.metrics import METRICS, create, measure_requests
 
@@ -61,11 +62,7 @@ async def _metrics_context(app: web.Application) -> AsyncIterator[None]:
         ),
     ]
     yield
-    for task in tasks:
-        task.cancel()
-    for task in tasks:
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
+    await end_tasks(app, *tasks)
     # Include the counts since the last sample.
     _count_tokens(app)
 

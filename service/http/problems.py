@@ -98,6 +98,11 @@ METHOD_NOT_ALLOWED = ProblemType(
     "method_not_allowed",
     "This path does not support this method. The Allow header lists those it does.",
 )
+ORIGIN_NOT_ALLOWED = ProblemType(
+    403,
+    "origin_not_allowed",
+    "Pages of this origin may not call the API. The operator can list it in CORS_ORIGINS.",
+)
 BODY_TIMEOUT = ProblemType(408, "body_timeout", "The body took too long to arrive.")
 EMAIL_TAKEN = ProblemType(409, "email_taken", "An account with this email already exists.")
 IDEMPOTENCY_KEY_IN_USE = ProblemType(

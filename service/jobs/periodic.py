@@ -1,17 +1,19 @@
 """Periodic jobs, which replicas share without doing the same work twice."""
 
 import asyncio
-import contextlib
 import logging
+import random
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import NamedTuple
 
 from aiohttp import web
 
+from service.context import SETTINGS
 from service.db.connection import Connection
 from service.db.transactions import write
 from service.exceptions import DatabaseUnavailable
+from service.jobs.tasks import end_tasks
 
 log = logging.getLogger(__name__)
 
@@ -36,21 +38,31 @@ class SlicedJob(NamedTuple):
 
 
 def periodic_context(*jobs: Job | SlicedJob) -> Callable[[web.Application], AsyncIterator[None]]:
-    """Return a cleanup context that runs the jobs while the application runs."""
+    """Return a cleanup context that runs the jobs while the application runs.
+
+    They start apart, so that they do not take the whole pool from requests.
+    """
 
     async def context(app: web.Application) -> AsyncIterator[None]:
-        tasks = [asyncio.create_task(_repeat(app, job), name=job.name) for job in jobs]
+        offsets = start_offsets_s(len(jobs), app[SETTINGS].jobs_start_within_s)
+        tasks = [
+            asyncio.create_task(_repeat(app, job, offset_s), name=job.name)
+            for job, offset_s in zip(jobs, offsets, strict=True)
+        ]
         yield
-        for task in tasks:
-            task.cancel()
-        for task in tasks:
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+        await end_tasks(app, *tasks)
 
     return context
 
 
-async def _repeat(app: web.Application, job: Job | SlicedJob) -> None:
+def start_offsets_s(count: int, within_s: float) -> list[float]:
+    """Return when each job first runs: far from the other jobs, and differently in each process."""
+    slot_s = within_s / count
+    return [slot_s * (place + random.random() / 2) for place in range(count)]  # noqa: S311
+
+
+async def _repeat(app: web.Application, job: Job | SlicedJob, offset_s: float) -> None:
+    await asyncio.sleep(offset_s)
     while True:
         try:
             if isinstance(job, SlicedJob):

@@ -21,9 +21,10 @@ import asyncpg
 import orjson
 from aiohttp import web
 
-from service.context import LOG_CONTEXT, SETTINGS, TRACER
+from service.context import LOG_CONTEXT, SETTINGS, TRACER, time_to_close_s
 from service.db.transactions import write
 from service.exceptions import DatabaseUnavailable
+from service.jobs.tasks import end_tasks
 from service.mail import queries
 from service.mail.outbox import PURPOSE
 from service.mail.rendering import MAIL_TEMPLATES, read_templates
@@ -64,10 +65,8 @@ async def mail_context(app: web.Application) -> AsyncIterator[None]:
     yield
     stopping.set()
     # The server may be about to accept a mail; cancelling at once would leave that unknown.
-    await asyncio.wait([task], timeout=STOP_TIMEOUT_S)
-    task.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await task
+    await asyncio.wait([task], timeout=min(STOP_TIMEOUT_S, time_to_close_s(app)))
+    await end_tasks(app, task)
 
 
 async def _send_until(app: web.Application, stopping: asyncio.Event) -> None:

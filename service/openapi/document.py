@@ -62,7 +62,8 @@ Bodies are JSON in UTF-8 (RFC 8259, RFC 7493), optionally compressed with gzip o
 `HEAD` works wherever `GET` does. Times are RFC 3339; responses give them in UTC.
 
 Errors are `application/problem+json` (RFC 9457) with a stable `code`; each status lists its codes.
-In addition, an unknown path returns 404, an unsupported method 405 and an internal error 500.
+In addition, an unknown path returns 404, an unsupported method 405, a CORS preflight of an unlisted
+origin 403, and an internal error 500.
 
 To find a request in the logs, send an `X-Request-ID` of up to 128 letters, digits, dots, hyphens
 and underscores. The response repeats it.

@@ -15,6 +15,7 @@ from aiohttp import web
 from service.app import create_app
 from service.context import LIFECYCLE
 from service.exceptions import StartError
+from service.process.announcing import Announcer
 from service.settings import Settings, http_origin
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ BACKLOG = 1024
 # Tells a worker to leave while others keep serving: it accepts no new connections, but stays ready.
 RETIRE = signal.SIGUSR2
 AT_ONCE = (signal.SIGINT, signal.SIGQUIT)
-# Extra time for mail being sent and a busy machine, after the delay, open requests and the pool.
+# Extra time for a busy machine, after the delay, open requests, background tasks and the pool.
 STOP_MARGIN_S = 5
 
 
@@ -82,17 +83,22 @@ def with_bound_port(settings: Settings, listener: socket.socket) -> Settings:
 def serve(
     settings: Settings,
     listener: socket.socket,
-    announce: Callable[[str], None],
+    announcer: Announcer,
     registry: "CollectorRegistry | None" = None,
 ) -> None:
-    """Serve until SIGTERM or SIGINT; call ``announce`` with the URL once requests are accepted.
+    """Serve until SIGTERM or SIGINT.
 
     Raises StartError if the database cannot be reached.
     """
 
     async def run() -> None:
         await serve_until_signalled(
-            settings, listener, handle_signals(), lambda: announce(url_of(listener)), registry
+            settings,
+            listener,
+            handle_signals(),
+            lambda: announcer.started(url_of(listener)),
+            announcer.stopping,
+            registry,
         )
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -119,9 +125,12 @@ async def serve_until_signalled(
     listener: socket.socket,
     signals: "asyncio.Queue[signal.Signals]",
     started: Callable[[], None],
+    stopping: Callable[[signal.Signals], object],
     registry: "CollectorRegistry | None" = None,
 ) -> None:
     """Start the application, call ``started``, serve until the first signal, then drain.
+
+    ``stopping`` is called with that signal.
 
     After SIGTERM it reports not ready but keeps serving for ``shutdown_delay_s``, so that a load
     balancer can react. SIGINT and SIGQUIT skip that delay. RETIRE stops accepting connections but
@@ -134,7 +143,8 @@ async def serve_until_signalled(
         access_log=None,
         keepalive_timeout=KEEPALIVE_TIMEOUT_S,
         lingering_time=LINGERING_TIME_S,
-        shutdown_timeout=SHUTDOWN_TIMEOUT_S,
+        # aiohttp waits this long twice: also after it has ended the reading of bodies.
+        shutdown_timeout=SHUTDOWN_TIMEOUT_S / 2,
     )
     try:
         if not await run_until(stop_signal, runner.setup()):
@@ -144,6 +154,7 @@ async def serve_until_signalled(
         _freeze_startup_objects()
         started()
         received = await stop_signal
+        stopping(received)
         # Responses close their connections from now on, so that no client is cut off at the end.
         app[LIFECYCLE].draining = True
         if received is RETIRE:

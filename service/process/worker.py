@@ -120,12 +120,15 @@ async def _serve(
     def started() -> None:
         _report(parent, STARTED)
 
+    def stopping(received: signal.Signals) -> None:
+        """Log nothing: the parent does."""
+
     signals = handle_signals(signal.SIGQUIT, RETIRE)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, HEARD)
     beating = asyncio.create_task(_beat(parent, signals))
     registry = worker_registry(settings, slot)
     try:
-        await serve_until_signalled(settings, listener, signals, started, registry)
+        await serve_until_signalled(settings, listener, signals, started, stopping, registry)
     finally:
         beating.cancel()
         # No signal may interrupt the exit.

@@ -7,10 +7,11 @@ import asyncio
 import logging
 import signal
 import socket
-from collections.abc import Callable
+import time
 from dataclasses import dataclass, field
 
 from service.exceptions import StartError
+from service.process.announcing import Announcer, seconds_since
 from service.process.exporter import Exporter
 from service.process.server import RETIRE, handle_signals, stop_timeout_s, url_of
 from service.process.worker import Worker, start_worker
@@ -30,15 +31,17 @@ NEWS = signal.SIGCHLD
 
 @dataclass
 class Supervisor:
-    """The parent process. It calls ``announce`` with the URL once all workers have started."""
+    """The parent process. It announces the URL once all workers have started."""
 
     settings: Settings
     listener: socket.socket
-    announce: Callable[[str], None]
+    announcer: Announcer
     exporter: Exporter | None
     workers: list[Worker] = field(default_factory=list)
     announced: bool = False
     reload_asked: bool = False
+    # When the reload in progress began, if there is one.
+    reload_began: float | None = None
     stopping: bool = False
     failure: str = ""
 
@@ -62,6 +65,7 @@ class Supervisor:
 
     def stop(self, wanted: signal.Signals) -> None:
         """Forward the signal to all workers, and kill those that exceed the shutdown timeout."""
+        self.announcer.stopping(wanted)
         for worker in self.workers:
             worker.process.send_signal(wanted)
         if not self.stopping:
@@ -73,6 +77,7 @@ class Supervisor:
         """Start missing workers. Once all have started, retire the old ones."""
         if self.reload_asked and self.announced and not any(one.old for one in self.workers):
             self.reload_asked = False
+            self.reload_began = time.monotonic()
             log.info("reloading", extra={"workers": len(self.workers)})
             for worker in self.workers:
                 worker.old = True
@@ -86,7 +91,11 @@ class Supervisor:
                     worker.process.send_signal(RETIRE)
             if not self.announced:
                 self.announced = True
-                self.announce(url_of(self.listener))
+                self.announcer.started(url_of(self.listener))
+            if self.reload_began is not None and current == self.workers:
+                took_s = seconds_since(self.reload_began)
+                log.info("reloaded", extra={"workers": len(current), "took_s": took_s})
+                self.reload_began = None
 
     def start(self, missing: int) -> None:
         for _ in range(missing):
@@ -117,7 +126,10 @@ class Supervisor:
                     worker.process.kill()
                 continue
             silent_s = 0
+            had_started = worker.started
             worker.said += report.replace(b"\0", b"")
+            if self.announced and worker.started and not had_started:
+                log.info("worker started", extra={"pid": worker.process.pid})
             self.signals.put_nowait(NEWS)
         writer.close()
         code = await asyncio.to_thread(worker.process.wait)
@@ -140,6 +152,7 @@ class Supervisor:
             self.failure = reason
             self.stop(signal.SIGQUIT)
         elif any(worker.old and not worker.retired for worker in self.workers):
+            self.reload_began = None
             log.error("reload given up, the old workers stay", extra={"reason": reason})
             for worker in self.workers:
                 worker.old = worker.retired or not worker.old

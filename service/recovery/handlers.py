@@ -19,7 +19,7 @@ from service.auth.passwords import (
     require_room,
 )
 from service.auth.tokens import INVALID_ACCESS_TOKEN, SESSION_ENDED
-from service.context import USER
+from service.context import REQUEST_CONTEXT, USER
 from service.db.connection import Connection
 from service.db.transactions import read
 from service.http import examples
@@ -327,6 +327,7 @@ async def inspect_link(request: web.Request) -> web.Response:
     link = await read(request.app, queries.find_link, links.hash_token(body["token"]))
     if link is None:
         raise Problem(INVALID_LINK)
+    REQUEST_CONTEXT.get().user_id = link["user_id"]
     return json_response(schemas.LINK.dump(link))
 
 
@@ -337,6 +338,7 @@ async def _find_link(
     link = await read(request.app, queries.find_token, token_hash, purposes)
     if link is None:
         raise Problem(INVALID_LINK)
+    REQUEST_CONTEXT.get().user_id = link["id"]
     return link
 
 
@@ -358,6 +360,7 @@ async def _take_token(
     token = await queries.take_token(conn, token_hash, purposes)
     if token is None or user is None:
         raise Problem(INVALID_LINK)
+    REQUEST_CONTEXT.get().user_id = user["id"]
     return token, user
 
 

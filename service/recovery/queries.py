@@ -66,10 +66,10 @@ async def find_token(
 
 
 async def find_link(conn: Connection, token_hash: bytes) -> asyncpg.Record | None:
-    """Return the live token's purpose, the email it concerns, and when it expires."""
+    """Return the live token's purpose, its account, the email it concerns, and when it expires."""
     return await conn.fetchrow(
         """
-        select purpose, email, expires_at from action_tokens
+        select purpose, user_id, email, expires_at from action_tokens
         where token_hash = $1 and expires_at > now()
         """,
         token_hash,

@@ -9,7 +9,7 @@ from service.audit.events import record, user_agent
 from service.auth.guards import identify
 from service.auth.schemas import TOKENS, TOKENS_EXAMPLE
 from service.auth.tokens import INVALID_ACCESS_TOKEN, SESSION_ENDED, token_response
-from service.context import SETTINGS, USER
+from service.context import REQUEST_CONTEXT, SETTINGS, USER
 from service.db.connection import Connection
 from service.db.transactions import read, write
 from service.http.client_ip import client_ip
@@ -68,6 +68,7 @@ async def _rotate(conn: Connection, request: web.Request, token: str) -> Refresh
     session = await queries.lock_family(conn, token_hash)
     if session is None:
         return None
+    REQUEST_CONTEXT.get().user_id = session["user_id"]
     successor = next_refresh_token(token, settings.secret_key)
     successor_hash = hash_refresh_token(successor)
     if await queries.use_refresh_token(conn, token_hash):
@@ -116,6 +117,7 @@ async def _log_out(conn: Connection, request: web.Request, refresh_token: str | 
         # A client that missed a refresh holds a used token, and must not stay signed in.
         session = await queries.lock_family(conn, hash_refresh_token(refresh_token))
         if session is not None:
+            REQUEST_CONTEXT.get().user_id = session["user_id"]
             await _end_session(conn, request, session["user_id"], session["id"])
 
 

@@ -10,7 +10,7 @@ from service.audit.events import record
 from service.auth.passwords import TOO_MANY_SIGN_INS, rehash_password, require_room, verify_password
 from service.auth.schemas import TOKENS, TOKENS_EXAMPLE
 from service.auth.signing_keys import signing_key
-from service.context import SETTINGS
+from service.context import REQUEST_CONTEXT, SETTINGS
 from service.db.connection import Connection
 from service.db.transactions import read, write
 from service.http import examples
@@ -77,8 +77,9 @@ async def _try_to_sign_in(
         await signing_key(request.app)
         tokens = await write(request.app, _sign_in, request, account, rehashed)
         if tokens is not None:
+            REQUEST_CONTEXT.get().user_id = account["id"]
             return "success", tokens
-    # The access log names only signed-in accounts, so log the attempted account here.
+    # The access log leaves out accounts that were only named, so log the attempted one here.
     log.info("sign-in refused", extra={"account_id": account["id"] if account else None})
     return outcome, None
 

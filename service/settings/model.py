@@ -92,8 +92,8 @@ class Settings:
     db_lock_timeout_s: float = variable("DB_LOCK_TIMEOUT_S", DATABASE, 2, seconds(0.01, 600),
         "How long a statement waits for a lock. Keep it below `DB_COMMAND_TIMEOUT_S`, so that the"
         " log shows what it waited for.")
-    # How long shutdown waits for the pool to close.
-    db_close_timeout_s: float = 5
+    # How long shutdown waits, after the requests, for background tasks and the pool together.
+    db_close_timeout_s: float = 3
 
     request_timeout_s: float = variable("REQUEST_TIMEOUT_S", REQUESTS, 4.5, seconds(0.1, 600),
         "Maximum duration of a request, after which it gets a 503.")
@@ -183,6 +183,9 @@ class Settings:
         "Password resets for one account and, counted separately, verification emails.")
     throttle_mail_per_ip: Rate = variable("THROTTLE_MAIL_PER_IP", LIMITS, Rate(20, 3600), RATE,
         "The same, requested by one client.")
+
+    # The periodic jobs first run at different times within this one.
+    jobs_start_within_s: float = 10
 
     log_level: str = variable("LOG_LEVEL", LOGS, "info",
         choice("debug", "info", "warning", "error"), "The lowest severity that is logged.")

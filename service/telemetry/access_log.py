@@ -7,7 +7,7 @@ from typing import Any
 
 from aiohttp import web
 
-from service.context import LOG_CONTEXT, USER, RequestContext
+from service.context import LOG_CONTEXT, RequestContext
 
 log = logging.getLogger(__name__)
 
@@ -43,10 +43,6 @@ def log_request(
         level = logging.INFO
     if not log.isEnabledFor(level):
         return
-    try:
-        user_id = request[USER]["id"]
-    except KeyError:
-        user_id = None
     now, first = time.time(), _RECORDS[level]
     values = {
         **first,
@@ -60,7 +56,7 @@ def log_request(
         "duration_ms": _ms(time.perf_counter() - started),
         "database_ms": _ms(context.database_s),
         "database_calls": context.database_calls,
-        "user_id": user_id,
+        "user_id": context.user_id,
         "client": client,
     }
     if context.problem_code is not None:

@@ -40,10 +40,10 @@ def configure_logging(settings: Settings) -> None:
     That includes libraries, Python warnings and uncaught exceptions. Other handlers on the root
     logger are kept.
     """
-    is_terminal = os.isatty(2)
-    as_json = settings.log_format == "json" or (settings.log_format == "auto" and not is_terminal)
     handler = StderrHandler()
-    handler.setFormatter(JsonFormatter() if as_json else ConsoleFormatter(colors=is_terminal))
+    handler.setFormatter(
+        JsonFormatter() if is_json(settings) else ConsoleFormatter(colors=os.isatty(2))
+    )
     level: int = getattr(logging, settings.log_level.upper())
     root = logging.getLogger()
     for attached in root.handlers[:]:
@@ -63,6 +63,11 @@ def configure_logging(settings: Settings) -> None:
         extra={"thread_name": getattr(thrown.thread, "name", None)},
         exc_info=thrown.exc_value,
     )
+
+
+def is_json(settings: Settings) -> bool:
+    """Return whether the log is JSON."""
+    return settings.log_format == "json" or (settings.log_format == "auto" and not os.isatty(2))
 
 
 def record_in_context(*args: Any, **kwargs: Any) -> logging.LogRecord:

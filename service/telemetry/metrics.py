@@ -171,7 +171,7 @@ def measure_requests(metrics: Metrics) -> Middleware:
     observers: dict[tuple[object, str], Callable[[float], None]] = {}
 
     def without_route(method: str, status: int) -> str:
-        return "preflight" if (method, status) == ("OPTIONS", 204) else "unmatched"
+        return "preflight" if method == "OPTIONS" and status in (204, 403) else "unmatched"
 
     @web.middleware
     async def measure(request: web.Request, handler: Handler) -> web.StreamResponse:

@@ -12,6 +12,7 @@ from aiohttp.typedefs import Handler
 from service.db.connection import Connection
 from service.db.transactions import write
 from service.exceptions import DatabaseUnavailable
+from service.jobs.tasks import end_tasks
 from service.throttle.limits import COUNTS, Count, refund_count
 
 log = logging.getLogger(__name__)
@@ -60,9 +61,7 @@ async def refunds_context(app: web.Application) -> AsyncIterator[None]:
     app[OWED] = asyncio.Queue(OWED_MAX)
     paying = asyncio.create_task(_pay(app))
     yield
-    paying.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await paying
+    await end_tasks(app, paying)
 
 
 async def _pay(app: web.Application) -> None:

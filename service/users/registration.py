@@ -1,5 +1,6 @@
 """Registration."""
 
+import uuid
 from typing import Any
 
 import asyncpg
@@ -16,7 +17,7 @@ from service.auth.passwords import (
 )
 from service.auth.schemas import TOKENS_EXAMPLE
 from service.auth.signing_keys import signing_key
-from service.context import SETTINGS
+from service.context import REQUEST_CONTEXT, SETTINGS
 from service.db.connection import Connection
 from service.http import examples
 from service.http.descriptions import Success, describe
@@ -33,8 +34,8 @@ from service.throttle.limits import TOO_MANY_REQUESTS
 from service.users import schemas as users
 from service.users.schemas import OWN_PROFILE
 
-# Whether the request created an account, which is counted only after the commit.
-REGISTERED = web.RequestKey("registered", bool)
+# The account that the request created, which is counted and logged only after the commit.
+REGISTERED: web.RequestKey["uuid.UUID | None"] = web.RequestKey("registered")
 
 
 @describe(
@@ -74,7 +75,8 @@ async def register(request: web.Request) -> web.Response:
     else:
         async with uniform_time():
             response = await write_once(request, _register_unverified, request, body, password_hash)
-    if request.get(REGISTERED):
+    if user_id := request.get(REGISTERED):
+        REQUEST_CONTEXT.get().user_id = user_id
         count(request.app, "registrations")
     return response
 
@@ -114,5 +116,5 @@ async def _create_account(
     if user is not None:
         await start_email_verification(conn, request.app, user)
         await record(conn, request, "user.register", user["id"], actor_id=user["id"])
-    request[REGISTERED] = user is not None
+    request[REGISTERED] = user["id"] if user else None
     return user

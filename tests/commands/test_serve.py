@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import platform
 import signal
 import socket
 import sys
@@ -16,10 +17,11 @@ from tests.support.clients import ROOT, SECRET_KEY
 from tests.support.factories import PASSWORD
 from tests.support.processes import (
     SHINKEI,
-    announced,
+    Terminal,
     call,
     connect,
     environment,
+    greeted,
     postmaster_of,
     processes,
     reserved_port,
@@ -40,8 +42,7 @@ def test_serve_starts_from_nothing_and_restarts_with_its_data(tmp_path: Path) ->
     account = {"email": "ada@example.com", "password": PASSWORD}
     data_dir = tmp_path / ".data"
     with serving(tmp_path) as served:
-        assert f"data in {data_dir}" in served.line
-        assert f"docs at {served.url}/docs" in served.line
+        assert served.log[-1]["data_dir"] == str(data_dir)
         until_healthy(served.url)
         status, registered = call(f"{served.url}/api/v1/auth/register", account)
         assert status == 201
@@ -312,10 +313,10 @@ def test_external_database_is_migrated_only_with_migrate_on_start(
 ) -> None:
     external = url_of(empty_database)
     with serving(tmp_path, **external) as served:
-        assert f"data in PostgreSQL at {empty_database.address} " in served.line
         status, health = call(f"{served.url}/health")
         assert (status, health["status"]) == (503, "fail")
-        assert "migrations pending: run shinkei migrate" in served.stderr_after()
+        assert served.log[-1]["data_dir"] is None
+    assert "migrations pending: run shinkei migrate" in {event["event"] for event in served.log}
     with serving(tmp_path, MIGRATE_ON_START="true", **external) as (_, url, _):
         until_healthy(url)
     assert list(tmp_path.iterdir()) == [], "nothing is written to disk with an external database"
@@ -340,16 +341,25 @@ def test_serve_can_be_stopped_while_it_waits_for_the_database(
 
 
 def test_full_log_disk_does_not_fail_requests(database: Database, tmp_path: Path) -> None:
-    variables = environment(**url_of(database))
+    """The log is JSON, but a person at the terminal still sees the URL."""
     with (
         Path("/dev/full").open("w") as full,
-        started(*SHINKEI, "serve", cwd=tmp_path, env=variables, stderr=full) as process,
+        contextlib.closing(Terminal()) as terminal,
+        started(
+            *(*SHINKEI, "serve"),
+            cwd=tmp_path,
+            env=environment(**url_of(database)),
+            stdout=terminal.theirs,
+            stderr=full,
+        ) as process,
     ):
-        served = announced(process)
-        assert call(f"{served.url}/health/live")[0] == 200
+        terminal.read_until(" | data in")
+        url = terminal.shown.split("listens on ")[1].split(" ")[0]
+        assert call(f"{url}/health/live")[0] == 200
         account = {"email": "ada@example.com", "password": PASSWORD}
-        assert call(f"{served.url}/api/v1/auth/register", account)[0] == 201
-        assert served.ends_with(signal.SIGTERM) == 0
+        assert call(f"{url}/api/v1/auth/register", account)[0] == 201
+        process.terminate()
+        assert process.wait(DEADLINE_S) == 0
 
 
 @pytest.mark.slow
@@ -419,10 +429,35 @@ def test_logs_are_json_lines_with_request_ids_and_no_secrets(
         assert secret not in stderr
 
 
+def test_start_and_stop_are_logged(database: Database, tmp_path: Path) -> None:
+    with serving(tmp_path, **url_of(database)) as served:
+        process = served.process
+        process.terminate()
+        stdout, stderr = process.communicate(timeout=DEADLINE_S)
+    start, (stopping, stopped) = served.log[-1], map(json.loads, stderr.splitlines())
+    assert {name: start[name] for name in ("pid", "workers", "database", "version")} == {
+        "pid": process.pid,
+        "workers": 1,
+        "database": f"{database.address}/{database.name}",
+        "version": "0.1.0",
+    }
+    assert start["python"] == platform.python_version()
+    assert database.password not in str(start)
+    assert (stopping["event"], stopping["signal"]) == ("stopping", "SIGTERM")
+    assert stopped["event"] == "stopped"
+    assert 0.1 <= stopped["took_s"] < DEADLINE_S
+    assert stdout == "", "only JSON is written"
+
+
 def test_console_logs_are_readable(database: Database, tmp_path: Path) -> None:
-    with serving(tmp_path, LOG_FORMAT="console", **url_of(database)) as served:
-        call(f"{served.url}/nothing")
-        stderr = served.stderr_after()
+    variables = environment(LOG_FORMAT="console", **url_of(database))
+    command = (*SHINKEI, "serve")
+    with started(*command, cwd=tmp_path, env=variables) as process:
+        url, greeting = greeted(process)
+        call(f"{url}/nothing")
+        process.terminate()
+        _, stderr = process.communicate(timeout=DEADLINE_S)
+    assert f"data in PostgreSQL at {database.address} | docs at {url}/docs\n" in greeting
     assert "request" in stderr
     assert "status=404" in stderr
 

@@ -17,6 +17,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -69,7 +70,6 @@ def serving(directory: Path) -> Iterator[dict[str, str]]:
         "HOST": "127.0.0.1",
         "DATA_DIR": str(directory / "data"),
         "LOG_FORMAT": "json",
-        "LOG_LEVEL": "warning",
         # Test the API itself, not hashing or limits.
         "THROTTLE": "false",
         "PASSWORD_HASH_MEMORY_KIB": "8",
@@ -82,15 +82,14 @@ def serving(directory: Path) -> Iterator[dict[str, str]]:
     }
     for name in ("DATABASE_URL", "DB_HOST", "DB_NAME", "DB_USER", "DB_PASS", "SECRET_KEY"):
         environment.pop(name, None)
-    with (directory / "log").open("w") as log:
-        service = subprocess.Popen(
-            [SHINKEI, "serve"], env=environment, stdout=subprocess.PIPE, stderr=log, text=True
-        )
+    path = directory / "log"
+    with path.open("w") as log:
+        service = subprocess.Popen([SHINKEI, "serve"], env=environment, stderr=log)
     try:
-        assert service.stdout is not None
-        announced = re.search(r"http://[^ ]+", service.stdout.readline())
-        if announced is None:
-            sys.exit(f"the service did not start: {(directory / 'log').read_text()}")
+        while not (started := re.search('"event":"started","url":"([^"]+)"', path.read_text())):
+            if service.poll() is not None:
+                sys.exit(f"the service did not start: {path.read_text()}")
+            time.sleep(0.1)
         password = environment["ADMIN_PASSWORD"]
         subprocess.run(
             [SHINKEI, "create-admin", "--email", ADMIN_EMAIL],
@@ -99,7 +98,7 @@ def serving(directory: Path) -> Iterator[dict[str, str]]:
             text=True,
             check=True,
         )
-        yield {**environment, "SHINKEI_URL": announced[0]}
+        yield {**environment, "SHINKEI_URL": started[1]}
     finally:
         service.send_signal(signal.SIGINT)
         if service.wait(STOP_TIMEOUT_S) != 0:

@@ -13,6 +13,7 @@ from service.routes import ROUTES
 from service.settings import Rate
 from tests.support.clients import Client, StartApp
 from tests.support.factories import PASSWORD, assert_problem, register, register_as
+from tests.support.logbook import logged
 
 APP = "https://app.example"
 OTHER = "http://localhost:3000"
@@ -118,7 +119,7 @@ async def test_no_origin_gets_cors_headers_by_default(client: Client) -> None:
         response = await client.request(
             method, "/api/v1/users/me", headers={**account.headers, **asks}
         )
-        assert response.status == (200 if method == "GET" else 405)
+        assert response.status == (200 if method == "GET" else 403)
         assert cors_of(response) == []
 
 
@@ -177,6 +178,27 @@ async def test_unlisted_origins_get_no_cors_headers(start_app: StartApp, origin:
         # A shared cache must not serve an unlisted origin's response to a listed one.
         assert cors_of(response) == ["Vary"]
         assert response.headers["Vary"] == "Origin"
+
+
+@pytest.mark.parametrize("cors_origins", [frozenset(), ALLOWED])
+async def test_refused_preflight_is_a_403_and_its_origin_is_logged(
+    start_app: StartApp, cors_origins: frozenset[str]
+) -> None:
+    client = await start_app(cors_origins=cors_origins)
+    with logged() as events:
+        response = await preflight(client, "/api/v1/users/me", "https://evil.example")
+    await assert_problem(response, 403, "origin_not_allowed")
+    refused, request = events
+    assert (refused["event"], refused["level"]) == ("preflight refused", "info")
+    assert refused["origin"] == "https://evil.example"
+    assert refused["request_id"] == request["request_id"]
+    assert request["code"] == "origin_not_allowed"
+
+
+async def test_logged_origin_is_bounded(client: Client) -> None:
+    with logged() as events:
+        await preflight(client, "/api/v1/users/me", f"https://{'x' * 5000}.example")
+    assert len(events[0]["origin"]) == 200
 
 
 async def test_listed_origins_can_read_responses_and_errors(start_app: StartApp) -> None:

@@ -81,7 +81,11 @@ def test_every_declared_problem_is_described() -> None:
         for code in problem_schema(response)["properties"]["code"]["enum"]
     }
     # Any path may return these, so the document describes them once in its introduction.
-    assert declared - described == {(405, "method_not_allowed"), (500, "internal_error")}
+    assert declared - described == {
+        (403, "origin_not_allowed"),
+        (405, "method_not_allowed"),
+        (500, "internal_error"),
+    }
     assert described <= declared
 
 

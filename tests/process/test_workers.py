@@ -115,8 +115,9 @@ async def test_reload_runs_new_code_and_drops_no_request(
         # Long enough for every client to get one more response, which closes its connection.
         "SHUTDOWN_DELAY_S": "300",
         "PYTHONPATH": str(code),
-        # Nothing reads stderr, so its pipe must not fill up.
+        # Nothing reads stderr, so its pipe must not fill up. The URL is on stdout.
         "LOG_LEVEL": "warning",
+        "LOG_FORMAT": "console",
     }
     stop = asyncio.Event()
     with serving(tmp_path, **variables, **url_of(database)) as served:
@@ -164,6 +165,7 @@ def test_killed_worker_is_replaced_and_its_metrics_are_kept(
         killed = first.pop()
         os.kill(killed, signal.SIGKILL)
         eventually_blocking(lambda: len(workers_of(process.pid) - {killed}) == 2)
+        (replacement,) = workers_of(process.pid) - {killed, *first}
         # The replacement takes over the killed worker's slot and keeps counting.
         for worker in first:
             os.kill(worker, signal.SIGSTOP)
@@ -195,8 +197,12 @@ def test_killed_worker_is_replaced_and_its_metrics_are_kept(
         for name, labels in samples
         if name == "shinkei_process_resident_memory_bytes"
     } == {"parent", "0", "1"}
-    (ended,) = [line for line in map(json.loads, stderr.splitlines()) if line.get("pid") == killed]
-    assert (ended["event"], ended["how"], ended["level"]) == ("worker ended", "signal 9", "error")
+    events = [line for line in map(json.loads, stderr.splitlines()) if "pid" in line]
+    assert [(event["event"], event["pid"], event.get("how")) for event in events[:2]] == [
+        ("worker ended", killed, "signal 9"),
+        ("worker started", replacement, None),
+    ]
+    assert events[0]["level"] == "error"
 
 
 @contextlib.contextmanager
@@ -243,7 +249,10 @@ def test_failed_reload_keeps_the_old_workers(database: Database, tmp_path: Path)
         assert call(f"{url}/health/live")[0] == 200
         limit(-1)
         process.send_signal(signal.SIGHUP)
-        eventually_blocking(lambda: not first & workers_of(process.pid))
+        assert event_beginning("reload", process)["event"] == "reloading"
+        reloaded = event_beginning("reload", process)
+        assert (reloaded["event"], reloaded["workers"]) == ("reloaded", 2)
+        assert not first & workers_of(process.pid)
         until_healthy(url)
         assert served.ends_with(signal.SIGTERM) == 0
 
@@ -296,8 +305,10 @@ def test_sigterm_drains_all_workers(database: Database, tmp_path: Path) -> None:
         eventually_blocking(lambda: call(f"{served.url}/health")[0] == 503)
         assert call(f"{served.url}/health/live")[0] == 200
         # Ctrl-C in addition ends the wait at once.
-        assert "Traceback" not in served.stderr_after(signal.SIGINT)
+        events = list(map(json.loads, served.stderr_after(signal.SIGINT).splitlines()))
         assert served.process.returncode == 0
+    assert [event["signal"] for event in events if event["event"] == "stopping"] == ["SIGTERM"]
+    assert not [event for event in events if "exception" in event]
 
 
 @pytest.mark.slow

@@ -43,11 +43,11 @@ Process = subprocess.Popen[str]
 
 
 class Served(NamedTuple):
-    """A serving process, its URL, and the line it printed."""
+    """A serving process, its URL, and the events that it logged as JSON until it served."""
 
     process: Process
     url: str
-    line: str
+    log: list[dict[str, Any]]
 
     def stderr_after(self, wanted: signal.Signals = signal.SIGTERM) -> str:
         """Send the signal and return the rest of what the process writes to stderr."""
@@ -157,16 +157,39 @@ def run_python(
 def serving(cwd: Path, **variables: str) -> Iterator[Served]:
     """Run ``shinkei serve`` on a free port for the duration of the block."""
     with started(*SHINKEI, "serve", cwd=cwd, env=environment(**variables)) as process:
-        yield announced(process)
+        if variables.get("LOG_FORMAT") == "console":
+            yield Served(process, greeted(process)[0], [])
+        else:
+            yield announced(process)
 
 
 def announced(process: Process) -> Served:
-    """Wait until the process serves, and return it with its URL and the line it printed."""
+    """Wait until the process, which logs JSON, serves."""
+    assert process.stderr is not None
+    log: list[dict[str, Any]] = []
+    while not log or log[-1]["event"] != "started":
+        line = _read_line(process.stderr)
+        if not line.startswith("{"):
+            raise AssertionError(f"{log}{line}{process.communicate(timeout=DEADLINE_S)[1]}")
+        log.append(json.loads(line))
+    return Served(process, log[-1]["url"], log)
+
+
+def _read_line(pipe: IO[Any]) -> str:
+    """Read a line without reading ahead, which ``communicate`` would miss."""
+    line = b""
+    while not line.endswith(b"\n") and (byte := os.read(pipe.fileno(), 1)):
+        line += byte
+    return line.decode()
+
+
+def greeted(process: Process) -> tuple[str, str]:
+    """Wait until the process, which logs for people, serves. Return its URL and its greeting."""
     assert process.stdout is not None
     line = process.stdout.readline()
     if "listens on " not in line:
         raise AssertionError(f"{line}{process.communicate(timeout=DEADLINE_S)[1]}")
-    return Served(process, line.split("listens on ")[1].split(" ")[0], line)
+    return line.split("listens on ")[1].split(" ")[0], line
 
 
 class Terminal:

@@ -18,6 +18,7 @@ import asyncpg
 import pytest
 
 from service.auth import signing_keys
+from service.db import slow_queries
 from service.db.coalescing import BATCHES_MAX
 from service.db.connection import POOL, POOL_WAITING
 from service.mail import sender
@@ -209,6 +210,9 @@ def test_clients_cannot_inject_log_lines(
                 b"GET / HTTP/1.1\r\nX-Forwarded-For: canary" + payload + b"\r\n",
                 b"GET / HTTP/1.1\r\ntraceparent: canary" + payload + b"\r\n",
                 b"GET / HTTP/1.1\r\nAuthorization: Bearer canary" + payload + b"\r\n",
+                b"OPTIONS /docs HTTP/1.1\r\nAccess-Control-Request-Method: GET\r\nOrigin: x"
+                + payload
+                + b"\r\n",
             ):
                 received = raw(url, head + b"Host: canary\r\nConnection: close\r\n\r\n")
                 assert received.startswith(b"HTTP/1.") or not received
@@ -225,9 +229,11 @@ def test_clients_cannot_inject_log_lines(
     assert all(len(line) < 700 for line in lines)
     assert "canary" not in "".join(lines)
     if log_format == "json":
-        assert {json.loads(line)["event"] for line in lines} == {"request", "malformed request"}
+        assert {json.loads(line)["event"] for line in lines} == {
+            *("request", "malformed request", "preflight refused", "stopping", "stopped")
+        }
         methods = {json.loads(line).get("method") for line in lines}
-        assert methods <= {None, "GET", "POST"}
+        assert methods <= {None, "GET", "POST", "OPTIONS"}
     else:
         assert all(re.match(r"\d\d:\d\d:\d\d\.\d{3} (info|debug) ", line) for line in lines)
 
@@ -393,7 +399,14 @@ def events_in(events: list[dict[str, Any]]) -> Callable[[], Awaitable[bool]]:
     return some
 
 
+@pytest.fixture
+def no_delays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Log statements by their whole time, also while the machine is busy."""
+    monkeypatch.setattr(slow_queries, "BEAT_S", DEADLINE_S)
+
+
 @pytest.mark.asvs("16.2.5")
+@pytest.mark.usefixtures("no_delays")
 async def test_slow_queries_are_logged_without_parameters(start_app: StartApp) -> None:
     """Each one names its request, even on a reused connection."""
     client = await start_app(slow_query_ms=0.0001, db_pool_size=1)
@@ -421,6 +434,7 @@ async def test_slow_queries_are_logged_without_parameters(start_app: StartApp) -
     assert "canary" not in str([one for one in events if one["event"] != "mail written"])
 
 
+@pytest.mark.usefixtures("no_delays")
 async def test_shared_read_is_logged_with_a_request_that_triggered_it(
     start_app: StartApp, conn: Any
 ) -> None:
@@ -452,6 +466,7 @@ async def locks_waited_for(conn: Any, count: int) -> bool:
     return bool(await conn.fetchval(WAITING) >= count)
 
 
+@pytest.mark.usefixtures("no_delays")
 async def test_statement_that_timed_out_is_a_slow_query(start_app: StartApp, conn: Any) -> None:
     account = await register(await start_app())
     client = await start_app(slow_query_ms=50, db_command_timeout_s=1)
@@ -467,6 +482,28 @@ async def test_statement_that_timed_out_is_a_slow_query(start_app: StartApp, con
     assert (slow["event"], slow["query"]) == ("slow query", "users.change_profile")
     assert slow["statement"].endswith("where id = $1 for no key update")
     assert slow["elapsed_ms"] >= 990
+
+
+async def test_time_in_which_the_loop_was_held_up_is_not_the_statement_s(
+    start_app: StartApp,
+) -> None:
+    client = await start_app(slow_query_ms=500)
+    assert client.app is not None
+    async with client.app[POOL].acquire() as held:
+        with logged() as events:
+            statement = asyncio.create_task(held.execute("select 1"))
+            await asyncio.sleep(0)  # sends it
+            time.sleep(1)  # noqa: ASYNC251
+            await statement
+            await asyncio.sleep(0)  # asyncpg calls its loggers one turn later
+    assert "slow query" not in {event["event"] for event in events}
+
+
+def test_loop_is_held_up_from_when_it_was_due_until_it_ran() -> None:
+    delays = [slow_queries.Delay(due=1, ran=2), slow_queries.Delay(due=5, ran=5.5)]
+    assert [slow_queries.held_up_s(delays, since) for since in (0, 1.75, 3, 6)] == [
+        *(1.5, 0.75, 0.5, 0)
+    ]
 
 
 @pytest.mark.parametrize("slow_query_ms", [0, 20_000])

@@ -110,9 +110,14 @@ async def test_preflights_are_counted_separately_from_unmatched_requests(
     asks = {"Origin": ORIGIN, "Access-Control-Request-Method": "POST"}
     statuses = [
         (await client.options(path, headers=headers)).status
-        for path, headers in ((LOGIN, {}), (LOGIN, asks), ("/api/v1/users/me", asks))
+        for path, headers in (
+            (LOGIN, {}),
+            (LOGIN, asks),
+            ("/api/v1/users/me", asks),
+            (LOGIN, {**asks, "Origin": "https://evil.example"}),
+        )
     ]
-    assert statuses == [405, 204, 204]
+    assert statuses == [405, 204, 204, 403]
     counted = {
         (route, status): value(
             registry,
@@ -121,15 +126,16 @@ async def test_preflights_are_counted_separately_from_unmatched_requests(
             route=route,
             status=status,
         )
-        for route, status in (("preflight", "204"), ("unmatched", "405"), ("unmatched", "204"))
+        for route in ("preflight", "unmatched")
+        for status in ("204", "403", "405")
     }
-    assert counted == {
+    assert {key: number for key, number in counted.items() if number is not None} == {
         ("preflight", "204"): 2,
+        ("preflight", "403"): 1,
         ("unmatched", "405"): 1,
-        ("unmatched", "204"): None,
     }
     count = "shinkei_http_request_duration_seconds_count"
-    assert value(registry, count, method="OPTIONS", route="preflight") == 2
+    assert value(registry, count, method="OPTIONS", route="preflight") == 3
 
 
 @pytest.fixture
