@@ -10,12 +10,13 @@ import pytest
 from aiohttp import web
 
 from service.app import create_app
-from service.db.connecting import Connector, connect, wait_for_database
+from service.db.connecting import CONNECTOR, Connector, connect, wait_for_database
 from service.exceptions import StartError
 from service.settings import Database, Settings
 from tests.support.clients import Client, StartApp
 from tests.support.factories import Account, register
 from tests.support.proxy import proxying
+from tests.support.refusing import refusing
 from tests.support.waiting import DEADLINE_S, eventually
 
 ME = "/api/v1/users/me"
@@ -251,6 +252,51 @@ async def test_pool_that_cannot_open_in_time_is_reported_in_one_line(
     with pytest.raises(StartError, match=reason):
         await runner.setup()
     await runner.cleanup()
+
+
+@pytest.mark.parametrize(
+    ("sqlstate", "may_pass"),
+    [
+        ("08P01", True),  # PgBouncer
+        ("53200", True),
+        ("53300", True),
+        ("57P01", True),
+        ("57P03", True),
+        ("28P01", False),
+        ("3D000", False),
+        ("XX000", False),
+    ],
+)
+async def test_waiting_goes_on_after_errors_that_may_pass(
+    database: Database, sqlstate: str, may_pass: bool
+) -> None:
+    with refusing(sqlstate) as port:
+        refused = dataclasses.replace(database, hosts=(("127.0.0.1", port),))
+        with pytest.raises(StartError) as raised:
+            await wait_for_database(refused, 0.1)
+    assert ("(tried for 0.1 s" in str(raised.value)) == may_pass
+
+
+async def test_connection_that_nobody_took_is_closed_when_the_service_stops(
+    start_app: StartApp, conn: Any
+) -> None:
+    client = await start_app()
+    assert client.app is not None
+    connector = client.app[CONNECTOR]
+    caller = asyncio.create_task(connector.connect())
+    await asyncio.sleep(0)
+    caller.cancel()
+    await eventually(lambda: not connector.in_progress)
+    await client.close()
+
+    async def all_are_closed() -> bool:
+        query = (
+            "select count(*) from pg_stat_activity"
+            " where datname = current_database() and pid <> pg_backend_pid()"
+        )
+        return bool(await conn.fetchval(query) == 0)
+
+    await eventually(all_are_closed)
 
 
 async def test_wait_for_a_database_that_accepts_writes(
