@@ -275,7 +275,7 @@ def write_files(directory: Path, identities: list[Identity]) -> dict[str, Path]:
 def machine(postgres: Database) -> dict[str, Any]:
     """Describe the machine, the time, the commit and the versions."""
     lines, here = Path("/proc/cpuinfo").read_text().splitlines(), str(Path(__file__).parent)
-    with psycopg.connect(**postgres.libpq_arguments()) as conn:  # type: ignore[arg-type]
+    with psycopg.connect(**postgres.libpq_arguments()) as conn:
         major, minor = divmod(conn.info.server_version, 10_000)
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),

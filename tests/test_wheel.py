@@ -77,7 +77,7 @@ def test_installed_wheel_migrates_and_serves_from_an_empty_directory(
     # Keep the checkout off the path.
     variables = environment(PYTHONPATH="", **url_of(empty_database))
     migrated = run_command(shinkei, "migrate", cwd=empty, env=variables)
-    assert (migrated.returncode, migrated.stderr) == (0, "")
+    assert migrated.returncode == 0, migrated.stderr
     assert migrated.stdout.splitlines()[0] == "applied  0001.create-users"
     with started(shinkei, "serve", cwd=empty, env=variables) as process:
         served = announced(process)

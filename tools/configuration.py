@@ -18,9 +18,11 @@ All settings are environment variables. `shinkei serve --help` lists them too.
 - An invalid value prevents startup: exit code 2, and one line that names the variable.
 - `shinkei doctor` lists the variables that are set, and warns about names that look misspelt.
 
-The embedded PostgreSQL must be version 15 or newer. Its programs are searched for, in this order,
-in `PG_BINDIR`, the wheel of the extra `shinkei[embedded]`, `pg_config --bindir`,
-`/usr/lib/postgresql/*/bin` and `PATH`.
+Without `DATABASE_URL` and `DB_HOST`, an embedded PostgreSQL is used if the extra
+`shinkei[embedded]` is installed, `DATA_DIR` or `PG_BINDIR` is set, or `DATA_DIR` has one from
+before. Otherwise the variable was probably forgotten, which is an error. The embedded PostgreSQL
+must be version 15 or newer. Its programs are searched for, in this order, in `PG_BINDIR`, the wheel
+of the extra, `pg_config --bindir`, `/usr/lib/postgresql/*/bin` and `PATH`.
 """
 
 

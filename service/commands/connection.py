@@ -9,6 +9,7 @@ import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import TypeVar
 
+import click
 from aiohttp import web
 
 from service.auth.queries import list_signing_keys
@@ -38,6 +39,8 @@ def run(work: Callable[[web.Application], Awaitable[T]], *contexts: CleanupConte
     # Otherwise an interruption logs the tasks that it left unfinished.
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     with database_of(settings) as ready:
+        if settings.database is None:
+            say_which_database(settings)
         return asyncio.run(_run(ready, work, contexts))
 
 
@@ -96,7 +99,9 @@ def _database_of(settings: Settings) -> Iterator[Settings]:
         return
     from service.embedded import cluster
     from service.embedded import server as embedded
+    from service.embedded.binaries import require_wanted
 
+    require_wanted(settings.data_dir, os.environ)
     ignore_libpq_variables()
     with contextlib.ExitStack() as stack:
         with progress("starting the embedded PostgreSQL"):
@@ -105,6 +110,16 @@ def _database_of(settings: Settings) -> Iterator[Settings]:
             )
         secret_key = settings.secret_key or cluster.read_secret_key(settings.data_dir)
         yield dataclasses.replace(settings, database=database, secret_key=secret_key)
+
+
+def say_which_database(configured: Settings) -> None:
+    """Print on stderr which database the command uses, as DATABASE_URL is easily forgotten."""
+    database = configured.database
+    if database is None:
+        which = f"the embedded PostgreSQL in {configured.data_dir}, as DATABASE_URL is not set"
+    else:
+        which = f"PostgreSQL at {database.address}, database {database.name}, user {database.user}"
+    click.echo(f"shinkei: using {which}", err=True)
 
 
 def ignore_libpq_variables() -> None:

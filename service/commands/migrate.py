@@ -18,7 +18,7 @@ def command(status: bool, rollback: int | None, as_json: bool) -> None:
     """
     import os
 
-    from service.commands.connection import database_of
+    from service.commands.connection import database_of, say_which_database
     from service.commands.output import print_json, print_table, progress
     from service.db import migrations as migrate
     from service.settings import load_settings
@@ -31,7 +31,10 @@ def command(status: bool, rollback: int | None, as_json: bool) -> None:
     with database_of(settings) as ready:
         database, wait_s = ready.database, ready.db_connect_timeout_s
         assert database is not None  # noqa: S101
-        with progress("waiting for the database") as say:
+        with progress("waiting for the database"):
+            migrate.reach(database, wait_s)
+        say_which_database(settings)
+        with progress("reading the migrations") as say:
             if status:
                 known = migrate.list_status(database, wait_s)
             elif rollback:

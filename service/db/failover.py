@@ -48,7 +48,10 @@ async def _look(app: web.Application) -> None:
     if await _finds_primary(app):
         app[CONNECTOR].drop()
         await app[POOL].expire_connections()
-        log.warning("pool expired: its database had become read-only")
+        log.warning(
+            "pool expired: its database had become read-only",
+            extra={"connections": app[POOL].get_size()},
+        )
     await asyncio.sleep(LOOK_EVERY_S)
 
 

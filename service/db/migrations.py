@@ -1,26 +1,53 @@
-"""Migrations: yoyo applies the files in ``migrations/``, in one process at a time."""
+"""Migrations: yoyo runs the files in ``migrations/``, in transactions that hold a lock.
 
+Each transaction takes an advisory lock, looks up what is applied, runs one migration and records
+it. So each is applied once, however many processes migrate, and a killed one leaves no lock behind.
+Behind PgBouncer in transaction mode this works too, as nothing outlives a transaction.
+"""
+
+import asyncio
 import getpass
 import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import asyncpg
 
-from service.db.connecting import is_read_only
-from service.db.connection import Connection
+from service.db.connecting import cannot_connect, is_read_only, wait_for_database
+from service.db.connection import LOST, Connection, explain
 from service.exceptions import StartError
 from service.settings import Database
 
-# "shinkei" in ASCII, as the 64-bit key of pg_advisory_lock.
+log = logging.getLogger(__name__)
+
+# "shinkei" in ASCII, as the 64-bit key of pg_advisory_xact_lock.
 ADVISORY_LOCK_KEY = 0x7368696E6B6569
+LOCK_POLL_S = 0.1
+CLOSE_S = 1
 
 _PACKAGE = Path(__file__).resolve().parents[1]
+# A role or database may have limits that suit requests. A migration takes as long as it needs, but
+# others queue behind one that waits for a lock; its own ``set local`` comes later and wins. Each
+# statement must see what the lock's last holder committed. transaction_timeout is PostgreSQL 17's.
+_LIFT_LIMITS = """
+    set transaction isolation level read committed;
+    set local statement_timeout = 0;
+    set local idle_in_transaction_session_timeout = 0;
+    set local lock_timeout = '5s';
+    select set_config(name, '0', true) from pg_settings where name = 'transaction_timeout';
+"""
+_TRY_LOCK = "select pg_try_advisory_xact_lock(%s)"
+# In pg_locks, a 64-bit key is split in two.
+_FIND_HOLDER = """
+    select pid from pg_locks
+    where locktype = 'advisory' and objsubid = 1 and granted
+        and classid::bigint << 32 | objid::bigint = %s
+"""
 
 
 def _discard(text: str) -> None:
@@ -73,26 +100,48 @@ async def find_state(conn: "Connection") -> tuple[bool, list[str]]:
     return row["read_only"], [id_ for id_ in known if id_ not in row["applied"]]
 
 
+def reach(database: Database, wait_s: float) -> None:
+    """Wait up to ``wait_s`` seconds until the database can be reached. Raises StartError."""
+
+    async def connect() -> None:
+        async with _reached(database, wait_s):
+            pass
+
+    asyncio.run(connect())
+
+
+def list_status(database: Database, wait_s: float = 0) -> list[tuple[str, bool]]:
+    """Return each known migration's id and whether it is applied, without taking a lock.
+
+    Waits up to ``wait_s`` seconds for the database. Raises StartError.
+    """
+    applied = asyncio.run(_find_applied(database, wait_s))
+    return [(id_, id_ in applied) for id_ in known_migrations()]
+
+
 def apply_pending(
     database: Database,
     wait_s: float = 0,
     stop: threading.Event | None = None,
     say: Callable[[str], None] = _discard,
 ) -> list[str]:
-    """Apply pending migrations and return their ids. Blocks while another process migrates.
+    """Apply pending migrations and return their ids. Other processes may do so at the same time.
 
     Waits up to ``wait_s`` seconds for the database. Setting ``stop`` ends the wait for another
     process. ``say`` is called with progress messages.
 
     Raises StartError, naming the migration, if one fails; those before it stay applied.
     """
-    with _locked_backend(database, wait_s, stop, say) as (backend, migrations):
-        pending = backend.to_apply(migrations)
-        _run(backend.apply_migrations, pending, "apply", say)
-        missing = backend.to_apply(migrations)
-        if missing:
-            raise StartError(f"migration {missing[0].id} was not applied; see the log above")
-        return [migration.id for migration in pending]
+    done: list[str] = []
+    with _connected(database, wait_s) as (backend, migrations):
+        while True:
+            with _locked_transaction(backend, stop, say):
+                pending = [*backend.to_apply(migrations)]
+                if not pending:
+                    return done
+                say(f"apply {pending[0].id} ({len(done) + 1} of {len(done) + len(pending)})")
+                _run(backend, pending[0], "apply")
+            done.append(pending[0].id)
 
 
 def roll_back(
@@ -102,100 +151,78 @@ def roll_back(
     say: Callable[[str], None] = _discard,
 ) -> list[str]:
     """Roll back the ``count`` newest applied migrations and return their ids, newest first."""
-    with _locked_backend(database, wait_s, None, say) as (backend, migrations):
-        newest = backend.to_rollback(migrations)[:count]
-        _run(backend.rollback_migrations, newest, "roll back", say)
-        return [migration.id for migration in newest]
+    done: list[str] = []
+    with _connected(database, wait_s) as (backend, migrations):
+        while len(done) < count:
+            with _locked_transaction(backend, None, say):
+                applied = [*backend.to_rollback(migrations)]
+                if not applied:
+                    break
+                total = min(count, len(done) + len(applied))
+                say(f"roll back {applied[0].id} ({len(done) + 1} of {total})")
+                _run(backend, applied[0], "roll back")
+            done.append(applied[0].id)
+    return done
 
 
-def list_status(database: Database, wait_s: float = 0) -> list[tuple[str, bool]]:
-    """Return each known migration's id and whether it is applied, without taking a lock."""
+def _run(backend: Any, migration: Any, verb: str) -> None:
+    """Apply or roll back a migration and record it."""
     import psycopg
 
-    with _connect(database, wait_s) as conn:
-        try:
-            rows = conn.execute("select migration_id from _yoyo_migration").fetchall()
-        except psycopg.errors.UndefinedTable:
-            rows = []
-        except psycopg.Error as error:
-            raise StartError(f"cannot read the migrations: {_reason(error)}") from error
-    applied = {row[0] for row in rows}
-    return [(id_, id_ in applied) for id_ in known_migrations()]
-
-
-def _run(action: Any, migrations: Any, verb: str, say: Callable[[str], None]) -> None:
-    import psycopg
-
-    for number, migration in enumerate(list(migrations), 1):
-        say(f"{verb} {migration.id} ({number} of {len(migrations)})")
-        one = type(migrations)([migration])
-        try:
-            action(one)
-        except psycopg.Error as error:
-            raise StartError(f"cannot {verb} {migration.id}: {_reason(error)}") from error
+    operation = verb.replace(" ", "")
+    mark = backend.mark_one if operation == "apply" else backend.unmark_one
+    try:
+        # Before the migration locks anything, because this looks up our host's name.
+        backend.log_migration(migration, operation)
+        migration.process_steps(backend, operation)
+        mark(migration, log=False)
+    except psycopg.Error as error:
+        raise StartError(f"cannot {verb} {migration.id}: {_reason(error)}") from error
 
 
 def _reason(error: Any) -> str:
-    """Return PostgreSQL's primary message, which names the fault and contains no client data."""
-    return str(error.diag.message_primary or type(error).__name__).strip()
-
-
-def _connect(database: Database, wait_s: float) -> Any:
-    """Connect in autocommit mode, retrying for ``wait_s`` seconds unless retrying is pointless."""
+    """Return PostgreSQL's primary message, or libpq's. Neither contains data of clients."""
     import psycopg
 
-    arguments: dict[str, Any] = {"connect_timeout": 5, **database.libpq_arguments()}
-    deadline = time.monotonic() + wait_s
-    while True:
-        try:
-            return psycopg.connect(**arguments, autocommit=True)
-        except psycopg.OperationalError as error:
-            rejected = "FATAL" in str(error) and "starting up" not in str(error)
-            reason = "user, password or database rejected" if rejected else "connection failed"
-            if rejected or time.monotonic() >= deadline:
-                tried = "" if rejected else f" (tried for {wait_s:g} s, DB_CONNECT_TIMEOUT_S)"
-                raise StartError(
-                    f"cannot connect to PostgreSQL at {database.address}, database"
-                    f" {database.name}, as user {database.user}: {reason}{tried}"
-                ) from None
-        except psycopg.Error as error:
-            raise StartError(f"cannot connect to PostgreSQL: {_reason(error)}") from None
-        time.sleep(0.2)
+    # The first error counts: if the connection is lost, rolling back fails too.
+    while isinstance(error.__context__, psycopg.Error):
+        error = error.__context__
+    return (error.diag.message_primary or " ".join(str(error).split())).strip()
 
 
 @contextmanager
-def _locked_backend(
-    database: Database,
-    wait_s: float,
-    stop: threading.Event | None = None,
-    say: Callable[[str], None] = _discard,
-) -> Iterator[tuple[Any, Any]]:
-    """Yield yoyo's backend and migrations, holding a session-level advisory lock.
-
-    yoyo's own lock is a row keyed by process id, which outlives a killed process and is meaningless
-    across containers. PostgreSQL releases the advisory lock when its holder dies. Its next holder
-    can therefore treat any lock row of yoyo's as stale.
-    """
+def _connected(database: Database, wait_s: float) -> Iterator[tuple[Any, Any]]:
+    """Yield yoyo's backend and migrations, turning errors into StartError."""
     # Slow imports, which a start without pending migrations does not need.
     import psycopg
     from yoyo import read_migrations
-    from yoyo.backends.core.postgresql import PostgresqlPsycopgBackend
-    from yoyo.connections import DatabaseURI
     from yoyo.exceptions import BadMigration
-    from yoyo.migrations import default_migration_table
 
-    # yoyo logs each expected failure (a table that exists, a lock row) as an error.
-    logging.getLogger("yoyo").setLevel(logging.CRITICAL)
     _ensure_user_name()
     known_migrations()
-    with _connect(database, wait_s) as guard:
-        ask = "select pg_try_advisory_lock(%s)"
-        while not guard.execute(ask, [ADVISORY_LOCK_KEY]).fetchone()[0]:
-            if stop is not None and stop.is_set():
-                raise StartError("stopped while waiting for another process to finish migrating")
-            say("waiting for another process to finish migrating")
-            time.sleep(0.1)
-        arguments = database.libpq_arguments()
+    with _connect(database, wait_s) as backend:
+        try:
+            yield backend, read_migrations(str(migrations_dir()))
+        except psycopg.Error as error:
+            raise StartError(f"cannot migrate: {_reason(error)}") from error
+        except BadMigration as error:
+            raise StartError(f"cannot migrate: {error}") from error
+
+
+def _connect(database: Database, wait_s: float) -> Any:
+    """Connect yoyo's backend in autocommit mode, retrying for ``wait_s`` seconds.
+
+    asyncpg connects first: libpq does not say why it cannot, other than in words that vary.
+    """
+    import psycopg
+    from yoyo.backends.core.postgresql import PostgresqlPsycopgBackend
+    from yoyo.connections import DatabaseURI
+    from yoyo.migrations import default_migration_table
+
+    deadline = time.monotonic() + wait_s
+    while True:
+        reach(database, wait_s)
+        arguments = {"connect_timeout": 5, **database.libpq_arguments()}
         uri = DatabaseURI(
             scheme="postgresql+psycopg",
             username=arguments.pop("user"),
@@ -205,15 +232,67 @@ def _locked_backend(
             database=arguments.pop("dbname"),
             args=arguments,
         )
-        with PostgresqlPsycopgBackend(uri, default_migration_table) as backend:
-            try:
-                backend.init_database()
-                backend.break_lock()
-                yield backend, read_migrations(str(migrations_dir()))
-            except psycopg.Error as error:
-                raise StartError(f"cannot migrate: {_reason(error)}") from error
-            except BadMigration as error:
-                raise StartError(f"cannot migrate: {error}") from error
+        try:
+            return PostgresqlPsycopgBackend(uri, default_migration_table)
+        except psycopg.Error as error:
+            if time.monotonic() >= deadline:
+                raise cannot_connect(database, _reason(error)) from None
+        time.sleep(LOCK_POLL_S)
+
+
+@asynccontextmanager
+async def _reached(database: Database, wait_s: float) -> AsyncIterator[Connection]:
+    """Yield a connection of asyncpg once the database can be reached. Raises StartError."""
+    conn = await wait_for_database(database, wait_s)
+    try:
+        yield conn
+    finally:
+        with suppress(*LOST):
+            await conn.close(timeout=CLOSE_S)
+
+
+async def _find_applied(database: Database, wait_s: float) -> set[str]:
+    async with _reached(database, wait_s) as conn:
+        try:
+            return await find_applied(conn)
+        except (*LOST, asyncpg.PostgresError) as error:
+            raise StartError(f"cannot read the migrations: {explain(error).reason}") from error
+
+
+@contextmanager
+def _locked_transaction(
+    backend: Any, stop: threading.Event | None, say: Callable[[str], None]
+) -> Iterator[None]:
+    """Run the block in a transaction that holds the lock and has its own limits.
+
+    Waiting takes no connection of PgBouncer's, which the lock's holder may need. After an error,
+    closing the connection rolls back.
+    """
+    from yoyo import internalmigrations
+
+    _begin(backend)
+    told = False
+    while not backend.connection.execute(_TRY_LOCK, [ADVISORY_LOCK_KEY]).fetchone()[0]:
+        if not told:
+            holder = backend.connection.execute(_FIND_HOLDER, [ADVISORY_LOCK_KEY]).fetchone()
+            extra = {"holder_pid": holder and holder[0]}
+            log.info("waiting for another process to finish migrating", extra=extra)
+            told = True
+        backend.rollback()
+        if stop is not None and stop.is_set():
+            raise StartError("stopped while waiting for another process to finish migrating")
+        say("waiting for another process to finish migrating")
+        time.sleep(LOCK_POLL_S)
+        _begin(backend)
+    if internalmigrations.needs_upgrading(backend):
+        internalmigrations.upgrade(backend)
+    yield
+    backend.commit()
+
+
+def _begin(backend: Any) -> None:
+    backend.begin()
+    backend.connection.execute(_LIFT_LIMITS)
 
 
 def _ensure_user_name() -> None:

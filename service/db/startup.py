@@ -30,17 +30,24 @@ def start_errors(settings: Settings) -> Iterator[Database]:
 async def prepare(settings: Settings) -> None:
     """Wait for the database and migrate it if ``migrate_on_start`` is set. Raises StartError."""
     with start_errors(settings) as database:
-        conn = await wait_for_database(database, settings.db_connect_timeout_s)
+        wait_s = settings.db_connect_timeout_s
+        conn = await wait_for_database(database, wait_s)
         try:
             read_only, pending = await migrations.find_state(conn)
         finally:
             await conn.close(timeout=settings.db_close_timeout_s)
         if read_only:
-            log.warning("the database is read-only: only reads are served until it accepts writes")
+            log.warning(
+                "the database is read-only: only reads are served until it accepts writes",
+                extra={"database": f"{database.address}/{database.name}"},
+            )
         if pending and settings.migrate_on_start:
+            if read_only:
+                conn = await wait_for_database(database, wait_s, writable=True)
+                await conn.close(timeout=settings.db_close_timeout_s)
             stop = threading.Event()
             try:
-                await asyncio.to_thread(migrations.apply_pending, database, stop=stop)
+                await asyncio.to_thread(migrations.apply_pending, database, wait_s, stop)
             except asyncio.CancelledError:
                 stop.set()
                 raise

@@ -36,7 +36,7 @@ def examine(environ: Mapping[str, str]) -> Iterator[Finding]:
 
 def _check_database(settings: Settings, environ: Mapping[str, str]) -> Iterator[Finding]:
     if settings.database is None:
-        found, database, secret_key = check_embedded(settings)
+        found, database, secret_key = check_embedded(settings, environ)
         yield from found
         if database is None:
             return

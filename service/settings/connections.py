@@ -67,8 +67,8 @@ class Database:
             **({"statement_cache_size": 0} if self.pgbouncer else {}),
         }
 
-    def libpq_arguments(self) -> dict[str, str | None]:
-        """Return keyword arguments for ``psycopg.connect``."""
+    def libpq_arguments(self) -> dict[str, Any]:
+        """Return keyword arguments for ``psycopg.connect``, which then never names a statement."""
         return {
             "host": ",".join(host for host, _ in self.hosts),
             "port": ",".join(str(port) for _, port in self.hosts),
@@ -76,6 +76,7 @@ class Database:
             "password": self.read_password() or None,
             "dbname": self.name,
             "application_name": APPLICATION_NAME,
+            "prepare_threshold": None,
             **dict(self.options),
         }
 

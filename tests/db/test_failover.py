@@ -106,6 +106,19 @@ async def test_service_starts_with_a_read_only_database_and_says_so(
     assert await is_served(client, account)
 
 
+async def test_migrations_wait_at_start_until_the_database_accepts_writes(
+    start_app: StartApp, conn: Any
+) -> None:
+    await conn.execute("delete from _yoyo_migration where migration_id like '0002%'")
+    await make_read_only(conn)
+    with logged() as events:
+        starting = asyncio.ensure_future(start_app(migrate_on_start=True))
+        await eventually(lambda: events)
+        await make_writable(conn)
+        client = await starting
+    await eventually(lambda: is_ready(client))
+
+
 async def test_connections_that_stay_read_only_are_replaced(client: Client, conn: Any) -> None:
     account = await register(client)
     await make_read_only(conn)

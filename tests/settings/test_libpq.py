@@ -291,7 +291,7 @@ async def test_options_reach_the_server_through_both_drivers(database: Database)
     ask = "select current_setting('work_mem'), current_setting('application_name')"
     assert tuple(await conn.fetchrow(ask)) == ("8765kB", "a+b c")
     await conn.close()
-    with psycopg.connect(**database.libpq_arguments()) as other:  # type: ignore[arg-type]
+    with psycopg.connect(**database.libpq_arguments()) as other:
         assert other.execute(ask).fetchone() == ("8765kB", "a+b c")
 
 
@@ -331,4 +331,4 @@ async def test_password_is_looked_up_where_libpq_looks_if_the_url_has_none(
     without = dataclasses.replace(database, password="")
     conn = await asyncpg.connect(**without.asyncpg_arguments())
     await conn.close()
-    psycopg.connect(**without.libpq_arguments()).close()  # type: ignore[arg-type]
+    psycopg.connect(**without.libpq_arguments()).close()
