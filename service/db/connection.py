@@ -56,7 +56,7 @@ _FAILURES: tuple[tuple[type[Exception], Failure], ...] = (
         Failure("no database", "the database does not exist", hopeless=True),
     ),
     (
-        asyncpg.CannotConnectNowError,
+        asyncpg.OperatorInterventionError,
         Failure("starting", "the server is starting up or shutting down", hopeless=False),
     ),
     (
@@ -99,7 +99,9 @@ def explain(error: Exception) -> Failure:
         reason = "the server does not offer TLS, which sslmode requires"
         return Failure("no TLS", reason, hopeless=True)
     if isinstance(error, asyncpg.PostgresError):
-        return Failure("other", f"the server reported: {error.message}", hopeless=True)
+        # PgBouncer reports with class 08 that it has no server, or no room.
+        passing = isinstance(error, (*LOST, asyncpg.InsufficientResourcesError))
+        return Failure("other", f"the server reported: {error.message}", hopeless=not passing)
     return Failure("other", f"connection failed ({type(error).__name__})", hopeless=False)
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import asyncpg
 
-from service.db.connecting import cannot_connect, wait_for_database
+from service.db.connecting import cannot_connect, is_read_only, wait_for_database
 from service.db.connection import LOST, Connection, explain
 from service.exceptions import StartError
 from service.settings import Database
@@ -82,6 +82,22 @@ async def find_applied(conn: "Connection") -> set[str]:
     except asyncpg.UndefinedTableError:
         rows = []
     return {row["migration_id"] for row in rows}
+
+
+async def find_state(conn: "Connection") -> tuple[bool, list[str]]:
+    """Return whether the database is read-only, and the pending migrations, in one round trip."""
+    known = known_migrations()
+    try:
+        row = await conn.fetchrow(
+            """
+            select current_setting('transaction_read_only')::bool as read_only,
+                   array(select migration_id::text from _yoyo_migration) as applied
+            """
+        )
+    except asyncpg.UndefinedTableError:
+        return await is_read_only(conn), known
+    assert row is not None  # noqa: S101
+    return row["read_only"], [id_ for id_ in known if id_ not in row["applied"]]
 
 
 def reach(database: Database, wait_s: float) -> None:

@@ -12,6 +12,7 @@ from aiohttp import web
 from asyncpg.connection import LoggedQuery
 
 from service.context import SETTINGS, time_to_close_s
+from service.db.connecting import CONNECTOR, Connector, connect, wait_for_database
 from service.db.connection import (
     CONNECTION_CLASS,
     DATABASE_TIMERS,
@@ -21,10 +22,11 @@ from service.db.connection import (
     Connection,
     Waiting,
 )
+from service.db.failover import FAILOVER, Failover, stop_looking
 from service.db.slow_queries import slow_query_logger
 from service.db.startup import prepare, start_errors
 from service.json_codec import encode
-from service.settings import Database, Settings
+from service.settings import Settings
 
 _EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -36,52 +38,59 @@ async def database_context(app: web.Application) -> AsyncIterator[None]:
     settings = app[SETTINGS]
     app[DATABASE_TIMERS] = []
     app[POOL_WAITING] = Waiting()
+    app[FAILOVER] = Failover()
     app[WRITES] = asyncio.Semaphore(max(1, settings.db_pool_size * 4 // 5))
     await prepare(settings)
     async with slow_query_logger(settings.slow_query_ms) as log_if_slow:
         with start_errors(settings) as database:
-            connection_class = app.get(CONNECTION_CLASS, asyncpg.Connection)
-            app[POOL] = await _open_pool(settings, database, connection_class, log_if_slow)
+            session = _session_settings(settings)
+            began_at = asyncio.get_running_loop().time()
+            # While the pool opens, each attempt is repeated like that of the first connection.
+            app[CONNECTOR] = Connector(
+                functools.partial(
+                    wait_for_database,
+                    database,
+                    settings.db_connect_timeout_s,
+                    began_at=began_at,
+                    session=session,
+                )
+            )
+            app[POOL] = await _open_pool(app, log_if_slow)
+            app[CONNECTOR].attempt = functools.partial(connect, database, session=session)
         yield
+        stop_looking(app)
         try:
             async with asyncio.timeout(time_to_close_s(app)):
                 await app[POOL].close()
         except TimeoutError:
             app[POOL].terminate()
+        app[CONNECTOR].drop()
 
 
 async def _open_pool(
-    settings: Settings,
-    database: Database,
-    connection_class: type[Any],
-    log_if_slow: Callable[[LoggedQuery], None] | None,
+    app: web.Application, log_if_slow: Callable[[LoggedQuery], None] | None
 ) -> "asyncpg.Pool[asyncpg.Record]":
+    settings = app[SETTINGS]
+    connection_class: type[Any] = app.get(CONNECTION_CLASS, asyncpg.Connection)
     return await asyncpg.create_pool(
-        **database.asyncpg_arguments(),
+        connect=app[CONNECTOR].connect,
         # A fixed size, so that no request has to open a connection unless one was lost.
         min_size=settings.db_pool_size,
         max_size=settings.db_pool_size,
         connection_class=connection_class,
-        timeout=5,
         # Longer than statement_timeout, so that PostgreSQL cancels first if it is reachable.
         command_timeout=settings.db_command_timeout_s + 0.5,
         init=functools.partial(_prepare_connection, log_if_slow=log_if_slow),
         reset=_skip_reset,
-        **_session_arguments(settings, database),
     )
 
 
-def _session_arguments(settings: Settings, database: Database) -> dict[str, Any]:
-    """Return arguments that set the session up, of which PgBouncer allows none."""
-    if database.pgbouncer:
-        return {}
+def _session_settings(settings: Settings) -> dict[str, str]:
     return {
-        "server_settings": {
-            "statement_timeout": str(round(settings.db_command_timeout_s * 1000)),
-            "lock_timeout": str(round(settings.db_lock_timeout_s * 1000)),
-            "idle_in_transaction_session_timeout": "5000",
-            "jit": "off",
-        }
+        "statement_timeout": str(round(settings.db_command_timeout_s * 1000)),
+        "lock_timeout": str(round(settings.db_lock_timeout_s * 1000)),
+        "idle_in_transaction_session_timeout": "5000",
+        "jit": "off",
     }
 
 

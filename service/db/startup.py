@@ -33,10 +33,18 @@ async def prepare(settings: Settings) -> None:
         wait_s = settings.db_connect_timeout_s
         conn = await wait_for_database(database, wait_s)
         try:
-            pending = await migrations.find_pending(conn)
+            read_only, pending = await migrations.find_state(conn)
         finally:
             await conn.close(timeout=settings.db_close_timeout_s)
+        if read_only:
+            log.warning(
+                "the database is read-only: only reads are served until it accepts writes",
+                extra={"database": f"{database.address}/{database.name}"},
+            )
         if pending and settings.migrate_on_start:
+            if read_only:
+                conn = await wait_for_database(database, wait_s, writable=True)
+                await conn.close(timeout=settings.db_close_timeout_s)
             stop = threading.Event()
             try:
                 await asyncio.to_thread(migrations.apply_pending, database, wait_s, stop)

@@ -23,6 +23,7 @@ from service.db.connection import (
     WRITES,
     Connection,
 )
+from service.db.failover import look_for_primary
 from service.exceptions import DatabaseUnavailable
 
 log = logging.getLogger(__name__)
@@ -169,6 +170,9 @@ async def _acquire(
         acquired = time.perf_counter()
         try:
             yield conn
+        except asyncpg.ReadOnlySQLTransactionError:
+            look_for_primary(app)
+            raise
         except (TimeoutError, asyncio.CancelledError, asyncpg.InternalClientError):
             # The socket may be dead, so evict the connection instead of cancelling the statement.
             # The server ends the statement by statement_timeout.

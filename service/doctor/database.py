@@ -81,7 +81,8 @@ async def _check_database(
         select current_setting('server_version_num')::int / 10000 as version,
                current_setting('server_version') as shown,
                current_setting('server_encoding') as encoding,
-               pg_is_in_recovery() as standby
+               pg_is_in_recovery() as standby,
+               current_setting('transaction_read_only')::bool as read_only
         """
     )
     took_ms = (time.perf_counter() - began_at) * 1000
@@ -104,6 +105,9 @@ async def _check_database(
     if row["standby"]:
         fix = f"List all hosts in {variables.host}, and set {variables.target} to read-write."
         findings.append(fail("database", "it is a standby, which accepts no writes", fix))
+    elif row["read_only"]:
+        fix = "Turn default_transaction_read_only off, for the server, the database and the role."
+        findings.append(fail("database", "it is read-only", fix))
     return findings
 
 

@@ -47,6 +47,7 @@ _READY = {
                 "observedUnit": "ms",
             }
         ],
+        "database:writes": [{"componentType": "datastore", "status": "pass"}],
         "database:migrations": [{"componentType": "datastore", "status": "pass"}],
         "pool:utilization": [
             {
@@ -71,6 +72,7 @@ _NOT_READY = {
                 "output": "no response within 500 ms",
             }
         ],
+        "database:writes": [{"componentType": "datastore", "status": "fail"}],
         "database:migrations": [{"componentType": "datastore", "status": "fail"}],
         "pool:utilization": [
             {

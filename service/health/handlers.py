@@ -62,7 +62,8 @@ async def live(request: web.Request) -> web.Response:
 async def ready(request: web.Request) -> web.Response:
     """Check whether the process can serve requests.
 
-    It can if the database is reachable, all migrations are applied and no shutdown is in progress.
+    It can if the database is reachable and accepts writes, all migrations are applied and no
+    shutdown is in progress.
     """
     body = await _check(request.app)
     return _render(503 if body["status"] == "fail" else 200, body)
@@ -104,12 +105,15 @@ async def _check(app: web.Application) -> dict[str, object]:
 async def _run_checks(app: web.Application) -> dict[str, object]:
     started = time.perf_counter()
     output = ""
+    read_only: bool | None = None
     pending: list[str] | None = None
     try:
         async with asyncio.timeout(DEADLINE_S):
-            pending = await _find_pending(app)
+            read_only, pending = await _ask_database(app)
     except TimeoutError:
         output = f"no response within {DEADLINE_S * 1000:g} ms"
+    except asyncpg.TargetServerAttributeNotMatched:
+        output = "no server matches target_session_attrs"
     except (*LOST, asyncpg.PostgresError):
         output = "cannot be reached"
     database: dict[str, object] = {
@@ -120,6 +124,12 @@ async def _run_checks(app: web.Application) -> dict[str, object]:
     }
     if output:
         database["output"] = output
+    writes: dict[str, object] = {
+        "componentType": "datastore",
+        "status": "pass" if read_only is False else "fail",
+    }
+    if read_only:
+        writes["output"] = "the database is read-only"
     migrations: dict[str, object] = {
         "componentType": "datastore",
         "status": "fail" if pending is None or pending else "pass",
@@ -137,29 +147,35 @@ async def _run_checks(app: web.Application) -> dict[str, object]:
         "observedValue": in_use,
         "observedUnit": f"of {pool.get_max_size()} connections",
     }
-    statuses = {database["status"], migrations["status"], utilization["status"]}
-    overall = next((status for status in ("fail", "warn") if status in statuses), "pass")
+    checks = {
+        "database:responseTime": database,
+        "database:writes": writes,
+        "database:migrations": migrations,
+        "pool:utilization": utilization,
+    }
+    statuses = {check["status"] for check in checks.values()}
     return {
-        "status": overall,
+        "status": next((status for status in ("fail", "warn") if status in statuses), "pass"),
         "version": __version__,
-        "checks": {
-            "database:responseTime": [database],
-            "database:migrations": [migrations],
-            "pool:utilization": [utilization],
-        },
+        "checks": {name: [check] for name, check in checks.items()},
     }
 
 
-async def _find_pending(app: web.Application) -> list[str]:
-    """Return the pending migrations, read on a dedicated connection.
+async def _ask_database(app: web.Application) -> tuple[bool, list[str]]:
+    """Return whether the database is read-only, and the pending migrations.
 
-    So a saturated pool cannot fail the probes. A connection lost since the last check is replaced
-    at once.
+    Asks on a dedicated connection, so that a saturated pool cannot fail the probes. A connection
+    lost since the last check is replaced at once. One that is read-only may lead to a server that
+    is no longer the primary, so the next check uses another.
     """
     for attempt in (1, 2):
-        conn = await _connection(app)
+        conn = await asyncio.shield(_connecting(app))
         try:
-            return await migrations.find_pending(conn)
+            read_only, pending = await migrations.find_state(conn)
+            if read_only:
+                conn.terminate()
+                _connecting(app)
+            return read_only, pending
         except (*LOST, asyncpg.PostgresError):
             conn.terminate()
             if attempt == 2:
@@ -167,22 +183,21 @@ async def _find_pending(app: web.Application) -> list[str]:
     raise AssertionError("unreachable")
 
 
-async def _connection(app: web.Application) -> "asyncpg.Connection[asyncpg.Record]":
-    """Return the probes' connection, joining an attempt to open it if one is in progress.
+def _connecting(app: web.Application) -> "asyncio.Task[asyncpg.Connection[asyncpg.Record]]":
+    """Return the task that opens the probes' connection, a new one if that is lost.
 
-    The attempt outlives the check that started it. So on a network where connecting takes longer
-    than the deadline of a check, a later check finds the connection open.
+    The task outlives the check that started it. So on a network where connecting takes longer than
+    the deadline of a check, a later check finds the connection open.
     """
     health = app[HEALTH]
     task = health.connecting
     if task is None or (task.done() and (task.exception() or task.result().is_closed())):
         database = app[SETTINGS].database
         assert database is not None  # noqa: S101
-        task = asyncio.create_task(
+        task = health.connecting = asyncio.create_task(
             connect(database, timeout_s=CONNECT_TIMEOUT_S, command_timeout=COMMAND_TIMEOUT_S)
         )
-        health.connecting = task
-    return await asyncio.shield(task)
+    return task
 
 
 HEALTH: web.AppKey["Health"] = web.AppKey("health")

@@ -11,6 +11,7 @@ from aiohttp import web
 from service.accounts import queries as account_queries
 from service.auth.passwords import HASHER
 from service.auth.signing_keys import KEY_RING
+from service.db.connecting import CONNECTOR
 from service.db.connection import DATABASE_TIMERS, POOL, POOL_WAITING
 from service.db.transactions import read
 from service.exceptions import DatabaseUnavailable
@@ -91,6 +92,7 @@ async def _sample(app: web.Application, late_s: float) -> None:
     metrics.db_pool_connections.set(open_now)
     metrics.db_pool_connections_max.set(pool.get_max_size())
     metrics.db_pool_connections_in_use.set(open_now - pool.get_idle_size())
+    metrics.db_pool_connecting.set(app[CONNECTOR].in_progress)
     metrics.db_pool_waiting.set(app[POOL_WAITING].count)
     metrics.password_hash_threads.set(hasher.workers)
     metrics.password_hashes_queued.set(max(0, hasher.queued - hasher.workers))

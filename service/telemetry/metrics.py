@@ -63,6 +63,7 @@ class Metrics:
     db_pool_connections: "Gauge"
     db_pool_connections_max: "Gauge"
     db_pool_connections_in_use: "Gauge"
+    db_pool_connecting: "Gauge"
     db_pool_waiting: "Gauge"
     db_acquire_wait: "Histogram"
     db_query_duration: "Histogram"
@@ -133,6 +134,7 @@ def create(registry: "CollectorRegistry") -> Metrics:
         db_pool_connections=gauge("db_pool_connections", "Open connections"),
         db_pool_connections_max=gauge("db_pool_connections_max", "Maximum open connections"),
         db_pool_connections_in_use=gauge("db_pool_connections_in_use", "Connections in use"),
+        db_pool_connecting=gauge("db_pool_connecting", "Connections being opened"),
         db_pool_waiting=gauge("db_pool_waiting", "Requests and jobs waiting for a connection"),
         db_acquire_wait=histogram("db_acquire_wait_seconds", "Time spent waiting for a connection"),
         db_query_duration=histogram(

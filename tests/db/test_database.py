@@ -2,9 +2,8 @@
 
 import asyncio
 import dataclasses
-import secrets
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
@@ -18,15 +17,16 @@ from service.app import create_app
 from service.db.connection import POOL, POOL_WAITING, WRITES, Connection
 from service.db.pool import _decode_timestamp, _encode_timestamp
 from service.db.transactions import read, write
+from service.doctor.database import check_database
 from service.exceptions import DatabaseUnavailable, StartError
 from service.settings import Database, Settings
 from tests.support.clients import ROOT, Client, StartApp
-from tests.support.factories import PASSWORD, assert_problem, register, register_as
+from tests.support.factories import assert_problem, register, register_as
 from tests.support.locks import WAITING
 from tests.support.logbook import logged
 from tests.support.pgbouncer import behind_pgbouncer
 from tests.support.probes import make_patient
-from tests.support.processes import environment, run_command
+from tests.support.processes import connect, environment, run_command
 from tests.support.proxy import proxy_to
 from tests.support.waiting import eventually
 
@@ -242,17 +242,6 @@ async def test_read_is_tried_at_most_twice(client: Client) -> None:
     assert len(tries) == 2
 
 
-@pytest.fixture
-async def role(settings: Settings, conn: Any) -> AsyncIterator[Database]:
-    """The database for a separate role that may use all tables and owns none."""
-    assert settings.database is not None
-    name = f"shinkei_role_{secrets.token_hex(6)}"
-    await conn.execute(f"create role {name} login password '{PASSWORD}'")
-    await conn.execute(f"grant all on all tables in schema public to {name}")
-    yield dataclasses.replace(settings.database, user=name, password=PASSWORD)
-    await conn.execute(f"drop owned by {name}; drop role {name}")
-
-
 @pytest.mark.parametrize(
     "change",
     [
@@ -425,6 +414,20 @@ async def test_application_works_behind_pgbouncer(start_app: StartApp, pgbouncer
     assert {(response.status, (await response.json())["name"]) for response in responses} == {
         (200, "Grace")
     }
+
+
+async def test_no_connection_leaves_a_named_statement_to_the_next_in_pgbouncer(
+    start_app: StartApp, settings: Settings, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those at start, of the pool, of the probes and of doctor share PgBouncer's one session."""
+    make_patient(monkeypatch)
+    with behind_pgbouncer(database, default_pool_size=1) as through:
+        client = await start_app(database=through)
+        assert (await client.get("/health")).status == 200
+        await client.close()
+        await check_database(dataclasses.replace(settings, database=through), {})
+        with connect(through) as session:
+            assert session.execute("select name from pg_prepared_statements").fetchall() == []
 
 
 async def test_pgbouncer_mode_names_no_prepared_statements(

@@ -113,6 +113,14 @@ def test_unreachable_database_is_explained(
     assert fix in fault.fix
 
 
+async def test_read_only_database_is_reported(database: Database, conn: Any) -> None:
+    await conn.execute(f'alter database "{database.name}" set default_transaction_read_only = on')
+    findings = await asyncio.to_thread(diagnose, url_of(database))
+    (fault,) = [found for found in findings if (found.check, found.status) == ("database", "fail")]
+    assert fault.detail == "it is read-only"
+    assert fault.fix.startswith("Turn default_transaction_read_only off")
+
+
 @pytest.mark.parametrize(
     ("sqlstate", "detail", "fix"),
     [

@@ -1,36 +1,86 @@
-"""A proxy to PostgreSQL that can fall silent, like a network that drops packets."""
+"""A proxy to PostgreSQL: a network that is slow, falls silent, resets, or leads elsewhere."""
 
 import asyncio
 import contextlib
 import dataclasses
+import struct
 from collections.abc import AsyncIterator
+from socket import SO_LINGER, SOL_SOCKET
 
 from service.settings import Database
+
+# Closing sends RST instead of FIN (socket(7)).
+_RESET = struct.pack("ii", 1, 0)
+
+
+@dataclasses.dataclass
+class Proxy:
+    """The way to a database, as ``database``. New connections lead to ``target``.
+
+    Data takes ``delay_s`` in each direction, and waits while ``flowing`` is cleared.
+    """
+
+    target: Database
+    delay_s: float
+    database: Database
+    flowing: asyncio.Event = dataclasses.field(default_factory=asyncio.Event)
+    connections: int = 0
+    round_trips: int = 0
+    streams: set[asyncio.StreamWriter] = dataclasses.field(default_factory=set)
+
+    def reset_all(self) -> None:
+        """Reset all open connections."""
+        for stream in self.streams:
+            with contextlib.suppress(OSError):
+                stream.get_extra_info("socket").setsockopt(SOL_SOCKET, SO_LINGER, _RESET)
+            stream.transport.abort()
+
+    async def carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Carry one connection until either side closes it."""
+        to_reader, to_writer = await asyncio.open_connection(*self.target.hosts[0])
+        self.connections += 1
+        self.streams |= {writer, to_writer}
+        answered = True
+
+        async def pump(source: asyncio.StreamReader, to: asyncio.StreamWriter) -> None:
+            nonlocal answered
+            loop = asyncio.get_running_loop()
+            with contextlib.suppress(OSError):
+                while data := await source.read(65536):
+                    await self.flowing.wait()
+                    asks = source is reader
+                    self.round_trips += asks and answered
+                    answered = not asks
+                    loop.call_later(self.delay_s, _write, to, data)
+            loop.call_later(self.delay_s, to.close)
+
+        await asyncio.gather(pump(reader, to_writer), pump(to_reader, writer))
+        self.streams -= {writer, to_writer}
+
+
+def _write(to: asyncio.StreamWriter, data: bytes) -> None:
+    if not to.is_closing():
+        to.write(data)
+
+
+@contextlib.asynccontextmanager
+async def proxying(target: Database, delay_s: float = 0) -> AsyncIterator[Proxy]:
+    """Run a proxy to the database for the duration of the block."""
+    proxy = Proxy(target, delay_s, target)
+    proxy.flowing.set()
+    server = await asyncio.start_server(proxy.carry, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    proxy.database = dataclasses.replace(target, hosts=(("127.0.0.1", port),))
+    try:
+        yield proxy
+    finally:
+        server.close()
+        for stream in proxy.streams:
+            stream.close()
 
 
 @contextlib.asynccontextmanager
 async def proxy_to(database: Database) -> AsyncIterator[tuple[Database, asyncio.Event]]:
     """Yield the database behind a proxy, and an event that stops all traffic while cleared."""
-    flowing = asyncio.Event()
-    flowing.set()
-    streams: list[asyncio.StreamWriter] = []
-
-    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while data := await reader.read(65536):
-            await flowing.wait()
-            writer.write(data)
-        writer.close()
-
-    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        to_reader, to_writer = await asyncio.open_connection(*database.hosts[0])
-        streams.extend((writer, to_writer))
-        await asyncio.gather(pump(reader, to_writer), pump(to_reader, writer))
-
-    proxy = await asyncio.start_server(connected, "127.0.0.1", 0)
-    port = proxy.sockets[0].getsockname()[1]
-    try:
-        yield dataclasses.replace(database, hosts=(("127.0.0.1", port),)), flowing
-    finally:
-        proxy.close()
-        for stream in streams:
-            stream.close()
+    async with proxying(database) as proxy:
+        yield proxy.database, proxy.flowing

@@ -24,6 +24,7 @@ from tests.support.clients import Client
 from tests.support.factories import PASSWORD, assert_problem, register
 from tests.support.logbook import logged
 from tests.support.processes import environment, reserved_port, run_command
+from tests.support.proxy import proxying
 from tests.support.scrape import metrics_at
 from tests.support.waiting import eventually
 
@@ -220,6 +221,22 @@ async def test_gauges_show_busy_resources(client: Client, registry: CollectorReg
     await eventually(lambda: value(registry, "shinkei_password_hashes_queued") == 0)
     # Mail for the new accounts may still be waiting for a connection.
     await eventually(lambda: value(registry, "shinkei_db_pool_waiting") == 0)
+
+
+async def test_gauge_shows_connections_being_opened(
+    settings: Settings, registry: CollectorRegistry, aiohttp_client: AiohttpClient
+) -> None:
+    assert settings.database is not None
+    async with proxying(settings.database) as proxy:
+        app = create_app(dataclasses.replace(settings, database=proxy.database), registry)
+        client = await aiohttp_client(app)
+        proxy.flowing.clear()
+        proxy.reset_all()
+        # The pool replaces lost connections by itself.
+        await eventually(lambda: value(registry, "shinkei_db_pool_connecting"))
+        proxy.flowing.set()
+        await eventually(lambda: value(registry, "shinkei_db_pool_connecting") == 0)
+        await client.close()
 
 
 async def test_last_counts_are_kept_at_shutdown(
