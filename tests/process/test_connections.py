@@ -19,6 +19,8 @@ CLIENTS = 500
 # The service holds back this much for each, or less.
 HELD_KIB = 128
 PROBE_MAX_S = 5
+# Without a line for each request, which nobody would read.
+QUIET = {"LOG_FORMAT": "console", "LOG_LEVEL": "warning"}
 
 
 def descriptors_of(pid: int) -> int:
@@ -70,7 +72,7 @@ def test_crowd_that_never_reads_is_let_go_and_leaves_nothing_behind(
     database: Database, tmp_path: Path
 ) -> None:
     with reserved_port() as port, ExitStack() as stack:
-        variables = {"METRICS_PORT": str(port), "LOG_LEVEL": "warning", **url_of(database)}
+        variables = {"METRICS_PORT": str(port), **QUIET, **url_of(database)}
         served = stack.enter_context(serving(tmp_path, **variables))
         pid = served.process.pid
         load = Load(served.url)
