@@ -301,7 +301,7 @@ async def test_waiting_for_a_connection_counts_as_database_time(
     # Keep background tasks from waiting too.
     monkeypatch.setattr(sender, "POLL_S", DEADLINE_S)
     monkeypatch.setattr(signing_keys, "RELOAD_EVERY_S", DEADLINE_S)
-    client = await start_app(db_pool_size=1)
+    client = await start_app(db_pool_size=1, jobs_start_within_s=1e6)
     account = await register(client)
     assert client.app is not None
     pool, pool_waiting = client.app[POOL], client.app[POOL_WAITING]
