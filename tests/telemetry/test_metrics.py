@@ -5,6 +5,7 @@ import dataclasses
 import re
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -193,6 +194,18 @@ async def test_sign_ins_are_counted_by_outcome(
         # Registrations, without the replay, plus sign-ins that were not throttled.
         3 + 5
     )
+
+
+async def test_waits_for_connections_are_measured_in_seconds(
+    client: Client, registry: CollectorRegistry
+) -> None:
+    account = await register(client)
+    waited = "shinkei_db_acquire_wait_seconds_sum"
+    before_s, started = value(registry, waited) or 0, time.monotonic()
+    for _ in range(50):
+        assert (await client.get("/api/v1/users/me", headers=account.headers)).status == 200
+    # One after another, with background tasks beside them at most.
+    assert (value(registry, waited) or 0) - before_s < 2 * (time.monotonic() - started)
 
 
 async def test_gauges_show_busy_resources(client: Client, registry: CollectorRegistry) -> None:
