@@ -3,9 +3,9 @@
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextvars import Context
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import asyncpg
 from aiohttp import web
@@ -14,14 +14,21 @@ from service.db.connection import LOST, Connection, explain
 from service.exceptions import StartError
 from service.settings import Database
 
+T = TypeVar("T")
 Opened: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
 CONNECT_TIMEOUT_S = 4
 RETRY_S = 0.2
+CLOSE_S = 1
 # Each is a process and a signature to check for the server, just when it may be short of both.
 CONNECTS_MAX = 3
 # Another of several hosts may do.
-_TRY_NEXT = (OSError, asyncpg.CannotConnectNowError, asyncpg.TargetServerAttributeNotMatched)
+_TRY_NEXT = (
+    OSError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.ConnectionDoesNotExistError,
+    asyncpg.TargetServerAttributeNotMatched,
+)
 # Hosts that did not respond when they were last tried. They are tried after the others.
 _silent: set[tuple[str, int]] = set()
 
@@ -59,29 +66,54 @@ async def connect(
 
 
 async def wait_for_database(
-    database: Database,
-    timeout_s: float,
-    *,
-    began_at: float | None = None,
-    writable: bool = False,
-    **arguments: Any,
+    database: Database, timeout_s: float, *, began_at: float | None = None, **arguments: Any
 ) -> Opened:
     """Connect, retrying for ``timeout_s`` seconds unless waiting cannot help.
 
-    They count from ``began_at``, in the event loop's time, or from now. If ``writable`` is set,
-    also waits until the database accepts writes. The other ``arguments`` are those of ``connect``.
-    Raises StartError.
+    They count from ``began_at``, in the event loop's time, or from now. The other ``arguments`` are
+    those of ``connect``. Raises StartError.
     """
+
+    async def attempt(left_s: float) -> Opened:
+        return await connect(database, timeout_s=min(CONNECT_TIMEOUT_S, left_s), **arguments)
+
+    return await _retry(attempt, database, timeout_s, began_at)
+
+
+async def ask_database(
+    database: Database, timeout_s: float, question: Callable[[Connection], Awaitable[T]]
+) -> T:
+    """Return the answer to a question, retrying for ``timeout_s`` seconds as for a connection.
+
+    A server that is going down, or PgBouncer without one, may fail only then. Raises StartError.
+    """
+
+    async def attempt(left_s: float) -> T:
+        conn = await connect(database, timeout_s=min(CONNECT_TIMEOUT_S, left_s))
+        try:
+            async with asyncio.timeout(left_s):
+                answer = await question(conn)
+        except BaseException:
+            conn.terminate()
+            raise
+        with contextlib.suppress(*LOST):
+            await conn.close(timeout=CLOSE_S)
+        return answer
+
+    return await _retry(attempt, database, timeout_s)
+
+
+async def _retry(
+    attempt: Callable[[float], Awaitable[T]],
+    database: Database,
+    timeout_s: float,
+    began_at: float | None = None,
+) -> T:
     loop = asyncio.get_running_loop()
     deadline = (loop.time() if began_at is None else began_at) + timeout_s
     while True:
         try:
-            left_s = max(1, deadline - loop.time())
-            conn = await connect(database, timeout_s=min(CONNECT_TIMEOUT_S, left_s), **arguments)
-            if not writable or not await is_read_only(conn):
-                return conn
-            conn.terminate()
-            reason, hopeless = "it is read-only", False
+            return await attempt(max(1, deadline - loop.time()))
         except (*LOST, asyncpg.PostgresError) as error:
             _, reason, hopeless = explain(error)
         if hopeless or loop.time() >= deadline:
@@ -101,6 +133,12 @@ async def is_read_only(conn: Connection) -> bool:
     """Return whether the database refuses writes, as a standby does."""
     read_only: bool = await conn.fetchval("select current_setting('transaction_read_only')::bool")
     return read_only
+
+
+async def require_writable(conn: Connection) -> None:
+    """Raise ReadOnlySQLTransactionError if the database refuses writes."""
+    if await is_read_only(conn):
+        raise asyncpg.ReadOnlySQLTransactionError
 
 
 class Connector:

@@ -69,6 +69,11 @@ _FAILURES: tuple[tuple[type[Exception], Failure], ...] = (
     ),
     (ssl.SSLError, Failure("handshake", "the TLS handshake failed", hopeless=True)),
     (socket.gaierror, Failure("host name", "the host name cannot be resolved", hopeless=False)),
+    (
+        asyncpg.ConnectionDoesNotExistError,
+        Failure("closed", "the server closed the connection", hopeless=False),
+    ),
+    (asyncpg.ReadOnlySQLTransactionError, Failure("read-only", "it is read-only", hopeless=False)),
     (ConnectionRefusedError, Failure("refused", "connection refused", hopeless=False)),
     (TimeoutError, Failure("timeout", "no response", hopeless=False)),
     (

@@ -11,15 +11,15 @@ import logging
 import os
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import asyncpg
 
-from service.db.connecting import cannot_connect, is_read_only, wait_for_database
-from service.db.connection import LOST, Connection, explain
+from service.db.connecting import ask_database, cannot_connect, is_read_only
+from service.db.connection import Connection
 from service.exceptions import StartError
 from service.settings import Database
 
@@ -103,11 +103,10 @@ async def find_state(conn: "Connection") -> tuple[bool, list[str]]:
 def reach(database: Database, wait_s: float) -> None:
     """Wait up to ``wait_s`` seconds until the database can be reached. Raises StartError."""
 
-    async def connect() -> None:
-        async with _reached(database, wait_s):
-            pass
+    async def nothing(conn: Connection) -> None:
+        pass
 
-    asyncio.run(connect())
+    asyncio.run(ask_database(database, wait_s, nothing))
 
 
 def list_status(database: Database, wait_s: float = 0) -> list[tuple[str, bool]]:
@@ -115,7 +114,7 @@ def list_status(database: Database, wait_s: float = 0) -> list[tuple[str, bool]]
 
     Waits up to ``wait_s`` seconds for the database. Raises StartError.
     """
-    applied = asyncio.run(_find_applied(database, wait_s))
+    applied = asyncio.run(ask_database(database, wait_s, find_applied))
     return [(id_, id_ in applied) for id_ in known_migrations()]
 
 
@@ -135,6 +134,7 @@ def apply_pending(
     done: list[str] = []
     with _connected(database, wait_s) as (backend, migrations):
         while True:
+            _check(stop)
             with _locked_transaction(backend, stop, say):
                 pending = [*backend.to_apply(migrations)]
                 if not pending:
@@ -240,25 +240,6 @@ def _connect(database: Database, wait_s: float) -> Any:
         time.sleep(LOCK_POLL_S)
 
 
-@asynccontextmanager
-async def _reached(database: Database, wait_s: float) -> AsyncIterator[Connection]:
-    """Yield a connection of asyncpg once the database can be reached. Raises StartError."""
-    conn = await wait_for_database(database, wait_s)
-    try:
-        yield conn
-    finally:
-        with suppress(*LOST):
-            await conn.close(timeout=CLOSE_S)
-
-
-async def _find_applied(database: Database, wait_s: float) -> set[str]:
-    async with _reached(database, wait_s) as conn:
-        try:
-            return await find_applied(conn)
-        except (*LOST, asyncpg.PostgresError) as error:
-            raise StartError(f"cannot read the migrations: {explain(error).reason}") from error
-
-
 @contextmanager
 def _locked_transaction(
     backend: Any, stop: threading.Event | None, say: Callable[[str], None]
@@ -279,8 +260,7 @@ def _locked_transaction(
             log.info("waiting for another process to finish migrating", extra=extra)
             told = True
         backend.rollback()
-        if stop is not None and stop.is_set():
-            raise StartError("stopped while waiting for another process to finish migrating")
+        _check(stop)
         say("waiting for another process to finish migrating")
         time.sleep(LOCK_POLL_S)
         _begin(backend)
@@ -288,6 +268,12 @@ def _locked_transaction(
         internalmigrations.upgrade(backend)
     yield
     backend.commit()
+
+
+def _check(stop: threading.Event | None) -> None:
+    """Raise StartError if the caller wants to stop."""
+    if stop is not None and stop.is_set():
+        raise StartError("stopped before all migrations were applied")
 
 
 def _begin(backend: Any) -> None:

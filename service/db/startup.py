@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import asyncpg
 
 from service.db import migrations
-from service.db.connecting import cannot_connect, wait_for_database
+from service.db.connecting import ask_database, cannot_connect, require_writable
 from service.db.connection import LOST, explain
 from service.settings import Database, Settings
 
@@ -31,11 +31,7 @@ async def prepare(settings: Settings) -> None:
     """Wait for the database and migrate it if ``migrate_on_start`` is set. Raises StartError."""
     with start_errors(settings) as database:
         wait_s = settings.db_connect_timeout_s
-        conn = await wait_for_database(database, wait_s)
-        try:
-            read_only, pending = await migrations.find_state(conn)
-        finally:
-            await conn.close(timeout=settings.db_close_timeout_s)
+        read_only, pending = await ask_database(database, wait_s, migrations.find_state)
         if read_only:
             log.warning(
                 "the database is read-only: only reads are served until it accepts writes",
@@ -43,8 +39,7 @@ async def prepare(settings: Settings) -> None:
             )
         if pending and settings.migrate_on_start:
             if read_only:
-                conn = await wait_for_database(database, wait_s, writable=True)
-                await conn.close(timeout=settings.db_close_timeout_s)
+                await ask_database(database, wait_s, require_writable)
             stop = threading.Event()
             try:
                 await asyncio.to_thread(migrations.apply_pending, database, wait_s, stop)

@@ -49,6 +49,8 @@ _FIXES = {
     "no database": "Create it: createdb --owner {database.user} {database.name}; or correct the"
     " name in {variables.name}.",
     "too many connections": "Raise max_connections, or reduce the connection pools of its clients.",
+    "closed": "Check PostgreSQL's log, and that of a proxy in between.",
+    "read-only": "List the primary's host too, or correct {variables.target}.",
     "starting": "Wait, or check PostgreSQL's log.",
     "target": "List the primary's host too, or correct {variables.target}.",
     "options": "Correct {variables.sslmode}, {variables.sslrootcert} and the other options.",

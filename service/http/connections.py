@@ -307,6 +307,8 @@ class ClientConnection(web.RequestHandler):
             return
         self.idle.pop(self, None)
         self.idle[self] = self.now()
+        # What has arrived meanwhile waited for this response; its time begins now.
+        self.received_at = None
         if self.held:
             self.held = False
             self.transport.resume_reading()

@@ -10,7 +10,14 @@ import pytest
 from aiohttp import web
 
 from service.app import create_app
-from service.db.connecting import CONNECTOR, Connector, connect, wait_for_database
+from service.db.connecting import (
+    CONNECTOR,
+    Connector,
+    ask_database,
+    connect,
+    require_writable,
+    wait_for_database,
+)
 from service.exceptions import StartError
 from service.settings import Database, Settings
 from tests.support.clients import Client, StartApp
@@ -226,6 +233,34 @@ async def test_host_that_does_not_respond_is_tried_once_and_then_after_the_other
         assert silent.connections == 1
 
 
+async def test_host_that_closes_the_connection_leads_on_to_the_next(database: Database) -> None:
+    """Such as a proxy without a server behind it."""
+    async with await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0) as gone:
+        closing = gone.sockets[0].getsockname()
+        without_tls = dataclasses.replace(database, options=(("sslmode", "disable"),))
+        both = dataclasses.replace(without_tls, hosts=(closing, *database.hosts))
+        conn = await connect(both)
+        assert await conn.fetchval("select true")
+        await conn.close()
+        with pytest.raises(StartError, match="the server closed the connection"):
+            await wait_for_database(dataclasses.replace(without_tls, hosts=(closing,)), 0.1)
+
+
+async def test_database_that_does_not_answer_is_not_waited_for_without_end(
+    database: Database,
+) -> None:
+    with pytest.raises(StartError, match=r"no response \(tried for 0.1 s"):
+        await ask_database(database, 0.1, lambda conn: conn.execute("select pg_sleep(600)"))
+
+
+async def test_question_is_asked_again_if_the_server_closes_the_connection(
+    database: Database,
+) -> None:
+    questions = ["select pg_terminate_backend(pg_backend_pid())::text", "select 'here'"]
+    answer = await ask_database(database, DEADLINE_S, lambda conn: conn.fetchval(questions.pop(0)))
+    assert (answer, questions) == ("here", [])
+
+
 async def test_pool_waits_at_start_for_connections_that_others_hold(
     start_app: StartApp, role: Database, conn: Any
 ) -> None:
@@ -305,7 +340,6 @@ async def test_wait_for_a_database_that_accepts_writes(
 ) -> None:
     await conn.execute(f"alter role {role.user} set default_transaction_read_only = on")
     with pytest.raises(StartError, match=r"it is read-only \(tried for 0.1 s"):
-        await wait_for_database(role, 0.1, writable=True)
+        await ask_database(role, 0.1, require_writable)
     await conn.execute(f"alter role {role.user} reset default_transaction_read_only")
-    writable = await wait_for_database(role, DEADLINE_S, writable=True)
-    await writable.close()
+    await ask_database(role, DEADLINE_S, require_writable)
