@@ -46,6 +46,7 @@ _TRY_LOCK = "select pg_try_advisory_xact_lock(%s)"
 _FIND_HOLDER = """
     select pid from pg_locks
     where locktype = 'advisory' and objsubid = 1 and granted
+        and database = (select oid from pg_database where datname = current_database())
         and classid::bigint << 32 | objid::bigint = %s
 """
 

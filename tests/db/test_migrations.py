@@ -174,10 +174,12 @@ def test_waiting_for_another_process_is_logged_and_can_be_stopped(empty_database
     with connect(empty_database) as other, logged() as events, ThreadPoolExecutor(1) as executor:
         other.execute("select pg_advisory_lock(%s)", [migrations.ADVISORY_LOCK_KEY])
         waiting = executor.submit(migrations.apply_pending, empty_database, stop=stop)
-        eventually_blocking(lambda: events)
+        try:
+            eventually_blocking(lambda: events)
+        finally:
+            stop.set()
         assert events[0]["event"] == "waiting for another process to finish migrating"
         assert events[0]["holder_pid"] == other.info.backend_pid
-        stop.set()
         with pytest.raises(StartError, match="^stopped before all migrations were applied"):
             waiting.result(DEADLINE_S)
 
