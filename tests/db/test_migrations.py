@@ -225,7 +225,7 @@ def test_one_connection_is_enough_to_migrate(
 
 
 @pytest.fixture
-def refuse_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def refuse_once(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     """Refuse libpq's first connection, as if others took the last ones just before."""
     connect_later, refused = psycopg.connect, list[bool]()
 
