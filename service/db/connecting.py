@@ -225,5 +225,15 @@ class Connector:
         for attempt in self._attempts:
             attempt.cancel()
 
+    async def close(self) -> None:
+        """Open no more connections, and close those that nobody took."""
+        for caller in self._callers:
+            caller.cancel()
+        self._callers.clear()
+        self.drop()
+        if self._attempts:
+            await asyncio.wait(self._attempts, timeout=CLOSE_S)
+        self.drop()
+
 
 CONNECTOR = web.AppKey("connector", Connector)

@@ -64,7 +64,7 @@ async def database_context(app: web.Application) -> AsyncIterator[None]:
                 await app[POOL].close()
         except TimeoutError:
             app[POOL].terminate()
-        app[CONNECTOR].drop()
+        await app[CONNECTOR].close()
 
 
 async def _open_pool(
