@@ -20,7 +20,7 @@ Opened: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 CONNECT_TIMEOUT_S = 4
 RETRY_S = 0.2
 CLOSE_S = 1
-# Each is a process and a signature to check for the server, just when it may be short of both.
+# Each costs the server a process and a check of the password, when it may already be busy.
 CONNECTS_MAX = 3
 # Another of several hosts may do.
 _TRY_NEXT = (

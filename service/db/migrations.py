@@ -253,13 +253,13 @@ def _locked_transaction(
     from yoyo import internalmigrations
 
     _begin(backend)
-    told = False
+    logged = False
     while not backend.connection.execute(_TRY_LOCK, [ADVISORY_LOCK_KEY]).fetchone()[0]:
-        if not told:
+        if not logged:
             holder = backend.connection.execute(_FIND_HOLDER, [ADVISORY_LOCK_KEY]).fetchone()
             extra = {"holder_pid": holder and holder[0]}
             log.info("waiting for another process to finish migrating", extra=extra)
-            told = True
+            logged = True
         backend.rollback()
         _check(stop)
         say("waiting for another process to finish migrating")

@@ -94,7 +94,7 @@ def http_origin(host: str, port: int) -> str:
 
 
 def _trust_system(options: Mapping[str, str]) -> SSLContext:
-    """Return a context that trusts the system's authorities, which asyncpg cannot be told to.
+    """Return a context that trusts the system's authorities, for which asyncpg has no option.
 
     Next to a context, asyncpg ignores all other options for certificates and versions.
     """
