@@ -21,6 +21,11 @@ from service.sessions import sign_in
 from service.settings import Settings
 from service.users import handlers as users
 from service.users import registration
+from service.worlds import beat_handlers as beats
+from service.worlds import event_handlers as events
+from service.worlds import handlers as worlds
+from service.worlds import story_handlers as stories
+from service.worlds import view_handlers as views
 
 ROUTES = (
     # Operation
@@ -58,6 +63,76 @@ ROUTES = (
     Route("GET", "/api/v1/users/me/sessions", sessions.list_mine, signed_in),
     Route("DELETE", "/api/v1/users/me/sessions", sessions.end_others, signed_in),
     Route("DELETE", "/api/v1/users/me/sessions/{session_id}", sessions.end_one, signed_in),
+    # Worlds
+    Route("GET", "/api/v1/worlds", worlds.list_worlds, signed_in),
+    Route("POST", "/api/v1/worlds", worlds.create_world, signed_in),
+    Route("GET", "/api/v1/worlds/{world_id}", worlds.read_world, signed_in),
+    Route("PUT", "/api/v1/worlds/{world_id}", worlds.change_world, signed_in),
+    Route("DELETE", "/api/v1/worlds/{world_id}", worlds.delete_world, signed_in),
+    Route("GET", "/api/v1/worlds/{world_id}/timeline", views.read_timeline, signed_in),
+    Route("GET", "/api/v1/worlds/{world_id}/intersections", views.list_intersections, signed_in),
+    Route("GET", "/api/v1/worlds/{world_id}/search", views.search_world, signed_in),
+    Route(
+        "GET",
+        "/api/v1/worlds/{world_id}/events/dependency-graph",
+        views.read_dependency_graph,
+        signed_in,
+    ),
+    Route("GET", "/api/v1/worlds/{world_id}/events", events.list_events, signed_in),
+    Route("POST", "/api/v1/worlds/{world_id}/events", events.create_event, signed_in),
+    Route(
+        "GET", "/api/v1/worlds/{world_id}/events/{event_id}", events.read_event_of_world, signed_in
+    ),
+    Route(
+        "PUT",
+        "/api/v1/worlds/{world_id}/events/{event_id}",
+        events.change_event_of_world,
+        signed_in,
+    ),
+    Route(
+        "DELETE",
+        "/api/v1/worlds/{world_id}/events/{event_id}",
+        events.delete_event_of_world,
+        signed_in,
+    ),
+    Route("GET", "/api/v1/events/{event_id}", events.read_event, signed_in),
+    Route("PUT", "/api/v1/events/{event_id}", events.change_event, signed_in),
+    Route("DELETE", "/api/v1/events/{event_id}", events.delete_event, signed_in),
+    Route("GET", "/api/v1/events/{event_id}/beats", views.list_beats_of_event, signed_in),
+    Route("POST", "/api/v1/events/{event_id}/dependencies/{cause_id}", events.add_cause, signed_in),
+    Route(
+        "DELETE",
+        "/api/v1/events/{event_id}/dependencies/{cause_id}",
+        events.remove_cause,
+        signed_in,
+    ),
+    Route("GET", "/api/v1/worlds/{world_id}/stories", stories.list_stories, signed_in),
+    Route("POST", "/api/v1/worlds/{world_id}/stories", stories.create_story, signed_in),
+    Route(
+        "GET",
+        "/api/v1/worlds/{world_id}/stories/archived",
+        stories.list_archived_stories,
+        signed_in,
+    ),
+    Route("GET", "/api/v1/worlds/{world_id}/stories/tags", stories.list_tags, signed_in),
+    Route("GET", "/api/v1/stories/{story_id}", stories.read_story, signed_in),
+    Route("PUT", "/api/v1/stories/{story_id}", stories.change_story, signed_in),
+    Route("DELETE", "/api/v1/stories/{story_id}", stories.delete_story, signed_in),
+    Route("POST", "/api/v1/stories/{story_id}/clone", stories.clone_story, signed_in),
+    Route("POST", "/api/v1/stories/{story_id}/restore", stories.restore_story, signed_in),
+    Route("GET", "/api/v1/stories/{story_id}/statistics", stories.read_statistics, signed_in),
+    Route("GET", "/api/v1/stories/{story_id}/beats", beats.list_beats, signed_in),
+    Route("POST", "/api/v1/stories/{story_id}/beats", beats.create_beat, signed_in),
+    Route("POST", "/api/v1/stories/{story_id}/beats/reorder", beats.reorder_beats, signed_in),
+    Route("GET", "/api/v1/stories/{story_id}/beats/{beat_id}", beats.read_beat, signed_in),
+    Route("PUT", "/api/v1/stories/{story_id}/beats/{beat_id}", beats.change_beat, signed_in),
+    Route("DELETE", "/api/v1/stories/{story_id}/beats/{beat_id}", beats.delete_beat, signed_in),
+    Route(
+        "PATCH",
+        "/api/v1/stories/{story_id}/beats/{beat_id}/reasoning",
+        beats.change_reasoning,
+        signed_in,
+    ),
     # Administration
     Route("GET", "/api/v1/users", administration.list_users, support),
     Route("POST", "/api/v1/users", administration.create_user, admin),

@@ -24,6 +24,7 @@ from service.http.pages import PAGE, page_example, read_cursor, render_page
 from service.http.problems import (
     ACCOUNT_NOT_FOUND,
     EMAIL_TAKEN,
+    SEARCH_TOO_BROAD,
     SESSION_NOT_FOUND,
     Problem,
 )
@@ -53,7 +54,7 @@ def _account(description: str, **changed: object) -> Success:
         )
     },
     query=schemas.LIST_USERS,
-    problems=(lists.SEARCH_TOO_BROAD,),
+    problems=(SEARCH_TOO_BROAD,),
 )
 async def list_users(request: web.Request) -> web.Response:
     """List accounts, filtered and sorted, one page at a time."""

@@ -13,14 +13,8 @@ from service.admin.search import indexed_part
 from service.db.connection import Connection
 from service.db.listing import Columns, Keyset, Statement, all_of, page_conditions
 from service.db.transactions import own_plans
-from service.http.problems import Problem, ProblemType
+from service.http.problems import SEARCH_TOO_BROAD, Problem
 from service.json_codec import plain
-
-SEARCH_TOO_BROAD = ProblemType(
-    422,
-    "search_too_broad",
-    "This search matches too many accounts. Add filters or use a longer search text.",
-)
 
 _BY_TIME: Columns = {"created_at": datetime.fromisoformat, "id": uuid.UUID}
 _BY_EMAIL: Columns = {"email_folded": str}

@@ -46,6 +46,7 @@ class Description(NamedTuple):
     idempotent: bool
     if_match: Literal["", "honoured", "required"]
     database: bool
+    body_max_bytes: int | None
 
 
 class Access(NamedTuple):
@@ -70,10 +71,12 @@ def describe(
     idempotent: bool = False,
     if_match: Literal["", "honoured", "required"] = "",
     database: bool = True,
+    body_max_bytes: int | None = None,
 ) -> Callable[[Decorated], Decorated]:
     """Attach a description to a handler, whose docstring provides the summary and details.
 
     ``example`` is an example body; ``database`` says whether the route needs the database.
+    ``body_max_bytes`` replaces the limit that most bodies have.
     """
 
     def attach(handler: Decorated) -> Decorated:
@@ -87,6 +90,7 @@ def describe(
             idempotent,
             if_match,
             database,
+            body_max_bytes,
         )
         return handler
 
@@ -122,6 +126,12 @@ def describe_access(
 def description_of(handler: Handler) -> Description:
     description: Description = vars(handler)["description"]
     return description
+
+
+def body_limit_of(handler: Handler) -> int | None:
+    """Return the limit of bodies that the route has of its own, if any."""
+    description: Description | None = getattr(handler, "description", None)
+    return description.body_max_bytes if description else None
 
 
 def access_of(guard: Callable[..., Handler]) -> Access:

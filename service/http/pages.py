@@ -86,10 +86,7 @@ def render_page(
     """Render a page from up to ``limit`` + 1 rows, with a Link to the next one (RFC 8288)."""
     secret_key = request.app[SETTINGS].secret_key
     body = make_page(secret_key, request.path, query, keyset, rows, schema)
-    headers = {}
-    if body["has_more"]:
-        url = request.rel_url.update_query(cursor=body["next_cursor"])
-        headers["Link"] = f'<{url}>; rel="next"'
+    headers = link_to_next(request, body["next_cursor"]) if body["has_more"] else {}
     return json_response({**body, **members}, headers=headers)
 
 
@@ -127,11 +124,28 @@ def make_page(
     shown = rows[: query["limit"]]
     body = {"items": schema.dump(shown, many=True), "next_cursor": None, "has_more": False}
     if len(rows) > len(shown):
-        position = [shown[-1][name] for name in keyset.columns]
-        payload = encode([_fingerprint(path, query), position])
-        cursor = base64.urlsafe_b64encode(_mac(secret_key, payload) + payload).decode()
+        cursor = make_cursor(secret_key, path, query, keyset, shown[-1])
         body |= {"next_cursor": cursor, "has_more": True}
     return body
+
+
+def make_cursor(
+    secret_key: str,
+    path: str,
+    query: Mapping[str, Any],
+    keyset: Keyset,
+    row: Mapping[str, Any] | asyncpg.Record,
+) -> str:
+    """Return the cursor of the page that begins after ``row``."""
+    position = [row[name] for name in keyset.columns]
+    payload = encode([_fingerprint(path, query), position])
+    return base64.urlsafe_b64encode(_mac(secret_key, payload) + payload).decode()
+
+
+def link_to_next(request: web.Request, cursor: str) -> dict[str, str]:
+    """Return the Link header of a list that goes on (RFC 8288)."""
+    url = request.rel_url.update_query(cursor=cursor)
+    return {"Link": f'<{url}>; rel="next"'}
 
 
 def _mac(secret_key: str, payload: bytes) -> bytes:

@@ -133,6 +133,11 @@ INVALID_FIELDS = ProblemType(422, "invalid_fields", "Some fields are missing or 
 INVALID_VALUE = ProblemType(
     422, "invalid_value", "A value is outside the range that can be stored."
 )
+SEARCH_TOO_BROAD = ProblemType(
+    422,
+    "search_too_broad",
+    "This search matches too much. Add filters or use a longer search text.",
+)
 IDEMPOTENCY_KEY_REUSED = ProblemType(
     422,
     "idempotency_key_reused",

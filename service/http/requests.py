@@ -83,14 +83,16 @@ async def meet_expectation(request: web.Request) -> None:
         request.writer.output_size = 0  # the response has not started
 
 
-async def read_body(request: web.Request, schema: Schema) -> dict[str, Any]:
-    """Load the JSON body through ``schema``.
+async def read_body(
+    request: web.Request, schema: Schema, *, values_max: int = VALUES_MAX
+) -> dict[str, Any]:
+    """Load the JSON body of at most ``values_max`` values through ``schema``.
 
     Raises Problem 415 for another content type or encoding, and 400 for invalid JSON (RFC 8259)
     including duplicate names (I-JSON, RFC 7493). Missing or invalid fields are a 422 with a
     pointer for each.
     """
-    document = _parse_json(request, await request.read())
+    document = _parse_json(request, await request.read(), values_max)
     if not isinstance(document, dict):
         raise invalid_fields(field_error("#", "invalid_type", "Expected an object."))
     try:
@@ -154,7 +156,7 @@ def _narrow(schema: Schema, given: frozenset[str]) -> Schema:
     return type(schema)(only=tuple(wanted))
 
 
-def _parse_json(request: web.Request, body: bytes) -> object:
+def _parse_json(request: web.Request, body: bytes, values_max: int) -> object:
     if not body:
         raise Problem(EMPTY_BODY)
     charset = (request.charset or "utf-8").lower()
@@ -164,7 +166,7 @@ def _parse_json(request: web.Request, body: bytes) -> object:
     if encoding not in ("identity", "gzip", "deflate"):
         raise Problem(UNSUPPORTED_CONTENT_ENCODING)
     try:
-        return load_json(body.decode("utf-8"))
+        return load_json(body.decode("utf-8"), values_max)
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}"
         raise Problem(MALFORMED_JSON, f"The body is not valid JSON ({where}).") from None
@@ -176,13 +178,13 @@ def _parse_json(request: web.Request, body: bytes) -> object:
         raise Problem(MALFORMED_JSON, "The body is not valid I-JSON (RFC 7493).") from None
 
 
-def load_json(text: str) -> object:
+def load_json(text: str, values_max: int = VALUES_MAX) -> object:
     """Parse I-JSON (RFC 7493). Raises ValueError or RecursionError.
 
     Uses the standard library rather than orjson: it keeps integers exact and leaves lone surrogates
     to the schema, which rejects them with a pointer to the field.
     """
-    _check_structure(text)
+    _check_structure(text, values_max)
     long_numbers = 0
 
     def read_number(number: str) -> float:
@@ -203,7 +205,7 @@ def load_json(text: str) -> object:
     )
 
 
-def _check_structure(text: str) -> None:
+def _check_structure(text: str, values_max: int) -> None:
     """Raise ValueError if a document is nested too deeply or holds too many values to parse.
 
     Most are so small that counting bytes settles it. Others are counted without their strings.
@@ -211,14 +213,14 @@ def _check_structure(text: str) -> None:
     if _count_values(text) <= DEPTH_MAX:
         return
     unescaped = text.replace("\\\\", "").replace('\\"', "")
-    bare = "".join(unescaped.split('"', 4 * VALUES_MAX)[::2])
+    bare = "".join(unescaped.split('"', 4 * values_max)[::2])
     depth = 0
-    for bracket in islice(_BRACKET.finditer(bare), 2 * VALUES_MAX + 1):
+    for bracket in islice(_BRACKET.finditer(bare), 2 * values_max + 1):
         depth += 1 if bracket[0] in "[{" else -1
         if depth > DEPTH_MAX:
             raise ValueError("nested too deeply")
-    if _count_values(bare) > VALUES_MAX:
-        raise TooManyValuesError(f"{VALUES_MAX} values")
+    if _count_values(bare) > values_max:
+        raise TooManyValuesError(f"{values_max} values")
 
 
 def _count_values(text: str) -> int:

@@ -34,6 +34,7 @@ GROUPS = (
     REQUESTS := "Requests and browsers",
     MAIL := "Mail",
     ACCOUNTS := "Accounts and passwords",
+    WORLDS := "Worlds",
     LIMITS := "Rate limits",
     LOGS := "Logs and traces",
 )
@@ -166,6 +167,13 @@ class Settings:
     audit_retention_days: int = variable("AUDIT_RETENTION_DAYS", ACCOUNTS, 400,
         integer(0, 36_500, "days"),
         "How long audit events are kept, in whole months; `0` keeps them forever.")
+
+    worlds_per_account: int = variable("WORLDS_PER_ACCOUNT", WORLDS, 100,
+        integer(0, 10_000, "worlds"), "Maximum worlds of an account.")
+    stories_per_account: int = variable("STORIES_PER_ACCOUNT", WORLDS, 1_000,
+        integer(0, 1_000_000, "stories"), "Maximum stories of an account, in all of its worlds.")
+    beats_per_account: int = variable("BEATS_PER_ACCOUNT", WORLDS, 100_000,
+        integer(0, 10_000_000, "beats"), "Maximum beats of an account, in all of its stories.")
 
     throttle: bool = variable("THROTTLE", LIMITS, True, flag(),
         "Set to `false` to turn off all rate limits, for load tests.")

@@ -85,7 +85,12 @@ def _find_parameter_faults(request: ClientRequest, operation: Mapping[str, Any])
 
 def _read(schema: Mapping[str, Any], text: str) -> object:
     """Parse a parameter's value from its text in a query or header."""
-    return int(text) if schema.get("type") == "integer" and text.isdecimal() else text
+    match schema.get("type"):
+        case "integer":
+            return int(text) if text.isdecimal() else text
+        case "boolean":
+            return {"true": True, "false": False}.get(text, text)
+    return text
 
 
 def find_faults(response: Response) -> list[str]:

@@ -1,0 +1,102 @@
+"""Fields of worlds that other features do not have."""
+
+from typing import Any, ClassVar
+
+from marshmallow import fields
+
+from service.http.field_errors import invalid
+from service.http.fields import NUMBER_LIMITS, InexactFloat, Text, UuidText
+
+TAGS_MAX = 20
+TAG_MAX_LENGTH = 100
+_, NUMBER_MAX = NUMBER_LIMITS
+
+
+class Number(fields.Field[float]):
+    """A JSON number that a 64-bit float holds exactly, of at most 2⁵³ either way."""
+
+    json_schema: ClassVar = {"type": "number", "minimum": -NUMBER_MAX, "maximum": NUMBER_MAX}
+
+    def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> float:
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise invalid("invalid_type", "Expected a number.")
+        if isinstance(value, InexactFloat) or not -NUMBER_MAX <= value <= NUMBER_MAX:
+            raise invalid("invalid_number", "Expected a number that a 64-bit float holds exactly.")
+        return float(value) or 0.0
+
+
+class WholeNumber(fields.Field[int]):
+    """A whole JSON number from ``low`` to ``high``."""
+
+    def __init__(self, low: int, high: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.low, self.high = low, high
+        self.json_schema = {"type": "integer", "minimum": low, "maximum": high}
+
+    def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> int:
+        if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value):
+            raise invalid("invalid_type", "Expected a whole number.")
+        if not self.low <= value <= self.high:
+            raise invalid(
+                "invalid_number", f"Expected a whole number from {self.low} to {self.high}."
+            )
+        return int(value)
+
+
+class QueryFlag(fields.Field[bool]):
+    """true or false in a query."""
+
+    json_schema: ClassVar = {"type": "boolean"}
+
+    def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> bool:
+        if value not in ("true", "false"):
+            raise invalid("invalid_type", "Expected true or false.")
+        return bool(value == "true")
+
+
+class StoryStatus(fields.String):
+    """The status of a story, which older clients call ``ALIAS`` if it is active."""
+
+    ALIAS: ClassVar = "in_progress"
+
+    def deserialize(self, *args: Any, **kwargs: Any) -> Any:
+        status = super().deserialize(*args, **kwargs)
+        return "active" if status == self.ALIAS else status
+
+
+class _List(fields.List[Any]):
+    """A list whose elements are checked only if there are not too many."""
+
+    def __init__(self, inner: fields.Field[Any], limit: int, **kwargs: Any) -> None:
+        super().__init__(inner, **kwargs)
+        self.limit = limit
+
+    def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> list[Any]:
+        if not isinstance(value, list):
+            raise invalid("invalid_type", "Expected an array.")
+        if len(value) > self.limit:
+            raise invalid("too_many", f"Must have at most {self.limit} elements.")
+        return super()._deserialize(value, attr, data, **kwargs)
+
+
+class Tags(_List):
+    """Tags, in their order."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(Text(1, TAG_MAX_LENGTH), TAGS_MAX, **kwargs)
+        self.json_schema = {"maxItems": TAGS_MAX}
+
+
+class Ids(_List):
+    """Ids of rows, in their order, each only once if ``distinct``."""
+
+    def __init__(self, limit: int, *, distinct: bool = True, **kwargs: Any) -> None:
+        super().__init__(UuidText(), limit, **kwargs)
+        self.distinct = distinct
+        self.json_schema = {"maxItems": limit, "uniqueItems": distinct}
+
+    def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> list[Any]:
+        ids = super()._deserialize(value, attr, data, **kwargs)
+        if self.distinct and len(set(ids)) != len(ids):
+            raise invalid("duplicate", "Must not name the same row twice.")
+        return ids

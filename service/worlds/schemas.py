@@ -1,0 +1,539 @@
+"""Schemas of worlds, events, stories and beats."""
+
+from typing import Any, ClassVar
+
+from marshmallow import Schema, ValidationError, fields, pre_load, validate
+
+from service.http import examples
+from service.http.descriptions import Shape, array_of, object_of
+from service.http.field_errors import Message
+from service.http.fields import Digits, Text, Timestamp, UuidText
+from service.http.row_schema import RowSchema
+from service.worlds.fields import (
+    TAG_MAX_LENGTH,
+    Ids,
+    Number,
+    QueryFlag,
+    StoryStatus,
+    Tags,
+    WholeNumber,
+)
+from service.worlds.limits import BEATS_PER_STORY
+from service.worlds.lists import LIST_MAX, ListSchema
+
+NAME_MAX_LENGTH = 255
+LABEL_MAX_LENGTH = 255
+TYPE_MAX_LENGTH = 100
+TONE_MAX_LENGTH = 500
+# Texts of some paragraphs.
+TEXT_MAX_LENGTH = 10_000
+# Texts of some pages.
+CONTENT_MAX_LENGTH = 50_000
+CAUSES_MAX = 50
+# Characters and results of a search.
+SEARCH_MAX_LENGTH = 200
+RESULTS_MAX = 50
+# Of a request that writes texts, in any script and with JSON's escapes.
+BODY_MAX_BYTES = 1024 * 1024
+ORDER_MAX = 1_000_000
+
+CHRONOLOGY_MODES = ("linear", "fragmented", "timeless")
+STATUSES = ("draft", "active", "completed", "archived")
+MODES = ("autonomous", "collaborative", "manual")
+POV_TYPES = ("first", "third", "omniscient")
+BEAT_TYPES = ("scene", "summary", "note", "log", "memory", "dialogue", "description")
+AUTHORS = ("ai", "user", "collaborative")
+# The text-search configurations that PostgreSQL 15 comes with.
+TEXT_SEARCHES = (
+    "simple", "arabic", "armenian", "basque", "catalan", "danish", "dutch", "english", "finnish",
+    "french", "german", "greek", "hindi", "hungarian", "indonesian", "irish", "italian",
+    "lithuanian", "nepali", "norwegian", "portuguese", "romanian", "russian", "serbian", "spanish",
+    "swedish", "tamil", "turkish", "yiddish",
+)  # fmt: skip
+
+_STRINGS = {"type": "array", "items": {"type": "string"}}
+_IDS = {"type": "array", "items": {"type": "string", "format": "uuid"}}
+
+
+def _choice(*choices: str, **kwargs: Any) -> fields.String:
+    return fields.String(validate=validate.OneOf(choices), **kwargs)
+
+
+def _optional(max_length: int) -> Text:
+    return Text(0, max_length, allow_none=True)
+
+
+# Worlds.
+
+
+class LawsSchema(Schema):
+    """The laws of a world."""
+
+    physics = _optional(TEXT_MAX_LENGTH)
+    metaphysics = _optional(TEXT_MAX_LENGTH)
+    social = _optional(TEXT_MAX_LENGTH)
+    forbidden = _optional(TEXT_MAX_LENGTH)
+
+
+class ChangeWorldSchema(Schema):
+    """``PUT /worlds/{id}``: omitted fields keep their values. ``laws`` are replaced as a whole."""
+
+    name = Text(1, NAME_MAX_LENGTH)
+    description = _optional(TEXT_MAX_LENGTH)
+    tone = _optional(TONE_MAX_LENGTH)
+    backdrop = _optional(CONTENT_MAX_LENGTH)
+    laws = fields.Nested(LawsSchema)
+    chronology_mode = _choice(*CHRONOLOGY_MODES)
+
+
+class CreateWorldSchema(ChangeWorldSchema):
+    """``POST /worlds``."""
+
+    name = Text(1, NAME_MAX_LENGTH, required=True)
+    text_search = _choice(
+        *TEXT_SEARCHES,
+        metadata={"description": "How texts are split into words for the search; it stays."},
+    )
+
+
+class DuplicateWorldSchema(Schema):
+    """``POST /worlds/{id}/duplicate``."""
+
+    name = Text(1, NAME_MAX_LENGTH)
+    text_search = _choice(*TEXT_SEARCHES)
+
+
+class WorldSchema(RowSchema):
+    """A world."""
+
+    id = fields.UUID()
+    user_id = fields.UUID()
+    name = fields.String()
+    description = fields.String(allow_none=True)
+    tone = fields.String(allow_none=True)
+    backdrop = fields.String(allow_none=True)
+    laws = fields.Dict()
+    chronology_mode = _choice(*CHRONOLOGY_MODES)
+    text_search = _choice(*TEXT_SEARCHES)
+    created_at = Timestamp()
+    updated_at = Timestamp()
+
+
+# Events.
+
+
+class ChangeEventSchema(Schema):
+    """``PUT /events/{id}``: omitted fields keep their values."""
+
+    t = Number()
+    label_time = _optional(LABEL_MAX_LENGTH)
+    type = Text(1, TYPE_MAX_LENGTH)
+    summary = Text(1, TEXT_MAX_LENGTH)
+    description = _optional(CONTENT_MAX_LENGTH)
+    location = _optional(LABEL_MAX_LENGTH)
+    location_id = UuidText(allow_none=True)
+    tags = Tags()
+    caused_by_ids = Ids(CAUSES_MAX)
+
+
+class CreateEventSchema(ChangeEventSchema):
+    """``POST /worlds/{id}/events``."""
+
+    t = Number(required=True)
+    type = Text(1, TYPE_MAX_LENGTH, required=True)
+    summary = Text(1, TEXT_MAX_LENGTH, required=True)
+
+
+class EventSchema(RowSchema):
+    """An event on the world's timeline. ``caused_by_ids`` names events of the same world."""
+
+    id = fields.UUID()
+    world_id = fields.UUID()
+    t = fields.Float()
+    label_time = fields.String(allow_none=True)
+    type = fields.String()
+    summary = fields.String()
+    description = fields.String(allow_none=True)
+    location = fields.String(allow_none=True)
+    location_id = fields.UUID(allow_none=True)
+    tags = fields.Raw(metadata=_STRINGS)
+    caused_by_ids = fields.Raw(metadata=_IDS)
+    created_at = Timestamp()
+    updated_at = Timestamp()
+
+
+# Stories.
+
+
+class ChangeStorySchema(Schema):
+    """``PUT /stories/{id}``: omitted fields keep their values."""
+
+    title = Text(1, NAME_MAX_LENGTH)
+    synopsis = _optional(TEXT_MAX_LENGTH)
+    theme = _optional(LABEL_MAX_LENGTH)
+    status = StoryStatus(
+        validate=validate.OneOf((*STATUSES, StoryStatus.ALIAS)),
+        metadata={"description": "`in_progress` is read as `active`."},
+    )
+    mode = _choice(*MODES)
+    pov_type = _choice(*POV_TYPES)
+    tags = Tags()
+
+
+class CreateStorySchema(ChangeStorySchema):
+    """``POST /worlds/{id}/stories``."""
+
+    title = Text(1, NAME_MAX_LENGTH, required=True)
+
+
+class StorySchema(RowSchema):
+    """A story."""
+
+    id = fields.UUID()
+    world_id = fields.UUID()
+    title = fields.String()
+    synopsis = fields.String(allow_none=True)
+    theme = fields.String(allow_none=True)
+    status = _choice(*STATUSES)
+    mode = _choice(*MODES)
+    pov_type = _choice(*POV_TYPES)
+    tags = fields.Raw(metadata=_STRINGS)
+    archived_at = Timestamp(allow_none=True)
+    created_at = Timestamp()
+    updated_at = Timestamp()
+
+
+class ListStoriesSchema(ListSchema):
+    """Filters of a list of stories."""
+
+    include_archived = QueryFlag()
+    tag = Text(1, TAG_MAX_LENGTH)
+
+
+class DeleteStorySchema(Schema):
+    """``DELETE /stories/{id}``."""
+
+    force = QueryFlag(metadata={"description": "Delete, rather than archive."})
+
+
+class StoryStatisticsSchema(RowSchema):
+    """What a story consists of. Words are what is between white space."""
+
+    story_id = fields.UUID()
+    beat_count = fields.Integer()
+    word_count = fields.Integer()
+    character_count = fields.Integer()
+    ai_generated_count = fields.Integer()
+    user_generated_count = fields.Integer()
+    collaborative_count = fields.Integer()
+    latest_beat_date = Timestamp(allow_none=True)
+    world_event_links = fields.Integer()
+    beat_type_distribution = fields.Dict()
+    estimated_reading_minutes = fields.Integer()
+
+
+# Beats.
+
+
+class ChangeBeatSchema(Schema):
+    """``PUT /stories/{id}/beats/{beat_id}``: omitted fields keep their values."""
+
+    order_index = WholeNumber(0, ORDER_MAX)
+    content = Text(1, CONTENT_MAX_LENGTH)
+    type = _choice(*BEAT_TYPES)
+    beat_type = _choice(*BEAT_TYPES, metadata={"description": "The same as `type`."})
+    world_event_id = UuidText(allow_none=True)
+    generated_by = _choice(*AUTHORS)
+    summary = _optional(TEXT_MAX_LENGTH)
+    local_time_label = _optional(LABEL_MAX_LENGTH)
+    generation_reasoning = _optional(TEXT_MAX_LENGTH)
+
+    @pre_load
+    def read_alias(self, data: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+        """Read ``beat_type`` as ``type``."""
+        if "beat_type" not in data:
+            return data
+        if "type" in data:
+            exclusive = Message("exclusive", "Send either type or beat_type.")
+            raise ValidationError({"beat_type": [exclusive]})
+        rest = dict(data)
+        return {"type": rest.pop("beat_type"), **rest}
+
+
+class CreateBeatSchema(ChangeBeatSchema):
+    """``POST /stories/{id}/beats``."""
+
+    content = Text(1, CONTENT_MAX_LENGTH, required=True)
+
+
+class ReorderBeatsSchema(Schema):
+    """``POST /stories/{id}/beats/reorder``."""
+
+    beat_ids = Ids(BEATS_PER_STORY, distinct=False, required=True)
+
+
+class BeatReasoningSchema(Schema):
+    """``PATCH /stories/{id}/beats/{beat_id}/reasoning``."""
+
+    generation_reasoning = _optional(TEXT_MAX_LENGTH)
+
+
+class BeatSchema(RowSchema):
+    """A beat: a piece of a story, in its order."""
+
+    id = fields.UUID()
+    story_id = fields.UUID()
+    order_index = fields.Integer()
+    content = fields.String()
+    type = _choice(*BEAT_TYPES)
+    world_event_id = fields.UUID(allow_none=True)
+    generated_by = _choice(*AUTHORS)
+    summary = fields.String(allow_none=True)
+    local_time_label = fields.String(allow_none=True)
+    generation_reasoning = fields.String(allow_none=True)
+    created_at = Timestamp()
+    updated_at = Timestamp()
+
+
+# Views.
+
+
+class SearchSchema(Schema):
+    """Query parameters of a search."""
+
+    q = Text(
+        1,
+        SEARCH_MAX_LENGTH,
+        required=True,
+        metadata={
+            "description": (
+                "Words that must all occur. Quotes make a phrase, `or` an alternative, and a hyphen"
+                " before a word excludes it."
+            )
+        },
+    )
+    limit = Digits(1, RESULTS_MAX, load_default=20)
+
+
+WORLD_EXAMPLE = {
+    "id": "0192f0c1-2a4b-7c3d-8e5f-6a7b8c9d0e1f",
+    "user_id": examples.USER_ID,
+    "name": "Orrery",
+    "description": "A city inside a clock.",
+    "tone": None,
+    "backdrop": None,
+    "laws": {
+        "physics": "Light is slow.",
+        "metaphysics": None,
+        "social": None,
+        "forbidden": None,
+    },
+    "chronology_mode": "linear",
+    "text_search": "english",
+    "created_at": examples.CREATED_AT,
+    "updated_at": examples.SEEN_AT,
+}
+EVENT_EXAMPLE: dict[str, Any] = {
+    "id": "0192f0c1-3b5c-7d4e-9f60-7b8c9d0e1f2a",
+    "world_id": WORLD_EXAMPLE["id"],
+    "t": 2145.0,
+    "label_time": "Year 2145",
+    "type": "major",
+    "summary": "The sun sets.",
+    "description": None,
+    "location": "The harbour",
+    "location_id": None,
+    "tags": [],
+    "caused_by_ids": [],
+    "created_at": examples.CREATED_AT,
+    "updated_at": examples.CREATED_AT,
+}
+STORY_EXAMPLE = {
+    "id": "0192f0c1-4c6d-7e5f-a071-8c9d0e1f2a3b",
+    "world_id": WORLD_EXAMPLE["id"],
+    "title": "The Lamplighter",
+    "synopsis": "",
+    "theme": None,
+    "status": "draft",
+    "mode": "manual",
+    "pov_type": "first",
+    "tags": ["sea"],
+    "archived_at": None,
+    "created_at": examples.CREATED_AT,
+    "updated_at": examples.CREATED_AT,
+}
+BEAT_EXAMPLE = {
+    "id": "0192f0c1-5d7e-7f60-b182-9d0e1f2a3b4c",
+    "story_id": STORY_EXAMPLE["id"],
+    "order_index": 1,
+    "content": "The lamp went out.",
+    "type": "scene",
+    "world_event_id": EVENT_EXAMPLE["id"],
+    "generated_by": "user",
+    "summary": None,
+    "local_time_label": None,
+    "generation_reasoning": None,
+    "created_at": examples.CREATED_AT,
+    "updated_at": examples.CREATED_AT,
+}
+STATISTICS_EXAMPLE = {
+    "story_id": STORY_EXAMPLE["id"],
+    "beat_count": 1,
+    "word_count": 4,
+    "character_count": 18,
+    "ai_generated_count": 0,
+    "user_generated_count": 1,
+    "collaborative_count": 0,
+    "latest_beat_date": examples.CREATED_AT,
+    "world_event_links": 1,
+    "beat_type_distribution": {"scene": 1},
+    "estimated_reading_minutes": 1,
+}
+# Values of fields that a request to create something may omit.
+NEW_WORLD: dict[str, Any] = {
+    "description": None,
+    "tone": None,
+    "backdrop": None,
+    "laws": {"physics": None, "metaphysics": None, "social": None, "forbidden": None},
+    "chronology_mode": "linear",
+    "text_search": "simple",
+}
+NEW_EVENT: dict[str, Any] = {
+    "label_time": None,
+    "description": None,
+    "location": None,
+    "location_id": None,
+    "tags": [],
+    "caused_by_ids": [],
+}
+NEW_STORY: dict[str, Any] = {
+    "synopsis": None,
+    "theme": None,
+    "status": "draft",
+    "mode": "manual",
+    "pov_type": "third",
+    "tags": [],
+}
+NEW_BEAT: dict[str, Any] = {
+    "order_index": 0,
+    "type": "scene",
+    "world_event_id": None,
+    "generated_by": "user",
+    "summary": None,
+    "local_time_label": None,
+    "generation_reasoning": None,
+}
+
+WORLD = WorldSchema()
+CREATE_WORLD = CreateWorldSchema()
+CHANGE_WORLD = ChangeWorldSchema()
+DUPLICATE_WORLD = DuplicateWorldSchema()
+EVENT = EventSchema()
+CREATE_EVENT = CreateEventSchema()
+CHANGE_EVENT = ChangeEventSchema()
+STORY = StorySchema()
+CREATE_STORY = CreateStorySchema()
+CHANGE_STORY = ChangeStorySchema()
+LIST_STORIES = ListStoriesSchema()
+DELETE_STORY = DeleteStorySchema()
+STORY_STATISTICS = StoryStatisticsSchema()
+BEAT = BeatSchema()
+CREATE_BEAT = CreateBeatSchema()
+CHANGE_BEAT = ChangeBeatSchema()
+CHANGE_REASONING = BeatReasoningSchema()
+REORDER_BEATS = ReorderBeatsSchema()
+SEARCH = SearchSchema()
+
+EVENTS = Shape(
+    "Events",
+    {
+        "oneOf": [
+            {**array_of(EVENT), "maxItems": LIST_MAX},
+            object_of(total={"type": "integer", "minimum": 0}, events=array_of(EVENT)),
+        ]
+    },
+)
+_ID = {"type": "string", "format": "uuid"}
+_TEXT = {"type": "string"}
+_OPTIONAL_TEXT = {"type": ["string", "null"]}
+_COUNT = {"type": "integer", "minimum": 0}
+_NUMBER = {"type": "number"}
+
+
+class StoryOfBeat(fields.Field[dict[str, Any]]):
+    """The story that a beat belongs to."""
+
+    json_schema: ClassVar = {"allOf": [STORY]}
+
+
+class BeatWithStorySchema(BeatSchema):
+    """A beat with its story."""
+
+    story = StoryOfBeat()
+
+
+BEAT_WITH_STORY = BeatWithStorySchema()
+GRAPH = Shape(
+    "DependencyGraph",
+    object_of(
+        world_id=_ID,
+        nodes=array_of(object_of(id=_ID, label=_TEXT, t=_NUMBER, type=_TEXT, summary=_TEXT)),
+        edges=array_of(object_of(source=_ID, target=_ID, type={"const": "causes"})),
+    ),
+)
+TIMELINE = Shape(
+    "Timeline",
+    {
+        **array_of(
+            object_of(
+                event=EVENT,
+                stories=array_of(object_of(id=_ID, title=_TEXT)),
+                beats=array_of(
+                    object_of(
+                        id=_ID,
+                        story_id=_ID,
+                        order_index=_COUNT,
+                        type=_TEXT,
+                        local_time_label=_OPTIONAL_TEXT,
+                    )
+                ),
+            )
+        ),
+        "maxItems": LIST_MAX,
+    },
+)
+INTERSECTIONS = Shape(
+    "Intersections",
+    {
+        **array_of(
+            object_of(
+                stories={
+                    **array_of(object_of(id=_ID, title=_TEXT)),
+                    "minItems": 2,
+                    "maxItems": 2,
+                },
+                events=array_of(object_of(id=_ID, t=_NUMBER, label_time=_OPTIONAL_TEXT)),
+            )
+        ),
+        "maxItems": LIST_MAX,
+    },
+)
+RESULTS = Shape(
+    "SearchResults",
+    object_of(
+        total=_COUNT,
+        results={
+            **array_of(
+                object_of(
+                    kind={"type": "string", "enum": ["event", "story", "beat"]},
+                    id=_ID,
+                    story_id={"type": ["string", "null"], "format": "uuid"},
+                    rank=_NUMBER,
+                    snippet=array_of(object_of(text=_TEXT, match={"type": "boolean"})),
+                )
+            ),
+            "maxItems": RESULTS_MAX,
+        },
+    ),
+)
+STORY_TAGS = Shape("StoryTags", object_of(tags={"type": "array", "items": {"type": "string"}}))

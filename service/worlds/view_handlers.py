@@ -1,0 +1,209 @@
+"""Endpoints that show a world: the timeline, where stories meet, what causes what, and search."""
+
+import re
+import secrets
+import uuid
+from collections import defaultdict
+from collections.abc import AsyncGenerator
+from typing import Any
+
+import asyncpg
+from aiohttp import web
+
+from service.db.connection import Connection
+from service.db.transactions import read
+from service.http.descriptions import Success, describe
+from service.http.problems import SEARCH_TOO_BROAD, Problem
+from service.http.requests import json_response, read_query
+from service.http.streaming import stream_json
+from service.json_codec import encode
+from service.worlds import event_queries, schemas, view_queries
+from service.worlds.lists import LIST, Row, dump_with, list_of, respond_with_list
+from service.worlds.rows import get_event, get_world
+
+# Rows of the graph that are in memory at once.
+NODES_AT_ONCE = 500
+
+
+@describe(
+    {200: Success("Beats, each with its story.", list_of(schemas.BEAT_WITH_STORY), ("Link",))},
+    query=LIST,
+)
+async def list_beats_of_event(request: web.Request) -> web.StreamResponse:
+    """List the beats that tell of an event, each with its story, without archived stories."""
+    query = read_query(request, LIST)
+    event = await read(request.app, get_event, request)
+
+    async def list_beats_of_event(
+        conn: Connection, after: list[object] | None, limit: int, offset: int
+    ) -> list[Row]:
+        beats = await view_queries.list_beats_of_event(conn, event["id"], after, limit, offset)
+        found = await view_queries.list_stories_by_id(conn, list({b["story_id"] for b in beats}))
+        stories = {story["id"]: schemas.STORY.dump(story) for story in found}
+        return [{**beat, "story": stories[beat["story_id"]]} for beat in beats]
+
+    dump = dump_with(schemas.BEAT_WITH_STORY)
+    return await respond_with_list(request, query, view_queries.TOLD, list_beats_of_event, dump)
+
+
+@describe({200: Success("The timeline.", schemas.TIMELINE, ("Link",))}, query=LIST)
+async def read_timeline(request: web.Request) -> web.StreamResponse:
+    """List the events of a world in the order of their time, each with what tells of it.
+
+    `beats` are in the order of their stories, without their texts; `stories` are those that meet
+    there. Archived stories are left out.
+    """
+    query = read_query(request, LIST)
+    world = await read(request.app, get_world, request)
+
+    async def read_timeline(
+        conn: Connection, after: list[object] | None, limit: int, offset: int
+    ) -> list[Row]:
+        events = await event_queries.list_events(conn, world["id"], after, limit, offset)
+        links = defaultdict(list)
+        for link in await view_queries.list_links(conn, [event["id"] for event in events]):
+            links[link["world_event_id"]].append(link)
+        return [_place(event, links[event["id"]]) for event in events]
+
+    return await respond_with_list(
+        request, query, event_queries.IN_TIME, read_timeline, _without_position
+    )
+
+
+def _place(event: asyncpg.Record, links: list[asyncpg.Record]) -> Row:
+    """Return an event with what tells of it, and its position in the list."""
+    titles = {link["story_id"]: link["title"] for link in links}
+    names = ("id", "story_id", "order_index", "type", "local_time_label")
+    return {
+        "t": event["t"],
+        "id": event["id"],
+        "shown": {
+            "event": schemas.EVENT.dump(event),
+            "stories": [{"id": story_id, "title": title} for story_id, title in titles.items()],
+            "beats": [{name: link[name] for name in names} for link in links],
+        },
+    }
+
+
+def _without_position(rows: Any) -> list[Any]:
+    return [row["shown"] for row in rows]
+
+
+@describe({200: Success("Pairs of stories.", schemas.INTERSECTIONS, ("Link",))}, query=LIST)
+async def list_intersections(request: web.Request) -> web.StreamResponse:
+    """List the pairs of stories that share events, with these events in the order of their time.
+
+    Two stories share an event if each has a beat that tells of it. Archived ones are left out.
+    """
+    query = read_query(request, LIST)
+    world = await read(request.app, get_world, request)
+
+    async def list_intersections(
+        conn: Connection, after: list[object] | None, limit: int, offset: int
+    ) -> list[Row]:
+        pairs = await view_queries.list_meetings(conn, world["id"], after, limit, offset)
+        event_ids = list({event_id for pair in pairs for event_id in pair["event_ids"]})
+        events = await view_queries.list_event_labels(conn, event_ids)
+        return [_meet(pair, events) for pair in pairs]
+
+    return await respond_with_list(
+        request, query, view_queries.BY_PAIR, list_intersections, _without_position
+    )
+
+
+def _meet(pair: asyncpg.Record, events: list[asyncpg.Record]) -> Row:
+    """Return a pair of stories with the events they share, and its position in the list."""
+    shared = set(pair["event_ids"])
+    return {
+        "one_id": pair["one_id"],
+        "other_id": pair["other_id"],
+        "shown": {
+            "stories": [
+                {"id": pair["one_id"], "title": pair["one_title"]},
+                {"id": pair["other_id"], "title": pair["other_title"]},
+            ],
+            "events": [dict(event) for event in events if event["id"] in shared],
+        },
+    }
+
+
+@describe({200: Success("The graph.", schemas.GRAPH)})
+async def read_dependency_graph(request: web.Request) -> web.StreamResponse:
+    """Return the events of a world and what causes what, as the nodes and edges of a graph."""
+    world = await read(request.app, get_world, request)
+    return await stream_json(request, _draw(request.app, world["id"]), {})
+
+
+async def _draw(app: web.Application, world_id: uuid.UUID) -> AsyncGenerator[bytes, None]:
+    yield b'{"world_id":' + encode(world_id) + b',"nodes":['
+    separator, node = b"", None
+    while nodes := await read(app, view_queries.list_nodes, world_id, node, NODES_AT_ONCE):
+        yield separator + encode([dict(each) for each in nodes])[1:-1]
+        separator, node = b",", nodes[-1]["id"]
+    yield b'],"edges":['
+    separator, edge = b"", None
+    while edges := await read(app, view_queries.list_edges, world_id, edge, NODES_AT_ONCE):
+        drawn = [
+            {"source": each["cause_id"], "target": each["event_id"], "type": "causes"}
+            for each in edges
+        ]
+        yield separator + encode(drawn)[1:-1]
+        separator, edge = b",", (edges[-1]["event_id"], edges[-1]["cause_id"])
+    yield b"]}"
+
+
+@describe(
+    {200: Success("What matches best.", schemas.RESULTS)},
+    query=schemas.SEARCH,
+    problems=(SEARCH_TOO_BROAD,),
+)
+async def search_world(request: web.Request) -> web.Response:
+    """Search the events, stories and beats of a world, best match first.
+
+    `total` counts all matches. `snippet` is a part of the text, in pieces: those that match are
+    marked. Archived stories are left out.
+    """
+    query = read_query(request, schemas.SEARCH)
+    return json_response(await read(request.app, _search, request, query["q"], query["limit"]))
+
+
+async def _search(conn: Connection, request: web.Request, words: str, limit: int) -> dict[str, Any]:
+    world = await get_world(conn, request)
+    # Nobody can have written these in a text.
+    marks = secrets.token_hex(16), secrets.token_hex(16)
+    try:
+        rows, snippets = await _find(conn, world, words, limit, marks)
+    except asyncpg.QueryCanceledError as error:
+        raise Problem(SEARCH_TOO_BROAD) from error
+    names = ("kind", "id", "story_id", "rank")
+    return {
+        "total": rows[0]["total"] if rows else 0,
+        "results": [
+            {
+                **{name: row[name] for name in names},
+                "snippet": _split(snippets.get(row["id"], ""), marks),
+            }
+            for row in rows
+        ],
+    }
+
+
+async def _find(
+    conn: Connection, world: asyncpg.Record, words: str, limit: int, marks: tuple[str, str]
+) -> tuple[list[asyncpg.Record], dict[uuid.UUID, str]]:
+    """Return what matches best, and its snippets."""
+    text_search = world["text_search"]
+    rows = await view_queries.search(conn, world["id"], text_search, words, limit)
+    snippets: dict[uuid.UUID, str] = {}
+    for kind in view_queries.SOURCES:
+        if ids := [row["id"] for row in rows if row["kind"] == kind]:
+            snippets |= await view_queries.make_snippets(conn, kind, ids, text_search, words, marks)
+    return rows, snippets
+
+
+def _split(snippet: str, marks: tuple[str, str]) -> list[dict[str, Any]]:
+    """Return the pieces of a snippet, each with whether it matches."""
+    pieces = re.split("|".join(marks), snippet)
+    return [
+        {"text": piece, "match": bool(number % 2)} for number, piece in enumerate(pieces) if piece
+    ]
