@@ -40,7 +40,7 @@ create table if not exists worlds (
     deleted_at timestamptz
 );
 create index if not exists worlds_user_id_id_idx on worlds (user_id, id);
-create index if not exists worlds_deleted_idx on worlds (id) where deleted_at is not null;
+create index if not exists worlds_deleted_at_idx on worlds (deleted_at) where deleted_at is not null;
 
 create table if not exists world_events (
     id uuid primary key,

@@ -1,5 +1,6 @@
 """Assembly of the application: middlewares, cleanup contexts and routes."""
 
+import asyncio
 from typing import TYPE_CHECKING
 
 from aiohttp import web
@@ -29,6 +30,7 @@ from service.settings import Settings
 from service.throttle import limits as throttle
 from service.throttle.refunds import refund_failures, refunds_context
 from service.users.handlers import EXPORTS
+from service.worlds.transfer_handlers import TRANSFERS, TRANSFERS_MAX
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
@@ -57,6 +59,7 @@ def create_app(settings: Settings, registry: "CollectorRegistry | None" = None) 
     app[RENDERING] = Rendering()
     app[SIGNED_IN] = Coalesced(app, find_signed_in)
     app[EXPORTS] = set()
+    app[TRANSFERS] = asyncio.Semaphore(TRANSFERS_MAX)
     app.middlewares.extend([refund_failures, request_middleware(app), preflights(settings)])
     app.cleanup_ctx.extend(
         [

@@ -26,6 +26,7 @@ from service.exceptions import DatabaseUnavailable
 from service.http.idempotency import LIFETIME_H
 from service.jobs.periodic import Job, SlicedJob
 from service.sessions import queries as session_queries
+from service.worlds import queries as worlds
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +35,10 @@ ACCOUNTS_AT_ONCE = 100
 # The size of a slice, well below the deadline of a statement.
 SESSIONS_AT_ONCE = 500
 ROWS_AT_ONCE = 2_000
+# Rows of a world have texts of some pages, and an index of their words.
+WORLD_ROWS_AT_ONCE = 500
+# How many deleted worlds one run of the job deletes.
+WORLDS_AT_ONCE = 100
 # How many expired rows one run of the other jobs deletes.
 EXPIRED_AT_ONCE = 20_000
 
@@ -126,6 +131,8 @@ async def purge_accounts(app: web.Application) -> None:
 async def _purge(app: web.Application, user_id: uuid.UUID) -> None:
     while await write(app, _delete_sessions, user_id):
         pass
+    for world_id in await write(app, _delete_worlds, user_id):
+        await _delete_world(app, world_id)
     places = {column: await _pseudonymise(app, user_id, column) for column in get_args(Column)}
     await write(app, _delete_account, user_id, places)
 
@@ -135,6 +142,28 @@ async def _delete_sessions(conn: Connection, user_id: uuid.UUID) -> bool:
     return await session_queries.delete_sessions_of_user(
         conn, user_id, SESSIONS_AT_ONCE, ROWS_AT_ONCE
     )
+
+
+async def _delete_worlds(conn: Connection, user_id: uuid.UUID) -> list[uuid.UUID]:
+    """Mark the account's worlds as deleted, and return the ids of those that are still there."""
+    await _lock(conn, user_id)
+    return await worlds.mark_all_deleted(conn, user_id)
+
+
+async def delete_worlds(app: web.Application) -> None:
+    """Delete worlds that their owners have deleted, in slices."""
+    for world_id in await read(app, worlds.list_deleted, WORLDS_AT_ONCE):
+        try:
+            await _delete_world(app, world_id)
+        except DatabaseUnavailable as error:
+            cause = type(error.__cause__).__name__
+            extra = {"job": "delete worlds", "world_id": world_id, "cause": cause}
+            log.warning("world skipped", extra=extra)
+
+
+async def _delete_world(app: web.Application, world_id: uuid.UUID) -> None:
+    while await write(app, worlds.delete_slice, world_id, WORLD_ROWS_AT_ONCE):
+        pass
 
 
 async def _pseudonymise(app: web.Application, user_id: uuid.UUID, column: Column) -> Place:
@@ -174,5 +203,6 @@ JOBS = (
     Job("forget links", 300, forget_links),
     Job("forget stored responses", 300, forget_stored_responses),
     Job("forget keys", 300, forget_keys),
+    SlicedJob("delete worlds", 30, delete_worlds),
     SlicedJob("purge accounts", 60, purge_accounts),
 )

@@ -25,6 +25,7 @@ from service.worlds import beat_handlers as beats
 from service.worlds import event_handlers as events
 from service.worlds import handlers as worlds
 from service.worlds import story_handlers as stories
+from service.worlds import transfer_handlers as transfers
 from service.worlds import view_handlers as views
 
 ROUTES = (
@@ -69,6 +70,9 @@ ROUTES = (
     Route("GET", "/api/v1/worlds/{world_id}", worlds.read_world, signed_in),
     Route("PUT", "/api/v1/worlds/{world_id}", worlds.change_world, signed_in),
     Route("DELETE", "/api/v1/worlds/{world_id}", worlds.delete_world, signed_in),
+    Route("GET", "/api/v1/worlds/{world_id}/export", transfers.export_world, signed_in),
+    Route("POST", "/api/v1/worlds/import", transfers.import_world, signed_in),
+    Route("POST", "/api/v1/worlds/{world_id}/duplicate", transfers.duplicate_world, signed_in),
     Route("GET", "/api/v1/worlds/{world_id}/timeline", views.read_timeline, signed_in),
     Route("GET", "/api/v1/worlds/{world_id}/intersections", views.list_intersections, signed_in),
     Route("GET", "/api/v1/worlds/{world_id}/search", views.search_world, signed_in),
@@ -169,7 +173,8 @@ def add_routes(app: web.Application) -> None:
     app[SERVED] = served(app[SETTINGS])
     for route in app[SERVED]:
         handler = route.handler
-        if description_of(handler).idempotent:
+        description = description_of(handler)
+        if description.idempotent and not description.streams_body:
             handler = replay_first(handler)
         handler = route.access(app, handler)
         pattern = route.path.replace("_id}", f"_id:{UUID_PATTERN}}}")

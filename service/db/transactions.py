@@ -7,7 +7,7 @@ import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import asyncpg
 from aiohttp import web
@@ -114,14 +114,21 @@ async def write(
 
 
 @asynccontextmanager
-async def _transaction(conn: Connection) -> AsyncIterator[None]:
+async def snapshot(conn: Connection) -> AsyncIterator[None]:
+    """Run a read-only transaction whose statements see the database as it was at the first."""
+    async with _transaction(conn, isolation="repeatable_read", readonly=True):
+        yield
+
+
+@asynccontextmanager
+async def _transaction(conn: Connection, **options: Any) -> AsyncIterator[None]:
     """Run a transaction that commits at the end, or rolls back on an error.
 
     After a timeout or a cancellation no ROLLBACK is sent, because it could hang on a dead
     connection as well. ``_acquire`` evicts the connection. The server then ends the transaction
     when it notices the closed connection, or through its own timeouts.
     """
-    transaction = conn.transaction()
+    transaction = conn.transaction(**options)
     await transaction.start()
     try:
         yield

@@ -47,6 +47,8 @@ class Description(NamedTuple):
     if_match: Literal["", "honoured", "required"]
     database: bool
     body_max_bytes: int | None
+    timeout_s: float | None
+    streams_body: bool
 
 
 class Access(NamedTuple):
@@ -72,11 +74,14 @@ def describe(
     if_match: Literal["", "honoured", "required"] = "",
     database: bool = True,
     body_max_bytes: int | None = None,
+    timeout_s: float | None = None,
+    streams_body: bool = False,
 ) -> Callable[[Decorated], Decorated]:
     """Attach a description to a handler, whose docstring provides the summary and details.
 
     ``example`` is an example body; ``database`` says whether the route needs the database.
-    ``body_max_bytes`` replaces the limit that most bodies have.
+    ``body_max_bytes`` and ``timeout_s`` replace the limits that most routes have. A handler that
+    ``streams_body`` reads the body itself, with limits of its own.
     """
 
     def attach(handler: Decorated) -> Decorated:
@@ -91,6 +96,8 @@ def describe(
             if_match,
             database,
             body_max_bytes,
+            timeout_s,
+            streams_body,
         )
         return handler
 
@@ -128,10 +135,9 @@ def description_of(handler: Handler) -> Description:
     return description
 
 
-def body_limit_of(handler: Handler) -> int | None:
-    """Return the limit of bodies that the route has of its own, if any."""
-    description: Description | None = getattr(handler, "description", None)
-    return description.body_max_bytes if description else None
+def find_description(handler: Handler) -> Description | None:
+    """Return the description of a handler; those of unknown paths and methods have none."""
+    return getattr(handler, "description", None)
 
 
 def access_of(guard: Callable[..., Handler]) -> Access:

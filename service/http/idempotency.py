@@ -33,6 +33,8 @@ from service.telemetry.metrics import count
 P = ParamSpec("P")
 
 LIFETIME_H = 24
+# A hash of the body, set by a handler that streams it.
+BODY_DIGEST: web.RequestKey[bytes] = web.RequestKey("body_digest")
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 _PURPOSE = "idempotent answers"
 _KEPT_HEADERS = ("Content-Type", "ETag", "Location")
@@ -163,7 +165,8 @@ def _caller(request: web.Request) -> bytes:
 
 async def _fingerprint(request: web.Request) -> bytes:
     head = f"{request.method} {request.path.rstrip('/')}\n".encode()
-    return hashlib.sha256(head + await request.read()).digest()
+    body = request[BODY_DIGEST] if BODY_DIGEST in request else await request.read()
+    return hashlib.sha256(head + body).digest()
 
 
 def _write_response(response: web.Response) -> bytes:

@@ -11,7 +11,7 @@ from aiohttp.typedefs import Handler, Middleware
 from service.context import LIFECYCLE, LOG_CONTEXT, REQUEST_CONTEXT, SETTINGS, RequestContext
 from service.http.client_ip import shown_client_ip
 from service.http.connections import ClientConnection
-from service.http.descriptions import body_limit_of
+from service.http.descriptions import find_description
 from service.http.error_responses import error_response
 from service.http.problems import HTTP_VERSION_NOT_SUPPORTED, Problem
 from service.http.requests import read_in_time
@@ -41,11 +41,13 @@ def request_middleware(app: web.Application) -> Middleware:
         try:
             if request.version.major != 1:
                 raise Problem(HTTP_VERSION_NOT_SUPPORTED, close=True)
-            if limit := body_limit_of(request.match_info.handler):
-                request = request.clone(client_max_size=limit)
-            if request.can_read_body:
+            route = find_description(request.match_info.handler)
+            if route and route.body_max_bytes:
+                request = request.clone(client_max_size=route.body_max_bytes)
+            if request.can_read_body and not (route and route.streams_body):
                 await read_in_time(request, settings.body_timeout_s)
-            due = connection.started() + settings.request_timeout_s
+            timeout_s = (route and route.timeout_s) or settings.request_timeout_s
+            due = connection.started() + timeout_s
             async with asyncio.timeout_at(due) as context.deadline:
                 if connection.must_wait:
                     await connection.turn(request)

@@ -175,6 +175,11 @@ class Settings:
     beats_per_account: int = variable("BEATS_PER_ACCOUNT", WORLDS, 100_000,
         integer(0, 10_000_000, "beats"), "Maximum beats of an account, in all of its stories.")
 
+    world_import_max_bytes: int = variable("WORLD_IMPORT_MAX_BYTES", WORLDS, 64 * 1024 * 1024,
+        integer(1024, 2**40, "bytes"), "Maximum size of an imported world, after decompression."
+        " Uploads and exports of more than 1 MiB are temporary files in the system's directory for"
+        " these, such as `/tmp`.")
+
     throttle: bool = variable("THROTTLE", LIMITS, True, flag(),
         "Set to `false` to turn off all rate limits, for load tests.")
     throttle_sign_in_per_account: Rate = variable(

@@ -52,6 +52,8 @@ from service.throttle import known_networks
 from service.throttle import limits as throttle
 from service.throttle.limits import TOO_MANY_REQUESTS
 from service.users import schemas
+from service.worlds import queries as world_queries
+from service.worlds.spool import open_spool, send, spool_world
 
 # Per process: each export keeps a connection busy.
 EXPORTS_MAX = 4
@@ -318,7 +320,23 @@ async def _export(app: web.Application, user: asyncpg.Record) -> AsyncGenerator[
     events = audit_queries.export_events, audit_queries.OLDEST_FIRST
     async for part in _export_list(app, user, *events, schemas.OWN_AUDIT_EVENT):
         yield part
+    yield b',"worlds":'
+    async for part in _export_worlds(app, user):
+        yield part
     yield b"}"
+
+
+async def _export_worlds(app: web.Application, user: asyncpg.Record) -> AsyncGenerator[bytes, None]:
+    """Yield a JSON array of the documents of the account's worlds."""
+    separator, after = b"[", None
+    while worlds := await read(app, world_queries.list_worlds, user["id"], after, 1):
+        with open_spool() as spool:
+            await spool_world(app, spool, worlds[0])
+            yield separator
+            async for part in send(spool):
+                yield part
+        separator, after = b",", [worlds[0]["id"]]
+    yield b"]" if after else b"[]"
 
 
 async def _export_list(

@@ -9,6 +9,7 @@ from service.http.descriptions import Shape, array_of, object_of
 from service.http.fields import DisplayName, EmailAddress, NewPassword, Password, Timestamp
 from service.http.row_schema import RowSchema
 from service.sessions.schemas import SESSION, SESSION_EXAMPLE
+from service.worlds.schemas import DOCUMENT
 
 
 class OwnProfileSchema(RowSchema):
@@ -124,6 +125,7 @@ EXPORT = Shape(
         sessions=array_of(SESSION),
         known_networks=array_of(KNOWN_NETWORK),
         audit_events=array_of(OWN_AUDIT_EVENT),
+        worlds=array_of(DOCUMENT),
     ),
 )
 EXPORT_EXAMPLE = {
@@ -142,4 +144,5 @@ EXPORT_EXAMPLE = {
             "after": None,
         }
     ],
+    "worlds": [],
 }

@@ -98,6 +98,16 @@ async def reorder(conn: Connection, story_id: uuid.UUID, beat_ids: Sequence[uuid
     )
 
 
+INSERT = f"""
+    insert into story_beats as b (
+        id, world_id, story_id, order_index, content, words, type, world_event_id, generated_by,
+        summary, local_time_label, generation_reasoning, search
+    )
+    values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, {SEARCH})
+    returning {BEAT}
+"""  # noqa: S608
+
+
 async def insert_beat(
     conn: Connection,
     beat_id: uuid.UUID,
@@ -105,19 +115,21 @@ async def insert_beat(
     story_id: uuid.UUID,
     values: dict[str, Any],
 ) -> asyncpg.Record:
-    row = await conn.fetchrow(
-        f"""
-        insert into story_beats as b (
-            id, world_id, story_id, order_index, content, words, type, world_event_id, generated_by,
-            summary, local_time_label, generation_reasoning, search
-        )
-        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, {SEARCH})
-        returning {BEAT}
-        """,  # noqa: S608
-        *_arguments(beat_id, world_id, story_id, values),
-    )
+    row = await conn.fetchrow(INSERT, *_arguments(beat_id, world_id, story_id, values))
     assert row is not None  # noqa: S101
     return row
+
+
+async def insert_beats(
+    conn: Connection,
+    world_id: uuid.UUID,
+    rows: list[tuple[uuid.UUID, uuid.UUID, dict[str, Any]]],
+) -> None:
+    """Insert beats, each given as its id, its story's and its values."""
+    await conn.executemany(
+        INSERT,
+        [_arguments(beat_id, world_id, story_id, values) for beat_id, story_id, values in rows],
+    )
 
 
 async def update_beat(

@@ -124,8 +124,8 @@ async def change_event(request: web.Request) -> web.Response:
 async def _change(conn: Connection, request: web.Request, change: dict[str, Any]) -> asyncpg.Record:
     event = await get_event(conn, request, event_queries.lock_event)
     check_if_match(request, event["version"])
-    if "caused_by_ids" in change:
-        change = {**change, "caused_by_ids": sorted(change["caused_by_ids"])}
+    if set(change.get("caused_by_ids", ())) == set(event["caused_by_ids"]):
+        change = {name: value for name, value in change.items() if name != "caused_by_ids"}
     if not changes(event, change):
         return event
     await event_queries.update_event(conn, event["id"], event["world_id"], {**event, **change})

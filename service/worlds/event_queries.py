@@ -14,9 +14,12 @@ EVENT = """
     e.id, e.world_id, e.t, e.label_time, e.type, e.summary, e.description, e.location,
     e.location_id, e.tags, e.version, e.created_at, e.updated_at,
     array(
-        select cause_id from event_causes where event_id = e.id order by cause_id
+        select cause_id from event_causes join world_events cause on cause.id = cause_id
+        where event_id = e.id order by cause.t, cause_id
     ) as caused_by_ids
 """
+# Pairs that one statement inserts.
+CAUSES_AT_ONCE = 5_000
 # The words of an event, in the text-search configuration of the world $2.
 SEARCH = """
     to_tsvector(
@@ -78,18 +81,25 @@ async def lock_event(
     return await find_event(conn, user_id, event_id) if locked else None
 
 
+INSERT = f"""
+    insert into world_events (
+        id, world_id, t, type, label_time, summary, description, location, location_id, tags, search
+    )
+    values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, {SEARCH})
+"""  # noqa: S608
+
+
 async def insert_event(
     conn: Connection, event_id: uuid.UUID, world_id: uuid.UUID, values: dict[str, Any]
 ) -> None:
-    await conn.execute(
-        f"""
-        insert into world_events (
-            id, world_id, t, type, label_time, summary, description, location, location_id, tags,
-            search
-        )
-        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, {SEARCH})
-        """,  # noqa: S608
-        *_arguments(event_id, world_id, values),
+    await conn.execute(INSERT, *_arguments(event_id, world_id, values))
+
+
+async def insert_events(
+    conn: Connection, world_id: uuid.UUID, rows: list[tuple[uuid.UUID, dict[str, Any]]]
+) -> None:
+    await conn.executemany(
+        INSERT, [_arguments(event_id, world_id, values) for event_id, values in rows]
     )
 
 
@@ -169,6 +179,23 @@ async def set_causes(
         event_id,
         cause_ids,
     )
+
+
+async def insert_causes(
+    conn: Connection, world_id: uuid.UUID, edges: Sequence[tuple[uuid.UUID, uuid.UUID]]
+) -> None:
+    """Insert pairs of an event and a cause of it."""
+    for start in range(0, len(edges), CAUSES_AT_ONCE):
+        few = edges[start : start + CAUSES_AT_ONCE]
+        await conn.execute(
+            """
+            insert into event_causes (world_id, event_id, cause_id)
+            select $1, unnest($2::uuid[]), unnest($3::uuid[])
+            """,
+            world_id,
+            [event_id for event_id, _ in few],
+            [cause_id for _, cause_id in few],
+        )
 
 
 async def count_links(conn: Connection, event_id: uuid.UUID) -> int:

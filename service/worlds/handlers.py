@@ -6,15 +6,12 @@ import asyncpg
 import uuid_utils.compat as uuid_utils
 from aiohttp import web
 
-from service.accounts import queries as accounts
 from service.audit.events import record
-from service.auth.tokens import INVALID_ACCESS_TOKEN
 from service.context import USER
 from service.db.connection import Connection
 from service.db.transactions import read, write
 from service.http.descriptions import Success, describe
 from service.http.idempotency import write_once
-from service.http.problems import Problem
 from service.http.requests import check_if_match, read_body, read_query
 from service.worlds import queries, schemas
 from service.worlds.limits import LIMIT_REACHED, check_limits
@@ -53,13 +50,19 @@ async def list_worlds(request: web.Request) -> web.StreamResponse:
 )
 async def create_world(request: web.Request) -> web.Response:
     """Create a world."""
-    values = {**schemas.NEW_WORLD, **await read_body(request, schemas.CREATE_WORLD)}
-    values["laws"] = {**schemas.NEW_WORLD["laws"], **values["laws"]}
+    values = new_world(await read_body(request, schemas.CREATE_WORLD))
     return await write_once(request, _create, request, values)
 
 
+def new_world(given: dict[str, Any]) -> dict[str, Any]:
+    """Return the values of a new world."""
+    values = {**schemas.NEW_WORLD, **given}
+    return {**values, "laws": {**schemas.NEW_WORLD["laws"], **values["laws"]}}
+
+
 async def _create(conn: Connection, request: web.Request, values: dict[str, Any]) -> web.Response:
-    world = await insert_world(conn, request, values)
+    world = await queries.insert_world(conn, uuid_utils.uuid7(), request[USER]["id"], values)
+    await check_limits(conn, request)
     await record(conn, request, "world.create", request[USER]["id"], after=naming(world))
     return render_created(world)
 
@@ -71,20 +74,6 @@ def render_created(world: asyncpg.Record) -> web.Response:
 def naming(world: asyncpg.Record) -> dict[str, Any]:
     """Return what audit events say of a world."""
     return {"world_id": str(world["id"])}
-
-
-async def insert_world(
-    conn: Connection, request: web.Request, values: dict[str, Any]
-) -> asyncpg.Record:
-    """Insert a world of the signed-in account. Raises Problem 422 if it has too many.
-
-    The account is locked, so that requests at the same time do not exceed the limit together.
-    """
-    if not await accounts.lock_profile(conn, request[USER]["id"]):
-        raise Problem(INVALID_ACCESS_TOKEN)
-    world = await queries.insert_world(conn, uuid_utils.uuid7(), request[USER]["id"], values)
-    await check_limits(conn, request)
-    return world
 
 
 @describe({200: _WORLD})

@@ -89,7 +89,12 @@ async def count_in(
 
 
 async def count_rows(conn: Connection, user_id: uuid.UUID) -> asyncpg.Record:
-    """Return how many worlds, stories and beats the account has."""
+    """Return how many worlds, stories and beats the account has.
+
+    Until the transaction ends, others that count the rows of the account wait, so that requests at
+    the same time do not exceed a limit together.
+    """
+    await conn.execute("select pg_advisory_xact_lock(hashtextextended($1, 0))", f"worlds {user_id}")
     row = await conn.fetchrow(
         """
         select count(*) as worlds, coalesce(sum(stories), 0) as stories,
@@ -155,28 +160,22 @@ async def mark_deleted(conn: Connection, world_id: uuid.UUID) -> None:
     await conn.execute("update worlds set deleted_at = now() where id = $1", world_id)
 
 
-async def list_deleted(
-    conn: Connection, after: asyncpg.Record | None, limit: int
-) -> list[asyncpg.Record]:
-    return await conn.fetch(
+async def list_deleted(conn: Connection, limit: int) -> list[uuid.UUID]:
+    rows = await conn.fetch(
+        "select id from worlds where deleted_at is not null order by deleted_at limit $1", limit
+    )
+    return [row["id"] for row in rows]
+
+
+async def mark_all_deleted(conn: Connection, user_id: uuid.UUID) -> list[uuid.UUID]:
+    """Delete all worlds of the account, and return their ids, with those deleted before."""
+    rows = await conn.fetch(
         """
-        select id from worlds
-        where deleted_at is not null and ($1::uuid is null or id > $1)
-        order by id limit $2
+        update worlds set deleted_at = coalesce(deleted_at, now()) where user_id = $1
+        returning id
         """,
-        after["id"] if after else None,
-        limit,
+        user_id,
     )
-
-
-async def mark_all_deleted(conn: Connection, user_id: uuid.UUID) -> None:
-    await conn.execute(
-        "update worlds set deleted_at = now() where user_id = $1 and deleted_at is null", user_id
-    )
-
-
-async def list_worlds_to_purge(conn: Connection, user_id: uuid.UUID) -> list[uuid.UUID]:
-    rows = await conn.fetch("select id from worlds where user_id = $1", user_id)
     return [row["id"] for row in rows]
 
 

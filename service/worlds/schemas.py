@@ -295,6 +295,62 @@ class BeatSchema(RowSchema):
     updated_at = Timestamp()
 
 
+# Documents. Ids and times of the original are read, but not kept.
+
+
+class ImportWorldSchema(CreateWorldSchema):
+    """``world`` of a document."""
+
+    id = fields.Raw()
+    user_id = fields.Raw()
+    created_at = fields.Raw()
+    updated_at = fields.Raw()
+
+
+class ImportEventSchema(CreateEventSchema):
+    """An element of ``world_events``."""
+
+    id = UuidText(required=True)
+    world_id = fields.Raw()
+    created_at = fields.Raw()
+    updated_at = fields.Raw()
+
+
+class ImportStorySchema(CreateStorySchema):
+    """An element of ``stories``, without its beats."""
+
+    id = fields.Raw()
+    world_id = fields.Raw()
+    archived_at = fields.Raw(allow_none=True)
+    created_at = fields.Raw()
+    updated_at = fields.Raw()
+
+
+class ImportBeatSchema(CreateBeatSchema):
+    """An element of ``story_beats``."""
+
+    id = fields.Raw()
+    story_id = fields.Raw()
+    created_at = fields.Raw()
+    updated_at = fields.Raw()
+
+
+class ImportStoryWithBeatsSchema(ImportStorySchema):
+    """An element of ``stories``."""
+
+    story_beats = fields.List(fields.Nested(ImportBeatSchema))
+
+
+class ImportSchema(Schema):
+    """``POST /worlds/import``, for the description: the document is never loaded as a whole."""
+
+    version = _choice("1.0", required=True)
+    exported_at = fields.Raw()
+    world = fields.Nested(ImportWorldSchema, required=True)
+    world_events = fields.List(fields.Nested(ImportEventSchema))
+    stories = fields.List(fields.Nested(ImportStoryWithBeatsSchema))
+
+
 # Views.
 
 
@@ -443,6 +499,11 @@ CHANGE_BEAT = ChangeBeatSchema()
 CHANGE_REASONING = BeatReasoningSchema()
 REORDER_BEATS = ReorderBeatsSchema()
 SEARCH = SearchSchema()
+IMPORT_WORLD = ImportWorldSchema()
+IMPORT_EVENT = ImportEventSchema()
+IMPORT_STORY = ImportStorySchema()
+IMPORT_BEAT = ImportBeatSchema()
+IMPORT = ImportSchema()
 
 EVENTS = Shape(
     "Events",
@@ -472,7 +533,20 @@ class BeatWithStorySchema(BeatSchema):
     story = StoryOfBeat()
 
 
+class BeatsOfStory(fields.Field[list[Any]]):
+    """The beats of a story, in their order."""
+
+    json_schema: ClassVar = array_of(BEAT)
+
+
+class StoryWithBeatsSchema(StorySchema):
+    """A story with its beats."""
+
+    story_beats = BeatsOfStory()
+
+
 BEAT_WITH_STORY = BeatWithStorySchema()
+STORY_WITH_BEATS = StoryWithBeatsSchema()
 GRAPH = Shape(
     "DependencyGraph",
     object_of(
@@ -501,6 +575,16 @@ TIMELINE = Shape(
         ),
         "maxItems": LIST_MAX,
     },
+)
+DOCUMENT = Shape(
+    "WorldDocument",
+    object_of(
+        version={"const": "1.0"},
+        exported_at={"type": "string", "format": "date-time"},
+        world=WORLD,
+        world_events=array_of(EVENT),
+        stories=array_of(STORY_WITH_BEATS),
+    ),
 )
 INTERSECTIONS = Shape(
     "Intersections",

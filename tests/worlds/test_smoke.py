@@ -122,3 +122,41 @@ async def test_views(client: Client) -> None:
         r = await client.get(path, headers=h)
         print(path, r.status, await r.text(), r.headers.get("Link"))
         assert r.status == 200
+
+
+async def test_transfer(client: Client) -> None:
+    a = await register(client)
+    h = a.headers
+    w = await (await client.post("/api/v1/worlds", headers=h, json={"name": "W", "text_search": "english"})).json()
+    W = f"/api/v1/worlds/{w['id']}"
+    es = [(await (await client.post(f"{W}/events", headers=h, json={"t": t, "type": "major", "summary": f"The lamps {t} burning"})).json())["id"] for t in (3, 2, 1)]
+    for c in es[1:]:
+        await client.post(f"/api/v1/events/{es[0]}/dependencies/{c}", headers=h)
+    for n in range(3):
+        s = await (await client.post(f"{W}/stories", headers=h, json={"title": f"S{n}"})).json()
+        for e in es[: n + 1]:
+            r = await client.post(f"/api/v1/stories/{s['id']}/beats", headers=h, json={"content": "the lamp <b>went</b> out", "world_event_id": e})
+            assert r.status == 201
+    r = await client.get(f"{W}/export", headers=h)
+    assert r.status == 200
+    doc = await r.json()
+    print(await r.text())
+    r = await client.post("/api/v1/worlds/import", headers=h, json=doc)
+    assert r.status == 201, await r.text()
+    w2 = await r.json()
+    r = await client.get(f"/api/v1/worlds/{w2['id']}/export", headers=h)
+    print(await r.text())
+    r = await client.post(f"{W}/duplicate", headers=h)
+    assert r.status == 201, await r.text()
+    print(await r.text())
+    r = await client.get("/api/v1/users/me/export", headers=h)
+    assert r.status == 200
+    assert len((await r.json())["worlds"]) == 3
+    doc["stories"][2]["story_beats"][1]["world_event_id"] = doc["stories"][0]["id"]
+    r = await client.post("/api/v1/worlds/import", headers=h, json=doc)
+    print(await r.text())
+    doc["world_events"][0]["caused_by_ids"] = [doc["world_events"][-1]["id"]]
+    r = await client.post("/api/v1/worlds/import", headers=h, json=doc)
+    print(await r.text())
+    r = await client.post("/api/v1/worlds/import", headers={**h, "Content-Type": "application/json"}, data=b'{"version":"1.0","world":{"name":"x"},"stories":[}')
+    print(await r.text())
