@@ -14,6 +14,7 @@ from service.accounts.preferences import PreferencesField
 from service.http.fields import Timestamp
 from service.http.row_schema import RowSchema
 from service.json_codec import encode
+from service.worlds.schemas import BeatsOfStory, StoryOfBeat
 from tests.support.schemas import row_schemas
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]))
@@ -28,7 +29,11 @@ VALUES: dict[type[fields.Field[Any]], st.SearchStrategy[Any]] = {
     fields.String: TEXTS,
     fields.Boolean: st.booleans(),
     fields.Integer: st.integers(0, 2**53),
+    fields.Float: st.floats(-1e15, 1e15),
+    fields.Raw: st.lists(TEXTS, max_size=3),
     fields.Dict: OBJECTS,
+    StoryOfBeat: OBJECTS,
+    BeatsOfStory: st.lists(OBJECTS, max_size=3),
     PreferencesField: OBJECTS,
     Timestamp: st.datetimes(timezones=st.just(UTC)),
 }

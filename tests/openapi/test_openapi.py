@@ -160,6 +160,13 @@ def test_routes_that_accept_an_idempotency_key_say_so() -> None:
         "users_change_email",
         "users_change_password",
         "users_register",
+        "worlds_clone_story",
+        "worlds_create_beat",
+        "worlds_create_event",
+        "worlds_create_story",
+        "worlds_create_world",
+        "worlds_duplicate_world",
+        "worlds_import_world",
     }
 
 

@@ -34,7 +34,13 @@ async def test_export_contains_all_stored_data(client: Client) -> None:
     assert response.status == 200
     assert response.headers["Content-Disposition"].startswith("attachment")
     document = await response.json()
-    assert set(document) == {"account", "sessions", "known_networks", "audit_events"}
+    assert set(document) == {
+        "account",
+        "sessions",
+        "known_networks",
+        "audit_events",
+        "worlds",
+    }
     assert document["account"] == await (await client.get(ME, headers=account.headers)).json()
     (session,) = document["sessions"]
     assert session["ip"] == "127.0.0.1"
