@@ -1,6 +1,7 @@
 """Reads and validates the settings from the environment before anything starts."""
 
 import importlib.util
+import re
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import fields, replace
@@ -13,6 +14,8 @@ from service.settings.variables import SettingsError
 
 # Control characters, and the separators of lines and paragraphs.
 _CONTROLS = {"Cc", "Zl", "Zp"}
+# The value of DB_PORT in a container next to a service called db, unless the operator sets another.
+_SERVICE_LINK = re.compile(r"(tcp|udp|sctp)://([0-9.]+|\[[0-9a-f:.]+\]):[0-9]+")
 
 
 def load_settings(environ: Mapping[str, str]) -> Settings:
@@ -20,11 +23,17 @@ def load_settings(environ: Mapping[str, str]) -> Settings:
 
     White space around any value is removed, secrets included: a line break at the end would
     otherwise get into links and tokens. Control characters inside one are refused, as they would
-    get into headers and logs. An empty variable counts as not set.
+    get into headers and logs. An empty variable counts as not set, and so does a port that
+    Kubernetes or Docker has set to the address of a service.
 
     Raises SettingsError for an invalid variable, without showing its value.
     """
-    given = {name: value for name in VARIABLES if (value := environ.get(name, "").strip())}
+    given = {
+        name: value
+        for name in VARIABLES
+        if (value := environ.get(name, "").strip())
+        and not (name.endswith("_PORT") and _SERVICE_LINK.fullmatch(value))
+    }
     for name, value in given.items():
         try:
             value.encode()

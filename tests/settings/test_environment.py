@@ -213,6 +213,21 @@ def test_empty_variable_counts_as_unset() -> None:
         assert load_settings(dict.fromkeys(VARIABLES, empty)) == load_settings({})
 
 
+@pytest.mark.parametrize("name", ["DB_PORT", "METRICS_PORT"])
+@pytest.mark.parametrize("link", ["tcp://10.0.0.1:5432", "udp://[fd00::1]:53"])
+def test_link_to_a_service_of_the_same_name_counts_as_unset(name: str, link: str) -> None:
+    """Kubernetes and Docker set it in containers next to a service called db or metrics."""
+    database = {**EXTERNAL, "DB_HOST": "h", "DB_NAME": "n", "DB_USER": "u"}
+    for environ in ({}, database):
+        assert load_settings({**environ, name: link}) == load_settings(environ)
+
+
+@pytest.mark.parametrize("link", ["tcp://db:5432", "http://10.0.0.1:5432", "tcp://10.0.0.1"])
+def test_port_that_is_no_such_link_is_refused(link: str) -> None:
+    with pytest.raises(SettingsError, match="METRICS_PORT: expected a whole number"):
+        load_settings({"METRICS_PORT": link})
+
+
 # Values of the variables that have no default to write down.
 SAMPLES = {
     "CORS_ORIGINS": "https://app.example",
