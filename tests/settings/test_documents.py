@@ -15,7 +15,7 @@ EXAMPLES = [
     ROOT / "README.md",
     ROOT / "CONTRIBUTING.md",
     *sorted((ROOT / "docs").glob("*.md")),
-    *sorted(path for path in (ROOT / "docker").rglob("*") if path.is_file()),
+    *sorted(path for path in (ROOT / "deploy").rglob("*") if path.is_file()),
     *sorted((ROOT / "examples").glob("*.py")),
 ]
 # Variables of the system, Python, OpenTelemetry, neighbouring services and development.
