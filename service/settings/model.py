@@ -107,8 +107,12 @@ class Settings:
     connections_max: int = 5000
     trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = variable(
         "TRUSTED_PROXIES", REQUESTS, (), NETWORKS,
-        "Proxies whose `X-Forwarded-For` is trusted. Clients behind an unlisted proxy share one"
-        " rate limit.")
+        "Proxies that tell the client's IP in `TRUSTED_PROXY_HEADER`. Clients behind an unlisted"
+        " proxy share one rate limit.")
+    trusted_proxy_header: str = variable("TRUSTED_PROXY_HEADER", REQUESTS, "X-Forwarded-For",
+        choice("X-Forwarded-For", "Forwarded"),
+        "The one header that these proxies set or append to. The other is ignored, because they"
+        " pass it on as the client sent it.")
     public_origin: str = variable("PUBLIC_ORIGIN", REQUESTS, "", PUBLIC_ORIGIN,
         "The origin of your front end; links in emails begin with it. If it is `https://`,"
         " responses carry HSTS. An IPv6 address is in brackets.",
