@@ -50,6 +50,7 @@ def load_settings(environ: Mapping[str, str]) -> Settings:
             "migrate_on_start": database is None,
             "data_dir": Settings.data_dir.absolute(),
             "public_origin": http_origin(host, port),
+            "token_audience": values.get("token_issuer", Settings.token_issuer),
             **values,
         },
         database=database,

@@ -148,7 +148,10 @@ class Settings:
         integer(1, 10_000, "sessions"),
         "Maximum sessions of an account; a sign-in beyond it ends the oldest.")
     token_issuer: str = variable("TOKEN_ISSUER", ACCOUNTS, "shinkei",
-        text("any text"), "The `iss` and `aud` claims of access tokens.")
+        text("any text"), "The `iss` claim of access tokens.")
+    token_audience: str = variable("TOKEN_AUDIENCE", ACCOUNTS, "shinkei",
+        text("any text"), "The `aud` claim of access tokens. A token for another audience is"
+        " refused, so changing it makes clients refresh.", shown_default="`TOKEN_ISSUER`")
     password_min_length: int = variable("PASSWORD_MIN_LENGTH", ACCOUNTS, 15,
         integer(8, 128, "characters"),
         "Minimum length. NIST SP 800-63B-4 requires 15 if the password is the only factor.")

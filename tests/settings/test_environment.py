@@ -198,6 +198,13 @@ def test_default_origin_has_an_ipv6_host_in_brackets(host: str, origin: str) -> 
     assert load_settings({"HOST": host}).public_origin == origin
 
 
+def test_audience_of_tokens_is_their_issuer_by_default() -> None:
+    settings = load_settings({"TOKEN_ISSUER": "https://accounts.example"})
+    assert settings.token_audience == "https://accounts.example"
+    settings = load_settings({"TOKEN_ISSUER": "a", "TOKEN_AUDIENCE": "b"})
+    assert (settings.token_issuer, settings.token_audience) == ("a", "b")
+
+
 @pytest.mark.parametrize("sender", ["a@b", "J. Doe <a@b.example>", '"Éditions, B" <a@b.example>'])
 def test_mail_sender_is_accepted(sender: str) -> None:
     assert load_settings({"MAIL_FROM": sender}).mail_from == sender
@@ -233,6 +240,7 @@ SAMPLES = {
     "MIGRATE_ON_START": "true",
     "PUBLIC_ORIGIN": "https://app.example",
     "SECRET_KEY": SECRET_KEY,
+    "TOKEN_AUDIENCE": "https://api.example",
     "TRUSTED_PROXIES": "10.0.0.0/8",
 }
 
