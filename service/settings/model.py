@@ -115,8 +115,9 @@ class Settings:
         " pass it on as the client sent it.")
     public_origin: str = variable("PUBLIC_ORIGIN", REQUESTS, "", PUBLIC_ORIGIN,
         "The origin of your front end; links in emails begin with it. If it is `https://`,"
-        " responses carry HSTS. An IPv6 address is in brackets.",
-        shown_default="`http://HOST:PORT`")
+        " responses carry HSTS. An IPv6 address is in brackets. Required if `MAIL_URL` is set and"
+        " `HOST` means every interface.",
+        shown_default="`http://HOST:PORT`, with `localhost` if `HOST` means every interface")
     cors_origins: frozenset[str] = variable("CORS_ORIGINS", REQUESTS, frozenset(), ORIGINS,
         "Origins whose pages may call the API from a browser.")
     docs: bool = variable("DOCS", REQUESTS, True, flag(),

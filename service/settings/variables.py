@@ -217,7 +217,9 @@ def _parse_public_origin(text: str) -> str:
     return text
 
 
-PUBLIC_ORIGIN = Parser("an origin such as https://app.example", _parse_public_origin)
+PUBLIC_ORIGIN = Parser(
+    "an origin without a path, such as https://app.example", _parse_public_origin
+)
 
 
 def _parse_directory(text: str) -> Path:
