@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import Any
 
-from service.settings.connections import Database, http_origin
+from service.settings.connections import Database, default_origin, is_wildcard
 from service.settings.model import DATABASE_VARIABLES, VARIABLES, Settings
 from service.settings.urls import pair_hosts, parse_database_url, refuse_conflicts
 from service.settings.variables import SettingsError
@@ -54,11 +54,15 @@ def load_settings(environ: Mapping[str, str]) -> Settings:
     if values.get("traces"):
         _check_traces(environ)
     host, port = values.get("host", Settings.host), values.get("port", Settings.port)
+    if "mail_server" in values and "public_origin" not in values and is_wildcard(host):
+        because = ", because links in emails begin with it and HOST is every interface"
+        raise VARIABLES["PUBLIC_ORIGIN"].refusal(because)
     return Settings(
         **{
             "migrate_on_start": database is None,
             "data_dir": Settings.data_dir.absolute(),
-            "public_origin": http_origin(host, port),
+            "public_origin": default_origin(host, port),
+            "token_audience": values.get("token_issuer", Settings.token_issuer),
             **values,
         },
         database=database,

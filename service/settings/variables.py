@@ -156,7 +156,16 @@ def _split(text: str) -> list[str]:
 
 
 def _parse_networks(text: str) -> tuple[IPv4Network | IPv6Network, ...]:
-    return tuple(ip_network(part) for part in _split(text))
+    return tuple(_parse_network(part) for part in _split(text))
+
+
+def _parse_network(text: str) -> IPv4Network | IPv6Network:
+    """Parse a network. An IPv4-mapped one becomes IPv4, as the IPs that are looked up in it do."""
+    network = ip_network(text)
+    if network.prefixlen >= 96 and isinstance(network, IPv6Network):
+        mapped = network.network_address.ipv4_mapped
+        return IPv4Network((mapped, network.prefixlen - 96)) if mapped else network
+    return network
 
 
 NETWORKS = Parser(
@@ -208,7 +217,9 @@ def _parse_public_origin(text: str) -> str:
     return text
 
 
-PUBLIC_ORIGIN = Parser("an origin such as https://app.example", _parse_public_origin)
+PUBLIC_ORIGIN = Parser(
+    "an origin without a path, such as https://app.example", _parse_public_origin
+)
 
 
 def _parse_directory(text: str) -> Path:

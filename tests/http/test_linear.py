@@ -85,7 +85,10 @@ def if_match(text: str) -> None:
 
 def request_with(name: str, text: str) -> web.Request:
     app = web.Application()
-    app[SETTINGS] = Settings(trusted_proxies=(ip_network("0.0.0.0/0"),))
+    app[SETTINGS] = Settings(
+        trusted_proxies=(ip_network("0.0.0.0/0"),),
+        trusted_proxy_header="Forwarded" if name == "Forwarded" else "X-Forwarded-For",
+    )
     transport = Mock(**{"get_extra_info.return_value": ("10.0.0.1", 1)})
     return make_mocked_request("GET", "/", headers={name: text}, app=app, transport=transport)
 
@@ -232,6 +235,16 @@ FED: dict[str, tuple[int, Callable[[int], Callable[[], object]]]] = {
     "X-Forwarded-For, one hop": (
         4000,
         lambda n: lambda: client_ip(request_with("X-Forwarded-For", "1" * n)),
+    ),
+    "Forwarded, hops": (
+        4000,
+        lambda n: (
+            lambda: client_ip(request_with("Forwarded", "for=1.1.1.1," * (n // 12) + "for=1"))
+        ),
+    ),
+    "Forwarded, one hop": (
+        4000,
+        lambda n: lambda: client_ip(request_with("Forwarded", "a=1;" * (n // 4))),
     ),
     "User-Agent": (4000, lambda n: lambda: user_agent(request_with("User-Agent", "é" * n))),
     "Idempotency-Key": (4000, lambda n: lambda: idempotency_key("a" * (n - 1) + " ")),

@@ -49,14 +49,18 @@ def test_environment_defaults_match_the_settings_class() -> None:
         ),
         ({"DATABASE_URL": "postgresql://u@h/n?foo=bar"}, "DATABASE_URL: unknown option foo"),
         ({"TRUSTED_PROXIES": "10.0.0.0/33"}, "TRUSTED_PROXIES: expected IP addresses or networks"),
-        ({"PUBLIC_ORIGIN": "https://a/path"}, "PUBLIC_ORIGIN: expected an origin such as"),
-        ({"PUBLIC_ORIGIN": "https://::1"}, "PUBLIC_ORIGIN: expected an origin such as"),
-        ({"PUBLIC_ORIGIN": "https://[::1"}, "PUBLIC_ORIGIN: expected an origin such as"),
-        ({"PUBLIC_ORIGIN": "https://[::zz]"}, "PUBLIC_ORIGIN: expected an origin such as"),
-        ({"PUBLIC_ORIGIN": "https://[127.0.0.1]"}, "PUBLIC_ORIGIN: expected an origin such as"),
-        ({"PUBLIC_ORIGIN": "https://a:"}, "PUBLIC_ORIGIN: expected an origin such as"),
-        ({"PUBLIC_ORIGIN": "https://a:0"}, "PUBLIC_ORIGIN: expected an origin such as"),
-        ({"PUBLIC_ORIGIN": "https://a:65536"}, "PUBLIC_ORIGIN: expected an origin such as"),
+        ({"PUBLIC_ORIGIN": "https://a/path"}, "PUBLIC_ORIGIN: expected an origin without a path"),
+        ({"PUBLIC_ORIGIN": "https://a/"}, "PUBLIC_ORIGIN: expected an origin without a path"),
+        ({"PUBLIC_ORIGIN": "https://::1"}, "PUBLIC_ORIGIN: expected an origin without a path"),
+        ({"PUBLIC_ORIGIN": "https://[::1"}, "PUBLIC_ORIGIN: expected an origin without a path"),
+        ({"PUBLIC_ORIGIN": "https://[::zz]"}, "PUBLIC_ORIGIN: expected an origin without a path"),
+        (
+            {"PUBLIC_ORIGIN": "https://[127.0.0.1]"},
+            "PUBLIC_ORIGIN: expected an origin without a path",
+        ),
+        ({"PUBLIC_ORIGIN": "https://a:"}, "PUBLIC_ORIGIN: expected an origin without a path"),
+        ({"PUBLIC_ORIGIN": "https://a:0"}, "PUBLIC_ORIGIN: expected an origin without a path"),
+        ({"PUBLIC_ORIGIN": "https://a:65536"}, "PUBLIC_ORIGIN: expected an origin without a path"),
         ({"CORS_ORIGINS": "http://[::zz]"}, "CORS_ORIGINS: expected origins as browsers"),
         ({"CORS_ORIGINS": "http://a:65536"}, "CORS_ORIGINS: expected origins as browsers"),
         ({"PUBLIC_ORIGIN": "https://a\n.example"}, "PUBLIC_ORIGIN: expected text without control"),
@@ -132,6 +136,14 @@ def test_environment_defaults_match_the_settings_class() -> None:
         ({"MAIL_URL": "smtp://"}, "MAIL_URL: expected smtp://"),
         ({"MAIL_URL": "smtp://mail.example:0"}, "MAIL_URL: expected smtp://"),
         ({"MAIL_URL": "smtps://ada:secret@mail.example:99999"}, "MAIL_URL: expected smtp://"),
+        *(
+            (
+                {"MAIL_URL": "smtp://mail.example", "HOST": host},
+                "PUBLIC_ORIGIN: expected an origin without a path, such as https://app.example,"
+                " because links in emails begin with it and HOST is every interface",
+            )
+            for host in ("0.0.0.0", "::", "0", "0:0::0", "::ffff:0.0.0.0")
+        ),
         ({"MAIL_FROM": "nobody"}, "MAIL_FROM: expected a sender such as"),
         ({"MAIL_FROM": "a@one.example, b@two.example"}, "MAIL_FROM: expected a sender"),
         ({"MAIL_FROM": "a@one.example\r\nBcc: b@two.example"}, "MAIL_FROM: expected text without"),
@@ -189,13 +201,31 @@ def test_public_origin_may_be_an_ipv6_literal(origin: str) -> None:
     ("host", "origin"),
     [
         ("::1", "http://[::1]:8080"),
-        ("::", "http://[::]:8080"),
+        ("::ffff:127.0.0.1", "http://[::ffff:127.0.0.1]:8080"),
         ("fe80::1%eth0", "http://[fe80::1%25eth0]:8080"),
         ("app.example", "http://app.example:8080"),
     ],
 )
 def test_default_origin_has_an_ipv6_host_in_brackets(host: str, origin: str) -> None:
     assert load_settings({"HOST": host}).public_origin == origin
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "0"])
+def test_default_origin_is_localhost_if_the_host_is_every_interface(host: str) -> None:
+    assert load_settings({"HOST": host}).public_origin == "http://localhost:8080"
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost", "192.0.2.1", "app.example"])
+def test_public_origin_is_optional_if_the_host_is_one_interface(host: str) -> None:
+    settings = load_settings({"MAIL_URL": "smtp://mail.example", "HOST": host})
+    assert host in settings.public_origin
+
+
+def test_audience_of_tokens_is_their_issuer_by_default() -> None:
+    settings = load_settings({"TOKEN_ISSUER": "https://accounts.example"})
+    assert settings.token_audience == "https://accounts.example"
+    settings = load_settings({"TOKEN_ISSUER": "a", "TOKEN_AUDIENCE": "b"})
+    assert (settings.token_issuer, settings.token_audience) == ("a", "b")
 
 
 @pytest.mark.parametrize("sender", ["a@b", "J. Doe <a@b.example>", '"Éditions, B" <a@b.example>'])
@@ -248,6 +278,7 @@ SAMPLES = {
     "MIGRATE_ON_START": "true",
     "PUBLIC_ORIGIN": "https://app.example",
     "SECRET_KEY": SECRET_KEY,
+    "TOKEN_AUDIENCE": "https://api.example",
     "TRUSTED_PROXIES": "10.0.0.0/8",
 }
 
