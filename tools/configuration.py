@@ -16,7 +16,8 @@ All settings are environment variables. `shinkei serve --help` lists them too.
   is removed, and control characters inside one are an error. A password that ends in a space goes
   into `DB_PASS_FILE`, or into `DATABASE_URL` as `%20`. Only the line break at the end of that file
   is no part of the password.
-- An invalid value prevents startup: exit code 2, and one line that names the variable.
+- An invalid value prevents startup: exit code 2, and one line that names the variable and its
+  values: type, unit and range, as in the tables below.
 - A variable that is no setting, but was probably meant as one, is ignored with a warning: the log
   of `serve` has the event `unknown variable`, and other commands name it on stderr. That applies to
   names similar to those below, and to any name that begins with
