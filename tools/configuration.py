@@ -24,11 +24,12 @@ All settings are environment variables. `shinkei serve --help` lists them too.
   FAMILIES.
 - `shinkei doctor` lists the variables that are set, and has the same warnings.
 
-Without `DATABASE_URL` and `DB_HOST`, an embedded PostgreSQL is used if the extra
-`shinkei[embedded]` is installed, `DATA_DIR` or `PG_BINDIR` is set, or `DATA_DIR` has one from
-before. Otherwise the variable was probably forgotten, which is an error. The embedded PostgreSQL
-must be version 15 or newer. Its programs are searched for, in this order, in `PG_BINDIR`, the wheel
-of the extra, `pg_config --bindir`, `/usr/lib/postgresql/*/bin` and `PATH`.
+Without `DATABASE_URL` and `DB_HOST`, an embedded PostgreSQL is used if the
+[extra](deployment.md#a-first-deployment) `embedded` is installed, `DATA_DIR` or `PG_BINDIR` is set,
+or `DATA_DIR` has one from before. Otherwise the variable was probably forgotten, which is an error.
+The embedded PostgreSQL must be version 15 or newer. Its programs are searched for, in this order,
+in `PG_BINDIR`, the wheel of the extra, `pg_config --bindir`, `/usr/lib/postgresql/*/bin` and
+`PATH`.
 """
 
 
