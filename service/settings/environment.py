@@ -108,7 +108,9 @@ def _check_traces(environ: Mapping[str, str]) -> None:
     except ModuleNotFoundError:
         installed = None
     if installed is None:
-        raise SettingsError("TRACES: expected the extra to be installed: pip install shinkei[otel]")
+        raise SettingsError(
+            "TRACES: expected the extra otel to be installed; in a checkout: pip install '.[otel]'"
+        )
     for name in ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"):
         if environ.get(name, "http/protobuf") not in ("", "http/protobuf"):
             raise SettingsError(f"{name}: expected http/protobuf, the protocol of port 4318")

@@ -209,7 +209,7 @@ class Settings:
         "Log statements that take at least this long, without their parameters; `0` logs none.")
     traces: bool = variable("TRACES", LOGS, False, flag(),
         "Send spans of requests and statements to the collector that OpenTelemetry's variables"
-        " configure (docs/logs.md). Needs the extra `shinkei[otel]`.")
+        " configure (docs/logs.md). Needs the extra `otel`.")
 
     @property
     def db_connections(self) -> int:

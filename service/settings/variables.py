@@ -90,7 +90,9 @@ class Rate(NamedTuple):
         return f"{self.requests}/{count if count > 1 else ''}{unit}"
 
 
-_RATE = re.compile(r"([1-9][0-9]{0,4})/([1-9][0-9]{0,2})?([smhd])")
+_RATE = re.compile(r"([1-9][0-9]*)/([1-9][0-9]*)?([smhd])")
+_REQUESTS_MAX = 99_999
+_UNITS_MAX = 999
 _UNITS_S = {"d": 86_400, "h": 3600, "m": 60, "s": 1}
 
 
@@ -99,11 +101,15 @@ def _parse_rate(text: str) -> Rate:
     match = _RATE.fullmatch(text)
     if match is None:
         raise ValueError
-    requests, count, unit = match.groups()
-    return Rate(int(requests), int(count or 1) * _UNITS_S[unit])
+    requests, count = int(match[1]), int(match[2] or 1)
+    if requests > _REQUESTS_MAX or count > _UNITS_MAX:
+        raise ValueError
+    return Rate(requests, count * _UNITS_S[match[3]])
 
 
-RATE = Parser("a number of attempts per time in s, m, h or d, such as 10/15m", _parse_rate)
+RATE = Parser(
+    f"1 to {_REQUESTS_MAX} attempts per 1 to {_UNITS_MAX} s, m, h or d, such as 10/15m", _parse_rate
+)
 
 
 def text(expects: str) -> Parser[str]:
