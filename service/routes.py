@@ -9,7 +9,8 @@ from service.auth.guards import admin, anyone, optionally_signed_in, signed_in, 
 from service.context import SETTINGS
 from service.docs import handlers as docs
 from service.health import handlers as health
-from service.http.descriptions import description_of
+from service.http.conditional import revalidate
+from service.http.descriptions import description_of, is_revalidated
 from service.http.fields import UUID_PATTERN
 from service.http.idempotency import replay_first
 from service.http.requests import meet_expectation
@@ -96,6 +97,8 @@ def add_routes(app: web.Application) -> None:
         handler = route.handler
         if description_of(handler).idempotent:
             handler = replay_first(handler)
+        if is_revalidated(route):
+            handler = revalidate(handler)
         handler = route.access(app, handler)
         pattern = route.path.replace("_id}", f"_id:{UUID_PATTERN}}}")
         for path in (pattern, f"{pattern}/"):

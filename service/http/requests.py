@@ -1,4 +1,4 @@
-"""Reading requests (body, query, preconditions) and writing JSON responses."""
+"""Reading requests (body, query) and writing JSON responses."""
 
 import asyncio
 import functools
@@ -23,8 +23,6 @@ from service.http.problems import (
     MALFORMED_BODY,
     MALFORMED_JSON,
     MALFORMED_QUERY,
-    PRECONDITION_FAILED,
-    PRECONDITION_REQUIRED,
     UNSUPPORTED_CONTENT_ENCODING,
     UNSUPPORTED_MEDIA_TYPE,
     Problem,
@@ -46,7 +44,6 @@ VALUES_MAX = 2000
 LONG_NUMBERS_MAX = 910
 DEPTH_MAX = 64
 _BRACKET = re.compile(r"[\[{\]}]")
-_TAG = re.compile(r'(W/)?"([^"]*)"')
 _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 
 
@@ -235,27 +232,6 @@ def _refuse_duplicate_names(pairs: list[tuple[str, object]]) -> dict[str, object
     if len(members) != len(pairs):
         raise ValueError("duplicate name")
     return members
-
-
-def check_if_match(request: web.Request, version: int) -> None:
-    """Raise Problem 412 if If-Match is given and does not match (RFC 9110 §13.1.1).
-
-    A weak tag never matches.
-    """
-    given = _if_match(request)
-    if given not in ("", "*") and ("", str(version)) not in _TAG.findall(given):
-        raise Problem(PRECONDITION_FAILED)
-
-
-def _if_match(request: web.Request) -> str:
-    """Return If-Match, with several header lines joined into one list (RFC 9110 §5.3)."""
-    return ", ".join(request.headers.getall("If-Match", ())).strip()
-
-
-def require_if_match(request: web.Request) -> None:
-    """Raise Problem 428 if the request has no If-Match (RFC 6585 §3)."""
-    if not _if_match(request):
-        raise Problem(PRECONDITION_REQUIRED)
 
 
 def json_response(

@@ -30,7 +30,7 @@ HEADERS: dict[str, dict[str, Any]] = {
         "schema": {"type": "string", "pattern": "^attachment; filename="},
     },
     "ETag": {
-        "description": "The version, to send as If-Match (RFC 9110 §8.8.3).",
+        "description": "The version, to send as If-Match or If-None-Match (RFC 9110 §8.8.3).",
         "required": True,
         "schema": {"type": "string", "pattern": '^"[0-9a-f]+"$'},
     },

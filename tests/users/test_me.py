@@ -129,7 +129,7 @@ async def test_if_match_on_several_lines_is_one_list(client: Client) -> None:
     assert response.status == 200
 
 
-@pytest.mark.parametrize("tag", ['"2"', 'W/"1"', "1", '"1'])
+@pytest.mark.parametrize("tag", ['"2"', 'W/"1"'])
 async def test_if_match_rejects_any_other_version(client: Client, tag: str) -> None:
     account = await register(client)
     headers = {**account.headers, "If-Match": tag}
