@@ -207,6 +207,10 @@ FED: dict[str, tuple[int, Callable[[int], Callable[[], object]]]] = {
     "query, settings": (2000, lambda n: lambda: query("settings=" + "[" * n)),
     "query, cursor": (2000, lambda n: lambda: query("cursor=" + "A" * n)),
     "query, time": (2000, lambda n: lambda: query("created_after=" + "2" * n)),
+    "query, digits of a time": (
+        2000,
+        lambda n: lambda: query("created_after=2026-01-31T12:00:00." + "2" * n),
+    ),
     "query, page size": (2000, lambda n: lambda: query("limit=" + "1" * n)),
     "cursor": (
         2000,
