@@ -124,7 +124,6 @@ UNSUPPORTED_MEDIA_TYPE = ProblemType(
     415,
     "unsupported_media_type",
     "Expected Content-Type: application/json in UTF-8.",
-    {"Accept": "application/json"},
 )
 UNSUPPORTED_CONTENT_ENCODING = ProblemType(
     415,

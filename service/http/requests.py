@@ -15,6 +15,7 @@ from marshmallow import Schema, ValidationError, missing
 
 from service.http.field_errors import ERRORS_MAX, escape_pointer, field_error, field_errors
 from service.http.fields import EXACT_CHARS, read_float, read_int
+from service.http.media_types import accept_patch, media_types
 from service.http.problems import (
     BODY_TIMEOUT,
     CONTENT_TOO_LARGE,
@@ -156,8 +157,8 @@ def _parse_json(request: web.Request, body: bytes) -> object:
         raise Problem(EMPTY_BODY)
     charset = (request.charset or "utf-8").lower()
     encoding = request.headers.get("Content-Encoding", "identity").lower()
-    if request.content_type != "application/json" or charset != "utf-8":
-        raise Problem(UNSUPPORTED_MEDIA_TYPE)
+    if request.content_type not in media_types(request.method) or charset != "utf-8":
+        raise _unsupported_media_type(request.method)
     if encoding not in ("identity", "gzip", "deflate"):
         raise Problem(UNSUPPORTED_CONTENT_ENCODING)
     try:
@@ -171,6 +172,13 @@ def _parse_json(request: web.Request, body: bytes) -> object:
         raise Problem(CONTENT_TOO_LARGE, f"The body holds more than {error}.") from None
     except (ValueError, RecursionError):
         raise Problem(MALFORMED_JSON, "The body is not valid I-JSON (RFC 7493).") from None
+
+
+def _unsupported_media_type(method: str) -> Problem:
+    types = media_types(method)
+    detail = f"Expected Content-Type: {' or '.join(types)} in UTF-8."
+    headers = {"Accept": ", ".join(types), **accept_patch([method])}
+    return Problem(UNSUPPORTED_MEDIA_TYPE, detail, headers=headers)
 
 
 def load_json(text: str) -> object:

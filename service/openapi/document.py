@@ -22,6 +22,7 @@ from service.http.descriptions import (
     description_of,
     is_revalidated,
 )
+from service.http.media_types import media_types
 from service.http.pages import PageSchema
 from service.http.problems import (
     BODY_TIMEOUT,
@@ -68,8 +69,9 @@ _DESCRIPTION = """\
 Accounts: registration, sign-in, sessions, recovery, profiles, administration and audit.
 
 Bodies are JSON in UTF-8 (RFC 8259, RFC 7493), optionally compressed with gzip or deflate
-(`Content-Encoding`). Unknown fields are rejected. Every path also works with a trailing slash, and
-`HEAD` works wherever `GET` does. Times are RFC 3339; responses give them in UTC.
+(`Content-Encoding`). Unknown fields are rejected. `PATCH` merges (RFC 7396). Every path also works
+with a trailing slash, and `HEAD` works wherever `GET` does. Times are RFC 3339; responses give them
+in UTC.
 
 Errors are `application/problem+json` (RFC 9457) with a stable `code`; each status lists its codes.
 In addition, an unknown path returns 404, an unsupported method 405, a CORS preflight of an unlisted
@@ -176,7 +178,7 @@ def _operation(route: Route, converter: Any, components: Any) -> dict[str, Any]:
             content["example"] = description.example
         operation["requestBody"] = {
             "required": description.body_required,
-            "content": {"application/json": content},
+            "content": dict.fromkeys(sorted(media_types(route.method)), content),
         }
     return operation
 
