@@ -53,6 +53,7 @@ ROUTES = (
     Route("PUT", "/api/v1/users/me", users.replace_me, signed_in),
     Route("PATCH", "/api/v1/users/me", users.merge_me, signed_in),
     Route("DELETE", "/api/v1/users/me", users.delete_me, signed_in),
+    Route("POST", "/api/v1/users/me/deletion", users.request_deletion, signed_in),
     Route("GET", "/api/v1/users/me/export", users.export_me, signed_in),
     Route("POST", "/api/v1/users/me/password", users.change_password, signed_in),
     Route("POST", "/api/v1/users/me/email", users.change_email, signed_in),

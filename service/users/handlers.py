@@ -240,7 +240,7 @@ async def _change_email(
     return web.Response(status=202)
 
 
-@describe(
+_describe_deletion = describe(
     {
         202: Success(
             "Scheduled for deletion. All sessions have ended.",
@@ -253,15 +253,25 @@ async def _change_email(
     problems=(*_PASSWORD_PROBLEMS, LAST_ADMINISTRATOR),
     if_match="honoured",
 )
+
+
+@_describe_deletion
 async def delete_me(request: web.Request) -> web.Response:
     """Delete the signed-in account after a grace period.
 
-    All sessions end. Signing in during the grace period cancels the deletion.
+    All sessions end. Signing in during the grace period cancels the deletion. If a proxy or client
+    drops the body of a DELETE, use `POST /api/v1/users/me/deletion`.
     """
     body = await read_body(request, schemas.DELETE_ACCOUNT)
     account = await _verify_own_password(request, body["password"])
     purge_at = await write(request.app, _delete_me, request, account["password_hash"])
     return json_response(schemas.DELETION.dump({"purge_at": purge_at}), status=202)
+
+
+@_describe_deletion
+async def request_deletion(request: web.Request) -> web.Response:
+    """Delete the signed-in account after a grace period, as `DELETE /api/v1/users/me` does."""
+    return await delete_me(request)
 
 
 async def _delete_me(conn: Connection, request: web.Request, password_hash: str) -> datetime:

@@ -35,6 +35,7 @@ ENDING = {
     "sessions_end_one",
     "users_change_password",
     "users_delete_me",
+    "users_request_deletion",
 }
 
 
@@ -159,7 +160,7 @@ def complete_body(body: dict[str, Any], operation_id: str) -> None:
         pass  # responses to a wrong password or token are described too
     elif operation_id == "users_change_password":
         body["current_password"] = PASSWORD
-    elif operation_id in ("users_change_email", "users_delete_me"):
+    elif operation_id in ("users_change_email", "users_delete_me", "users_request_deletion"):
         body["password"] = PASSWORD
     elif operation_id == "auth_login":
         body |= {"email": create_caller("user").email, "password": PASSWORD}

@@ -21,6 +21,7 @@ CHANGES: list[tuple[str, str, Any]] = [
     ("PATCH", ME, {"name": "new"}),
     ("PUT", ME, {"name": "new"}),
     ("DELETE", ME, {"password": PASSWORD}),
+    ("POST", f"{ME}/deletion", {"password": PASSWORD}),
     ("PATCH", OTHER, {"name": "new"}),
     ("DELETE", OTHER, None),
     ("DELETE", f"{OTHER}/sessions", None),
