@@ -194,7 +194,7 @@ def complete_from_responses(case: Case, caller: Caller) -> None:
 _label = st.from_regex(r"[a-z0-9]([a-z0-9]{0,10}[a-z0-9])?", fullmatch=True)
 _local = st.from_regex(r"[A-Za-z0-9é]([.+_-]?[A-Za-z0-9é]){0,20}", fullmatch=True)
 schemathesis.openapi.format("idn-email", st.builds("{}@{}.com".format, _local, _label))
-schemathesis.openapi.format("uri", st.builds("https://{}.com/{}".format, _label, _label))
+schemathesis.openapi.format("http-url", st.builds("https://{}.com/{}".format, _label, _label))
 schemathesis.openapi.format(
     "display-name",
     st.text(st.characters(exclude_categories=["Cc", "Cf", "Cs", "Zl", "Zp"]), max_size=200),
