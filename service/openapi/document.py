@@ -229,12 +229,12 @@ def _parameters(route: Route, description: Description, converter: Any) -> Itera
             "example": '"1"',
         }
     if is_revalidated(route):
+        # Without an example, which the page at /docs would send.
         yield {
             "in": "header",
             "name": "If-None-Match",
             "description": "ETag from a previous read. The response is 304 if it still matches.",
             "schema": ETAGS,
-            "example": '"1"',
         }
 
 
