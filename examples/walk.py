@@ -244,7 +244,7 @@ async def leave(ada: Client, ada_email: str) -> None:
     await ada.send("DELETE", path, 202, "The account will be deleted after 30 days.", password)
     await ada.send("GET", path, 401, "All sessions have ended.")
     await ada.sign_in(ada_email, SECOND_PASSWORD, "Signing in before that cancels the deletion.")
-    await ada.send("DELETE", path, 202, "This time, she means it.", password)
+    await ada.send("POST", f"{path}/deletion", 202, "This time, she means it.", password)
 
 
 async def administer(root: Client, grace: Client, mailbox: Mailbox, grace_email: str) -> None:

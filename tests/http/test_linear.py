@@ -33,12 +33,13 @@ from service.auth.signing_keys import KEY_RING, KeyRing
 from service.auth.tokens import TOKEN_MAX_LENGTH, TOKEN_TYPE, verify_access_token
 from service.context import SETTINGS
 from service.http.client_ip import client_ip
+from service.http.conditional import check_preconditions
 from service.http.field_errors import escape_pointer
 from service.http.fields import EmailAddress, NewPassword, fold_email
 from service.http.idempotency import replay_first
 from service.http.pages import open_cursor
 from service.http.problems import Problem
-from service.http.requests import LONG_NUMBERS_MAX, check_if_match, load_json, read_query
+from service.http.requests import LONG_NUMBERS_MAX, load_json, read_query
 from service.json_codec import encode, same
 from service.mail.languages import choose_language
 from service.settings import Settings
@@ -80,7 +81,7 @@ def query(text: str, schema: Any = LIST_USERS) -> object:
 
 
 def if_match(text: str) -> None:
-    check_if_match(make_mocked_request("GET", "/", headers={"If-Match": text}), 1)
+    check_preconditions(make_mocked_request("GET", "/", headers={"If-Match": text}), 1)
 
 
 def request_with(name: str, text: str) -> web.Request:
@@ -209,6 +210,10 @@ FED: dict[str, tuple[int, Callable[[int], Callable[[], object]]]] = {
     "query, settings": (2000, lambda n: lambda: query("settings=" + "[" * n)),
     "query, cursor": (2000, lambda n: lambda: query("cursor=" + "A" * n)),
     "query, time": (2000, lambda n: lambda: query("created_after=" + "2" * n)),
+    "query, digits of a time": (
+        2000,
+        lambda n: lambda: query("created_after=2026-01-31T12:00:00." + "2" * n),
+    ),
     "query, page size": (2000, lambda n: lambda: query("limit=" + "1" * n)),
     "cursor": (
         2000,
@@ -261,7 +266,9 @@ FED: dict[str, tuple[int, Callable[[int], Callable[[], object]]]] = {
         ),
     ),
     "settings, compared nested": (16, lambda n: lambda: same(nested(n), nested(n))),
-    "If-Match": (4000, lambda n: lambda: if_match('W/"' * n)),
+    "If-Match, quotes": (4000, lambda n: lambda: if_match('W/"' * n)),
+    "If-Match, ETags": (4000, lambda n: lambda: if_match('"1", ' * n)),
+    "If-Match, spaces": (4000, lambda n: lambda: if_match('"1"' + " \t," * n + "x")),
 }
 
 
