@@ -11,10 +11,13 @@ from typing import NamedTuple
 
 import orjson
 import pytest
-from aiohttp import http_parser, web_protocol
+from aiohttp import EMPTY_PAYLOAD, http_parser, web_protocol
+from aiohttp.test_utils import make_mocked_request
 
+from service.http.receiving import Receiving
 from tests.support.clients import Client, StartApp
 from tests.support.factories import register
+from tests.support.logbook import logged
 from tests.support.wire import connected
 
 PHRASES = {
@@ -95,7 +98,7 @@ JSON = "Content-Type: application/json"
 GZIPPED, DEFLATED = gzip.compress(b"{}", mtime=0), zlib.compress(b"{}")
 BOMB = gzip.compress(b'"' + b"x" * 60_000 + b'"', mtime=0)
 INVALID = "400 malformed_request"
-READ = "422 invalid_fields"
+READ, BROKEN = "422 invalid_fields", "400 malformed_body"
 MEDIA, CODING = "415 unsupported_media_type", "415 unsupported_content_encoding"
 TARGET, LINE, FIELD = "Send a path", "Start with a line such as", "Send each header"
 LENGTH, FINAL = "Content-Length", "chunked"
@@ -181,6 +184,7 @@ ROWS = (
     Row(get("Cookie: " + "x" * 9000), TOO_LARGE, "8192 bytes"),
     Row(get("Cookie: /" + "x" * 90_000), TOO_LARGE, "8192 bytes"),
     Row(get("x" * 9000 + ": a"), TOO_LARGE, "8192 bytes"),
+    Row(get()[:-2] + b"Cookie: " + b"x" * 9000, TOO_LARGE, "8192 bytes"),
     Row(get(*("A: b" for _ in range(140))), TOO_LARGE, "128 headers"),
     Row(get("User-Agent: a", "User-Agent: b"), INVALID, "Send one User-Agent header"),
     # The length of a body: RFC 9112 section 6.3, RFC 9110 section 8.6
@@ -273,11 +277,13 @@ ROWS = (
     Row(get("Content-Encoding: br"), "200"),
     Row(coded("br", b""), "400 empty_body"),
     *(
-        Row(coded("gzip", broken), "400 malformed_body", "gzip")
+        Row(coded("gzip", broken), BROKEN, "gzip")
         for broken in (b"{}", GZIPPED[:-4], GZIPPED[:5], GZIPPED + b"x", GZIPPED[:-1] + b"\1")
     ),
-    Row(coded("deflate", GZIPPED), "400 malformed_body", "deflate"),
+    Row(coded("deflate", GZIPPED), BROKEN, "deflate"),
     Row(coded("gzip", gzip.compress(b"{") + gzip.compress(b"}")), READ),
+    Row(coded("gzip", GZIPPED + gzip.compress(b"") * 15), READ),
+    Row(coded("gzip", GZIPPED + gzip.compress(b"") * 16), BROKEN),
     Row(coded("gzip", BOMB), "413 content_too_large", "compressed too much"),
     # Accept-Encoding: RFC 9110 section 12.5.3
     *(
@@ -379,3 +385,16 @@ async def test_invalid_chunks_that_arrive_later_are_rejected(
         received = await wire.reader.readuntil(b"}")
     code = b"body_timeout" if parser == "C" else b"malformed_body"
     assert b'"code":"' + code in received
+
+
+async def test_pipelined_requests_do_not_count_as_part_of_a_body() -> None:
+    receiving = Receiving(make_mocked_request("POST", "/", payload=EMPTY_PAYLOAD), 60)
+    receiving.count(get())
+    assert receiving.sent_bytes == 0
+
+
+async def test_mistakes_of_clients_in_http_are_not_logged_as_warnings(client: Client) -> None:
+    with logged() as events:
+        for sent in (method("PROPFIND"), get(version="HTTP/2.0"), chunked("x, chunked")):
+            await receive(client, sent)
+    assert {event["level"] for event in events} <= {"debug", "info"}
