@@ -4,6 +4,7 @@ aiohttp has two parsers, in C and in Python, which reject different requests. Wh
 by mistake is checked here. ``tests/http/test_raw_requests.py`` lists the differences that remain.
 """
 
+import functools
 import ipaddress
 import re
 
@@ -17,6 +18,7 @@ from aiohttp.http_exceptions import (
     LineTooLong,
     TransferEncodingError,
 )
+from multidict import istr
 
 from service.http.problems import (
     EXPECTATION_FAILED,
@@ -36,6 +38,8 @@ HEADERS_MAX = 128
 
 # Those of RFC 9110, without CONNECT, and PATCH. The rest are unknown on any path.
 _METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"))
+# The parsers know most of the headers that may not be repeated, but not these.
+_ONCE = (hdrs.AUTHORIZATION, istr("Idempotency-Key"))
 _PATH = re.compile(r"/[!\"$-~]*|\*")
 _URL = re.compile(r"https?://([^/?]*)[!\"$-~]*", re.IGNORECASE)
 # uri-host [":" port] (RFC 9110 §7.2, RFC 3986 §3.2.2), but neither empty nor with commas, which
@@ -91,12 +95,16 @@ def check_head(request: web.Request) -> None:
     host = headers.get(hdrs.HOST)
     if host is not None and not _is_host(host):
         raise _malformed(_BAD_HOST)
+    for name in _ONCE:
+        if name in headers and len(headers.getall(name)) > 1:
+            raise _malformed(_send_one(name))
     if hdrs.TRANSFER_ENCODING in headers:
         _check_transfer_codings(request)
     if hdrs.EXPECT in headers and not can_meet_expectations(request):
         raise Problem(EXPECTATION_FAILED, close=True)
 
 
+@functools.lru_cache(maxsize=64)
 def _is_host(text: str) -> bool:
     found = _HOST.fullmatch(text)
     if found is None:
@@ -131,6 +139,10 @@ def list_of(request: web.Request, name: str) -> list[str]:
     return [part.strip(" \t") for part in parts if part.strip(" \t")]
 
 
+def _send_one(name: str) -> str:
+    return f"Send one {name} header, not none or several."
+
+
 def _malformed(detail: str) -> Problem:
     return Problem(MALFORMED_REQUEST, detail, close=True)
 
@@ -163,6 +175,6 @@ def explain(error: HttpProcessingError) -> Problem:
     if reason.startswith("Too many"):
         return Problem(HEADERS_TOO_LARGE, f"There are more than {HEADERS_MAX} headers. Send fewer.")
     if found := _NOT_ONE.match(reason):
-        return _malformed(f"Send one {found[1].title()} header, not none or several.")
+        return _malformed(_send_one(found[1].title()))
     known = (detail for part, detail in _DETAILS.items() if part in reason)
     return _malformed(next(known, MALFORMED_REQUEST.detail))

@@ -96,6 +96,7 @@ def page(accept_encoding: str) -> bytes:
 
 JSON = "Content-Type: application/json"
 GZIPPED, DEFLATED = gzip.compress(b"{}", mtime=0), zlib.compress(b"{}")
+EXTENDED = (b"1;" + b"a" * 7000 + b"\r\n \r\n") * 120
 BOMB = gzip.compress(b'"' + b"x" * 60_000 + b'"', mtime=0)
 INVALID = "400 malformed_request"
 READ, BROKEN = "422 invalid_fields", "400 malformed_body"
@@ -187,6 +188,10 @@ ROWS = (
     Row(get()[:-2] + b"Cookie: " + b"x" * 9000, TOO_LARGE, "8192 bytes"),
     Row(get(*("A: b" for _ in range(140))), TOO_LARGE, "128 headers"),
     Row(get("User-Agent: a", "User-Agent: b"), INVALID, "Send one User-Agent header"),
+    *(
+        Row(get(f"{name}: a", f"{name}: a"), INVALID, f"Send one {name} header")
+        for name in ("Authorization", "Idempotency-Key", "Content-Type")
+    ),
     # The length of a body: RFC 9112 section 6.3, RFC 9110 section 8.6
     Row(length("2"), READ),
     Row(length("2", "2"), INVALID, "Send one Content-Length header"),
@@ -224,11 +229,7 @@ ROWS = (
     ),
     Row(chunked(body=b"2\r\n{}\r\n0\r\nA b\r\n\r\n"), INVALID, FIELD),
     # Extensions and framing count: more than 8 bytes for each byte of the largest body.
-    Row(
-        chunked(body=(b"1;" + b"a" * 7000 + b"\r\n \r\n") * 120),
-        "413 content_too_large",
-        "chunk",
-    ),
+    Row(chunked(body=EXTENDED), "413 content_too_large", "chunk"),
     # Expectations: RFC 9110 section 10.1.1
     *(
         Row(sign_in(JSON, "Content-Length: 2", f"Expect: {valid}"), READ)
@@ -239,10 +240,7 @@ ROWS = (
         for unknown in ("the-unexpected", "100-continue, x", "100-continue\r\nExpect: x")
     ),
     Row(get("Expect: x", target="/nothing"), "417 expectation_failed", "100-continue"),
-    Row(
-        sign_in(JSON, "Content-Length: 2", "Expect: 100-continue", version="HTTP/1.0"),
-        READ,
-    ),
+    Row(sign_in(JSON, "Content-Length: 2", "Expect: 100-continue", version="HTTP/1.0"), READ),
     # Media types and charsets: RFC 9110 section 8.3, RFC 8259 section 11
     *(
         Row(media(f"application/json{parameters}"), READ)
