@@ -94,6 +94,10 @@ def page(accept_encoding: str) -> bytes:
     return get(f"Accept-Encoding: {accept_encoding}", target="/docs/page.css")
 
 
+def me(*fields: str) -> bytes:
+    return get("Authorization: Bearer TOKEN", *fields, target="/api/v1/users/me")
+
+
 JSON = "Content-Type: application/json"
 GZIPPED, DEFLATED = gzip.compress(b"{}", mtime=0), zlib.compress(b"{}")
 EXTENDED = (b"1;" + b"a" * 7000 + b"\r\n \r\n") * 120
@@ -259,6 +263,7 @@ ROWS = (
         )
     ),
     Row(sign_in("Content-Length: 2"), MEDIA),
+    Row(media("application/merge-patch+json"), MEDIA),
     Row(media("application/json\r\nContent-Type: text/json"), INVALID, "one Content-Type header"),
     Row(media("application/json", "{}".encode("utf-16")), "400 malformed_json", "UTF-8"),
     Row(media("application/json", b"\xef\xbb\xbf{}"), "400 malformed_json"),
@@ -301,10 +306,18 @@ ROWS = (
     # Conditional requests: RFC 9110 section 13
     Row(get("If-None-Match: *", target="/openapi.json"), "304"),
     Row(get('If-None-Match: "other"', target="/openapi.json"), "200"),
+    Row(me('If-None-Match: "1"'), "304", 'ETag: "1"'),
+    Row(me('If-None-Match: W/"1"'), "304"),
+    Row(me('If-None-Match: "2"', 'If-None-Match: "1"'), "304"),
+    Row(me('If-None-Match: "2", W/"3"'), "200"),
+    Row(me("If-None-Match: 1"), "400 invalid_etag", "If-None-Match"),
+    Row(me('If-Match: "1"'), "200"),
+    Row(me('If-Match: "2"'), "412 precondition_failed"),
+    Row(me('If-Match: W/"1"'), "412 precondition_failed", "weak"),
     # Fields that matter to others
     Row(get("Connection: upgrade", "Upgrade: websocket"), "200"),
     Row(get("Connection: upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AA"), "200"),
-    Row(get("Authorization: Bearer TOKEN", target="/api/v1/users/me"), "200", '"1"'),
+    Row(me(), "200", 'ETag: "1"'),
 )
 
 
