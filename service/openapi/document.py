@@ -15,7 +15,6 @@ from marshmallow import fields
 
 from service import __version__
 from service.http.descriptions import Access, Description, Success, access_of, description_of
-from service.http.pages import PageSchema
 from service.http.problems import (
     BODY_TIMEOUT,
     CONTENT_TOO_LARGE,
@@ -260,7 +259,7 @@ def _problems(route: Route, description: Description) -> dict[int, tuple[Problem
         found += _BODY_PROBLEMS
     if description.query:
         found += _QUERY_PROBLEMS
-    if isinstance(description.query, PageSchema):
+    if description.query and "cursor" in description.query.fields:
         found += [INVALID_CURSOR, CURSOR_MISMATCH]
     if description.idempotent:
         found += _IDEMPOTENCY_PROBLEMS

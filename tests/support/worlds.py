@@ -2,10 +2,14 @@
 
 from typing import Any, NamedTuple
 
+from aiohttp import ClientResponse
+
 from tests.support.clients import Client
 from tests.support.factories import Account
 
 WORLDS = "/api/v1/worlds"
+EVENTS = "/api/v1/events"
+STORIES = "/api/v1/stories"
 
 
 class World(NamedTuple):
@@ -40,10 +44,27 @@ class World(NamedTuple):
 
     async def get(self, path: str) -> Any:
         """Read below the world, or at another path if that begins with a slash."""
-        url = path if path.startswith("/") else f"{self.path}/{path}"
-        response = await self.client.get(url, headers=self.headers)
+        response = await self.send("GET", path)
         assert response.status == 200, await response.text()
         return await response.json()
+
+    async def send(
+        self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None
+    ) -> ClientResponse:
+        """Send a request, and return any response. Paths are those of ``get``."""
+        url = path if path.startswith("/") else f"{self.path}/{path}".rstrip("/")
+        sent = {**self.headers, **(headers or {})}
+        return await self.client.request(method, url, json=body, headers=sent)
+
+    async def change(self, path: str, **values: Any) -> Any:
+        """Change something with PUT, and return it."""
+        response = await self.send("PUT", path, values)
+        assert response.status == 200, await response.text()
+        return await response.json()
+
+    async def delete(self, path: str) -> None:
+        response = await self.send("DELETE", path)
+        assert response.status == 204, await response.text()
 
 
 async def create_world(client: Client, account: Account, **values: Any) -> World:
@@ -64,3 +85,19 @@ async def ids_of_each(client: Client, account: Account) -> dict[str, str]:
         "story_id": story["id"],
         "beat_id": beat["id"],
     }
+
+
+def event_at(event: dict[str, Any]) -> str:
+    return f"{EVENTS}/{event['id']}"
+
+
+def story_at(story: dict[str, Any]) -> str:
+    return f"{STORIES}/{story['id']}"
+
+
+def beats_at(story: dict[str, Any]) -> str:
+    return f"{story_at(story)}/beats"
+
+
+def beat_at(beat: dict[str, Any]) -> str:
+    return f"{STORIES}/{beat['story_id']}/beats/{beat['id']}"
