@@ -10,6 +10,10 @@ from tests.support.factories import Account
 WORLDS = "/api/v1/worlds"
 EVENTS = "/api/v1/events"
 STORIES = "/api/v1/stories"
+NO_ONE = "01890000-0000-7000-8000-000000000000"
+# Spaces at both ends, CRLF, a tab, an emoji of several code points, text in both directions with
+# marks, and a letter in two parts.
+EXACT_TEXT = "  \r\n\tune étoile 👩\u200d🚀 \u200fשלום\u200f e\u0301 \n"
 
 
 class World(NamedTuple):

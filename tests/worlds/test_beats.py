@@ -6,10 +6,8 @@ from typing import Any
 import pytest
 
 from tests.support.factories import assert_problem, pointers
-from tests.support.worlds import World, beat_at, beats_at
+from tests.support.worlds import EXACT_TEXT, NO_ONE, World, beat_at, beats_at
 
-EXACT_TEXT = "  \r\n\tune étoile 👩‍🚀 \u200fשלום‏ e\u0301 \n"
-NO_ONE = "01890000-0000-7000-8000-000000000000"
 BEAT_TYPES = ("scene", "summary", "note", "log", "memory", "dialogue", "description")
 
 
@@ -148,8 +146,12 @@ async def test_unknown_event_is_named(world: World, story: dict[str, Any], metho
 
 @pytest.mark.parametrize(
     ("body", "expected"),
-    [({"generation_reasoning": "Why not."}, "Why not."), ({"generation_reasoning": None}, None)]
-    + [({"generation_reasoning": ""}, ""), ({}, None)],
+    [
+        ({"generation_reasoning": "Why not."}, "Why not."),
+        ({"generation_reasoning": None}, None),
+        ({"generation_reasoning": ""}, ""),
+        ({}, None),
+    ],
 )
 async def test_reasoning_is_changed_alone(
     world: World, story: dict[str, Any], body: Any, expected: str | None

@@ -7,10 +7,7 @@ import pytest
 
 from tests.support.clients import Client
 from tests.support.factories import Account, assert_problem, pointers
-from tests.support.worlds import World, beat_at, create_world, event_at
-
-EXACT_TEXT = "  \r\n\tune étoile 👩‍🚀 \u200fשלום‏ e\u0301 \n"
-NO_ONE = "01890000-0000-7000-8000-000000000000"
+from tests.support.worlds import EXACT_TEXT, NO_ONE, World, beat_at, create_world, event_at
 
 
 def dependency(event: dict[str, Any], cause: dict[str, Any]) -> str:

@@ -7,9 +7,7 @@ import pytest
 
 from tests.support.clients import Client
 from tests.support.factories import Account, assert_problem
-from tests.support.worlds import World, beat_at, beats_at, create_world, story_at
-
-EXACT_TEXT = "  \r\n\tune étoile 👩‍🚀 \u200fשלום‏ e\u0301 \n"
+from tests.support.worlds import EXACT_TEXT, World, beat_at, beats_at, create_world, story_at
 
 
 async def titles(world: World, query: str = "stories") -> list[str]:

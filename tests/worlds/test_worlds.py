@@ -8,12 +8,9 @@ import pytest
 from service import purge
 from tests.support.clients import Client
 from tests.support.factories import Account, assert_problem, register
-from tests.support.worlds import WORLDS, World, create_world
+from tests.support.worlds import EXACT_TEXT, WORLDS, World, create_world
 
 NO_LAWS = {"physics": None, "metaphysics": None, "social": None, "forbidden": None}
-# Leading and trailing spaces, CRLF, a tab, an emoji of several code points, a right-to-left mark,
-# text in both directions, a decomposed letter.
-EXACT_TEXT = "  \r\n\tune étoile 👩‍🚀 \u200fשלום‏ e\u0301 \n"
 
 
 async def test_created_world_has_all_fields(client: Client, account: Account) -> None:
