@@ -105,3 +105,26 @@ def beats_at(story: dict[str, Any]) -> str:
 
 def beat_at(beat: dict[str, Any]) -> str:
     return f"{STORIES}/{beat['story_id']}/beats/{beat['id']}"
+
+
+def plain_document(document: dict[str, Any]) -> dict[str, Any]:
+    """Return a document without ids and times; events are named by their place in it."""
+    places = {event["id"]: n for n, event in enumerate(document["world_events"])}
+
+    def plain(row: dict[str, Any]) -> dict[str, Any]:
+        own = ("id", "user_id", "world_id", "story_id", "created_at", "updated_at", "archived_at")
+        kept = {name: value for name, value in row.items() if name not in own}
+        if "caused_by_ids" in kept:
+            kept["caused_by_ids"] = [places[each] for each in kept["caused_by_ids"]]
+        if kept.get("world_event_id"):
+            kept["world_event_id"] = places[kept["world_event_id"]]
+        if "story_beats" in kept:
+            kept["story_beats"] = [plain(beat) for beat in kept["story_beats"]]
+        return kept
+
+    return {
+        "version": document["version"],
+        "world": plain(document["world"]),
+        "world_events": [plain(event) for event in document["world_events"]],
+        "stories": [plain(story) for story in document["stories"]],
+    }
