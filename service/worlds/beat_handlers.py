@@ -10,10 +10,11 @@ from aiohttp import web
 from service.context import USER
 from service.db.connection import Connection
 from service.db.transactions import read, write
+from service.http.conditional import check_preconditions
 from service.http.descriptions import Success, describe
 from service.http.idempotency import write_once
 from service.http.problems import Problem, ProblemType
-from service.http.requests import check_if_match, read_body, read_query
+from service.http.requests import read_body, read_query
 from service.worlds import beat_queries, event_queries, queries, schemas, story_queries
 from service.worlds.limits import (
     BEATS_PER_EVENT,
@@ -146,7 +147,7 @@ async def change_reasoning(request: web.Request) -> web.Response:
 async def _change(conn: Connection, request: web.Request, change: dict[str, Any]) -> asyncpg.Record:
     await get_story(conn, request, story_queries.lock_story)
     beat = await _get_beat(conn, request)
-    check_if_match(request, beat["version"])
+    check_preconditions(request, beat["version"])
     if not changes(beat, change):
         return beat
     wanted = {**beat, **change}
@@ -169,7 +170,7 @@ async def delete_beat(request: web.Request) -> web.Response:
 async def _delete(conn: Connection, request: web.Request) -> None:
     await get_story(conn, request, story_queries.lock_story)
     beat = await _get_beat(conn, request)
-    check_if_match(request, beat["version"])
+    check_preconditions(request, beat["version"])
     await beat_queries.delete_beat(conn, beat["id"])
     await queries.count_in(conn, request[USER]["id"], beat["world_id"], beats=-1)
 

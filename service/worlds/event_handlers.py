@@ -10,10 +10,11 @@ from aiohttp import web
 from service.context import USER
 from service.db.connection import Connection
 from service.db.transactions import read, write
+from service.http.conditional import check_preconditions
 from service.http.descriptions import Success, describe
 from service.http.idempotency import write_once
 from service.http.problems import Problem, ProblemType
-from service.http.requests import check_if_match, read_body, read_query
+from service.http.requests import read_body, read_query
 from service.worlds import event_queries, queries, schemas
 from service.worlds.limits import LIMIT_REACHED, check_limit, check_limits
 from service.worlds.lists import LIST, dump_with, respond_with_list
@@ -123,7 +124,7 @@ async def change_event(request: web.Request) -> web.Response:
 
 async def _change(conn: Connection, request: web.Request, change: dict[str, Any]) -> asyncpg.Record:
     event = await get_event(conn, request, event_queries.lock_event)
-    check_if_match(request, event["version"])
+    check_preconditions(request, event["version"])
     if set(change.get("caused_by_ids", ())) == set(event["caused_by_ids"]):
         change = {name: value for name, value in change.items() if name != "caused_by_ids"}
     if not changes(event, change):
@@ -143,7 +144,7 @@ async def delete_event(request: web.Request) -> web.Response:
 
 async def _delete(conn: Connection, request: web.Request) -> None:
     event = await get_event(conn, request, event_queries.lock_event)
-    check_if_match(request, event["version"])
+    check_preconditions(request, event["version"])
     await event_queries.delete_event(conn, event["id"])
     await queries.count_in(conn, request[USER]["id"], event["world_id"], events=-1)
 

@@ -10,9 +10,10 @@ from service.audit.events import record
 from service.context import USER
 from service.db.connection import Connection
 from service.db.transactions import read, write
+from service.http.conditional import check_preconditions
 from service.http.descriptions import Success, describe
 from service.http.idempotency import write_once
-from service.http.requests import check_if_match, read_body, read_query
+from service.http.requests import read_body, read_query
 from service.worlds import queries, schemas
 from service.worlds.limits import LIMIT_REACHED, check_limits
 from service.worlds.lists import LIST, dump_with, list_of, respond_with_list
@@ -99,7 +100,7 @@ async def change_world(request: web.Request) -> web.Response:
 
 async def _change(conn: Connection, request: web.Request, change: dict[str, Any]) -> asyncpg.Record:
     world = await lock_world(conn, request)
-    check_if_match(request, world["version"])
+    check_preconditions(request, world["version"])
     if not changes(world, change):
         return world
     return await queries.update_world(conn, world["id"], {**world, **change})
@@ -114,6 +115,6 @@ async def delete_world(request: web.Request) -> web.Response:
 
 async def _delete(conn: Connection, request: web.Request) -> None:
     world = await lock_world(conn, request)
-    check_if_match(request, world["version"])
+    check_preconditions(request, world["version"])
     await queries.mark_deleted(conn, world["id"])
     await record(conn, request, "world.delete", request[USER]["id"], before=naming(world))

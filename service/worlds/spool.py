@@ -8,11 +8,12 @@ from typing import IO
 
 import asyncpg
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from service.db.connection import Connection
 from service.db.transactions import read, snapshot
-from service.http.problems import BODY_TIMEOUT, CONTENT_TOO_LARGE, MALFORMED_BODY, Problem
-from service.http.requests import COMPRESSED_FREE_BYTES, COMPRESSION_MAX_RATIO
+from service.http.codings import StreamDecoder, check_size, coding_of
+from service.http.problems import BODY_TIMEOUT, MALFORMED_BODY, Problem
 from service.worlds.document import write_document
 
 # What stays in memory of a document. A larger one is in a file that no other process can open.
@@ -27,27 +28,29 @@ def open_spool() -> IO[bytes]:
 
 
 async def receive(request: web.Request, spool: IO[bytes], max_bytes: int) -> bytes:
-    """Write the body into the spool, and return its hash.
+    """Write the body into the spool without its content coding, and return its hash.
 
-    Raises Problem 408 if it takes too long, 413 if it is too large, 400 if it cannot be decoded.
+    Raises Problem 408 if it takes too long, 413 if it is too large, 415 if its coding is unknown,
+    and 400 if it cannot be decoded.
     """
+    coding = coding_of(request)
     digest = hashlib.sha256()
-    length = 0
+    sent = length = 0
     try:
         async with asyncio.timeout(UPLOAD_TIMEOUT_S):
+            decoder = StreamDecoder(coding) if coding else None
             async for chunk in request.content.iter_chunked(CHUNK_BYTES):
-                length += len(chunk)
-                sent = request.content.total_compressed_bytes
-                if length > max_bytes or (
-                    sent is not None
-                    and length > COMPRESSED_FREE_BYTES + COMPRESSION_MAX_RATIO * sent
-                ):
-                    raise Problem(CONTENT_TOO_LARGE, close=True)
-                digest.update(chunk)
-                await asyncio.to_thread(spool.write, chunk)
+                sent += len(chunk)
+                for part in decoder.decode(chunk) if decoder else (chunk,):
+                    length += len(part)
+                    check_size(length, sent, max_bytes)
+                    digest.update(part)
+                    await asyncio.to_thread(spool.write, part)
+            if decoder:
+                decoder.end()
     except TimeoutError:
         raise Problem(BODY_TIMEOUT, close=True) from None
-    except (web.RequestPayloadError, ConnectionError):
+    except (web.RequestPayloadError, HttpProcessingError, ConnectionError):
         raise Problem(MALFORMED_BODY, close=True) from None
     return digest.digest()
 

@@ -9,10 +9,11 @@ from aiohttp import web
 from service.context import USER
 from service.db.connection import Connection
 from service.db.transactions import read, write
+from service.http.conditional import check_preconditions
 from service.http.descriptions import Success, describe
 from service.http.idempotency import write_once
 from service.http.problems import Problem
-from service.http.requests import check_if_match, json_response, read_body, read_query
+from service.http.requests import json_response, read_body, read_query
 from service.worlds import beat_queries, queries, schemas, story_queries
 from service.worlds.limits import LIMIT_REACHED, check_limits
 from service.worlds.lists import LIST, dump_with, list_of, respond_with_list
@@ -125,7 +126,7 @@ async def change_story(request: web.Request) -> web.Response:
 
 async def _change(conn: Connection, request: web.Request, change: dict[str, Any]) -> asyncpg.Record:
     story = await get_story(conn, request, story_queries.lock_story)
-    check_if_match(request, story["version"])
+    check_preconditions(request, story["version"])
     if not changes(story, change):
         return story
     return await story_queries.update_story(
@@ -143,7 +144,7 @@ async def delete_story(request: web.Request) -> web.Response:
 
 async def _delete(conn: Connection, request: web.Request, *, force: bool) -> None:
     story = await get_story(conn, request, story_queries.lock_story)
-    check_if_match(request, story["version"])
+    check_preconditions(request, story["version"])
     if force:
         beats = await beat_queries.count_beats(conn, story["id"])
         await story_queries.delete_story(conn, story["id"])

@@ -22,12 +22,11 @@ from service.http.field_errors import field_error, field_errors
 from service.http.idempotency import BODY_DIGEST, find_stored_response, write_once
 from service.http.problems import (
     RETRY_SOON,
-    UNSUPPORTED_MEDIA_TYPE,
     Problem,
     ProblemType,
     invalid_fields,
 )
-from service.http.requests import read_body
+from service.http.requests import read_body, require_json
 from service.http.streaming import stream_json
 from service.worlds import beat_queries, document, event_queries, queries, schemas, story_queries
 from service.worlds.event_handlers import CAUSES_CYCLE
@@ -92,8 +91,7 @@ async def import_world(request: web.Request) -> web.StreamResponse:
 
     Everything gets a new id. Ids and times in the document only serve as references.
     """
-    if request.content_type != "application/json":
-        raise Problem(UNSUPPORTED_MEDIA_TYPE)
+    require_json(request)
     max_bytes = request.app[SETTINGS].world_import_max_bytes
     with open_spool() as spool:
         request[BODY_DIGEST] = await receive(request, spool, max_bytes)
