@@ -3,14 +3,14 @@
 import math
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from typing import IO, Any, TypeAlias
 
 import asyncpg
 import ijson
 
 from service.db.connection import Connection
-from service.http.field_errors import field_error
+from service.http.field_errors import CODES, escape_pointer, field_error
 from service.http.fields import NUMBER_MAX_CHARS, read_float
 from service.http.problems import MALFORMED_JSON, Problem, ProblemType, invalid_fields
 from service.json_codec import encode
@@ -23,6 +23,8 @@ UNKNOWN_VERSION = ProblemType(
 # Of a row: levels of nesting, and members of an object or elements of an array.
 DEPTH_MAX = 8
 MEMBERS_MAX = 100
+# What the parser raises for what is no JSON, and for an exponent beyond what Decimal takes.
+UNREADABLE = (ijson.JSONError, InvalidOperation)
 _EACH = None
 _Event: TypeAlias = tuple[str, Any]
 _DEPTHS = {"start_map": 1, "start_array": 1, "end_map": -1, "end_array": -1}
@@ -75,7 +77,8 @@ def _walk(file: IO[bytes], *path: str | None, without: str = "") -> Iterator[tup
     """Yield the values at a path of names and, with None, all elements of an array.
 
     Raises Problem 400 if the document is not JSON, or repeats a name (RFC 7493), and 422 if it has
-    other types on the path. ``without`` is a member that objects are read without.
+    other types on the path, or unknown members. ``without`` is a member that objects are read
+    without.
     """
     file.seek(0)
     events = ijson.basic_parse(file)
@@ -83,7 +86,7 @@ def _walk(file: IO[bytes], *path: str | None, without: str = "") -> Iterator[tup
         yield from _descend(events, next(events), path, "#", without)
         for _ in events:  # so that the rest of the document is JSON, too
             pass
-    except ijson.JSONError:
+    except UNREADABLE:
         raise Problem(MALFORMED_JSON) from None
 
 
@@ -100,16 +103,22 @@ def _descend(
             number += 1
     else:
         _expect(event, "start_map", at, "Expected an object.")
-        found = False
+        found: set[str] = set()
         while (event := next(events))[0] != "end_map":
             name, event = event[1], next(events)
-            if name != path[0]:
-                _skip(events, event)
-            elif found:
+            if name in found:
                 raise Problem(MALFORMED_JSON)
-            else:
-                found = True
+            # Another version may have others.
+            if at == "#" and path[0] != "version" and name not in schemas.IMPORT.fields:
+                pointer = f"#/{escape_pointer(name)}"
+                raise invalid_fields(field_error(pointer, "unknown_field", CODES["unknown_field"]))
+            # Members of rows are checked where the row is read as a whole.
+            if at == "#" or name == path[0]:
+                found.add(name)
+            if name == path[0]:
                 yield from _descend(events, event, path[1:], f"{at}/{name}", without)
+            else:
+                _skip(events, event)
 
 
 def _expect(event: _Event, kind: str, at: str, text: str) -> None:
