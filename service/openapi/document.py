@@ -23,7 +23,6 @@ from service.http.descriptions import (
     is_revalidated,
 )
 from service.http.media_types import media_types
-from service.http.pages import PageSchema
 from service.http.problems import (
     BODY_TIMEOUT,
     CONTENT_TOO_LARGE,
@@ -285,7 +284,7 @@ def _problems(route: Route, description: Description) -> dict[int, tuple[Problem
         found += _BODY_PROBLEMS
     if description.query:
         found += _QUERY_PROBLEMS
-    if isinstance(description.query, PageSchema):
+    if description.query and "cursor" in description.query.fields:
         found += [INVALID_CURSOR, CURSOR_MISMATCH]
     if description.idempotent:
         found += _IDEMPOTENCY_PROBLEMS

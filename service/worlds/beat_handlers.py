@@ -76,11 +76,11 @@ async def _create(conn: Connection, request: web.Request, values: dict[str, Any]
     number = await beat_queries.count_beats(conn, story["id"]) + 1
     check_limit(number, BEATS_PER_STORY, "beats in a story")
     await _check_event(conn, story["world_id"], values["world_event_id"])
-    if values["order_index"]:
-        await beat_queries.make_room(conn, story["id"], values["order_index"])
-    else:
+    if values["order_index"] is None:
         last = await beat_queries.find_last_place(conn, story["id"])
         values = {**values, "order_index": last + 1}
+    else:
+        await beat_queries.make_room(conn, story["id"], values["order_index"])
     beat = await beat_queries.insert_beat(
         conn, uuid_utils.uuid7(), story["world_id"], story["id"], values
     )

@@ -3,7 +3,7 @@
 import math
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from typing import IO, Any, TypeAlias
 
 import asyncpg
@@ -98,7 +98,8 @@ def _walk(file: IO[bytes], *path: str | None, without: str = "") -> Iterator[tup
     """Yield the values at a path of names and, with None, all elements of an array.
 
     Raises Problem 400 if the document is not JSON, or repeats a name (RFC 7493), and 422 if it has
-    other types on the path. ``without`` is a member that objects are read without.
+    other types on the path, or unknown members. ``without`` is a member that objects are read
+    without.
     """
     file.seek(0)
     events = ijson.basic_parse(file)
@@ -106,7 +107,7 @@ def _walk(file: IO[bytes], *path: str | None, without: str = "") -> Iterator[tup
         yield from _descend(events, next(events), path, "#", without)
         for _ in events:  # so that the rest of the document is JSON, too
             pass
-    except ijson.JSONError:
+    except UNREADABLE:
         raise Problem(MALFORMED_JSON) from None
 
 

@@ -126,7 +126,25 @@ def _arguments(
 
 
 async def delete_event(conn: Connection, event_id: uuid.UUID) -> None:
-    """Delete the event. Its beats lose their link to it, and what it caused a cause."""
+    """Delete the event. Its beats lose their link to it, and what it caused a cause.
+
+    Both change with that, so that no earlier ETag of theirs matches.
+    """
+    await conn.execute(
+        """
+        update story_beats
+        set world_event_id = null, version = version + 1, updated_at = now()
+        where world_event_id = $1
+        """,
+        event_id,
+    )
+    await conn.execute(
+        """
+        update world_events set version = version + 1, updated_at = now()
+        where id in (select event_id from event_causes where cause_id = $1)
+        """,
+        event_id,
+    )
     await conn.execute("delete from world_events where id = $1", event_id)
 
 

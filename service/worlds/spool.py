@@ -13,8 +13,15 @@ from aiohttp.http_exceptions import HttpProcessingError
 from service.db.connection import Connection
 from service.db.transactions import read, snapshot
 from service.http.codings import StreamDecoder, check_size, coding_of
-from service.http.problems import BODY_TIMEOUT, MALFORMED_BODY, Problem
+from service.http.problems import (
+    BODY_TIMEOUT,
+    EMPTY_BODY,
+    MALFORMED_BODY,
+    MALFORMED_JSON,
+    Problem,
+)
 from service.worlds.document import write_document
+from service.worlds.screen import Screen
 
 # What stays in memory of a document. A larger one is in a file that no other process can open.
 MEMORY_MAX_BYTES = 1024 * 1024
@@ -31,10 +38,10 @@ async def receive(request: web.Request, spool: IO[bytes], max_bytes: int) -> byt
     """Write the body into the spool without its content coding, and return its hash.
 
     Raises Problem 408 if it takes too long, 413 if it is too large, 415 if its coding is unknown,
-    and 400 if it cannot be decoded.
+    and 400 if there is none, if it cannot be decoded, or if the parser would misread it.
     """
     coding = coding_of(request)
-    digest = hashlib.sha256()
+    digest, screen = hashlib.sha256(), Screen()
     sent = length = 0
     try:
         async with asyncio.timeout(UPLOAD_TIMEOUT_S):
@@ -44,6 +51,8 @@ async def receive(request: web.Request, spool: IO[bytes], max_bytes: int) -> byt
                 for part in decoder.decode(chunk) if decoder else (chunk,):
                     length += len(part)
                     check_size(length, sent, max_bytes)
+                    if fault := screen.find_fault(part):
+                        raise Problem(MALFORMED_JSON, fault, close=True)
                     digest.update(part)
                     await asyncio.to_thread(spool.write, part)
             if decoder:
@@ -52,6 +61,8 @@ async def receive(request: web.Request, spool: IO[bytes], max_bytes: int) -> byt
         raise Problem(BODY_TIMEOUT, close=True) from None
     except (web.RequestPayloadError, HttpProcessingError, ConnectionError):
         raise Problem(MALFORMED_BODY, close=True) from None
+    if not length:
+        raise Problem(EMPTY_BODY)
     return digest.digest()
 
 
