@@ -3,7 +3,7 @@
 import math
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from typing import IO, Any, TypeAlias
 
 import asyncpg
@@ -23,6 +23,8 @@ UNKNOWN_VERSION = ProblemType(
 # Of a row: levels of nesting, and members of an object or elements of an array.
 DEPTH_MAX = 8
 MEMBERS_MAX = 100
+# What the parser raises for what is no JSON, and for an exponent beyond what Decimal takes.
+UNREADABLE = (ijson.JSONError, ArithmeticError, UnicodeDecodeError, ValueError)
 MEMBERS = ("version", "exported_at", "world", "world_events", "stories")
 _EACH = None
 # Yields the names of an object, without their values.
@@ -124,7 +126,7 @@ def _descend(
             number += 1
     else:
         _expect(event, "start_map", at, "Expected an object.")
-        names = set()
+        names: set[str] = set()
         while (event := next(events))[0] != "end_map":
             name, event = event[1], next(events)
             if name in names or len(names) > MEMBERS_MAX:
