@@ -146,3 +146,15 @@ def object_of(**properties: Any) -> dict[str, Any]:
 
 def array_of(items: Any) -> dict[str, Any]:
     return {"type": "array", "items": items}
+
+
+def nullable(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a schema that also accepts null.
+
+    Null is one more type, because generators of clients read this better than ``anyOf``.
+    """
+    types = schema["type"]
+    if isinstance(types, list):
+        return dict(schema)
+    also = {"enum": [*schema["enum"], None]} if "enum" in schema else {}
+    return {**schema, "type": [types, "null"], **also}

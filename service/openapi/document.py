@@ -48,11 +48,13 @@ from service.openapi.components import (
     HEADERS,
     PROBLEM,
     RATE_HEADERS,
+    component_of,
     headers_of,
     problem_response,
     resolve,
 )
 from service.openapi.fields import describe_field
+from service.openapi.generators import adapt
 from service.settings import Settings
 from service.telemetry.access_log import PROBES
 
@@ -126,11 +128,11 @@ def document(routes: Sequence[Route], settings: Settings) -> dict[str, Any]:
     )
     resolve(PROBLEM, spec.components)
     for name, header in HEADERS.items():
-        spec.components.header(name, header)
+        spec.components.header(component_of(name), header)
     for route in routes:
         operation = _operation(route, converter, spec.components)
         spec.path(route.path, operations={route.method.lower(): operation})
-    whole: dict[str, Any] = spec.to_dict()
+    whole = adapt(spec.to_dict())
     # Put the format and its version first.
     return {"openapi": whole.pop("openapi"), **whole}
 
@@ -187,12 +189,7 @@ def _parameters(route: Route, description: Description, converter: Any) -> Itera
         schema = {"type": "string", "format": "uuid"}
         yield {"in": "path", "name": name, "required": True, "schema": schema}
     if description.query is not None:
-        for parameter in converter.schema2parameters(description.query, location="query"):
-            content = parameter["schema"].pop("contentSchema", None)
-            if content is not None:
-                del parameter["schema"]
-                parameter["content"] = {"application/json": {"schema": content}}
-            yield parameter
+        yield from converter.schema2parameters(description.query, location="query")
     if description.idempotent:
         yield {
             "in": "header",
@@ -226,8 +223,8 @@ def _responses(route: Route, description: Description, components: Any) -> dict[
     }
     for status, kinds in problems.items():
         # Many routes share a response: components keep the description small.
-        codes = [kind.code for kind in kinds]
-        name = ".".join([str(status), *codes, *(["limited"] if rate else [])])
+        words = "_".join([*(kind.code for kind in kinds), *(["limited"] if rate else [])])
+        name = f"Problem{status}{words.title().replace('_', '')}"
         if name not in components.responses:
             components.response(name, problem_response(status, kinds, rate))
         responses[str(status)] = {"$ref": f"#/components/responses/{name}"}
