@@ -99,21 +99,17 @@ WELL_KNOWN_PREFERENCES: dict[str, tuple[Callable[[Any], bool], Message, dict[str
     ),
 }
 
-# No schema for what the description says, which would contain itself: generators of clients fail.
-ANY_JSON = Shape(
-    "AnyJson",
-    {
-        "description": (
-            "Any JSON without NUL characters. Numbers are 0, or between 1e-15 and 2^53 in"
-            " magnitude, and must fit the precision of a 64-bit float; -0.0 becomes 0.0."
-        ),
-    },
-)
+# Other keys hold any JSON. Its exact schema would contain itself, on which generators of clients
+# fail, so the descriptions give the limits in words.
 _OBJECT = {
     "type": "object",
     "propertyNames": {"pattern": NO_NUL},
-    "additionalProperties": ANY_JSON,
+    "additionalProperties": True,
 }
+_LIMITS = (
+    "No string contains NUL. Numbers are 0, or between 1e-15 and 2^53 in magnitude, and must fit"
+    " the precision of a 64-bit float; -0.0 becomes 0.0."
+)
 _KNOWN = {name: shape for name, (_, _, shape) in WELL_KNOWN_PREFERENCES.items()}
 _SIZE = f"{PREFERENCES_MAX_BYTES} bytes of JSON and {PREFERENCES_MAX_DEPTH} levels of nesting."
 SETTINGS = Shape(
@@ -121,7 +117,8 @@ SETTINGS = Shape(
     {
         **_OBJECT,
         "description": (
-            f"Settings chosen by the client. Well-known keys have fixed types. Limited to {_SIZE}"
+            "Settings chosen by the client. Well-known keys have fixed types. Limited to"
+            f" {_SIZE} {_LIMITS}"
         ),
         "properties": _KNOWN,
     },
@@ -131,7 +128,8 @@ SETTINGS_PATCH = Shape(
     {
         **_OBJECT,
         "description": (
-            f"A merge patch (RFC 7396): null removes a key. The result is limited to {_SIZE}"
+            "A merge patch (RFC 7396): null removes a key. The result is limited to"
+            f" {_SIZE} {_LIMITS}"
         ),
         "properties": {name: nullable(shape) for name, shape in _KNOWN.items()},
     },

@@ -10,6 +10,7 @@ from aiohttp.typedefs import Handler
 from marshmallow import Schema
 
 from service.http.problems import ProblemType
+from service.settings import Settings
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
@@ -25,13 +26,17 @@ class Shape(NamedTuple):
 
 
 class Success(NamedTuple):
-    """A successful response, and the headers that this route adds to it."""
+    """A successful response, and the headers that this route adds to it.
+
+    ``when`` says with which settings the route gives it, if not with all.
+    """
 
     description: str
     body: Schema | Shape | Mapping[str, Any] | None = None
     headers: tuple[str, ...] = ()
     example: object = None
     content_type: str = "application/json"
+    when: Callable[[Settings], bool] | None = None
 
 
 class Description(NamedTuple):

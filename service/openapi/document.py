@@ -130,7 +130,7 @@ def document(routes: Sequence[Route], settings: Settings) -> dict[str, Any]:
     for name, header in HEADERS.items():
         spec.components.header(component_of(name), header)
     for route in routes:
-        operation = _operation(route, converter, spec.components)
+        operation = _operation(route, settings, converter, spec.components)
         spec.path(route.path, operations={route.method.lower(): operation})
     whole = adapt(spec.to_dict())
     # Put the format and its version first.
@@ -149,7 +149,7 @@ def _tag(route: Route) -> str:
     return route.handler.__module__.split(".")[1]
 
 
-def _operation(route: Route, converter: Any, components: Any) -> dict[str, Any]:
+def _operation(route: Route, settings: Settings, converter: Any, components: Any) -> dict[str, Any]:
     description, access = description_of(route.handler), access_of(route.access)
     summary, _, rest = inspect.cleandoc(route.handler.__doc__ or "").partition("\n\n")
     operation: dict[str, Any] = {
@@ -158,7 +158,7 @@ def _operation(route: Route, converter: Any, components: Any) -> dict[str, Any]:
         "summary": " ".join(summary.split()),
         "description": "\n\n".join(filter(None, [rest, access.words])),
         "parameters": list(_parameters(route, description, converter)),
-        "responses": _responses(route, description, components),
+        "responses": _responses(route, description, settings, components),
         "security": _security(access),
     }
     if description.body is not None:
@@ -214,12 +214,15 @@ def _parameters(route: Route, description: Description, converter: Any) -> Itera
         }
 
 
-def _responses(route: Route, description: Description, components: Any) -> dict[str, Any]:
+def _responses(
+    route: Route, description: Description, settings: Settings, components: Any
+) -> dict[str, Any]:
     problems = _problems(route, description)
     rate = RATE_HEADERS if 429 in problems else ()
     responses = {
         str(status): _success(success, rate, components)
         for status, success in description.responses.items()
+        if success.when is None or success.when(settings)
     }
     for status, kinds in problems.items():
         # Many routes share a response: components keep the description small.
