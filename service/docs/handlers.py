@@ -55,7 +55,7 @@ async def swagger_ui_style(request: web.Request) -> web.Response:
 
 
 def _serve_file(request: web.Request, name: str, content_type: str) -> web.Response:
-    """Respond with the file, gzipped if the client accepts it, or 304 if the client has it."""
+    """Respond with the file, gzipped if the client accepts it."""
     compressed = "gzip" in request.headers.get(hdrs.ACCEPT_ENCODING, "")
     body, tag = _load(name, compressed)
     headers = {
@@ -63,8 +63,6 @@ def _serve_file(request: web.Request, name: str, content_type: str) -> web.Respo
         hdrs.ETAG: f'"{tag}"',
         hdrs.VARY: hdrs.ACCEPT_ENCODING,
     }
-    if any(given.value in (tag, "*") for given in request.if_none_match or ()):
-        return web.Response(status=304, headers=headers)
     if compressed:
         headers[hdrs.CONTENT_ENCODING] = "gzip"
     return FileResponse(request, body, headers=headers, content_type=content_type, charset="utf-8")

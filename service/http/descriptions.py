@@ -10,6 +10,7 @@ from aiohttp.typedefs import Handler
 from marshmallow import Schema
 
 from service.http.problems import ProblemType
+from service.http.route import Route
 from service.settings import Settings
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
@@ -104,11 +105,7 @@ def describe_file(
     """Attach the description of a file that clients cache and revalidate."""
     body = {"type": schema_type}
     return describe(
-        {
-            200: Success(description, body, ("ETag",), content_type=content_type),
-            304: Success("The version named in If-None-Match is still current.", None, ("ETag",)),
-        },
-        database=False,
+        {200: Success(description, body, ("ETag",), content_type=content_type)}, database=False
     )
 
 
@@ -132,6 +129,12 @@ def description_of(handler: Handler) -> Description:
 def access_of(guard: Callable[..., Handler]) -> Access:
     access: Access = vars(guard)["access"]
     return access
+
+
+def is_revalidated(route: Route) -> bool:
+    """Return whether clients can compare the resource's ETag with one that they know."""
+    responses = description_of(route.handler).responses.values()
+    return route.method == "GET" and any("ETag" in success.headers for success in responses)
 
 
 def ref(name: str) -> dict[str, Any]:

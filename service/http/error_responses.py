@@ -13,6 +13,7 @@ from aiohttp.http_exceptions import LineTooLong
 from service.context import LOG_CONTEXT, REQUEST_CONTEXT
 from service.exceptions import DatabaseUnavailable
 from service.http.headers import ON_EVERY_RESPONSE, SERVER
+from service.http.media_types import accept_patch
 from service.http.problems import (
     CONTENT_TOO_LARGE,
     DATABASE_UNAVAILABLE,
@@ -44,6 +45,8 @@ def _from_framework(error: web.HTTPException) -> Problem:
     """Convert the framework's own error (404, 405, 413, …) to a problem, without its text."""
     fallback = ProblemType(error.status, "request_refused", phrase(error.status))
     kept = {name: error.headers[name] for name in ("Allow",) if name in error.headers}
+    if isinstance(error, web.HTTPMethodNotAllowed):
+        kept |= accept_patch(error.allowed_methods)
     kind = _FRAMEWORK.get(error.status, fallback)
     return Problem(kind, headers=kept, close=error.status == 413)
 

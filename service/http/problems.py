@@ -89,6 +89,9 @@ CURSOR_MISMATCH = ProblemType(
 INVALID_IDEMPOTENCY_KEY = ProblemType(
     400, "invalid_idempotency_key", "An Idempotency-Key must be 1 to 255 visible ASCII characters."
 )
+INVALID_ETAG = ProblemType(
+    400, "invalid_etag", "If-Match and If-None-Match must be *, or a list of quoted ETags."
+)
 NOT_FOUND = ProblemType(404, "not_found", "This does not exist, or you do not have access to it.")
 ACCOUNT_NOT_FOUND = NOT_FOUND._replace(detail="There is no such account.")
 SESSION_NOT_FOUND = NOT_FOUND._replace(detail="There is no such session.")
@@ -121,7 +124,6 @@ UNSUPPORTED_MEDIA_TYPE = ProblemType(
     415,
     "unsupported_media_type",
     "Expected Content-Type: application/json in UTF-8.",
-    {"Accept": "application/json"},
 )
 UNSUPPORTED_CONTENT_ENCODING = ProblemType(
     415,

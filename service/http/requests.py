@@ -1,4 +1,4 @@
-"""Reading requests (body, query, preconditions) and writing JSON responses."""
+"""Reading requests (body, query) and writing JSON responses."""
 
 import asyncio
 import functools
@@ -15,6 +15,7 @@ from marshmallow import Schema, ValidationError, missing
 
 from service.http.field_errors import ERRORS_MAX, escape_pointer, field_error, field_errors
 from service.http.fields import EXACT_CHARS, read_float, read_int
+from service.http.media_types import accept_patch, media_types
 from service.http.problems import (
     BODY_TIMEOUT,
     CONTENT_TOO_LARGE,
@@ -23,8 +24,6 @@ from service.http.problems import (
     MALFORMED_BODY,
     MALFORMED_JSON,
     MALFORMED_QUERY,
-    PRECONDITION_FAILED,
-    PRECONDITION_REQUIRED,
     UNSUPPORTED_CONTENT_ENCODING,
     UNSUPPORTED_MEDIA_TYPE,
     Problem,
@@ -46,7 +45,6 @@ VALUES_MAX = 2000
 LONG_NUMBERS_MAX = 910
 DEPTH_MAX = 64
 _BRACKET = re.compile(r"[\[{\]}]")
-_TAG = re.compile(r'(W/)?"([^"]*)"')
 _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 
 
@@ -159,8 +157,8 @@ def _parse_json(request: web.Request, body: bytes) -> object:
         raise Problem(EMPTY_BODY)
     charset = (request.charset or "utf-8").lower()
     encoding = request.headers.get("Content-Encoding", "identity").lower()
-    if request.content_type != "application/json" or charset != "utf-8":
-        raise Problem(UNSUPPORTED_MEDIA_TYPE)
+    if request.content_type not in media_types(request.method) or charset != "utf-8":
+        raise _unsupported_media_type(request.method)
     if encoding not in ("identity", "gzip", "deflate"):
         raise Problem(UNSUPPORTED_CONTENT_ENCODING)
     try:
@@ -174,6 +172,13 @@ def _parse_json(request: web.Request, body: bytes) -> object:
         raise Problem(CONTENT_TOO_LARGE, f"The body holds more than {error}.") from None
     except (ValueError, RecursionError):
         raise Problem(MALFORMED_JSON, "The body is not valid I-JSON (RFC 7493).") from None
+
+
+def _unsupported_media_type(method: str) -> Problem:
+    types = media_types(method)
+    detail = f"Expected Content-Type: {' or '.join(types)} in UTF-8."
+    headers = {"Accept": ", ".join(types), **accept_patch([method])}
+    return Problem(UNSUPPORTED_MEDIA_TYPE, detail, headers=headers)
 
 
 def load_json(text: str) -> object:
@@ -235,27 +240,6 @@ def _refuse_duplicate_names(pairs: list[tuple[str, object]]) -> dict[str, object
     if len(members) != len(pairs):
         raise ValueError("duplicate name")
     return members
-
-
-def check_if_match(request: web.Request, version: int) -> None:
-    """Raise Problem 412 if If-Match is given and does not match (RFC 9110 §13.1.1).
-
-    A weak tag never matches.
-    """
-    given = _if_match(request)
-    if given not in ("", "*") and ("", str(version)) not in _TAG.findall(given):
-        raise Problem(PRECONDITION_FAILED)
-
-
-def _if_match(request: web.Request) -> str:
-    """Return If-Match, with several header lines joined into one list (RFC 9110 §5.3)."""
-    return ", ".join(request.headers.getall("If-Match", ())).strip()
-
-
-def require_if_match(request: web.Request) -> None:
-    """Raise Problem 428 if the request has no If-Match (RFC 6585 §3)."""
-    if not _if_match(request):
-        raise Problem(PRECONDITION_REQUIRED)
 
 
 def json_response(

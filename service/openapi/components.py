@@ -17,12 +17,16 @@ RATE_HEADERS = ("RateLimit", "RateLimit-Policy")
 
 HEADERS: dict[str, dict[str, Any]] = {
     "Accept": {
-        "description": "The content type to send.",
-        "schema": {"const": "application/json"},
+        "description": "The content types to choose from.",
+        "schema": {"type": "string"},
     },
     "Accept-Encoding": {
         "description": "The content encodings to choose from.",
         "schema": {"const": "gzip, deflate"},
+    },
+    "Accept-Patch": {
+        "description": "The content types of PATCH (RFC 5789 §3.1), if that was the method.",
+        "schema": {"type": "string"},
     },
     "Content-Disposition": {
         "description": "The name to save the file under.",
@@ -30,7 +34,7 @@ HEADERS: dict[str, dict[str, Any]] = {
         "schema": {"type": "string", "pattern": "^attachment; filename="},
     },
     "ETag": {
-        "description": "The version, to send as If-Match (RFC 9110 §8.8.3).",
+        "description": "The version, to send as If-Match or If-None-Match (RFC 9110 §8.8.3).",
         "required": True,
         "schema": {"type": "string", "pattern": '^"[0-9a-f]+"$'},
     },
@@ -78,7 +82,7 @@ HEADERS: dict[str, dict[str, Any]] = {
 _PROBLEM_HEADERS = {
     401: ("WWW-Authenticate",),
     409: ("Retry-After-Perhaps",),
-    415: ("Accept", "Accept-Encoding"),
+    415: ("Accept", "Accept-Encoding", "Accept-Patch"),
     429: ("Retry-After",),
     503: ("Retry-After",),
 }

@@ -14,7 +14,15 @@ from typing import Any
 from marshmallow import fields
 
 from service import __version__
-from service.http.descriptions import Access, Description, Success, access_of, description_of
+from service.http.descriptions import (
+    Access,
+    Description,
+    Success,
+    access_of,
+    description_of,
+    is_revalidated,
+)
+from service.http.media_types import media_types
 from service.http.pages import PageSchema
 from service.http.problems import (
     BODY_TIMEOUT,
@@ -27,6 +35,7 @@ from service.http.problems import (
     IDEMPOTENCY_KEY_REUSED,
     IDEMPOTENT_RESPONSE_LOST,
     INVALID_CURSOR,
+    INVALID_ETAG,
     INVALID_FIELDS,
     INVALID_IDEMPOTENCY_KEY,
     INVALID_VALUE,
@@ -62,8 +71,9 @@ _DESCRIPTION = """\
 Accounts: registration, sign-in, sessions, recovery, profiles, administration and audit.
 
 Bodies are JSON in UTF-8 (RFC 8259, RFC 7493), optionally compressed with gzip or deflate
-(`Content-Encoding`). Unknown fields are rejected. Every path also works with a trailing slash, and
-`HEAD` works wherever `GET` does. Times are RFC 3339; responses give them in UTC.
+(`Content-Encoding`). Unknown fields are rejected. `PATCH` merges (RFC 7396). Every path also works
+with a trailing slash, and `HEAD` works wherever `GET` does. Times are RFC 3339; responses give them
+in UTC.
 
 Errors are `application/problem+json` (RFC 9457) with a stable `code`; each status lists its codes.
 In addition, an unknown path returns 404, an unsupported method 405, a CORS preflight of an unlisted
@@ -72,6 +82,9 @@ origin 403, an internal error 500, and a version of HTTP other than 1.0 and 1.1 
 To find a request in the logs, send an `X-Request-ID` of up to 128 letters, digits, dots, hyphens
 and underscores. The response repeats it.
 """
+NOT_MODIFIED = Success("A version in If-None-Match is still current.", None, ("ETag",))
+# The value of If-Match and If-None-Match.
+ETAGS = {"type": "string", "pattern": '^(\\*|(W/)?"[!#-~]*"( *, *(W/)?"[!#-~]*")*)$'}
 _BODY_PROBLEMS = (
     EMPTY_BODY,
     MALFORMED_BODY,
@@ -167,7 +180,7 @@ def _operation(route: Route, settings: Settings, converter: Any, components: Any
             content["example"] = description.example
         operation["requestBody"] = {
             "required": description.body_required,
-            "content": {"application/json": content},
+            "content": dict.fromkeys(sorted(media_types(route.method)), content),
         }
     return operation
 
@@ -209,8 +222,16 @@ def _parameters(route: Route, description: Description, converter: Any) -> Itera
                 "ETag from a previous read. The change is applied only if it still matches."
             ),
             "required": description.if_match == "required",
-            "schema": {"type": "string"},
+            "schema": ETAGS,
             "example": '"1"',
+        }
+    if is_revalidated(route):
+        # Without an example, which the page at /docs would send.
+        yield {
+            "in": "header",
+            "name": "If-None-Match",
+            "description": "ETag from a previous read. The response is 304 if it still matches.",
+            "schema": ETAGS,
         }
 
 
@@ -219,9 +240,12 @@ def _responses(
 ) -> dict[str, Any]:
     problems = _problems(route, description)
     rate = RATE_HEADERS if 429 in problems else ()
+    successes = {**description.responses}
+    if is_revalidated(route):
+        successes[304] = NOT_MODIFIED
     responses = {
         str(status): _success(success, rate, components)
-        for status, success in description.responses.items()
+        for status, success in successes.items()
         if success.when is None or success.when(settings)
     }
     for status, kinds in problems.items():
@@ -264,8 +288,8 @@ def _problems(route: Route, description: Description) -> dict[int, tuple[Problem
         found += [INVALID_CURSOR, CURSOR_MISMATCH]
     if description.idempotent:
         found += _IDEMPOTENCY_PROBLEMS
-    if description.if_match:
-        found += [PRECONDITION_FAILED]
+    if description.if_match or is_revalidated(route):
+        found += [PRECONDITION_FAILED, INVALID_ETAG]
     if description.if_match == "required":
         found += [PRECONDITION_REQUIRED]
     by_code = {(kind.status, kind.code): kind for kind in found}

@@ -1,8 +1,11 @@
 """How to reach PostgreSQL and the mail server."""
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from ipaddress import IPv6Address, ip_address
 from pathlib import Path
+from socket import inet_aton
 from ssl import SSLContext, TLSVersion, VerifyFlags, create_default_context
 from typing import Any
 from urllib.parse import urlencode
@@ -91,6 +94,23 @@ def in_brackets(host: str) -> str:
 def http_origin(host: str, port: int) -> str:
     """Return the origin of a server that speaks HTTP on this host and port."""
     return f"http://{in_brackets(host)}:{port}"
+
+
+def default_origin(host: str, port: int) -> str:
+    """Return the origin for this machine's browsers, on any interface that the host means."""
+    return http_origin("localhost" if is_wildcard(host) else host, port)
+
+
+def is_wildcard(host: str) -> bool:
+    """Return whether listening on this host means every interface: ``0.0.0.0``, ``::``, ``0``."""
+    try:
+        ip = ip_address(host)
+    except ValueError:
+        with contextlib.suppress(OSError):
+            return inet_aton(host) == bytes(4)
+        return False
+    mapped = ip.ipv4_mapped if isinstance(ip, IPv6Address) else None
+    return (mapped or ip).is_unspecified
 
 
 def _trust_system(options: Mapping[str, str]) -> SSLContext:

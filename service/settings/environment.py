@@ -1,18 +1,21 @@
 """Reads and validates the settings from the environment before anything starts."""
 
 import importlib.util
+import re
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import Any
 
-from service.settings.connections import Database, http_origin
+from service.settings.connections import Database, default_origin, is_wildcard
 from service.settings.model import DATABASE_VARIABLES, VARIABLES, Settings
 from service.settings.urls import pair_hosts, parse_database_url, refuse_conflicts
 from service.settings.variables import SettingsError
 
 # Control characters, and the separators of lines and paragraphs.
 _CONTROLS = {"Cc", "Zl", "Zp"}
+# The value of DB_PORT in a container next to a service called db, unless the operator sets another.
+_SERVICE_LINK = re.compile(r"(tcp|udp|sctp)://([0-9.]+|\[[0-9a-f:.]+\]):[0-9]+")
 
 
 def load_settings(environ: Mapping[str, str]) -> Settings:
@@ -20,11 +23,17 @@ def load_settings(environ: Mapping[str, str]) -> Settings:
 
     White space around any value is removed, secrets included: a line break at the end would
     otherwise get into links and tokens. Control characters inside one are refused, as they would
-    get into headers and logs. An empty variable counts as not set.
+    get into headers and logs. An empty variable counts as not set, and so does a port that
+    Kubernetes or Docker has set to the address of a service.
 
     Raises SettingsError for an invalid variable, without showing its value.
     """
-    given = {name: value for name in VARIABLES if (value := environ.get(name, "").strip())}
+    given = {
+        name: value
+        for name in VARIABLES
+        if (value := environ.get(name, "").strip())
+        and not (name.endswith("_PORT") and _SERVICE_LINK.fullmatch(value))
+    }
     for name, value in given.items():
         try:
             value.encode()
@@ -45,11 +54,15 @@ def load_settings(environ: Mapping[str, str]) -> Settings:
     if values.get("traces"):
         _check_traces(environ)
     host, port = values.get("host", Settings.host), values.get("port", Settings.port)
+    if "mail_server" in values and "public_origin" not in values and is_wildcard(host):
+        because = ", because links in emails begin with it and HOST is every interface"
+        raise VARIABLES["PUBLIC_ORIGIN"].refusal(because)
     return Settings(
         **{
             "migrate_on_start": database is None,
             "data_dir": Settings.data_dir.absolute(),
-            "public_origin": http_origin(host, port),
+            "public_origin": default_origin(host, port),
+            "token_audience": values.get("token_issuer", Settings.token_issuer),
             **values,
         },
         database=database,
@@ -95,7 +108,9 @@ def _check_traces(environ: Mapping[str, str]) -> None:
     except ModuleNotFoundError:
         installed = None
     if installed is None:
-        raise SettingsError("TRACES: expected the extra to be installed: pip install shinkei[otel]")
+        raise SettingsError(
+            "TRACES: expected the extra otel to be installed; in a checkout: pip install '.[otel]'"
+        )
     for name in ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"):
         if environ.get(name, "http/protobuf") not in ("", "http/protobuf"):
             raise SettingsError(f"{name}: expected http/protobuf, the protocol of port 4318")

@@ -38,6 +38,7 @@ ENDING = {
     "sessions_end_one",
     "users_change_password",
     "users_delete_me",
+    "users_request_deletion",
 }
 
 
@@ -168,7 +169,7 @@ def complete_body(body: dict[str, Any], operation_id: str) -> None:
         pass  # responses to a wrong password or token are described too
     elif operation_id == "users_change_password":
         body["current_password"] = PASSWORD
-    elif operation_id in ("users_change_email", "users_delete_me"):
+    elif operation_id in ("users_change_email", "users_delete_me", "users_request_deletion"):
         body["password"] = PASSWORD
     elif operation_id == "sessions_login":
         body |= {"email": create_caller("user").email, "password": PASSWORD}
@@ -202,7 +203,7 @@ def complete_from_responses(case: Case, caller: Caller) -> None:
 _label = st.from_regex(r"[a-z0-9]([a-z0-9]{0,10}[a-z0-9])?", fullmatch=True)
 _local = st.from_regex(r"[A-Za-z0-9é]([.+_-]?[A-Za-z0-9é]){0,20}", fullmatch=True)
 schemathesis.openapi.format("idn-email", st.builds("{}@{}.com".format, _local, _label))
-schemathesis.openapi.format("uri", st.builds("https://{}.com/{}".format, _label, _label))
+schemathesis.openapi.format("http-url", st.builds("https://{}.com/{}".format, _label, _label))
 schemathesis.openapi.format(
     "display-name",
     st.text(st.characters(exclude_categories=["Cc", "Cf", "Cs", "Zl", "Zp"]), max_size=200),

@@ -103,6 +103,7 @@ CONTENT_TYPES = [
     "multipart/form-data; boundary=x",
     "application/json; charset=utf-16",
     "application/jsonp",
+    "application/json-patch+json",
     "nonsense",
     "",
 ]

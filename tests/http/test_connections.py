@@ -161,7 +161,7 @@ async def test_time_before_the_handler_starts_counts_towards_the_deadline(
     app.middlewares.insert(0, delay)
     client = await aiohttp_client(app)
     account = await register(client)
-    headers = {**account.headers, "If-None-Match": "x"}
+    headers = {**account.headers, "If-None-Match": '"x"'}
     response = await client.get("/api/v1/users/me", headers=headers)
     await assert_problem(response, 503, "timeout")
 

@@ -16,7 +16,7 @@ from service.http.descriptions import description_of
 from service.http.field_errors import CODES, field_errors
 from service.http.fields import UuidText
 from service.routes import ROUTES
-from tests.support.clients import ROOT, Client
+from tests.support.clients import Client
 from tests.support.factories import PASSWORD, assert_problem, register, register_as
 
 REGISTER = "/api/v1/auth/register"
@@ -104,12 +104,6 @@ async def test_each_error_of_a_field_has_its_code(client: Client) -> None:
 
 def test_each_code_is_produced() -> None:
     assert {code for code, _ in PRODUCES} == CODES.keys()
-
-
-def test_codes_are_documented() -> None:
-    document = (ROOT / "docs/errors.md").read_text()
-    for code, meaning in CODES.items():
-        assert f"| `{code}` | {meaning} |" in document
 
 
 def test_each_error_that_we_raise_is_declared_with_a_code() -> None:

@@ -21,7 +21,7 @@ OPERATION_IDS = """
     sessions_end_one sessions_end_others sessions_list_mine sessions_login sessions_logout
     sessions_refresh
     users_change_email users_change_password users_delete_me users_export_me users_merge_me
-    users_read_me users_register users_replace_me
+    users_read_me users_register users_replace_me users_request_deletion
 """
 
 

@@ -309,7 +309,7 @@ async def test_dashboard_and_alerts_use_only_exported_metrics(
     exported = {name for name, _ in samples}
     assert "shinkei_process_open_fds" in exported
     for file in ("grafana/dashboards/shinkei.json", "prometheus/alerts.yaml"):
-        named = set(re.findall(r"\bshinkei_\w+", (ROOT / "docker" / file).read_text()))
+        named = set(re.findall(r"\bshinkei_\w+", (ROOT / "deploy" / file).read_text()))
         assert named
         assert named <= exported
 

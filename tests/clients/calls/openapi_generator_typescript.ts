@@ -27,7 +27,7 @@ async function main() {
   report("sessions_login", typed(tokens.tokenType));
   const users = new UsersApi(configured(tokens.accessToken));
 
-  const me = await users.usersReadMeRaw();
+  const me = await users.usersReadMeRaw({});
   check(typed((await me.value()).email) === credentials.email, "email");
   report("users_read_me", "its email");
 
