@@ -83,8 +83,9 @@ To find a request in the logs, send an `X-Request-ID` of up to 128 letters, digi
 and underscores. The response repeats it.
 """
 NOT_MODIFIED = Success("A version in If-None-Match is still current.", None, ("ETag",))
-# The value of If-Match and If-None-Match.
-ETAGS = {"type": "string", "pattern": '^(\\*|(W/)?"[!#-~]*"( *, *(W/)?"[!#-~]*")*)$'}
+# The value of If-Match and If-None-Match: a list, possibly with empty elements (RFC 9110 §5.6.1).
+_ETAG = '(W/)?"[!#-~\\x80-\\xff]*"'
+ETAGS = {"type": "string", "pattern": rf"^(\*|[ \t,]*({_ETAG}[ \t]*(,[ \t,]*|$))*)$"}
 _BODY_PROBLEMS = (
     EMPTY_BODY,
     MALFORMED_BODY,
