@@ -13,7 +13,7 @@ from service.http.conditional import revalidate
 from service.http.descriptions import description_of, is_revalidated
 from service.http.fields import UUID_PATTERN
 from service.http.idempotency import replay_first
-from service.http.requests import meet_expectation
+from service.http.requests import UnmetExpectations, meet_expectation
 from service.http.route import SERVED, Route
 from service.openapi import handlers as openapi
 from service.recovery import handlers as recovery
@@ -107,3 +107,4 @@ def add_routes(app: web.Application) -> None:
                 app.router.add_get(path, handler, expect_handler=meet_expectation)
             else:
                 app.router.add_route(route.method, path, handler, expect_handler=meet_expectation)
+    app.router.register_resource(UnmetExpectations())

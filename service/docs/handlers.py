@@ -10,6 +10,7 @@ from pathlib import Path
 
 from aiohttp import hdrs, web
 
+from service.http.codings import accepts_gzip
 from service.http.descriptions import describe_file
 from service.http.responses import FileResponse
 
@@ -56,7 +57,7 @@ async def swagger_ui_style(request: web.Request) -> web.Response:
 
 def _serve_file(request: web.Request, name: str, content_type: str) -> web.Response:
     """Respond with the file, gzipped if the client accepts it."""
-    compressed = "gzip" in request.headers.get(hdrs.ACCEPT_ENCODING, "")
+    compressed = accepts_gzip(",".join(request.headers.getall(hdrs.ACCEPT_ENCODING, ())))
     body, tag = _load(name, compressed)
     headers = {
         hdrs.CACHE_CONTROL: "public, no-cache",

@@ -20,8 +20,11 @@ from typing import cast
 from aiohttp import web
 
 from service.context import SETTINGS
-from service.http.error_responses import malformed_response
+from service.http.error_responses import outside_response
+from service.http.headers import RESPONSE_HEADERS
 from service.http.problems import OVERLOADED, Problem
+from service.http.receiving import Receiving
+from service.http.request_heads import HEADER_MAX_BYTES, HEADERS_MAX, TARGET_MAX_BYTES
 from service.http.responses import PIECE_BYTES
 from service.telemetry.access_log import PROBES, route_template
 from service.telemetry.metrics import Dropped, count
@@ -207,6 +210,7 @@ class ClientConnection(web.RequestHandler):
         "now",
         "pipelined",
         "received_at",
+        "receiving",
         "spare",
         "turns_left",
     )
@@ -221,6 +225,11 @@ class ClientConnection(web.RequestHandler):
             # Also how long a client may take to send its headers.
             keepalive_timeout=connections.settings.keepalive_timeout_s,
             lingering_time=LINGERING_TIME_S,
+            max_line_size=TARGET_MAX_BYTES,
+            max_field_size=HEADER_MAX_BYTES,
+            max_headers=HEADERS_MAX,
+            # ``codings`` does it, within limits.
+            auto_decompress=False,
         )
         self.connections = connections
         self.idle = connections.idle
@@ -228,10 +237,29 @@ class ClientConnection(web.RequestHandler):
         # When bytes last arrived, until a request starts.
         self.received_at: float | None = None
         self.turns_left = 0
+        self.receiving: Receiving | None = None
         self.spare = self.ended = self.held = self.pipelined = self.must_wait = False
 
-    # How aiohttp responds to a request that is not valid HTTP, among others.
-    handle_error = malformed_response
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """Respond to a request that is not valid HTTP, among others.
+
+        aiohttp's own text response repeats the request.
+        """
+        return outside_response(request, exc, self.connections.app[RESPONSE_HEADERS])
+
+    async def read_body(self, request: web.Request) -> None:
+        """Read and cache the whole body. Raises a Problem if that fails."""
+        self.receiving = Receiving(request, self.connections.settings.body_timeout_s)
+        try:
+            await self.receiving.read()
+        finally:
+            self.receiving = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -248,6 +276,8 @@ class ClientConnection(web.RequestHandler):
         """Parse what has arrived. While a request is in progress, read no further than this."""
         self.received_at = self.now()
         super().data_received(data)
+        if self.receiving is not None:
+            self.receiving.count(data)
         if self not in self.idle and self.transport is not None and self.transport.is_reading():
             self.transport.pause_reading()
             self.held = True

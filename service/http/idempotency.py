@@ -20,6 +20,7 @@ from service.context import SETTINGS, USER
 from service.db.connection import Connection
 from service.db.transactions import read, write
 from service.http.client_ip import client_ip, client_network
+from service.http.codings import read_decoded
 from service.http.problems import (
     IDEMPOTENCY_KEY_IN_USE,
     IDEMPOTENCY_KEY_REUSED,
@@ -163,7 +164,7 @@ def _caller(request: web.Request) -> bytes:
 
 async def _fingerprint(request: web.Request) -> bytes:
     head = f"{request.method} {request.path.rstrip('/')}\n".encode()
-    return hashlib.sha256(head + await request.read()).digest()
+    return hashlib.sha256(head + await read_decoded(request)).digest()
 
 
 def _write_response(response: web.Response) -> bytes:

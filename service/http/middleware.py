@@ -12,8 +12,7 @@ from service.context import LIFECYCLE, LOG_CONTEXT, REQUEST_CONTEXT, SETTINGS, R
 from service.http.client_ip import shown_client_ip
 from service.http.connections import ClientConnection
 from service.http.error_responses import error_response
-from service.http.problems import HTTP_VERSION_NOT_SUPPORTED, Problem
-from service.http.requests import read_in_time
+from service.http.request_heads import check_head
 from service.telemetry.access_log import log_request
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
@@ -38,10 +37,9 @@ def request_middleware(app: web.Application) -> Middleware:
         REQUEST_CONTEXT.set(context)
         LOG_CONTEXT.set({**LOG_CONTEXT.get(), "request_id": context.request_id})
         try:
-            if request.version.major != 1:
-                raise Problem(HTTP_VERSION_NOT_SUPPORTED, close=True)
+            check_head(request)
             if request.can_read_body:
-                await read_in_time(request, settings.body_timeout_s)
+                await connection.read_body(request)
             due = connection.started() + settings.request_timeout_s
             async with asyncio.timeout_at(due) as context.deadline:
                 if connection.must_wait:

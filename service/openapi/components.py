@@ -6,10 +6,10 @@ from typing import Any
 from marshmallow import Schema
 
 from service.http.descriptions import Shape, ref
-from service.http.error_responses import phrase
 from service.http.examples import REQUEST_ID
 from service.http.field_errors import CODES, ERRORS_MAX
 from service.http.problems import ProblemType
+from service.http.responses import phrase
 
 _REQUEST_ID = "[A-Za-z0-9._-]{1,128}"
 _PROBLEM = "application/problem+json"

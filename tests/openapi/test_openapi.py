@@ -86,7 +86,12 @@ def test_every_declared_problem_is_described() -> None:
     assert declared - described == {
         (403, "origin_not_allowed"),
         (405, "method_not_allowed"),
+        (414, "target_too_long"),
+        (417, "expectation_failed"),
+        (431, "headers_too_large"),
         (500, "internal_error"),
+        (501, "method_not_implemented"),
+        (501, "transfer_coding_not_implemented"),
         (505, "http_version_not_supported"),
     }
     assert described <= declared
