@@ -6,7 +6,6 @@ from typing import Any, ClassVar
 from marshmallow import Schema, fields, validate
 
 from service.accounts.preferences import (
-    ANY_JSON,
     IS_EMAIL,
     NAME_MAX_LENGTH,
     ROLES,
@@ -65,7 +64,8 @@ class SearchText(Text):
 class ContainedSettings(fields.Field[dict[str, Any]]):
     """A JSON object in a query parameter, which the account's settings must contain."""
 
-    json_schema: ClassVar = {"contentSchema": {"type": "object", "additionalProperties": ANY_JSON}}
+    # Declared as text, because generators of clients don't encode a parameter's ``content``.
+    json_schema: ClassVar = {"type": "string", "format": "json-object"}
 
     def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> dict[str, Any]:
         try:
@@ -118,7 +118,11 @@ class ListUsersSchema(PageSchema):
     created_after = Timestamp(metadata=FROM_TIME)
     created_before = Timestamp(metadata=BEFORE_TIME)
     settings = ContainedSettings(
-        metadata={"description": "A JSON object that the settings must contain."}
+        metadata={
+            "description": (
+                'A JSON object that the settings must contain, such as `{"ui_theme": "dark"}`.'
+            )
+        }
     )
     sort = fields.String(validate=validate.OneOf(SORTS), load_default="-created_at")
     count = fields.String(
