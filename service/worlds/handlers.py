@@ -32,9 +32,9 @@ async def list_worlds(request: web.Request) -> web.StreamResponse:
     query = read_query(request, LIST)
 
     async def list_worlds(
-        conn: Connection, after: list[object] | None, limit: int, offset: int
+        conn: Connection, after: list[object] | None, limit: int
     ) -> list[asyncpg.Record]:
-        return await queries.list_worlds(conn, request[USER]["id"], after, limit, offset)
+        return await queries.list_worlds(conn, request[USER]["id"], after, limit)
 
     return await respond_with_list(
         request, query, queries.NEWEST_FIRST, list_worlds, dump_with(schemas.WORLD)
@@ -63,7 +63,7 @@ def new_world(given: dict[str, Any]) -> dict[str, Any]:
 
 async def _create(conn: Connection, request: web.Request, values: dict[str, Any]) -> web.Response:
     world = await queries.insert_world(conn, uuid_utils.uuid7(), request[USER]["id"], values)
-    await check_limits(conn, request)
+    await check_limits(conn, request, "worlds")
     await record(conn, request, "world.create", request[USER]["id"], after=naming(world))
     return render_created(world)
 

@@ -2,29 +2,34 @@
 
 import asyncio
 import hashlib
+import logging
 import tempfile
-import uuid
 from collections.abc import AsyncGenerator
 from typing import IO
 
-import asyncpg
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from service.db.connection import Connection
-from service.db.transactions import read, snapshot
 from service.http.codings import StreamDecoder, check_size, coding_of
 from service.http.problems import (
     BODY_TIMEOUT,
     EMPTY_BODY,
     MALFORMED_BODY,
     MALFORMED_JSON,
+    RETRY_SOON,
     Problem,
+    ProblemType,
 )
-from service.worlds import queries
-from service.worlds.document import write_document
 from service.worlds.screen import Screen
 
+log = logging.getLogger(__name__)
+
+NO_ROOM = ProblemType(
+    503,
+    "no_room",
+    "The service has no room for a temporary file. Its operator can see why in the log.",
+    RETRY_SOON,
+)
 # What stays in memory of a document. A larger one is in a file that no other process can open.
 MEMORY_MAX_BYTES = 1024 * 1024
 CHUNK_BYTES = 64 * 1024
@@ -34,6 +39,15 @@ UPLOAD_TIMEOUT_S = 5 * 60
 
 def open_spool() -> IO[bytes]:
     return tempfile.SpooledTemporaryFile(MEMORY_MAX_BYTES)
+
+
+async def write_spool(spool: IO[bytes], data: bytes) -> None:
+    """Write into the spool. Raises Problem 503 if the machine has no room or directory for it."""
+    try:
+        await asyncio.to_thread(spool.write, data)
+    except OSError as error:
+        log.error("temporary file not written", extra={"cause": str(error)})
+        raise Problem(NO_ROOM) from error
 
 
 async def receive(request: web.Request, spool: IO[bytes], max_bytes: int) -> bytes:
@@ -56,7 +70,7 @@ async def receive(request: web.Request, spool: IO[bytes], max_bytes: int) -> byt
                     if fault := screen.find_fault(part):
                         raise Problem(MALFORMED_JSON, fault, close=True)
                     digest.update(part)
-                    await asyncio.to_thread(spool.write, part)
+                    await write_spool(spool, part)
             if decoder:
                 decoder.end()
     except TimeoutError:
@@ -66,27 +80,6 @@ async def receive(request: web.Request, spool: IO[bytes], max_bytes: int) -> byt
     if not length:
         raise Problem(EMPTY_BODY)
     return digest.digest()
-
-
-async def spool_world(
-    app: web.Application, spool: IO[bytes], user_id: uuid.UUID, world_id: uuid.UUID
-) -> asyncpg.Record | None:
-    """Write the document of a world into the spool, as the world is at one moment.
-
-    Returns the world, or None if the account does not have it at that moment.
-    """
-
-    async def export_world(conn: Connection) -> asyncpg.Record | None:
-        spool.seek(0)
-        spool.truncate()
-        async with snapshot(conn):
-            world = await queries.find_world(conn, user_id, world_id)
-            if world is not None:
-                async for chunk in write_document(conn, world):
-                    await asyncio.to_thread(spool.write, chunk)
-        return world
-
-    return await read(app, export_world)
 
 
 async def send(spool: IO[bytes]) -> AsyncGenerator[bytes, None]:

@@ -30,6 +30,7 @@ from service.http.requests import read_body, require_json
 from service.http.streaming import stream_json
 from service.worlds import beat_queries, document, event_queries, queries, schemas, story_queries
 from service.worlds.event_handlers import CAUSES_CYCLE
+from service.worlds.export import spool_world
 from service.worlds.handlers import WORLD_CREATED, naming, new_world, render_created
 from service.worlds.limits import (
     BEATS_PER_EVENT,
@@ -40,7 +41,7 @@ from service.worlds.limits import (
     check_limits,
 )
 from service.worlds.rows import WORLD_NOT_FOUND, id_of, no_such
-from service.worlds.spool import UPLOAD_TIMEOUT_S, open_spool, receive, send, spool_world
+from service.worlds.spool import UPLOAD_TIMEOUT_S, open_spool, receive, send
 
 # Per process: each keeps a database connection busy.
 TRANSFERS_MAX = 2
