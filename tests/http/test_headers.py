@@ -146,12 +146,38 @@ async def test_preflight_succeeds_on_every_route(start_app: StartApp) -> None:
             methods = response.headers["Access-Control-Allow-Methods"].split(", ")
             assert set(methods) == methods_of(path)
             assert_secure(response)
-    taken = response.headers["Access-Control-Allow-Headers"].lower().split(", ")
-    assert taken == sorted(taken)
-    assert set(taken) == {
-        *("authorization", "content-type", "idempotency-key", "if-match", "if-none-match"),
-        *("traceparent", "tracestate", "x-request-id"),
-    }
+
+
+def allowed_headers(response: ClientResponse) -> set[str]:
+    return set(response.headers["Access-Control-Allow-Headers"].lower().split(", "))
+
+
+ALLOWED_HEADERS = {
+    *("authorization", "baggage", "content-type", "idempotency-key", "if-match", "if-none-match"),
+    *("sentry-trace", "traceparent", "tracestate", "x-request-id"),
+}
+
+
+async def test_preflight_allows_the_headers_of_the_api_and_of_tracing(start_app: StartApp) -> None:
+    client = await start_app(cors_origins=ALLOWED)
+    response = await preflight(client, "/api/v1/users/me", APP)
+    assert allowed_headers(response) == ALLOWED_HEADERS
+
+
+async def test_preflight_also_allows_the_headers_of_the_setting(start_app: StartApp) -> None:
+    client = await start_app(cors_origins=ALLOWED, cors_headers=frozenset({"X-Datadog-Trace-Id"}))
+    response = await preflight(client, "/api/v1/users/me", APP)
+    assert allowed_headers(response) == {*ALLOWED_HEADERS, "x-datadog-trace-id"}
+
+
+async def test_listed_origins_can_read_the_file_name_of_an_export(start_app: StartApp) -> None:
+    client = await start_app(cors_origins=ALLOWED)
+    account = await register(client)
+    headers = {**account.headers, "Origin": APP}
+    response = await client.get("/api/v1/users/me/export", headers=headers)
+    assert "Content-Disposition" in response.headers
+    exposed = response.headers["Access-Control-Expose-Headers"].split(", ")
+    assert "Content-Disposition" in exposed
 
 
 @pytest.mark.asvs("3.5.2")
