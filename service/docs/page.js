@@ -23,7 +23,6 @@ drawn.catch(() => (message.textContent = "The API description could not be loade
 async function draw() {
   const response = await fetch("/openapi.json");
   const spec = withoutDefaults(await response.json());
-  document.getElementById("version").textContent = spec.info.version;
   return new Promise((resolve) => {
     const ui = SwaggerUIBundle({
       domNode: document.getElementById("api"),

@@ -125,7 +125,7 @@ class Settings:
         "Request headers that these pages may send besides those of the API, `baggage`,"
         " `sentry-trace`, `traceparent` and `tracestate`.")
     docs: bool = variable("DOCS", REQUESTS, True, flag(),
-        "Serve the page at `/docs`. `/openapi.json` is always served.")
+        "Serve the pages at `/` and `/docs`. `/openapi.json` is always served.")
 
     mail_server: MailServer | None = variable("MAIL_URL", MAIL, None, MAIL_URL,
         "The mail server. Its certificate is verified with the system's authorities, or those in"

@@ -1,4 +1,4 @@
-"""/docs: its files over HTTP, and the page in a real browser if one is installed."""
+"""The pages at / and /docs: their files over HTTP, and /docs in a browser if one is installed."""
 
 import gzip
 import re
@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from service import __version__
 from service.auth.guards import optionally_signed_in
 from service.db.connection import POOL
-from service.docs.handlers import PAGE_POLICY
+from service.docs import handlers
 from service.routes import ROUTES
 from tests.support.clients import Client, StartApp
 from tests.support.factories import PASSWORD, assert_problem, register
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from playwright.async_api import Locator, Page
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-FILES = {route.path for route in ROUTES if route.path.startswith("/docs")}
+FILES = {route.path for route in ROUTES if route.handler.__module__ == handlers.__name__}
 FLAGS = [
     *("--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
     *("--disable-component-update", "--disable-sync", "--no-proxy-server"),
@@ -57,16 +58,51 @@ async def test_files_are_compressed_cached_and_revalidated(client: Client) -> No
         assert stale.status == 200
 
 
-async def test_page_has_no_inline_code_and_no_external_resources(client: Client) -> None:
-    response = await client.get("/docs")
-    text = await response.text()
-    assert response.headers["Content-Security-Policy"] == PAGE_POLICY
+@pytest.mark.parametrize("path", ["/", "/docs"])
+async def test_page_has_no_inline_code_and_no_external_resources(client: Client, path: str) -> None:
+    text = await (await client.get(path)).text()
     assert not re.search(r"<style|\bstyle=|\bon\w+=|javascript:", text)
     for attributes, content in re.findall(r"<script([^>]*)>(.*?)</script>", text, re.DOTALL):
         assert 'src="/docs/' in attributes
         assert content == ""
     for url in re.findall(r'(?:src|href)="([^"]*)"', text):
-        assert url.startswith(("/docs", "/openapi.json", "data:image/svg+xml,")), url
+        assert url.startswith(("/", "data:image/svg+xml,")), url
+        assert not url.startswith("//"), url
+
+
+async def test_page_may_load_only_its_own_scripts_and_styles(client: Client) -> None:
+    response = await client.get("/docs")
+    assert response.headers["Content-Security-Policy"] == handlers.DOCS_POLICY
+
+
+async def test_root_names_the_service_and_its_version(client: Client) -> None:
+    response = await client.get("/")
+    assert (response.status, response.content_type) == (200, "text/html")
+    text = await response.text()
+    assert "<title>Shinkei</title>" in text
+    assert __version__ in text
+
+
+async def test_every_link_of_the_root_leads_somewhere(client: Client) -> None:
+    links = set(re.findall(r'<a href="([^"]*)"', await (await client.get("/")).text()))
+    assert links == {"/docs", "/openapi.json", "/health"}
+    for link in links:
+        assert (await client.get(link)).status == 200, link
+
+
+async def test_root_runs_no_scripts(client: Client) -> None:
+    response = await client.get("/")
+    assert response.status == 200
+    policy = response.headers["Content-Security-Policy"].split("; ")
+    assert policy[0] == "default-src 'none'"
+    assert not any(directive.startswith(("script-src", "connect-src")) for directive in policy)
+    assert "<script" not in await response.text()
+
+
+async def test_root_is_a_page_whatever_the_client_accepts(client: Client) -> None:
+    for accepted in ("application/json", "*/*", "image/png"):
+        response = await client.get("/", headers={"Accept": accepted})
+        assert (response.status, response.content_type) == (200, "text/html"), accepted
 
 
 async def test_docs_can_be_turned_off(start_app: StartApp) -> None:
