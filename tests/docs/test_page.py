@@ -2,7 +2,6 @@
 
 import gzip
 import re
-from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,20 +11,15 @@ from service.auth.guards import optionally_signed_in
 from service.db.connection import POOL
 from service.docs import handlers
 from service.routes import ROUTES
+from tests.support.browser import execute, open_docs, overflow_width, sign_in
 from tests.support.clients import Client, StartApp
 from tests.support.factories import PASSWORD, assert_problem, register
-from tests.support.programs import require
-from tests.support.waiting import DEADLINE_S, eventually
+from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
-    from playwright.async_api import Locator, Page
+    from playwright.async_api import Page
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 FILES = {route.path for route in ROUTES if route.handler.__module__ == handlers.__name__}
-FLAGS = [
-    *("--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
-    *("--disable-component-update", "--disable-sync", "--no-proxy-server"),
-]
 
 
 async def test_files_are_compressed_cached_and_revalidated(client: Client) -> None:
@@ -115,46 +109,6 @@ async def test_docs_can_be_turned_off(start_app: StartApp) -> None:
     assert not FILES & set(described["paths"])
 
 
-@pytest.fixture
-async def page() -> AsyncIterator["Page"]:
-    """A page of a new browser."""
-    executable = require(*BROWSERS)
-    from playwright.async_api import async_playwright
-
-    async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=executable, args=FLAGS)
-        page = await browser.new_page(viewport={"width": 1280, "height": 900})
-        page.set_default_timeout(DEADLINE_S * 1000)
-        yield page
-        await browser.close()
-
-
-async def open_docs(page: "Page", client: Client) -> None:
-    await page.goto(str(client.make_url("/docs")))
-    await page.locator(".opblock").first.wait_for()
-
-
-async def sign_in(page: "Page", email: str, password: str, button: str = "Sign in") -> None:
-    await page.get_by_label("Email", exact=True).fill(email)
-    await page.get_by_label("Password", exact=True).fill(password)
-    await page.get_by_role("button", name=button, exact=True).click()
-
-
-async def execute(page: "Page", operation: str) -> "Locator":
-    """Try the operation, opening it if needed; return the element that shows its response."""
-    block = page.locator(f"#operations-{operation}")
-    if "is-open" not in (await block.get_attribute("class") or ""):
-        await block.locator(".opblock-summary-control").click()
-    async with page.expect_response(lambda response: "/api/v1/users/me" in response.url):
-        await block.locator(".execute").click()
-    return block.locator(".live-responses-table tbody")
-
-
-async def overflow_width(page: "Page") -> int:
-    overflow: int = await page.evaluate("document.documentElement.scrollWidth - innerWidth")
-    return overflow
-
-
 @pytest.mark.asvs("3.4.3", "6.2.6", "7.4.4", "14.3.1", "14.3.3")
 @pytest.mark.slow
 @pytest.mark.timeout(900)
@@ -172,6 +126,8 @@ async def test_user_signs_in_and_tries_a_request(page: "Page", client: Client) -
     for route in ROUTES:
         row = page.locator(f".opblock-{route.method.lower()} [data-path='{route.path}']")
         assert await row.count() == 1, route
+    # Probes and files come last.
+    assert await page.locator(".opblock-tag").first.get_attribute("data-tag") == "users"
     assert await page.get_by_label("Password", exact=True).get_attribute("type") == "password"
     await sign_in(page, email, account.password)
     await page.get_by_text(f"Signed in as {email}").wait_for()

@@ -1,0 +1,54 @@
+"""The page at /docs, as a person uses it in a browser."""
+
+from typing import TYPE_CHECKING, Any
+
+from tests.support.clients import Client
+
+if TYPE_CHECKING:
+    from playwright.async_api import Locator, Page
+
+
+async def open_docs(page: "Page", client: Client) -> None:
+    await page.goto(str(client.make_url("/docs")))
+    await page.locator(".opblock").first.wait_for()
+
+
+async def sign_in(page: "Page", email: str, password: str, button: str = "Sign in") -> None:
+    await page.get_by_label("Email", exact=True).fill(email)
+    await page.get_by_label("Password", exact=True).fill(password)
+    await page.get_by_role("button", name=button, exact=True).click()
+
+
+async def execute(page: "Page", operation: str) -> "Locator":
+    """Try the operation, opening it if needed; return the element that shows its response."""
+    block = page.locator(f"#operations-{operation}")
+    if "is-open" not in (await block.get_attribute("class") or ""):
+        await block.locator(".opblock-summary-control").click()
+    async with page.expect_response(lambda response: "/api/v1/users" in response.url):
+        await block.locator(".execute").click()
+    return block.locator(".live-responses-table tbody")
+
+
+async def open_lock(page: "Page", operation: str) -> "Locator":
+    """Press the lock of the operation; return the dialog that it opens."""
+    await page.locator(f"#operations-{operation} .authorization__btn").press("Enter")
+    dialog = page.get_by_role("dialog")
+    await dialog.wait_for()
+    return dialog
+
+
+async def overflow_width(page: "Page") -> int:
+    overflow: int = await page.evaluate("document.documentElement.scrollWidth - innerWidth")
+    return overflow
+
+
+async def find_violations(page: "Page") -> list[str]:
+    """Run all rules of axe-core; return the rule, selector and HTML of each violation."""
+    from axe_playwright_python.async_playwright import Axe
+
+    found: list[dict[str, Any]] = (await Axe().run(page)).response["violations"]
+    return [
+        f"{violation['id']}: {' '.join(map(str, node['target']))} {node['html'][:200]}"
+        for violation in found
+        for node in violation["nodes"]
+    ]
