@@ -7,8 +7,8 @@ import pytest
 
 from service.worlds import (
     beat_handlers,
-    event_handlers,
     limits,
+    schemas,
     story_handlers,
     transfer_handlers,
 )
@@ -207,7 +207,7 @@ async def test_beats_on_an_event_are_limited(
 async def test_causes_of_an_event_are_limited(
     world: World, conn: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(event_handlers.schemas, "CAUSES_MAX", 1)
+    monkeypatch.setattr(schemas, "CAUSES_MAX", 1)
     first, second, event = [await world.add_event() for _ in range(3)]
     path = f"{event_at(event)}/dependencies"
     assert (await world.send("POST", f"{path}/{first['id']}")).status == 204

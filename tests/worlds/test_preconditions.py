@@ -50,7 +50,7 @@ async def test_other_etag_is_refused_and_changes_nothing(
 ) -> None:
     ids = await ids_of_each(client, account)
     before = await conn.fetch(STATE)
-    for tag in ('"2"', 'W/"1"', '"0", "7"', "nonsense"):
+    for tag in ('"2"', 'W/"1"', '"0", "7"'):
         await assert_problem(
             await ask(client, account, route, ids, tag), 412, "precondition_failed"
         )
