@@ -1,5 +1,6 @@
 """The test bed: a PostgreSQL with accounts, and servers pinned to a core."""
 
+import asyncio
 import contextlib
 import dataclasses
 import http.client
@@ -136,7 +137,7 @@ async def seed(database: Database, users: int, sessions: int) -> list[Identity]:
 
     The first identity is an administrator. The others are a sample of the active users.
     """
-    migrations.apply_pending(database)
+    await asyncio.to_thread(migrations.apply_pending, database)
     settings = Settings(database=database, secret_key=SECRET, access_token_ttl_s=TOKEN_TTL_S)
     app = create_app(settings)
     runner = web.AppRunner(app)

@@ -1,4 +1,4 @@
--- depends: 0020.record-who-acts
+-- depends: 0021.tell-domains-apart
 --
 -- Worlds, their events, stories and beats. Each row below a world carries its world_id, and
 -- references are made with it, so that none leads from one world into another.

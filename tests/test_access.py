@@ -1,6 +1,5 @@
 """Access control: every route, called by every kind of caller."""
 
-import re
 from typing import Any
 
 import pytest
@@ -11,10 +10,9 @@ from service.http.route import Route
 from service.routes import ROUTES
 from tests.support.clients import Client
 from tests.support.factories import Account, register, register_as
-from tests.support.worlds import ids_of_each
+from tests.support.worlds import OF_WORLDS, ids_of_each
 
 CALLERS = ("anonymous", "user", "other user", "support", "admin")
-OF_WORLDS = re.compile("{(world|event|cause|story|beat)_id}")
 LOGOUT = "/api/v1/auth/logout"
 
 
@@ -46,7 +44,6 @@ async def test_every_route_checks_every_caller(client: Client, conn: Any) -> Non
         for caller in CALLERS
         if caller not in ("anonymous", "user")
     }
-    in_world: dict[str, str] = {}
     for route in ROUTES:
         for caller in CALLERS:
             accounts = {**others, "user": owner}
@@ -56,8 +53,7 @@ async def test_every_route_checks_every_caller(client: Client, conn: Any) -> Non
             )
             ids = {"user_id": owner.profile["id"], "session_id": session_id}
             if of_world := OF_WORLDS.search(route.path):
-                in_world = in_world or await ids_of_each(client, owner)
-                ids |= in_world
+                ids |= await ids_of_each(client, owner, anew=True)
             path = route.path.format(**ids) + ("?q=lamp" if route.path.endswith("/search") else "")
             refused = expected(route, caller)
             before = await everything(conn) if refused else None
@@ -69,7 +65,7 @@ async def test_every_route_checks_every_caller(client: Client, conn: Any) -> Non
                 assert await everything(conn) == before, cell
             else:
                 assert response.status not in (401, 403, 404, 405, 500), cell
-                owner, in_world = await renewed(client, owner, "user"), {}
+                owner = await renewed(client, owner, "user")
                 if caller in others:
                     others[caller] = await renewed(client, others[caller], role_of(caller))
 

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import orjson
 from marshmallow import ValidationError, fields
 
-from service.http.descriptions import Shape, array_of, ref
+from service.http.descriptions import Shape, nullable
 from service.http.field_errors import ERRORS_MAX, Message, invalid
 from service.http.fields import INTEGER_LIMIT, NO_NUL, NUMBER_LIMITS, InexactFloat, find_text_fault
 
@@ -96,7 +96,7 @@ WELL_KNOWN_PREFERENCES: dict[str, tuple[Callable[[Any], bool], Message, dict[str
     "ui_theme": (
         _theme,
         Message("invalid_choice", "Expected one of light, dark, system."),
-        {"enum": list(_THEMES)},
+        {"type": "string", "enum": list(_THEMES)},
     ),
     "llm_provider": (_short_text_or_null, _EXPECT_SHORT_TEXT, _SHORT_TEXT),
     "llm_model": (_short_text_or_null, _EXPECT_SHORT_TEXT, _SHORT_TEXT),
@@ -111,29 +111,16 @@ WELL_KNOWN_PREFERENCES: dict[str, tuple[Callable[[Any], bool], Message, dict[str
     ),
 }
 
+# Other keys hold any JSON. Its exact schema would contain itself, on which generators of clients
+# fail, so the descriptions give the limits in words.
 _OBJECT = {
     "type": "object",
     "propertyNames": {"pattern": NO_NUL},
-    "additionalProperties": ref("Json"),
+    "additionalProperties": True,
 }
-_LEAST, _MOST = NUMBER_LIMITS
-ANY_JSON = Shape(
-    "Json",
-    {
-        "description": (
-            "Any JSON without NUL characters. Numbers must fit the precision of a 64-bit float;"
-            " -0.0 becomes 0.0."
-        ),
-        "anyOf": [
-            {"type": ["boolean", "null"]},
-            {"const": 0},
-            {"type": "number", "minimum": _LEAST, "maximum": _MOST},
-            {"type": "number", "minimum": -_MOST, "maximum": -_LEAST},
-            {"type": "string", "pattern": NO_NUL},
-            array_of(ref("Json")),
-            _OBJECT,
-        ],
-    },
+_LIMITS = (
+    "No string contains NUL. Numbers are 0, or between 1e-15 and 2^53 in magnitude, and must fit"
+    " the precision of a 64-bit float; -0.0 becomes 0.0."
 )
 _KNOWN = {name: shape for name, (_, _, shape) in WELL_KNOWN_PREFERENCES.items()}
 _SIZE = f"{PREFERENCES_MAX_BYTES} bytes of JSON and {PREFERENCES_MAX_DEPTH} levels of nesting."
@@ -141,9 +128,9 @@ SETTINGS = Shape(
     "Settings",
     {
         **_OBJECT,
-        "additionalProperties": ANY_JSON,
         "description": (
-            f"Settings chosen by the client. Well-known keys have fixed types. Limited to {_SIZE}"
+            "Settings chosen by the client. Well-known keys have fixed types. Limited to"
+            f" {_SIZE} {_LIMITS}"
         ),
         "properties": _KNOWN,
     },
@@ -152,13 +139,11 @@ SETTINGS_PATCH = Shape(
     "SettingsPatch",
     {
         **_OBJECT,
-        "additionalProperties": ANY_JSON,
         "description": (
-            f"A merge patch (RFC 7396): null removes a key. The result is limited to {_SIZE}"
+            "A merge patch (RFC 7396): null removes a key. The result is limited to"
+            f" {_SIZE} {_LIMITS}"
         ),
-        "properties": {
-            name: {"anyOf": [shape, {"type": "null"}]} for name, shape in _KNOWN.items()
-        },
+        "properties": {name: nullable(shape) for name, shape in _KNOWN.items()},
     },
 )
 

@@ -31,6 +31,8 @@ CHECK_S = 5
 CLOSE_S = 1
 OLDEST_VERSION = 15
 SKEW_WARN_S = 2
+# Migrations create these; they come with PostgreSQL, in its contrib package.
+EXTENSIONS = ("pg_trgm", "btree_gin")
 # Each process keeps one connection for its probes, outside the pool.
 ASIDE = 1
 
@@ -185,8 +187,8 @@ async def _check_right_to_migrate(conn: Connection) -> list[Finding]:
         select current_user as role, coalesce(current_schema(), 'public') as schema,
                current_database() as database,
                coalesce(has_schema_privilege(current_schema(), 'create'), false) as tables,
-               exists (select from pg_extension where extname = 'pg_trgm') as installed,
-               exists (select from pg_available_extensions where name = 'pg_trgm') as available,
+               array(select extname::text from pg_extension) as installed,
+               array(select name::text from pg_available_extensions) as available,
                has_database_privilege(current_database(), 'create') as extensions
         """
     )
@@ -196,11 +198,13 @@ async def _check_right_to_migrate(conn: Connection) -> list[Finding]:
         detail = f"{row['role']} may not create tables in the schema {row['schema']}"
         fix = f"In psql: grant create on schema {_quote(row['schema'])} to {role}"
         findings.append(fail("migrations", detail, fix))
-    if not row["installed"] and not row["available"]:
-        detail = "the server lacks the extension pg_trgm, which account search needs"
+    missing = [extension for extension in EXTENSIONS if extension not in row["installed"]]
+    lacking = [extension for extension in missing if extension not in row["available"]]
+    if lacking:
+        detail = f"the server lacks the extensions {' and '.join(lacking)}, which searches need"
         findings.append(fail("migrations", detail, "Install PostgreSQL's contrib package there."))
-    elif not row["installed"] and not row["extensions"]:
-        detail = f"{row['role']} may not create the extension pg_trgm"
+    elif missing and not row["extensions"]:
+        detail = f"{row['role']} may not create the extensions {' and '.join(missing)}"
         fix = f"In psql, as an administrator: grant create on database {_quote(row['database'])}"
         findings.append(fail("migrations", detail, f"{fix} to {role}"))
     return findings

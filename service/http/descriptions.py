@@ -11,6 +11,7 @@ from marshmallow import Schema
 
 from service.http.problems import ProblemType
 from service.http.route import Route
+from service.settings import Settings
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
@@ -26,13 +27,17 @@ class Shape(NamedTuple):
 
 
 class Success(NamedTuple):
-    """A successful response, and the headers that this route adds to it."""
+    """A successful response, and the headers that this route adds to it.
+
+    ``when`` says with which settings the route gives it, if not with all.
+    """
 
     description: str
     body: Schema | Shape | Mapping[str, Any] | None = None
     headers: tuple[str, ...] = ()
     example: object = None
     content_type: str = "application/json"
+    when: Callable[[Settings], bool] | None = None
 
 
 class Description(NamedTuple):
@@ -165,3 +170,15 @@ def object_of(**properties: Any) -> dict[str, Any]:
 
 def array_of(items: Any) -> dict[str, Any]:
     return {"type": "array", "items": items}
+
+
+def nullable(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a schema that also accepts null.
+
+    Null is one more type, because generators of clients read this better than ``anyOf``.
+    """
+    types = schema["type"]
+    if isinstance(types, list):
+        return dict(schema)
+    also = {"enum": [*schema["enum"], None]} if "enum" in schema else {}
+    return {**schema, "type": [types, "null"], **also}

@@ -50,6 +50,7 @@ _BUILT_IN = {
     Schema().error_messages["type"]: "invalid_type",
     fields.String.default_error_messages["invalid"]: "invalid_type",
     fields.UUID.default_error_messages["invalid_uuid"]: "invalid_uuid",
+    fields.List.default_error_messages["invalid"]: "invalid_type",
 }
 _ONE_OF = validate.OneOf.default_message.partition("{")[0]
 

@@ -212,12 +212,34 @@ class EmailAddress(fields.String):
 
 
 def fold_email(email: str) -> str:
-    """Return the form in which equal emails belong to the same account (Unicode case folding).
+    """Return the form in which equal emails belong to the same account.
 
-    A dotless ı does not fold to i, so it belongs to another account. Mail goes to the stored
-    email, never to the one that was typed.
+    ``email`` is as ``EmailAddress`` loads it. Only the local part is folded, by Unicode's full case
+    folding and NFC: ς equals σ, as both are Σ in capitals, and ß equals ss, but a dotless ı is not
+    an i. NFKC is not applied. Equal domains already have one spelling, the one that IDNA 2008 maps
+    to and from their A-labels; folding it would join ß to ss, which DNS tells apart.
+
+    Nothing else folds emails, no SQL either. Mail goes to the stored email, never to the one that
+    was typed.
     """
-    return unicodedata.normalize("NFC", email.casefold())
+    local, at, domain = email.rpartition("@")
+    return _fold_local_part(local) + at + domain
+
+
+def search_forms(text: str) -> set[str]:
+    """Return the forms that a part of an email may have in folded ones.
+
+    Without an @, the part may be of a local part or of a domain.
+    """
+    local, at, domain = text.rpartition("@")
+    lowered = unicodedata.normalize("NFC", domain.lower())
+    if at:
+        return {_fold_local_part(local) + at + lowered}
+    return {_fold_local_part(text), lowered}
+
+
+def _fold_local_part(text: str) -> str:
+    return unicodedata.normalize("NFC", text.casefold())
 
 
 class Digits(fields.Field[int]):

@@ -168,16 +168,12 @@ def problem_response(
         "status": status,
         "request_id": REQUEST_ID,
     }
-    narrowed = {"status": {"const": status}, "code": {"enum": list(details)}}
     return {
         "description": f"{phrase(status)}\n{text}",
         "headers": headers_of(*_PROBLEM_HEADERS.get(status, ()), *rate),
         "content": {
             _PROBLEM: {
-                "schema": {
-                    "allOf": [ref("Problem")],
-                    "properties": narrowed,
-                },
+                "schema": ref("Problem"),
                 "examples": {
                     code: {"value": {**example, "code": code, "detail": detail}}
                     for code, detail in details.items()
@@ -187,8 +183,13 @@ def problem_response(
     }
 
 
+def component_of(header: str) -> str:
+    """Return the header's name as an identifier, which names its component."""
+    return header.replace("-", "")
+
+
 def headers_of(*names: str) -> dict[str, Any]:
     return {
-        name.removesuffix("-Perhaps"): {"$ref": f"#/components/headers/{name}"}
+        name.removesuffix("-Perhaps"): {"$ref": f"#/components/headers/{component_of(name)}"}
         for name in ("X-Request-ID", *names)
     }

@@ -56,11 +56,13 @@ from service.openapi.components import (
     HEADERS,
     PROBLEM,
     RATE_HEADERS,
+    component_of,
     headers_of,
     problem_response,
     resolve,
 )
 from service.openapi.fields import describe_field
+from service.openapi.generators import adapt
 from service.settings import Settings
 from service.telemetry.access_log import PROBES
 
@@ -82,8 +84,9 @@ To find a request in the logs, send an `X-Request-ID` of up to 128 letters, digi
 and underscores. The response repeats it.
 """
 NOT_MODIFIED = Success("A version in If-None-Match is still current.", None, ("ETag",))
-# The value of If-Match and If-None-Match.
-ETAGS = {"type": "string", "pattern": '^(\\*|(W/)?"[!#-~]*"( *, *(W/)?"[!#-~]*")*)$'}
+# The value of If-Match and If-None-Match: a list, possibly with empty elements (RFC 9110 §5.6.1).
+_ETAG = '(W/)?"[!#-~\\x80-\\xff]*"'
+ETAGS = {"type": "string", "pattern": rf"^(\*|[ \t,]*({_ETAG}[ \t]*(,[ \t,]*|$))*)$"}
 _BODY_PROBLEMS = (
     EMPTY_BODY,
     MALFORMED_BODY,
@@ -140,11 +143,11 @@ def document(routes: Sequence[Route], settings: Settings) -> dict[str, Any]:
     )
     resolve(PROBLEM, spec.components)
     for name, header in HEADERS.items():
-        spec.components.header(name, header)
+        spec.components.header(component_of(name), header)
     for route in routes:
-        operation = _operation(route, converter, spec.components)
+        operation = _operation(route, settings, converter, spec.components)
         spec.path(route.path, operations={route.method.lower(): operation})
-    whole: dict[str, Any] = spec.to_dict()
+    whole = adapt(spec.to_dict())
     # Put the format and its version first.
     return {"openapi": whole.pop("openapi"), **whole}
 
@@ -161,7 +164,7 @@ def _tag(route: Route) -> str:
     return route.handler.__module__.split(".")[1]
 
 
-def _operation(route: Route, converter: Any, components: Any) -> dict[str, Any]:
+def _operation(route: Route, settings: Settings, converter: Any, components: Any) -> dict[str, Any]:
     description, access = description_of(route.handler), access_of(route.access)
     summary, _, rest = inspect.cleandoc(route.handler.__doc__ or "").partition("\n\n")
     operation: dict[str, Any] = {
@@ -170,7 +173,7 @@ def _operation(route: Route, converter: Any, components: Any) -> dict[str, Any]:
         "summary": " ".join(summary.split()),
         "description": "\n\n".join(filter(None, [rest, access.words])),
         "parameters": list(_parameters(route, description, converter)),
-        "responses": _responses(route, description, components),
+        "responses": _responses(route, description, settings, components),
         "security": _security(access),
     }
     if description.body is not None:
@@ -201,12 +204,7 @@ def _parameters(route: Route, description: Description, converter: Any) -> Itera
         schema = {"type": "string", "format": "uuid"}
         yield {"in": "path", "name": name, "required": True, "schema": schema}
     if description.query is not None:
-        for parameter in converter.schema2parameters(description.query, location="query"):
-            content = parameter["schema"].pop("contentSchema", None)
-            if content is not None:
-                del parameter["schema"]
-                parameter["content"] = {"application/json": {"schema": content}}
-            yield parameter
+        yield from converter.schema2parameters(description.query, location="query")
     if description.idempotent:
         yield {
             "in": "header",
@@ -239,19 +237,23 @@ def _parameters(route: Route, description: Description, converter: Any) -> Itera
         }
 
 
-def _responses(route: Route, description: Description, components: Any) -> dict[str, Any]:
+def _responses(
+    route: Route, description: Description, settings: Settings, components: Any
+) -> dict[str, Any]:
     problems = _problems(route, description)
     rate = RATE_HEADERS if 429 in problems else ()
     successes = {**description.responses}
     if is_revalidated(route):
         successes[304] = NOT_MODIFIED
     responses = {
-        str(status): _success(success, rate, components) for status, success in successes.items()
+        str(status): _success(success, rate, components)
+        for status, success in successes.items()
+        if success.when is None or success.when(settings)
     }
     for status, kinds in problems.items():
         # Many routes share a response: components keep the description small.
-        codes = [kind.code for kind in kinds]
-        name = ".".join([str(status), *codes, *(["limited"] if rate else [])])
+        words = "_".join([*(kind.code for kind in kinds), *(["limited"] if rate else [])])
+        name = f"Problem{status}{words.title().replace('_', '')}"
         if name not in components.responses:
             components.response(name, problem_response(status, kinds, rate))
         responses[str(status)] = {"$ref": f"#/components/responses/{name}"}

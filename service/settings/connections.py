@@ -1,6 +1,7 @@
 """How to reach PostgreSQL and the mail server."""
 
 import contextlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv6Address, ip_address
@@ -10,6 +11,7 @@ from ssl import SSLContext, TLSVersion, VerifyFlags, create_default_context
 from typing import Any
 from urllib.parse import urlencode
 
+_ACCESS_TOKEN = re.compile("[A-Za-z0-9._~+/-]+=*")
 # The application_name of connections, unless the database's options have one.
 APPLICATION_NAME = "shinkei"
 
@@ -139,6 +141,7 @@ class MailServer:
     """The SMTP server for outgoing mail, with credentials if ``user`` is set.
 
     ``security`` is none, starttls (which the server must then offer), or tls from the first byte.
+    With a ``token_file``, the user signs in with an access token instead of a password.
     """
 
     host: str
@@ -146,3 +149,16 @@ class MailServer:
     security: str
     user: str = ""
     password: str = field(default="", repr=False)
+    token_file: Path | None = None
+
+    def read_token(self) -> str | None:
+        """Return the current access token, if the server takes one. It may rotate in its file.
+
+        Raises OSError, or ValueError if the file holds anything but a token (RFC 6750 §2.1).
+        """
+        if self.token_file is None:
+            return None
+        token = self.token_file.read_text(encoding="utf-8-sig").strip()
+        if not _ACCESS_TOKEN.fullmatch(token):
+            raise ValueError("not an access token")
+        return token

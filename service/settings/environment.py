@@ -5,10 +5,11 @@ import re
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any
 
-from service.settings.connections import Database, default_origin, is_wildcard
-from service.settings.model import DATABASE_VARIABLES, VARIABLES, Settings
+from service.settings.connections import Database, MailServer, default_origin, is_wildcard
+from service.settings.model import DATABASE_VARIABLES, MAIL_TOKEN_FILE, VARIABLES, Settings
 from service.settings.urls import pair_hosts, parse_database_url, refuse_conflicts
 from service.settings.variables import SettingsError
 
@@ -51,6 +52,9 @@ def load_settings(environ: Mapping[str, str]) -> Settings:
     )
     if database is not None and "secret_key" not in values:
         raise VARIABLES["SECRET_KEY"].refusal()
+    if MAIL_TOKEN_FILE.name in given:
+        token_file = MAIL_TOKEN_FILE.parse(given[MAIL_TOKEN_FILE.name])
+        values["mail_server"] = _with_token(values.get("mail_server"), token_file)
     if values.get("traces"):
         _check_traces(environ)
     host, port = values.get("host", Settings.host), values.get("port", Settings.port)
@@ -99,6 +103,14 @@ def _read_database(parts: Mapping[str, Any]) -> Database | None:
         options=tuple(options.items()),
         pgbouncer=pgbouncer,
     )
+
+
+def _with_token(server: MailServer | None, token_file: Path) -> MailServer:
+    if server is None or not server.user or server.password:
+        raise SettingsError(
+            "MAIL_URL: expected a user without a password, because MAIL_TOKEN_FILE is set"
+        )
+    return replace(server, token_file=token_file)
 
 
 def _check_traces(environ: Mapping[str, str]) -> None:

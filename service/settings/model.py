@@ -262,6 +262,10 @@ DATABASE_VARIABLES: tuple[Variable[Any], ...] = (
         "Set to `true` behind PgBouncer in transaction mode. Turns named prepared statements and"
         " session settings off; docs/deployment.md lists what to set on the role instead."),
 )
+# Forms ``Settings.mail_server``, with MAIL_URL.
+MAIL_TOKEN_FILE: Variable[Any] = Variable("MAIL_TOKEN_FILE", MAIL, None, READABLE_FILE,
+    "A file with an OAuth access token, with which the user in `MAIL_URL` signs in (XOAUTH2 or"
+    " OAUTHBEARER) instead of a password. It is read for each connection, so that it can rotate.")
 # fmt: on
 
 VARIABLES: dict[str, Variable[Any]] = {
@@ -270,6 +274,7 @@ VARIABLES: dict[str, Variable[Any]] = {
         (
             *DATABASE_VARIABLES,
             *(one.metadata["variable"] for one in fields(Settings) if "variable" in one.metadata),
+            MAIL_TOKEN_FILE,
         ),
         key=lambda declared: GROUPS.index(declared.group),
     )

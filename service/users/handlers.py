@@ -343,16 +343,21 @@ async def _export(app: web.Application, user: asyncpg.Record) -> AsyncGenerator[
 
 
 async def _export_worlds(app: web.Application, user: asyncpg.Record) -> AsyncGenerator[bytes, None]:
-    """Yield a JSON array of the documents of the account's worlds."""
+    """Yield a JSON array of the documents of the account's worlds.
+
+    Raises Problem 401 if the session ends before it is complete.
+    """
     separator, after = b"[", None
     while worlds := await read(app, world_queries.list_worlds, user["id"], after, 1):
+        await _require_session(app, user)
+        after = [worlds[0]["id"]]
         with open_spool() as spool:
-            await spool_world(app, spool, worlds[0])
-            yield separator
-            async for part in send(spool):
-                yield part
-        separator, after = b",", [worlds[0]["id"]]
-    yield b"]" if after else b"[]"
+            if await spool_world(app, spool, user["id"], worlds[0]["id"]):
+                yield separator
+                separator = b","
+                async for part in send(spool):
+                    yield part
+    yield b"[]" if separator == b"[" else b"]"
 
 
 async def _export_list(
@@ -367,8 +372,7 @@ async def _export_list(
     """Yield a JSON array. Raises Problem 401 if the session ends before it is complete."""
     before, after = b"[", None
     while True:
-        if await app[SIGNED_IN].find(user["session_id"]) is None:
-            raise Problem(INVALID_ACCESS_TOKEN)
+        await _require_session(app, user)
         rows = await read(app, query, user["id"], after, EXPORT_PAGE)
         if rows:
             yield before + encode(schema.dump(rows, many=True))[1:-1]
@@ -376,6 +380,12 @@ async def _export_list(
         if len(rows) < EXPORT_PAGE:
             break
     yield b"]" if after else b"[]"
+
+
+async def _require_session(app: web.Application, user: asyncpg.Record) -> None:
+    """Raise Problem 401 if the session has ended."""
+    if await app[SIGNED_IN].find(user["session_id"]) is None:
+        raise Problem(INVALID_ACCESS_TOKEN)
 
 
 def _account_gone() -> Problem:

@@ -182,11 +182,10 @@ async def mark_all_deleted(conn: Connection, user_id: uuid.UUID) -> list[uuid.UU
 async def delete_slice(conn: Connection, world_id: uuid.UUID, limit: int) -> bool:
     """Delete up to ``limit`` rows of a deleted world, then the world. Return whether any is left.
 
-    Does nothing while another replica does it.
+    Waits while another replica deletes a slice of it.
     """
     found = await conn.fetchval(
-        "select id from worlds where id = $1 and deleted_at is not null for update skip locked",
-        world_id,
+        "select id from worlds where id = $1 and deleted_at is not null for update", world_id
     )
     if found is None:
         return False

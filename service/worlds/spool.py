@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import tempfile
+import uuid
 from collections.abc import AsyncGenerator
 from typing import IO
 
@@ -20,6 +21,7 @@ from service.http.problems import (
     MALFORMED_JSON,
     Problem,
 )
+from service.worlds import queries
 from service.worlds.document import write_document
 from service.worlds.screen import Screen
 
@@ -66,17 +68,25 @@ async def receive(request: web.Request, spool: IO[bytes], max_bytes: int) -> byt
     return digest.digest()
 
 
-async def spool_world(app: web.Application, spool: IO[bytes], world: asyncpg.Record) -> None:
-    """Write the document of a world into the spool, as the world is at one moment."""
+async def spool_world(
+    app: web.Application, spool: IO[bytes], user_id: uuid.UUID, world_id: uuid.UUID
+) -> asyncpg.Record | None:
+    """Write the document of a world into the spool, as the world is at one moment.
 
-    async def export_world(conn: Connection) -> None:
+    Returns the world, or None if the account does not have it at that moment.
+    """
+
+    async def export_world(conn: Connection) -> asyncpg.Record | None:
         spool.seek(0)
         spool.truncate()
         async with snapshot(conn):
-            async for chunk in write_document(conn, world):
-                await asyncio.to_thread(spool.write, chunk)
+            world = await queries.find_world(conn, user_id, world_id)
+            if world is not None:
+                async for chunk in write_document(conn, world):
+                    await asyncio.to_thread(spool.write, chunk)
+        return world
 
-    await read(app, export_world)
+    return await read(app, export_world)
 
 
 async def send(spool: IO[bytes]) -> AsyncGenerator[bytes, None]:

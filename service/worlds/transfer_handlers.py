@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from itertools import islice
 from typing import IO, Any
 
+import asyncpg
 import uuid_utils.compat as uuid_utils
 from aiohttp import web
 from marshmallow import Schema, ValidationError
@@ -16,7 +17,6 @@ from marshmallow import Schema, ValidationError
 from service.audit.events import record
 from service.context import SETTINGS, USER
 from service.db.connection import Connection
-from service.db.transactions import read
 from service.http.descriptions import Success, describe
 from service.http.field_errors import field_error, field_errors
 from service.http.idempotency import BODY_DIGEST, find_stored_response, write_once
@@ -39,7 +39,7 @@ from service.worlds.limits import (
     check_limit,
     check_limits,
 )
-from service.worlds.rows import get_world, no_such
+from service.worlds.rows import WORLD_NOT_FOUND, id_of, no_such
 from service.worlds.spool import UPLOAD_TIMEOUT_S, open_spool, receive, send, spool_world
 
 # Per process: each keeps a database connection busy.
@@ -69,10 +69,9 @@ async def export_world(request: web.Request) -> web.StreamResponse:
     It is the world as it was at one moment. If the connection ends before the document does, export
     again.
     """
-    world = await read(request.app, get_world, request)
     with open_spool() as spool:
         async with _transfer(request.app):
-            await spool_world(request.app, spool, world)
+            world = await _spool(request, spool)
         disposition = f'attachment; filename="world-{world["id"]}.json"'
         return await stream_json(request, send(spool), {"Content-Disposition": disposition})
 
@@ -97,6 +96,7 @@ async def import_world(request: web.Request) -> web.StreamResponse:
         request[BODY_DIGEST] = await receive(request, spool, max_bytes)
         if stored := await find_stored_response(request):
             return stored
+        await asyncio.to_thread(document.check_outline, spool)
         async with _transfer(request.app):
             return await write_once(request, _import, request, spool, {})
 
@@ -113,12 +113,20 @@ async def import_world(request: web.Request) -> web.StreamResponse:
 async def duplicate_world(request: web.Request) -> web.StreamResponse:
     """Copy a world with all that is in it, as an export and an import would."""
     body = await read_body(request, schemas.DUPLICATE_WORLD) if await request.read() else {}
-    world = await read(request.app, get_world, request)
-    name = world["name"][: schemas.NAME_MAX_LENGTH - len(COPY_SUFFIX)] + COPY_SUFFIX
     with open_spool() as spool:
         async with _transfer(request.app):
-            await spool_world(request.app, spool, world)
+            world = await _spool(request, spool)
+            name = world["name"][: schemas.NAME_MAX_LENGTH - len(COPY_SUFFIX)] + COPY_SUFFIX
             return await write_once(request, _import, request, spool, {"name": name, **body})
+
+
+async def _spool(request: web.Request, spool: IO[bytes]) -> asyncpg.Record:
+    """Write the document of the path's world into the spool. Raises Problem 404."""
+    user_id, world_id = request[USER]["id"], id_of(request, "world_id")
+    world = await spool_world(request.app, spool, user_id, world_id)
+    if world is None:
+        raise Problem(WORLD_NOT_FOUND)
+    return world
 
 
 @asynccontextmanager
@@ -135,9 +143,6 @@ async def _import(
 ) -> web.Response:
     """Insert a world from its document, with ``changed`` values."""
     user_id, world_id = request[USER]["id"], uuid_utils.uuid7()
-    version = await asyncio.to_thread(document.read_value, spool, "version")
-    if version != document.VERSION:
-        raise Problem(document.UNKNOWN_VERSION)
     values = await asyncio.to_thread(document.read_value, spool, "world")
     values = new_world(_load(schemas.IMPORT_WORLD, "#/world", values))
     await queries.insert_world(conn, world_id, user_id, {**values, **changed})

@@ -11,7 +11,7 @@ import asyncpg
 from aiohttp import web
 
 from service.db.connection import Connection
-from service.db.transactions import read
+from service.db.transactions import read, snapshot
 from service.http.descriptions import Success, describe
 from service.http.problems import SEARCH_TOO_BROAD, Problem
 from service.http.requests import json_response, read_query
@@ -37,8 +37,10 @@ async def list_beats_of_event(request: web.Request) -> web.StreamResponse:
     async def list_beats_of_event(
         conn: Connection, after: list[object] | None, limit: int, offset: int
     ) -> list[Row]:
-        beats = await view_queries.list_beats_of_event(conn, event["id"], after, limit, offset)
-        found = await view_queries.list_stories_by_id(conn, list({b["story_id"] for b in beats}))
+        async with snapshot(conn):
+            beats = await view_queries.list_beats_of_event(conn, event["id"], after, limit, offset)
+            story_ids = list({beat["story_id"] for beat in beats})
+            found = await view_queries.list_stories_by_id(conn, story_ids)
         stories = {story["id"]: schemas.STORY.dump(story) for story in found}
         return [{**beat, "story": stories[beat["story_id"]]} for beat in beats]
 
@@ -136,19 +138,25 @@ async def read_dependency_graph(request: web.Request) -> web.StreamResponse:
 
 async def _draw(app: web.Application, world_id: uuid.UUID) -> AsyncGenerator[bytes, None]:
     yield b'{"world_id":' + encode(world_id) + b',"nodes":['
+    drawn: set[uuid.UUID] = set()
     separator, node = b"", None
     while nodes := await read(app, view_queries.list_nodes, world_id, node, NODES_AT_ONCE):
         yield separator + encode([dict(each) for each in nodes])[1:-1]
+        drawn.update(each["id"] for each in nodes)
         separator, node = b",", nodes[-1]["id"]
     yield b'],"edges":['
     separator, edge = b"", None
     while edges := await read(app, view_queries.list_edges, world_id, edge, NODES_AT_ONCE):
-        drawn = [
+        # Events may have been added since the nodes were read.
+        between = [
             {"source": each["cause_id"], "target": each["event_id"], "type": "causes"}
             for each in edges
+            if each["cause_id"] in drawn and each["event_id"] in drawn
         ]
-        yield separator + encode(drawn)[1:-1]
-        separator, edge = b",", (edges[-1]["event_id"], edges[-1]["cause_id"])
+        if between:
+            yield separator + encode(between)[1:-1]
+            separator = b","
+        edge = edges[-1]["event_id"], edges[-1]["cause_id"]
     yield b"]}"
 
 

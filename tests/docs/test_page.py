@@ -11,20 +11,15 @@ from service.auth.guards import optionally_signed_in
 from service.db.connection import POOL
 from service.docs.handlers import PAGE_POLICY
 from service.routes import ROUTES
+from tests.support.browser import open_page
 from tests.support.clients import Client, StartApp
 from tests.support.factories import PASSWORD, assert_problem, register
-from tests.support.programs import require
-from tests.support.waiting import DEADLINE_S, eventually
+from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
     from playwright.async_api import Locator, Page
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 FILES = {route.path for route in ROUTES if route.path.startswith("/docs")}
-FLAGS = [
-    *("--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
-    *("--disable-component-update", "--disable-sync", "--no-proxy-server"),
-]
 
 
 async def test_files_are_compressed_cached_and_revalidated(client: Client) -> None:
@@ -82,15 +77,8 @@ async def test_docs_can_be_turned_off(start_app: StartApp) -> None:
 @pytest.fixture
 async def page() -> AsyncIterator["Page"]:
     """A page of a new browser."""
-    executable = require(*BROWSERS)
-    from playwright.async_api import async_playwright
-
-    async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=executable, args=FLAGS)
-        page = await browser.new_page(viewport={"width": 1280, "height": 900})
-        page.set_default_timeout(DEADLINE_S * 1000)
+    async with open_page() as page:
         yield page
-        await browser.close()
 
 
 async def open_docs(page: "Page", client: Client) -> None:

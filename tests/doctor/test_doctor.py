@@ -268,6 +268,7 @@ def test_role_that_cannot_migrate_is_reported(empty_database: Database) -> None:
         "In psql: grant create on schema public to ",
         f"In psql, as an administrator: grant create on database {empty_database.name} to ",
     ]
+    assert found[2].detail.endswith("may not create the extensions pg_trgm and btree_gin")
 
 
 def test_check_that_cannot_run_is_reported(database: Database) -> None:

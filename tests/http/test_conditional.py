@@ -11,6 +11,7 @@ from service.routes import ROUTES
 from tests.support.clients import Client, StartApp
 from tests.support.factories import PASSWORD, Account, assert_problem, register, register_as
 from tests.support.wire import connected, get
+from tests.support.worlds import OF_WORLDS, ids_of_each
 
 ME = "/api/v1/users/me"
 OTHER = "/api/v1/users/{user_id}"
@@ -47,7 +48,10 @@ async def send(
     client: Client, method: str, path: str, account: Account, body: Any = None, **headers: str
 ) -> ClientResponse:
     """Send a request about the account, with header names written with underscores."""
-    url = path.replace("{user_id}", account.profile["id"])
+    ids = {"user_id": account.profile["id"]}
+    if OF_WORLDS.search(path):
+        ids |= await ids_of_each(client, account)
+    url = path.format(**ids)
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     return await client.request(method, url, headers={**account.headers, **named}, json=body)
 

@@ -23,6 +23,9 @@ from tests.support.worlds import create_world
 REGISTER = "/api/v1/auth/register"
 ME = "/api/v1/users/me"
 USERS = "/api/v1/users"
+WORLDS_IMPORT = "/api/v1/worlds/import"
+OTHER = "01890000-0000-7000-8000-000000000001"
+NO_ONE = "01890000-0000-7000-8000-000000000000"
 AUDIT = "/api/v1/audit-events"
 EMAIL = "ada.lovelace@example.com"
 GOOD = "weaves algebraic patterns"
@@ -43,6 +46,12 @@ def event(**changed: Any) -> tuple[str, str, dict[str, Any]]:
 
 def nested(depth: int) -> object:
     return [nested(depth - 1)] if depth else []
+
+
+def document(**event: Any) -> dict[str, Any]:
+    """Return a world to import, with one event."""
+    event = {"id": NO_ONE, "t": 1, "type": "major", "summary": "Dawn", **event}
+    return {"version": "1.0", "world": {"name": "Orrery"}, "world_events": [event]}
 
 
 PRODUCES: list[tuple[str, tuple[str, str, Any]]] = [
@@ -89,6 +98,8 @@ PRODUCES: list[tuple[str, tuple[str, str, Any]]] = [
             {"token": "x" * 43, "password": PASSWORD, "new_password": PASSWORD},
         ),
     ),
+    ("not_found", ("POST", WORLDS_IMPORT, document(caused_by_ids=[OTHER]))),
+    ("too_many", ("POST", WORLDS_IMPORT, document(tags=["x"] * 21))),
     ("duplicate", ("GET", f"{USERS}?limit=1&limit=2", None)),
     ("invalid_choice", ("GET", f"{USERS}?status=dead", None)),
     ("invalid_json", ("GET", f"{USERS}?settings=x", None)),

@@ -1,6 +1,7 @@
 """The media types of PATCH (RFC 5789, RFC 7396)."""
 
 import json
+import re
 
 import pytest
 
@@ -13,12 +14,13 @@ ME = "/api/v1/users/me"
 MERGE_PATCH = "application/merge-patch+json"
 ACCEPTED = "application/merge-patch+json, application/json"
 PATCHED = {route.path for route in ROUTES if route.method == "PATCH"}
+PROFILES = {"/api/v1/users/me", "/api/v1/users/{user_id}"}
 
 
-async def test_patch_takes_a_merge_patch(client: Client) -> None:
+async def test_patch_of_a_profile_takes_a_merge_patch(client: Client) -> None:
     admin = await register_as(client, "admin")
     headers = {**admin.headers, "If-Match": "*"}
-    for path in PATCHED:
+    for path in PROFILES:
         url = path.replace("{user_id}", admin.profile["id"])
         for content_type in (MERGE_PATCH, "Application/Merge-Patch+JSON; charset=utf-8"):
             for settings, merged in [({"a": 1, "b": 2}, {"a": 1, "b": 2}), ({"a": None}, {"b": 2})]:
@@ -34,7 +36,7 @@ async def test_patch_of_another_type_is_told_which_are_taken(client: Client) -> 
     admin = await register_as(client, "admin")
     headers = {**admin.headers, "If-Match": "*", "Content-Type": "application/json-patch+json"}
     for path in PATCHED:
-        url = path.replace("{user_id}", admin.profile["id"])
+        url = re.sub("{.*?}", admin.profile["id"], path)
         response = await client.patch(url, headers=headers, data=b"[]")
         problem = await assert_problem(response, 415, "unsupported_media_type")
         assert MERGE_PATCH in problem["detail"]
@@ -58,9 +60,7 @@ async def test_resource_names_its_patch_types_in_response_to_options(start_app: 
     client = await start_app(cors_origins=frozenset({origin}))
     preflight = {"Origin": origin, "Access-Control-Request-Method": "PATCH"}
     for path in {route.path for route in ROUTES}:
-        url = path
-        for name in ("{user_id}", "{session_id}"):
-            url = url.replace(name, "01890000-0000-7000-8000-000000000000")
+        url = re.sub("{.*?}", "01890000-0000-7000-8000-000000000000", path)
         for headers in ({}, preflight):
             response = await client.options(url, headers=headers)
             named = response.headers.get("Accept-Patch")

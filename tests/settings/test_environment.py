@@ -8,6 +8,7 @@ from service.settings import VARIABLES, Rate, Settings, SettingsError, load_sett
 from tests.support.clients import SECRET_KEY
 
 PASSWORD = "p@ss#w%rd:/?"
+USER_ALONE = "a user without a password, because MAIL_TOKEN_FILE is set"
 EXTERNAL = {"SECRET_KEY": SECRET_KEY}
 
 
@@ -154,6 +155,16 @@ def test_environment_defaults_match_the_settings_class() -> None:
         ({"MAIL_EHLO": "[2001:db8::7]"}, "MAIL_EHLO: expected"),
         ({"MAIL_TEMPLATES_DIR": "/nonexistent"}, "MAIL_TEMPLATES_DIR: expected the path"),
         ({"DB_PASS_FILE": "/nonexistent"}, "DB_PASS_FILE: expected the path of a file"),
+        ({"MAIL_TOKEN_FILE": "/nonexistent"}, "MAIL_TOKEN_FILE: expected the path of a file"),
+        ({"MAIL_TOKEN_FILE": __file__}, f"MAIL_URL: expected {USER_ALONE}"),
+        (
+            {"MAIL_TOKEN_FILE": __file__, "MAIL_URL": "smtps://mail.example"},
+            f"MAIL_URL: expected {USER_ALONE}",
+        ),
+        (
+            {"MAIL_TOKEN_FILE": __file__, "MAIL_URL": "smtps://ada:secret@mail.example"},
+            f"MAIL_URL: expected {USER_ALONE}",
+        ),
     ],
 )
 def test_wrong_value_is_reported_in_one_line_that_names_the_variable(
@@ -274,6 +285,7 @@ SAMPLES = {
     "DB_TARGET_SESSION_ATTRS": "read-write",
     "DB_USER": "u",
     "MAIL_TEMPLATES_DIR": "/tmp",
+    "MAIL_TOKEN_FILE": __file__,
     "MAIL_URL": "smtp://mail.example",
     "MIGRATE_ON_START": "true",
     "PUBLIC_ORIGIN": "https://app.example",
@@ -288,6 +300,8 @@ def with_sample(name: str, form: str = "{}") -> dict[str, str]:
     value = SAMPLES.get(name) or VARIABLES[name].default_text.strip("`")
     assert value, f"{name} has no default: add a value to SAMPLES"
     needed = {"SECRET_KEY": SECRET_KEY, "DB_HOST": "h", "DB_NAME": "n", "DB_USER": "u"}
+    if name == "MAIL_TOKEN_FILE":
+        needed["MAIL_URL"] = "smtps://relay@mail.example"
     return {**needed, name: form.format(value)}
 
 

@@ -1,5 +1,6 @@
 """Worlds for tests, created over HTTP as a client would."""
 
+import re
 from typing import Any, NamedTuple
 
 from aiohttp import ClientResponse
@@ -8,6 +9,8 @@ from tests.support.clients import Client
 from tests.support.factories import Account
 
 WORLDS = "/api/v1/worlds"
+# Matches paths of what belongs to a world.
+OF_WORLDS = re.compile("{(world|event|cause|story|beat)_id}")
 EVENTS = "/api/v1/events"
 STORIES = "/api/v1/stories"
 NO_ONE = "01890000-0000-7000-8000-000000000000"
@@ -76,19 +79,28 @@ async def create_world(client: Client, account: Account, **values: Any) -> World
     return empty._replace(body=await empty.post(WORLDS, {"name": "Orrery", **values}))
 
 
-async def ids_of_each(client: Client, account: Account) -> dict[str, str]:
-    """Create a world with a story, a beat, and two events, and return the ids by path parameter."""
-    world = await create_world(client, account)
-    event, cause = await world.add_event(), await world.add_event()
-    story = await world.add_story()
-    beat = await world.add_beat(story)
-    return {
-        "world_id": world.body["id"],
-        "event_id": event["id"],
-        "cause_id": cause["id"],
-        "story_id": story["id"],
-        "beat_id": beat["id"],
-    }
+_ids: dict[str, dict[str, str]] = {}
+
+
+async def ids_of_each(client: Client, account: Account, *, anew: bool = False) -> dict[str, str]:
+    """Return the ids of a world, a story, a beat and two events of the account, by path parameter.
+
+    They are created once for each account, or ``anew``.
+    """
+    owner = account.profile["id"]
+    if anew or owner not in _ids:
+        world = await create_world(client, account)
+        event, cause = await world.add_event(), await world.add_event()
+        story = await world.add_story()
+        beat = await world.add_beat(story)
+        _ids[owner] = {
+            "world_id": world.body["id"],
+            "event_id": event["id"],
+            "cause_id": cause["id"],
+            "story_id": story["id"],
+            "beat_id": beat["id"],
+        }
+    return _ids[owner]
 
 
 def event_at(event: dict[str, Any]) -> str:
