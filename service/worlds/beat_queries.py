@@ -104,7 +104,6 @@ INSERT = f"""
         summary, local_time_label, generation_reasoning, search
     )
     values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, {SEARCH})
-    returning {BEAT}
 """  # noqa: S608
 
 
@@ -115,7 +114,9 @@ async def insert_beat(
     story_id: uuid.UUID,
     values: dict[str, Any],
 ) -> asyncpg.Record:
-    row = await conn.fetchrow(INSERT, *_arguments(beat_id, world_id, story_id, values))
+    row = await conn.fetchrow(
+        f"{INSERT} returning {BEAT}", *_arguments(beat_id, world_id, story_id, values)
+    )
     assert row is not None  # noqa: S101
     return row
 

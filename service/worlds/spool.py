@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import tempfile
 import uuid
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import IO
 
 import asyncpg
@@ -68,11 +68,22 @@ async def spool_world(
         async with snapshot(conn):
             world = await queries.find_world(conn, user_id, world_id)
             if world is not None:
-                async for chunk in write_document(conn, world):
+                async for chunk in _gather(write_document(conn, world)):
                     await asyncio.to_thread(spool.write, chunk)
         return world
 
     return await read(app, export_world)
+
+
+async def _gather(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """Yield what the pieces are together, in chunks that are worth a thread's time."""
+    chunk = bytearray()
+    async for piece in pieces:
+        chunk += piece
+        if len(chunk) >= CHUNK_BYTES:
+            yield bytes(chunk)
+            chunk.clear()
+    yield bytes(chunk)
 
 
 async def send(spool: IO[bytes]) -> AsyncGenerator[bytes, None]:
