@@ -124,6 +124,8 @@ create table if not exists story_beats (
 );
 create index if not exists story_beats_world_event_id_idx
     on story_beats (world_event_id, story_id) where world_event_id is not null;
+create index if not exists story_beats_story_id_world_event_id_idx
+    on story_beats (story_id, world_event_id) where world_event_id is not null;
 create index if not exists story_beats_world_id_id_idx on story_beats (world_id, id);
 
 create table if not exists event_words (

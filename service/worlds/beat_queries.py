@@ -115,7 +115,9 @@ async def insert_beat(
     story_id: uuid.UUID,
     values: dict[str, Any],
 ) -> asyncpg.Record:
-    row = await conn.fetchrow(INSERT, *_arguments(beat_id, world_id, story_id, values))
+    row = await conn.fetchrow(
+        f"{INSERT} returning {BEAT}", *_arguments(beat_id, world_id, story_id, values)
+    )
     assert row is not None  # noqa: S101
     return row
 

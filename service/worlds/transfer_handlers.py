@@ -45,8 +45,8 @@ from service.worlds.spool import UPLOAD_TIMEOUT_S, open_spool, receive, send
 
 # Per process: each keeps a database connection busy.
 TRANSFERS_MAX = 2
-# How long reading or writing the rows of a world may take.
-TRANSFER_TIMEOUT_S = 60
+# How long reading or writing the rows of a world may take, which has up to 100,000 beats.
+TRANSFER_TIMEOUT_S = 3 * 60
 ROWS_AT_ONCE = 100
 COPY_SUFFIX = " (Copy)"
 

@@ -87,23 +87,21 @@ async def list_meetings(
     """
     return await conn.fetch(
         """
-        select one.id as one_id, one.title as one_title, met.id as other_id,
-            met.title as other_title, met.event_ids
+        select one.id as one_id, one.title as one_title, other.id as other_id,
+            other.title as other_title, met.event_ids
         from stories one cross join lateral (
-            select other.id, other.title, array_agg(distinct told.world_event_id) as event_ids
+            select told.story_id, array_agg(distinct told.world_event_id) as event_ids
             from (
                 select distinct world_event_id from story_beats
                 where story_id = one.id and world_event_id is not null
             ) mine
                 join story_beats told on told.world_event_id = mine.world_event_id
                     and told.story_id > one.id
-                join stories other on other.id = told.story_id
-            where other.archived_at is null
-            group by other.id, other.title
-        ) met
-        where one.world_id = $1 and one.archived_at is null
-            and ($2::uuid is null or (one.id >= $2 and (one.id, met.id) > ($2, $3::uuid)))
-        order by one.id, met.id limit $4
+            group by told.story_id
+        ) met join stories other on other.id = met.story_id
+        where one.world_id = $1 and one.archived_at is null and other.archived_at is null
+            and ($2::uuid is null or (one.id >= $2 and (one.id, other.id) > ($2, $3::uuid)))
+        order by one.id, other.id limit $4
         """,
         world_id,
         *(after or (None, None)),
@@ -174,7 +172,7 @@ async def search(
         f"""
         with found as ({found})
         select kind, found.id, story_id, rank, count(*) over () as total
-        from found left join stories s on s.id = story_id
+        from found left join stories s on s.world_id = $1 and s.id = story_id
         where s.archived_at is null
         order by rank desc, found.id limit $4
         """,  # noqa: S608
