@@ -104,7 +104,6 @@ INSERT = f"""
     ), indexed as (
         insert into beat_words (id, world_id, words) values ($1, $2, {WORDS})
     )
-    select * from inserted
 """  # noqa: S608
 
 
@@ -116,7 +115,7 @@ async def insert_beat(
     values: dict[str, Any],
 ) -> asyncpg.Record:
     row = await conn.fetchrow(
-        f"{INSERT} returning {BEAT}", *_arguments(beat_id, world_id, story_id, values)
+        f"{INSERT} select * from inserted", *_arguments(beat_id, world_id, story_id, values)
     )
     assert row is not None  # noqa: S101
     return row
@@ -129,7 +128,7 @@ async def insert_beats(
 ) -> None:
     """Insert beats, each given as its id, its story's and its values."""
     await conn.executemany(
-        INSERT,
+        f"{INSERT} select id from inserted",
         [_arguments(beat_id, world_id, story_id, values) for beat_id, story_id, values in rows],
     )
 
