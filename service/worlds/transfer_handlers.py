@@ -168,13 +168,13 @@ async def _import_events(
     async for batch in _batches(document.read_events(spool)):
         rows = []
         for at, value in batch:
+            check_limit(len(ids) + 1, EVENTS_PER_WORLD, "events in a world")
             event = {**schemas.NEW_EVENT, **_load(schemas.IMPORT_EVENT, at, value)}
             if event["id"] in ids:
                 raise invalid_fields(field_error(f"{at}/id", "duplicate", "Given more than once."))
             ids[event["id"]] = uuid_utils.uuid7()
             rows.append((ids[event["id"]], event))
             causes.append((at, ids[event["id"]], event["caused_by_ids"]))
-        check_limit(len(ids), EVENTS_PER_WORLD, "events in a world")
         await event_queries.insert_events(conn, world_id, rows)
     edges = [
         (event_id, _find(ids, cause_id, f"{at}/caused_by_ids/{number}"))
