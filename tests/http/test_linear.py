@@ -48,9 +48,9 @@ from service.settings import Settings
 from service.users.schemas import MERGE_PROFILE, REGISTER
 from service.worlds.beat_queries import count_words
 from service.worlds.document import check_outline, read_events
+from service.worlds.plan import require_no_cycle
 from service.worlds.schemas import CREATE_EVENT, REORDER_BEATS
 from service.worlds.screen import Screen
-from service.worlds.transfer_handlers import _require_no_cycle
 from tests.support.worlds import NO_ONE
 
 # Steps that twice the input may take, for each step that the input takes.
@@ -278,7 +278,7 @@ FED: dict[str, tuple[int, Callable[[int], Callable[[], object]]]] = {
     "words": (4000, lambda n: lambda: count_words("é " * (n // 2))),
     "causes": (
         200,
-        lambda n: lambda: _require_no_cycle([(UUID(int=i + 1), UUID(int=i)) for i in range(n)]),
+        lambda n: lambda: require_no_cycle([(UUID(int=i + 1), UUID(int=i)) for i in range(n)]),
     ),
     "document, escapes": (6000, lambda n: lambda: Screen().find_fault(b"\\u0430" * (n // 6))),
     "document, quotes": (4000, lambda n: lambda: Screen().find_fault(b'"' * n)),
