@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 FUZZ_SECONDS ?= 240
 FEATURE ?= users
+CLIENTS := tests/clients
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --disable-pip-version-check --quiet
 
@@ -21,7 +22,7 @@ export BRANCHES
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-slow check coverage branches fuzz mutants lint format migrate bench bench-scale lock clean
+.PHONY: help serve test test-slow check coverage branches fuzz clients mutants lint format migrate bench bench-scale lock clean
 
 help: ## List these commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/' | column -t -s:
@@ -53,6 +54,9 @@ branches: # Report the coverage of both groups
 fuzz: $(VENV)/serve.stamp .venv-fuzz/stamp ## Fuzz the API with schemathesis, for FUZZ_SECONDS=240 or more
 	@$(BIN)/python tests/fuzz/run.py --seconds $(FUZZ_SECONDS)
 
+clients: $(VENV)/dev.stamp .venv-clients/stamp ## Generate clients from the API's description, and call the service with them: ONLY
+	@$(BIN)/python -m tests.clients.run $(if $(ONLY),--only '$(ONLY)')
+
 mutants: $(VENV)/dev.stamp .venv-mutants/stamp ## Check that tests catch a removed guard, and a sample of other mutants: ONLY, MUTANTS
 	@$(BIN)/python -m tests.mutants.run $(if $(ONLY),--only '$(ONLY)') $(MUTANTS)
 
@@ -77,6 +81,7 @@ bench-scale: $(VENV)/serve.stamp ## Measure lists of a million accounts, a sign-
 
 clean: ## Remove virtual environments and caches, but no data
 	@rm -rf .venv .venv-* .mutants benchmarks/peers/fastify/node_modules
+	@rm -rf $(CLIENTS)/node_modules $(CLIENTS)/.generated
 	@rm -rf .coverage* .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build *.egg-info
 
 $(BIN)/pip:
@@ -120,6 +125,15 @@ PEERS := benchmarks/peers/fastify
 .venv-fuzz/stamp: tests/fuzz/requirements.txt
 	@$(PYTHON) -m venv .venv-fuzz
 	@.venv-fuzz/bin/pip install --disable-pip-version-check --quiet --requirement $<
+	@touch $@
+
+# Likewise for generators of clients. npm brings a newer Node.js than some systems have.
+.venv-clients/stamp: $(CLIENTS)/requirements.txt $(wildcard $(CLIENTS)/package*.json)
+	@command -v npm >/dev/null || { echo "npm is needed" >&2; exit 1; }
+	@echo "Setting up .venv-clients (once)"
+	@$(PYTHON) -m venv .venv-clients
+	@.venv-clients/bin/pip install --disable-pip-version-check --quiet --requirement $<
+	@npm ci --prefix $(CLIENTS) --ignore-scripts --no-audit --no-fund --loglevel=error --silent
 	@touch $@
 
 # Likewise for cosmic-ray.

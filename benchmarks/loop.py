@@ -16,9 +16,10 @@ from marshmallow import ValidationError
 
 from service.accounts.preferences import check_json, check_preferences, merge_patch
 from service.auth.blocklist import is_blocked
+from service.http.codings import BODY_MAX_BYTES
 from service.http.fields import EmailAddress, NewPassword, fold_email
 from service.http.problems import Problem
-from service.http.requests import BODY_MAX_BYTES, load_json
+from service.http.requests import load_json
 from service.json_codec import encode, same
 from service.mail.languages import choose_language
 from service.users.schemas import MERGE_PROFILE, REGISTER

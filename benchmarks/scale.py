@@ -22,7 +22,7 @@ from urllib.parse import urlencode, urlsplit
 import asyncpg
 
 from benchmarks import measure, stage
-from service.http.requests import BODY_MAX_BYTES
+from service.http.codings import BODY_MAX_BYTES
 from service.settings import Database, Settings
 
 PARTS = ("lists", "start", "idle", "flood", "soak")

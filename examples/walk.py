@@ -1,11 +1,16 @@
-"""Walks through every account flow over HTTP, against a running service.
+"""Walks through every route of the API against a running service, and explains each request.
 
-    make serve                                                          # in one terminal
-    .venv/bin/shinkei create-admin --email root@example.com             # asks for a password
-    ADMIN_PASSWORD='…' .venv/bin/python examples/walk.py                # in another
+    make serve                                                  # in one terminal
+    .venv/bin/shinkei create-admin --email root@example.com     # in another; asks for a password
+    ADMIN_PASSWORD='…' .venv/bin/python examples/walk.py
 
-Links are read from the emails in DATA_DIR/mail, as development has no MAIL_URL. SHINKEI_URL,
-DATA_DIR and ADMIN_EMAIL override the defaults. Without ADMIN_PASSWORD, administration is skipped.
+Each line has a request, the status of its response, and what it shows. An unexpected status ends
+the walk with exit code 1. The API itself cannot create the first administrator, so the command line
+does. Without ADMIN_PASSWORD, the steps of administration are left out.
+
+Links come by email. Without MAIL_URL, the service writes emails to DATA_DIR/mail, where this script
+reads them. SHINKEI_URL, DATA_DIR and ADMIN_EMAIL override the defaults. The accounts have new
+emails each time, so that the walk can be repeated, and are deleted at the end.
 """
 
 import asyncio
@@ -21,176 +26,313 @@ from typing import Any
 
 import aiohttp
 
-URL = os.environ.get("SHINKEI_URL", "http://127.0.0.1:8080") + "/api/v1"
-MAIL_DIR = Path(os.environ.get("DATA_DIR", ".data")) / "mail"
-ADMIN_EMAIL = os.environ.get("ADMIN_EMAIL", "root@example.com")
-ADMIN_PASSWORD = os.environ.get("ADMIN_PASSWORD", "")
-
-# New emails for each run, so that it can be repeated.
-EMAIL = f"ada-{secrets.token_hex(4)}@example.com"
-NEW_EMAIL = f"countess-{secrets.token_hex(4)}@example.com"
-PASSWORD = "the analytical engine weaves"
+FIRST_PASSWORD = "the analytical engine weaves"
 SECOND_PASSWORD = "algebraic patterns, as a loom"
 THIRD_PASSWORD = "weaves flowers and leaves too"
 
+# Routes for other programs, and for people with a browser.
+PUBLIC = {
+    "/health/startup": "The service has been ready once.",
+    "/health/live": "The process runs.",
+    "/health/ready": "It can serve: the database responds.",
+    "/health": "The same, under a shorter name.",
+    "/.well-known/jwks.json": "The public keys with which other services verify access tokens.",
+    "/openapi.json": "The description of every route, for programs.",
+    "/docs": "The same for people, who can try every request in a browser.",
+    "/docs/page.js": "A part of that page.",
+    "/docs/page.css": "A part of that page.",
+    "/docs/swagger-ui.js": "A part of that page.",
+    "/docs/swagger-ui.css": "A part of that page.",
+}
+
+
+class UnexpectedError(Exception):
+    """A response or an email is not as expected."""
+
 
 class Client:
-    """A client: an HTTP session and, once signed in, a pair of tokens."""
+    """A client: a browser or a program, with a pair of tokens once it has signed in."""
 
     def __init__(self, http: aiohttp.ClientSession) -> None:
         self.http = http
         self.tokens: dict[str, Any] = {}
+        # The version of the account that this client has read last.
+        self.etag = ""
 
-    async def call(
-        self, expected: int, method: str, path: str, body: object = None, **headers: str
+    async def send(
+        self,
+        method: str,
+        path: str,
+        expected: int,
+        sentence: str,
+        body: object = None,
+        **headers: str,
     ) -> Any:
-        """Send a request and print the status. Exits if it is not the expected one."""
+        """Send a request, print the step, and return the response's JSON, or text, or None."""
+        headers = {name.replace("_", "-"): value for name, value in headers.items()}
         if self.tokens:
             headers["Authorization"] = f"Bearer {self.tokens['access_token']}"
-        async with self.http.request(method, URL + path, json=body, headers=headers) as response:
+        async with self.http.request(method, path, json=body, headers=headers) as response:
             text = await response.text()
-            print(f"{response.status}  {method:6} {path}")
+            shown = re.sub(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", "{id}", path)
+            print(f"{method:6} {shown:33} {response.status}  {sentence}")
             if response.status != expected:
-                sys.exit(f"expected {expected}: {text}")
-            return await response.json(content_type=None) if text else None
+                raise UnexpectedError(f"expected {expected}: {text}")
+            self.etag = response.headers.get("ETag", self.etag)
+            return await response.json() if response.content_type.endswith("json") else text
 
-    async def sign_in(self, email: str, password: str, expected: int = 200) -> None:
+    async def sign_in(
+        self, email: str, password: str, sentence: str = "Signs in.", expected: int = 200
+    ) -> None:
         self.tokens = {}
         credentials = {"email": email, "password": password}
-        response = await self.call(expected, "POST", "/auth/login", credentials)
+        response = await self.send("POST", "/api/v1/auth/login", expected, sentence, credentials)
         self.tokens = response if expected == 200 else {}
 
 
-async def token_from_mail(recipient: str, subject: str) -> str:
-    """Take the token from the newest email to ``recipient`` with ``subject`` in its subject.
+class Mailbox:
+    """The emails that the service has written to files."""
 
-    Waits for the email and deletes it.
-    """
-    for _ in range(100):
-        for path in sorted(MAIL_DIR.glob("*.eml"), reverse=True):
-            mail = email.message_from_bytes(path.read_bytes(), policy=email.policy.default)
-            part = mail.get_body(("plain",))
-            found = part and re.search(r"#token=([\w-]+)", part.get_content())
-            if mail["To"] == recipient and subject in mail["Subject"].lower() and found:
-                path.unlink()
-                return found[1]
-        await asyncio.sleep(0.1)
-    sys.exit(f"no email about {subject} to {recipient} in {MAIL_DIR}")
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    async def take_token(self, recipient: str, page: str) -> str:
+        """Wait for an email to ``recipient`` with a link to ``page`` of the front end.
+
+        Deletes the email and returns the link's token. The front end's page would send it as the
+        steps below do.
+        """
+        for _ in range(600):
+            for path in sorted(self.directory.glob("*.eml")):
+                mail = email.message_from_bytes(path.read_bytes(), policy=email.policy.default)
+                part = mail.get_body(("plain",))
+                found = part and re.search(rf"{page}#token=([\w-]+)", part.get_content())
+                if mail["To"] == recipient and found:
+                    path.unlink()
+                    return found[1]
+            await asyncio.sleep(0.1)
+        raise UnexpectedError(f"no email to {recipient} with a link to {page} in {self.directory}")
 
 
-async def walk_as_owner(ada: Client, other: Client) -> None:
-    print("-- registration, sent twice with one idempotency key")
-    body = {"email": EMAIL, "password": PASSWORD, "name": "Ada"}
-    key = {"Idempotency-Key": str(uuid.uuid4())}
-    first = await ada.call(201, "POST", "/auth/register", body, **key)
-    again = await ada.call(201, "POST", "/auth/register", body, **key)
-    assert first == again
+def headline(text: str) -> None:
+    print(f"\n{text}")
+
+
+async def look_around(anyone: Client) -> None:
+    headline("For programs and browsers, without signing in")
+    for path, sentence in PUBLIC.items():
+        await anyone.send("GET", path, 200, sentence)
+
+
+async def register(ada: Client, other: Client, mailbox: Mailbox, ada_email: str) -> None:
+    headline("Ada registers and verifies her email")
+    body = {"email": ada_email, "password": FIRST_PASSWORD, "name": "Ada"}
+    path, key = "/api/v1/auth/register", str(uuid.uuid4())
+    first = await ada.send(
+        "POST", path, 201, "The account is created and signed in.", body, Idempotency_Key=key
+    )
+    again = await ada.send(
+        "POST", path, 201, "The same key gets the same response.", body, Idempotency_Key=key
+    )
+    if again != first:
+        raise UnexpectedError("the response to the repeated request is another one")
+    await other.send("POST", path, 409, "Without a key, the email is taken.", body)
+
+    first_link = await mailbox.take_token(ada_email, "/email/verify")
+    await other.send(
+        "POST",
+        "/api/v1/auth/links/inspect",
+        200,
+        "Says what the emailed link does, without using it.",
+        {"token": first_link},
+    )
+    await other.send(
+        "POST",
+        "/api/v1/auth/email/verify/resend",
+        202,
+        "Another link is sent.",
+        {"email": ada_email},
+    )
+    token = await mailbox.take_token(ada_email, "/email/verify")
+    path = "/api/v1/auth/email/verify"
+    await other.send("POST", path, 400, "It replaces the first link.", {"token": first_link})
+    await other.send("POST", path, 403, "A link alone proves too little.", {"token": token})
+    body = {"token": token, "password": FIRST_PASSWORD}
+    await other.send("POST", path, 200, "With the password, it verifies the email.", body)
     ada.tokens = first
-    await other.call(409, "POST", "/auth/register", body)
 
-    print("-- email: verified with the emailed link")
-    token = await token_from_mail(EMAIL, "confirm")
-    await other.call(200, "POST", "/auth/links/inspect", {"token": token})
-    await other.call(403, "POST", "/auth/email/verify", {"token": token})
-    await other.call(200, "POST", "/auth/email/verify", {"token": token, "password": PASSWORD})
 
-    print("-- profile, with optimistic concurrency")
-    await ada.call(200, "GET", "/users/me")
+async def change_profile(ada: Client) -> None:
+    headline("Ada changes her profile, and overwrites nobody's change")
+    path = "/api/v1/users/me"
+    await ada.send("GET", path, 200, "Her profile. The ETag names its version.")
+    read = ada.etag
     change = {"name": "Ada Lovelace", "settings": {"ui_theme": "dark", "language": "en"}}
-    await ada.call(200, "PATCH", "/users/me", change, **{"If-Match": '"2"'})
-    await ada.call(412, "PATCH", "/users/me", change, **{"If-Match": '"2"'})
-    await ada.call(200, "PUT", "/users/me", {"settings": {"language": "fr"}})
+    await ada.send("PATCH", path, 200, "Changes only what is sent.", change, If_Match=read)
+    await ada.send("PATCH", path, 412, "The ETag is an old one by now.", change, If_Match=read)
+    change = {"settings": {"language": "fr"}}
+    await ada.send("PUT", path, 200, "Replaces all settings.", change, If_Match=ada.etag)
 
-    print("-- sessions: a second one, refreshed, listed and ended")
-    await other.sign_in(EMAIL.upper(), PASSWORD)
-    used = other.tokens["refresh_token"]
-    other.tokens = await other.call(200, "POST", "/auth/refresh", {"refresh_token": used})
-    sessions = (await ada.call(200, "GET", "/users/me/sessions"))["items"]
-    (theirs,) = [session["id"] for session in sessions if not session["current"]]
-    await ada.call(204, "DELETE", f"/users/me/sessions/{theirs}")
-    await other.call(401, "GET", "/users/me")
 
-    print("-- password: changed, then reset with the emailed link")
-    change = {"current_password": PASSWORD, "password": SECOND_PASSWORD}
-    await ada.call(204, "POST", "/users/me/password", change)
-    other.tokens = {}
-    await other.call(202, "POST", "/auth/password/forgot", {"email": EMAIL})
-    token = await token_from_mail(EMAIL, "mot de passe")
+async def use_sessions(ada: Client, laptop: Client, ada_email: str) -> None:
+    headline("Ada signs in on a laptop, and ends that session from her first device")
+    await laptop.sign_in(ada_email.upper(), FIRST_PASSWORD, "Capitals make no difference.")
+    used = {"refresh_token": laptop.tokens["refresh_token"]}
+    path = "/api/v1/auth/refresh"
+    laptop.tokens = await laptop.send("POST", path, 200, "A refresh token gets new tokens.", used)
+    path = "/api/v1/users/me/sessions"
+    sessions = (await ada.send("GET", path, 200, "Both sessions."))["items"]
+    (laptops,) = [session["id"] for session in sessions if not session["current"]]
+    await ada.send("DELETE", f"{path}/{laptops}", 204, "Ends the laptop's.")
+    await laptop.send("GET", "/api/v1/users/me", 401, "It is signed out from the next request on.")
+    await laptop.sign_in(ada_email, FIRST_PASSWORD, "The laptop signs in again.")
+    await ada.send("DELETE", path, 204, "Ends all sessions but this one.")
+    await laptop.send("GET", "/api/v1/users/me", 401, "The laptop is signed out again.")
+    await laptop.sign_in(ada_email, FIRST_PASSWORD, "The laptop signs in once more.")
+    await laptop.send("POST", "/api/v1/auth/logout", 204, "The laptop signs out by itself.")
+    laptop.tokens = {}
+
+
+async def change_password(ada: Client, other: Client, mailbox: Mailbox, ada_email: str) -> None:
+    headline("Ada changes her password, forgets it, and resets it with an emailed link")
+    change = {"current_password": FIRST_PASSWORD, "password": SECOND_PASSWORD}
+    await ada.send("POST", "/api/v1/users/me/password", 204, "Needs the current one.", change)
+    await other.send(
+        "POST",
+        "/api/v1/auth/password/forgot",
+        202,
+        "Sends a link, if there is such an account.",
+        {"email": ada_email},
+    )
+    token = await mailbox.take_token(ada_email, "/password/reset")
     reset = {"token": token, "password": THIRD_PASSWORD}
-    await other.call(204, "POST", "/auth/password/reset", reset)
-    await other.call(400, "POST", "/auth/password/reset", reset)
-    await ada.call(401, "GET", "/users/me")
-    await ada.sign_in(EMAIL, SECOND_PASSWORD, 401)
-    await ada.sign_in(EMAIL, THIRD_PASSWORD)
+    path = "/api/v1/auth/password/reset"
+    await other.send("POST", path, 204, "The link sets a new password.", reset)
+    await other.send("POST", path, 400, "It works only once.", reset)
+    await ada.send("GET", "/api/v1/users/me", 401, "All sessions have ended.")
+    await ada.sign_in(ada_email, SECOND_PASSWORD, "The old password is refused.", 401)
+    await ada.sign_in(ada_email, THIRD_PASSWORD, "The new one signs in.")
 
-    print("-- email: changed, and confirmed from the new one")
-    change = {"email": NEW_EMAIL, "password": THIRD_PASSWORD}
-    await ada.call(202, "POST", "/users/me/email", change)
-    token = await token_from_mail(NEW_EMAIL, "adresse")
-    await ada.call(200, "POST", "/auth/email/verify", {"token": token})
-    assert (await ada.call(200, "GET", "/users/me"))["email"] == NEW_EMAIL
 
-    print("-- email: restored from the old one, which sets a new password")
-    token = await token_from_mail(EMAIL, "changée")
-    link = await other.call(200, "POST", "/auth/links/inspect", {"token": token})
-    assert (link["purpose"], link["email"]) == ("email_revert", EMAIL)
-    await other.call(200, "POST", "/auth/email/revert", {"token": token})
-    await ada.call(401, "GET", "/users/me")
-    token = await token_from_mail(EMAIL, "mot de passe")
+async def change_email(ada: Client, other: Client, mailbox: Mailbox, ada_email: str) -> None:
+    headline("Ada changes her email, and restores the old one")
+    new_email = f"countess-{ada_email}"
+    change = {"email": new_email, "password": THIRD_PASSWORD}
+    await ada.send("POST", "/api/v1/users/me/email", 202, "Sends a link to the new one.", change)
+    link = {"token": await mailbox.take_token(new_email, "/email/verify")}
+    await ada.send("POST", "/api/v1/auth/email/verify", 200, "The link changes it.", link)
+    profile = await ada.send("GET", "/api/v1/users/me", 200, "Her profile has the new one.")
+    if profile["email"] != new_email:
+        raise UnexpectedError(f"her email is {profile['email']}")
+    link = {"token": await mailbox.take_token(ada_email, "/email/revert")}
+    await other.send(
+        "POST", "/api/v1/auth/email/revert", 200, "A link to the old one restores it.", link
+    )
+    await ada.send("GET", "/api/v1/users/me", 401, "All sessions have ended, for safety.")
+    token = await mailbox.take_token(ada_email, "/password/reset")
     reset = {"token": token, "password": SECOND_PASSWORD}
-    await other.call(204, "POST", "/auth/password/reset", reset)
-    await ada.sign_in(EMAIL, SECOND_PASSWORD)
+    await other.send(
+        "POST", "/api/v1/auth/password/reset", 204, "The old mailbox sets a new password.", reset
+    )
+    await ada.sign_in(ada_email, SECOND_PASSWORD, "Ada signs in with it.")
 
 
-async def walk_as_administrator(root: Client, ada: Client) -> None:
-    print("-- administration: an account found, changed, suspended, reinstated")
-    await root.sign_in(ADMIN_EMAIL, ADMIN_PASSWORD)
-    found = await root.call(200, "GET", f"/users?email={EMAIL}&status=active")
-    (user,) = found["items"]
-    path = f"/users/{user['id']}"
-    await root.call(428, "PATCH", path, {"role": "support"})
-    match = {"If-Match": f'"{user["version"]}"'}
-    await root.call(200, "PATCH", path, {"role": "support"}, **match)
-    await ada.call(200, "GET", "/users?limit=1")
-    await ada.call(403, "GET", "/audit-events")
-    await root.call(200, "POST", f"{path}/suspend", {"reason": "an example"})
-    await ada.call(401, "GET", "/users/me")
-    await ada.sign_in(EMAIL, SECOND_PASSWORD, 401)
-    await root.call(200, "POST", f"{path}/reinstate")
-    events = await root.call(200, "GET", f"/audit-events?subject_id={user['id']}&limit=200")
-    print("   " + ", ".join(event["action"] for event in events["items"]))
+async def leave(ada: Client, ada_email: str) -> None:
+    headline("Ada takes her data with her and deletes her account")
+    await ada.send("GET", "/api/v1/users/me/export", 200, "All data about the account.")
+    path, password = "/api/v1/users/me", {"password": SECOND_PASSWORD}
+    await ada.send("DELETE", path, 202, "The account will be deleted after 30 days.", password)
+    await ada.send("GET", path, 401, "All sessions have ended.")
+    await ada.sign_in(ada_email, SECOND_PASSWORD, "Signing in before that cancels the deletion.")
+    await ada.send("POST", f"{path}/deletion", 202, "This time, she means it.", password)
 
 
-async def leave(ada: Client) -> None:
-    print("-- leaving: exported, deleted, restored by signing in")
-    await ada.sign_in(EMAIL, SECOND_PASSWORD)
-    export = await ada.call(200, "GET", "/users/me/export")
-    print("   " + ", ".join(f"{len(part)} {name}" for name, part in export.items()))
-    await ada.call(202, "DELETE", "/users/me", {"password": SECOND_PASSWORD})
-    await ada.call(401, "GET", "/users/me")
-    await ada.sign_in(EMAIL, SECOND_PASSWORD)
-    await ada.call(204, "POST", "/auth/logout")
-    await ada.call(401, "GET", "/users/me")
+async def administer(root: Client, grace: Client, mailbox: Mailbox, grace_email: str) -> None:
+    headline("An administrator creates an account for Grace, who chooses her password")
+    body = {"email": grace_email, "name": "Grace"}
+    user = await root.send("POST", "/api/v1/users", 201, "Creates it and emails a link.", body)
+    path = f"/api/v1/users/{user['id']}"
+    token = await mailbox.take_token(grace_email, "/password/reset")
+    reset = {"token": token, "password": FIRST_PASSWORD}
+    await grace.send("POST", "/api/v1/auth/password/reset", 204, "Grace sets a password.", reset)
+    await grace.sign_in(grace_email, FIRST_PASSWORD, "Grace signs in.")
+    await grace.send("GET", "/api/v1/users", 403, "She may not read other accounts.")
 
-    print("-- signed out with the refresh token, as after the access token has expired")
-    await ada.sign_in(EMAIL, SECOND_PASSWORD)
-    refresh_token = {"refresh_token": ada.tokens["refresh_token"]}
-    ada.tokens = {}
-    await ada.call(204, "POST", "/auth/logout", refresh_token)
-    await ada.call(401, "POST", "/auth/refresh", refresh_token)
+    headline("Grace joins the support staff")
+    listing = f"/api/v1/users?email={grace_email}"
+    await root.send("GET", listing, 200, "Finds the account by its email.")
+    await root.send("GET", path, 200, "The account, with its version.")
+    role = {"role": "support"}
+    await root.send("PATCH", path, 428, "A change must name the version.", role)
+    await root.send("PATCH", path, 200, "Gives her a role.", role, If_Match=root.etag)
+    await grace.send("GET", "/api/v1/users?limit=1", 200, "She may read accounts now.")
+    await grace.send("GET", "/api/v1/audit-events", 403, "The audit trail is for administrators.")
+
+    headline("The administrator ends Grace's sessions, one and all")
+    sessions = await root.send("GET", f"{path}/sessions", 200, "Her sessions.")
+    session = sessions["items"][0]["id"]
+    await root.send("DELETE", f"{path}/sessions/{session}", 204, "Ends one of them.")
+    await grace.sign_in(grace_email, FIRST_PASSWORD, "Grace signs in again.")
+    await root.send("DELETE", f"{path}/sessions", 204, "Ends all of them.")
+    await grace.send("GET", "/api/v1/users/me", 401, "Grace is signed out.")
+
+    headline("The administrator suspends Grace, and thinks better of it")
+    reason = {"reason": "an example"}
+    await root.send("POST", f"{path}/suspend", 200, "She cannot sign in.", reason)
+    await grace.sign_in(grace_email, FIRST_PASSWORD, "Not even with the right password.", 401)
+    await root.send("POST", f"{path}/reinstate", 200, "Cancels the suspension.")
+    await root.send("POST", f"{path}/password-reset", 202, "Emails her a link.")
+    token = await mailbox.take_token(grace_email, "/password/reset")
+    reset = {"token": token, "password": SECOND_PASSWORD}
+    await grace.send("POST", "/api/v1/auth/password/reset", 204, "Sets a new password.", reset)
+
+    headline("The administrator deletes Grace's account, and looks at what has been done")
+    await root.send("DELETE", path, 200, "It will be deleted after 30 days.")
+    events = await root.send(
+        "GET", f"/api/v1/audit-events?subject_id={user['id']}", 200, "Who did what to her account."
+    )
+    print("       " + ", ".join(event["action"] for event in events["items"]))
 
 
-async def main() -> None:
-    async with aiohttp.ClientSession() as http:
-        ada, other, root = Client(http), Client(http), Client(http)
-        await walk_as_owner(ada, other)
-        if ADMIN_PASSWORD:
-            await walk_as_administrator(root, ada)
+async def walk(url: str, mail_dir: Path, admin_email: str, admin_password: str) -> None:
+    """Walk through all routes, those of administration only with a password."""
+    mailbox = Mailbox(mail_dir)
+    ada_email, grace_email = (
+        f"{name}-{secrets.token_hex(4)}@example.com" for name in ("ada", "grace")
+    )
+    async with aiohttp.ClientSession(url) as http:
+        ada, other, root, grace = (Client(http) for _ in range(4))
+        await look_around(other)
+        await register(ada, other, mailbox, ada_email)
+        await change_profile(ada)
+        await use_sessions(ada, other, ada_email)
+        await change_password(ada, other, mailbox, ada_email)
+        await change_email(ada, other, mailbox, ada_email)
+        await leave(ada, ada_email)
+        if admin_password:
+            headline("The administrator that shinkei create-admin has created")
+            await root.sign_in(admin_email, admin_password)
+            await administer(root, grace, mailbox, grace_email)
+            await root.send("POST", "/api/v1/auth/logout", 204, "The administrator signs out.")
         else:
-            print("-- administration skipped: ADMIN_PASSWORD is not set")
-        await leave(ada)
-    print("done")
+            headline("Administration is left out: see the first lines of examples/walk.py")
+
+
+def main() -> None:
+    variables = os.environ
+    try:
+        asyncio.run(
+            walk(
+                variables.get("SHINKEI_URL", "http://127.0.0.1:8080"),
+                Path(variables.get("DATA_DIR", ".data"), "mail"),
+                variables.get("ADMIN_EMAIL", "root@example.com"),
+                variables.get("ADMIN_PASSWORD", ""),
+            )
+        )
+    except (UnexpectedError, aiohttp.ClientError) as error:
+        sys.exit(str(error))
+    print("\ndone")
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    main()

@@ -16,11 +16,11 @@ from service.db.coalescing import Coalesced
 from service.db.pool import database_context
 from service.health import sampling
 from service.health.handlers import HEALTH, Health, health_context
+from service.http.codings import BODY_MAX_BYTES
 from service.http.connections import CONNECTIONS, Connections, connections_context
 from service.http.cors import preflights
 from service.http.headers import RESPONSE_HEADERS, ResponseHeaders
 from service.http.middleware import request_middleware
-from service.http.requests import BODY_MAX_BYTES
 from service.jobs.periodic import Job, periodic_context
 from service.mail.sender import mail_context
 from service.openapi.handlers import RENDERING, Rendering

@@ -9,10 +9,11 @@ from service.auth.guards import admin, anyone, optionally_signed_in, signed_in, 
 from service.context import SETTINGS
 from service.docs import handlers as docs
 from service.health import handlers as health
-from service.http.descriptions import description_of
+from service.http.conditional import revalidate
+from service.http.descriptions import description_of, is_revalidated
 from service.http.fields import UUID_PATTERN
 from service.http.idempotency import replay_first
-from service.http.requests import meet_expectation
+from service.http.requests import UnmetExpectations, meet_expectation
 from service.http.route import SERVED, Route
 from service.openapi import handlers as openapi
 from service.recovery import handlers as recovery
@@ -58,6 +59,7 @@ ROUTES = (
     Route("PUT", "/api/v1/users/me", users.replace_me, signed_in),
     Route("PATCH", "/api/v1/users/me", users.merge_me, signed_in),
     Route("DELETE", "/api/v1/users/me", users.delete_me, signed_in),
+    Route("POST", "/api/v1/users/me/deletion", users.request_deletion, signed_in),
     Route("GET", "/api/v1/users/me/export", users.export_me, signed_in),
     Route("POST", "/api/v1/users/me/password", users.change_password, signed_in),
     Route("POST", "/api/v1/users/me/email", users.change_email, signed_in),
@@ -176,6 +178,8 @@ def add_routes(app: web.Application) -> None:
         description = description_of(handler)
         if description.idempotent and not description.streams_body:
             handler = replay_first(handler)
+        if is_revalidated(route):
+            handler = revalidate(handler)
         handler = route.access(app, handler)
         pattern = route.path.replace("_id}", f"_id:{UUID_PATTERN}}}")
         for path in (pattern, f"{pattern}/"):
@@ -183,3 +187,4 @@ def add_routes(app: web.Application) -> None:
                 app.router.add_get(path, handler, expect_handler=meet_expectation)
             else:
                 app.router.add_route(route.method, path, handler, expect_handler=meet_expectation)
+    app.router.register_resource(UnmetExpectations())

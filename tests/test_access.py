@@ -1,6 +1,5 @@
 """Access control: every route, called by every kind of caller."""
 
-import re
 from typing import Any
 
 import pytest
@@ -11,10 +10,9 @@ from service.http.route import Route
 from service.routes import ROUTES
 from tests.support.clients import Client
 from tests.support.factories import Account, register, register_as
-from tests.support.worlds import ids_of_each
+from tests.support.worlds import OF_WORLDS, ids_of_each
 
 CALLERS = ("anonymous", "user", "other user", "support", "admin")
-OF_WORLDS = re.compile("{(world|event|cause|story|beat)_id}")
 LOGOUT = "/api/v1/auth/logout"
 
 
@@ -55,7 +53,7 @@ async def test_every_route_checks_every_caller(client: Client, conn: Any) -> Non
             )
             ids = {"user_id": owner.profile["id"], "session_id": session_id}
             if of_world := OF_WORLDS.search(route.path):
-                ids |= await ids_of_each(client, owner)
+                ids |= await ids_of_each(client, owner, anew=True)
             path = route.path.format(**ids) + ("?q=lamp" if route.path.endswith("/search") else "")
             refused = expected(route, caller)
             before = await everything(conn) if refused else None

@@ -1,5 +1,6 @@
 """Run the examples as their documentation says."""
 
+import re
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -8,18 +9,38 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from examples import novel
+from examples import novel, walk
+from service.db.connection import POOL
+from service.routes import ROUTES
 from tests.support.browser import open_page
 from tests.support.clients import ROOT, Client, StartApp
-from tests.support.factories import Account, register
+from tests.support.factories import Account, register, register_as
 from tests.support.processes import SHINKEI, environment, run_command, serving
 from tests.support.worlds import World
 
 PASSWORD = "who looks after the engines"
 
 
+async def test_example_walk_sends_a_request_to_every_route_and_deletes_its_accounts(
+    start_app: StartApp, tmp_path: Path, capsys: pytest.CaptureFixture[str], mail_at_once: None
+) -> None:
+    client = await start_app(jobs_start_within_s=1e6)
+    admin = await register_as(client, "admin")
+    mail_dir = tmp_path / "data" / "mail"
+    await walk.walk(str(client.make_url("/")), mail_dir, admin.profile["email"], admin.password)
+    lines = re.findall(r"^([A-Z]+ +[^ ?]+)", capsys.readouterr().out, re.MULTILINE)
+    walked = {" ".join(line.split()) for line in lines}
+    table = {f"{route.method} {re.sub('{[a-z_]+}', '{id}', route.path)}" for route in ROUTES}
+    without_step = ", ".join(sorted(table - walked))
+    assert not without_step, f"add steps to examples/walk.py for: {without_step}"
+    assert walked <= table
+    assert client.app is not None
+    left = await client.app[POOL].fetch("select email from users where purge_at is null")
+    assert [row["email"] for row in left] == [admin.profile["email"]]
+
+
 @pytest.mark.slow
-def test_example_walk_completes_every_flow(tmp_path: Path) -> None:
+def test_example_walk_completes_beside_a_running_service(tmp_path: Path) -> None:
     with serving(tmp_path) as (_, url, _):
         variables = environment(
             SHINKEI_URL=url,

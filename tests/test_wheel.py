@@ -25,7 +25,7 @@ from tests.support.processes import (
 )
 from tests.support.waiting import eventually_blocking
 
-# The same files as docker/Dockerfile copies.
+# The same files as deploy/Dockerfile copies.
 SOURCES = (
     "service",
     "migrations",

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import orjson
 from marshmallow import ValidationError, fields
 
-from service.http.descriptions import Shape, array_of, ref
+from service.http.descriptions import Shape, nullable
 from service.http.field_errors import ERRORS_MAX, Message, invalid
 from service.http.fields import INTEGER_LIMIT, NO_NUL, NUMBER_LIMITS, InexactFloat, find_text_fault
 
@@ -30,8 +30,8 @@ _NUMBER_OUT_OF_RANGE = Message(
 class PreferencesField(fields.Field[dict[str, Any]]):
     """A JSON object chosen by the client, in which the well-known keys have fixed types.
 
-    With ``merging``, null at any level removes a key (RFC 7396), so the caller checks types after
-    the merge.
+    Empty text in those that may be null becomes null. With ``merging``, null at any level removes a
+    key (RFC 7396), so the caller checks types after the merge.
     """
 
     def __init__(self, *, merging: bool = False, **kwargs: Any) -> None:
@@ -43,9 +43,11 @@ class PreferencesField(fields.Field[dict[str, Any]]):
         if not isinstance(value, dict):
             raise invalid("invalid_type", "Expected an object.")
         check_json(value)
-        if not self.merging:
-            check_preferences(value)
-        return value
+        if self.merging:
+            return value
+        settings = {**value, **_empty_as_null(value)}
+        check_preferences(settings)
+        return settings
 
 
 def _language(value: Any) -> bool:
@@ -56,8 +58,8 @@ def _theme(value: Any) -> bool:
     return value in _THEMES
 
 
-def _short_text(value: Any) -> bool:
-    return isinstance(value, str) and 1 <= len(value) <= 200
+def _short_text_or_null(value: Any) -> bool:
+    return value is None or (isinstance(value, str) and len(value) <= 200)
 
 
 def _http_url_or_null(value: Any) -> bool:
@@ -73,8 +75,17 @@ def _http_url_or_null(value: Any) -> bool:
 
 
 _THEMES = ("light", "dark", "system")
-_SHORT_TEXT = {"type": "string", "minLength": 1, "maxLength": 200, "pattern": NO_NUL}
-_EXPECT_SHORT_TEXT = Message("invalid_text", "Expected a string of 1 to 200 characters.")
+# Form fields that were left empty are sent as empty text.
+_EMPTY_AS_NULL = ("llm_provider", "llm_model", "llm_base_url")
+_SHORT_TEXT = {
+    "type": ["string", "null"],
+    "maxLength": 200,
+    "pattern": NO_NUL,
+    "description": "Empty text becomes null.",
+}
+_EXPECT_SHORT_TEXT = Message(
+    "invalid_text", "Expected a string of at most 200 characters, or null."
+)
 # The check, error message and JSON Schema of each key.
 WELL_KNOWN_PREFERENCES: dict[str, tuple[Callable[[Any], bool], Message, dict[str, Any]]] = {
     "language": (
@@ -85,43 +96,31 @@ WELL_KNOWN_PREFERENCES: dict[str, tuple[Callable[[Any], bool], Message, dict[str
     "ui_theme": (
         _theme,
         Message("invalid_choice", "Expected one of light, dark, system."),
-        {"enum": list(_THEMES)},
+        {"type": "string", "enum": list(_THEMES)},
     ),
-    "llm_provider": (_short_text, _EXPECT_SHORT_TEXT, _SHORT_TEXT),
-    "llm_model": (_short_text, _EXPECT_SHORT_TEXT, _SHORT_TEXT),
+    "llm_provider": (_short_text_or_null, _EXPECT_SHORT_TEXT, _SHORT_TEXT),
+    "llm_model": (_short_text_or_null, _EXPECT_SHORT_TEXT, _SHORT_TEXT),
     "llm_base_url": (
         _http_url_or_null,
         Message("invalid_url", "Expected an http or https URL, or null."),
         {
-            "anyOf": [{"type": "string", "format": "uri"}, {"type": "null"}],
-            "description": "http or https",
+            "type": ["string", "null"],
+            "format": "http-url",
+            "description": "http or https. Empty text becomes null.",
         },
     ),
 }
 
+# Other keys hold any JSON. Its exact schema would contain itself, on which generators of clients
+# fail, so the descriptions give the limits in words.
 _OBJECT = {
     "type": "object",
     "propertyNames": {"pattern": NO_NUL},
-    "additionalProperties": ref("Json"),
+    "additionalProperties": True,
 }
-_LEAST, _MOST = NUMBER_LIMITS
-ANY_JSON = Shape(
-    "Json",
-    {
-        "description": (
-            "Any JSON without NUL characters. Numbers must fit the precision of a 64-bit float;"
-            " -0.0 becomes 0.0."
-        ),
-        "anyOf": [
-            {"type": ["boolean", "null"]},
-            {"const": 0},
-            {"type": "number", "minimum": _LEAST, "maximum": _MOST},
-            {"type": "number", "minimum": -_MOST, "maximum": -_LEAST},
-            {"type": "string", "pattern": NO_NUL},
-            array_of(ref("Json")),
-            _OBJECT,
-        ],
-    },
+_LIMITS = (
+    "No string contains NUL. Numbers are 0, or between 1e-15 and 2^53 in magnitude, and must fit"
+    " the precision of a 64-bit float; -0.0 becomes 0.0."
 )
 _KNOWN = {name: shape for name, (_, _, shape) in WELL_KNOWN_PREFERENCES.items()}
 _SIZE = f"{PREFERENCES_MAX_BYTES} bytes of JSON and {PREFERENCES_MAX_DEPTH} levels of nesting."
@@ -129,9 +128,9 @@ SETTINGS = Shape(
     "Settings",
     {
         **_OBJECT,
-        "additionalProperties": ANY_JSON,
         "description": (
-            f"Settings chosen by the client. Well-known keys have fixed types. Limited to {_SIZE}"
+            "Settings chosen by the client. Well-known keys have fixed types. Limited to"
+            f" {_SIZE} {_LIMITS}"
         ),
         "properties": _KNOWN,
     },
@@ -140,13 +139,11 @@ SETTINGS_PATCH = Shape(
     "SettingsPatch",
     {
         **_OBJECT,
-        "additionalProperties": ANY_JSON,
         "description": (
-            f"A merge patch (RFC 7396): null removes a key. The result is limited to {_SIZE}"
+            "A merge patch (RFC 7396): null removes a key. The result is limited to"
+            f" {_SIZE} {_LIMITS}"
         ),
-        "properties": {
-            name: {"anyOf": [shape, {"type": "null"}]} for name, shape in _KNOWN.items()
-        },
+        "properties": {name: nullable(shape) for name, shape in _KNOWN.items()},
     },
 )
 
@@ -164,12 +161,17 @@ def merge_preferences(stored: Mapping[str, Any], patch: Mapping[str, Any]) -> di
     Checks only what the patch changes, because stored settings may predate a rule: well-known keys
     that it names, and the size if it grows.
     """
-    merged: dict[str, Any] = merge_patch(stored, patch)
+    merged: dict[str, Any] = {**merge_patch(stored, patch), **_empty_as_null(patch)}
     _check_well_known(merged, patch)
     size = len(orjson.dumps(merged))
     if size > PREFERENCES_MAX_BYTES and size > len(orjson.dumps(stored)):
         raise _too_large()
     return merged
+
+
+def _empty_as_null(given: Mapping[str, Any]) -> dict[str, None]:
+    """Return null for each well-known key whose empty text stands for it."""
+    return {key: None for key in _EMPTY_AS_NULL if given.get(key) == ""}
 
 
 def _check_well_known(settings: Mapping[str, Any], given: Mapping[str, Any]) -> None:

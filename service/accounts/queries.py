@@ -433,14 +433,14 @@ async def find_own_credentials(conn: Connection, user_id: uuid.UUID) -> asyncpg.
 async def lock_credentials(
     conn: Connection, user_id: uuid.UUID, password_hash: str | None
 ) -> asyncpg.Record | None:
-    """Lock the account and return its sign-in state, or None if the hash has changed.
+    """Lock the account; return its version and sign-in state, or None if the hash has changed.
 
     Without this lock, a sign-in that verified the old password could open a session right after a
     password change or suspension ended them all.
     """
     return await conn.fetchrow(
         f"""
-        select id, {_SIGN_IN_STATE} from users
+        select id, version, {_SIGN_IN_STATE} from users
         where id = $1 and password_hash = $2 and {_NOT_DUE}
         for no key update
         """,  # noqa: S608

@@ -1,7 +1,7 @@
 """Changes to accounts by administrators, over HTTP or from the command line.
 
 Each function runs in the caller's transaction. ``by`` is the request or the operator who makes the
-change. Only a request has an If-Match to check.
+change. Only a request has preconditions to check.
 """
 
 import uuid
@@ -18,9 +18,9 @@ from service.admin import schemas
 from service.audit.events import Author, record
 from service.context import SETTINGS
 from service.db.connection import Connection
+from service.http.conditional import check_preconditions
 from service.http.fields import fold_email
 from service.http.problems import ACCOUNT_NOT_FOUND, EMAIL_TAKEN, Problem, ProblemType
-from service.http.requests import check_if_match
 from service.json_codec import same
 from service.mail.notices import send_mail
 from service.recovery.links import (
@@ -46,12 +46,12 @@ _UNRECORDED_FIELDS = {"version", "updated_at"}
 
 
 async def lock_account(conn: Connection, user_id: uuid.UUID, by: Author) -> asyncpg.Record:
-    """Return the account, locked. Raises Problem 404, or 412 if If-Match is stale."""
+    """Return the account, locked. Raises Problem 404, or 412 if a precondition fails."""
     user = await accounts.lock_account(conn, user_id)
     if user is None:
         raise Problem(ACCOUNT_NOT_FOUND)
     if isinstance(by, web.Request):
-        check_if_match(by, user["version"])
+        check_preconditions(by, user["version"])
     return user
 
 

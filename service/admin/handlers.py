@@ -17,6 +17,7 @@ from service.audit.events import record
 from service.db.connection import Connection
 from service.db.transactions import read, write
 from service.http import examples
+from service.http.conditional import etag_of, require_if_match
 from service.http.descriptions import Success, describe
 from service.http.field_errors import field_errors
 from service.http.idempotency import write_once
@@ -32,7 +33,6 @@ from service.http.requests import (
     json_response,
     read_body,
     read_query,
-    require_if_match,
 )
 from service.json_codec import same
 from service.sessions import queries as session_queries
@@ -292,5 +292,5 @@ def _user_id(request: web.Request) -> uuid.UUID:
 def _render(user: asyncpg.Record, status: int = 200) -> web.Response:
     """Render the account, with the row version as a strong ETag."""
     return json_response(
-        schemas.ADMIN_USER.dump(user), status=status, headers={"ETag": f'"{user["version"]}"'}
+        schemas.ADMIN_USER.dump(user), status=status, headers={"ETag": etag_of(user["version"])}
     )

@@ -1,7 +1,7 @@
 """The list of accounts: a bounded walk in page order, then an index search if that falls short."""
 
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
@@ -36,12 +36,8 @@ _CONDITIONS = {
     "created_after": "created_at >= {}",
     "created_before": "created_at < {}",
     "settings": "settings @> {}",
-    "q": "(email_folded like {} or lower(name) like lower({}))",
+    "q": "",  # see _search
 }
-# Looks up part of the email in the trigram index and then checks all of it.
-_PARTIAL_EMAIL = (
-    "(email_folded like {} and strpos(email_folded, {}) > 0 or lower(name) like lower({}))"
-)
 
 # Accounts that a walk reads per row of the page. Rarer matches are few enough to find by index and
 # sort.
@@ -151,13 +147,26 @@ def _where(
     """Return the conditions for the page's place and the given filters, with their arguments."""
     templates = _CONDITIONS
     if "q" in filters:
-        email, name = filters["q"]
-        part = indexed_part(email)
-        filters = {**filters, "q": (_pattern(part), _pattern(name))}
-        if part != email:
-            templates = {**_CONDITIONS, "q": _PARTIAL_EMAIL}
-            filters["q"] = _pattern(part), email, _pattern(name)
+        condition, values = _search(*filters["q"])
+        templates, filters = {**_CONDITIONS, "q": condition}, {**filters, "q": values}
     return page_conditions(templates, filters, keyset, after)
+
+
+def _search(emails: Sequence[str], name: str) -> tuple[str, tuple[str, ...]]:
+    """Build the condition for any of the emails, or the name, to contain the text.
+
+    May look up only part of an email in the trigram index, and then checks all of it.
+    """
+    conditions, values = [], []
+    for email in emails:
+        part = indexed_part(email)
+        conditions.append("email_folded like {}")
+        values.append(_pattern(part))
+        if part != email:
+            conditions[-1] += " and strpos(email_folded, {}) > 0"
+            values.append(email)
+    conditions.append("lower(name) like lower({})")
+    return f"({' or '.join(conditions)})", (*values, _pattern(name))
 
 
 def _pattern(text: str) -> str:

@@ -6,7 +6,6 @@ from typing import Any, ClassVar
 from marshmallow import Schema, fields, validate
 
 from service.accounts.preferences import (
-    ANY_JSON,
     IS_EMAIL,
     NAME_MAX_LENGTH,
     ROLES,
@@ -18,7 +17,15 @@ from service.admin.lists import SORTS
 from service.admin.search import has_trigram
 from service.http import examples
 from service.http.field_errors import invalid
-from service.http.fields import DisplayName, EmailAddress, Flag, Text, Timestamp, fold_email
+from service.http.fields import (
+    DisplayName,
+    EmailAddress,
+    Flag,
+    Text,
+    Timestamp,
+    fold_email,
+    search_forms,
+)
 from service.http.pages import BEFORE_TIME, FROM_TIME, PageSchema, page_of
 from service.http.requests import load_json
 from service.http.row_schema import RowSchema
@@ -40,7 +47,7 @@ class FoldedEmail(EmailAddress):
 
 
 class SearchText(Text):
-    """Part of an email or name. Loads as a pair: folded like an email, and as given.
+    """Part of an email or name. Loads as a pair: the forms in folded emails, and as given.
 
     Rejected without a trigram to look up in the index: three letters or digits in a row, or fewer
     at the edge of a word (PostgreSQL's pg_trgm, "Index Support").
@@ -48,16 +55,17 @@ class SearchText(Text):
 
     def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> Any:
         text = super()._deserialize(value, attr, data, **kwargs)
-        both = fold_email(text), text
-        if not all(map(has_trigram, both)):
+        forms = search_forms(text)
+        if not all(map(has_trigram, {*forms, text})):
             raise invalid("unsearchable", "Must contain three letters or digits in a row.")
-        return both
+        return sorted(forms), text
 
 
 class ContainedSettings(fields.Field[dict[str, Any]]):
     """A JSON object in a query parameter, which the account's settings must contain."""
 
-    json_schema: ClassVar = {"contentSchema": {"type": "object", "additionalProperties": ANY_JSON}}
+    # Declared as text, because generators of clients don't encode a parameter's ``content``.
+    json_schema: ClassVar = {"type": "string", "format": "json-object"}
 
     def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> dict[str, Any]:
         try:
@@ -110,7 +118,11 @@ class ListUsersSchema(PageSchema):
     created_after = Timestamp(metadata=FROM_TIME)
     created_before = Timestamp(metadata=BEFORE_TIME)
     settings = ContainedSettings(
-        metadata={"description": "A JSON object that the settings must contain."}
+        metadata={
+            "description": (
+                'A JSON object that the settings must contain, such as `{"ui_theme": "dark"}`.'
+            )
+        }
     )
     sort = fields.String(validate=validate.OneOf(SORTS), load_default="-created_at")
     count = fields.String(

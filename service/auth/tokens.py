@@ -73,7 +73,7 @@ async def sign_access_token(app: web.Application, user_id: uuid.UUID, session_id
         {"alg": ALGORITHM, "kid": key.kid, "typ": TOKEN_TYPE},
         {
             "iss": settings.token_issuer,
-            "aud": settings.token_issuer,
+            "aud": settings.token_audience,
             "sub": str(user_id),
             "sid": str(session_id),
             "client_id": CLIENT_ID,
@@ -154,7 +154,7 @@ async def _verify(app: web.Application, token: str) -> tuple[float, Bearer]:
     claims_registry = jwt.JWTClaimsRegistry(
         leeway=LEEWAY_S,
         iss={"essential": True, "value": settings.token_issuer},
-        aud={"essential": True, "value": settings.token_issuer},
+        aud={"essential": True, "value": settings.token_audience},
         sub={"essential": True},
         exp={"essential": True},
     )

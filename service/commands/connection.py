@@ -14,7 +14,7 @@ from aiohttp import web
 
 from service.auth.queries import list_signing_keys
 from service.auth.signing_keys import check_secret_key, verifies_s
-from service.commands.output import progress
+from service.commands.output import progress, visible
 from service.context import LIFECYCLE, SETTINGS, Lifecycle
 from service.db import migrations
 from service.db.pool import database_context
@@ -22,6 +22,7 @@ from service.db.transactions import read
 from service.exceptions import StartError
 from service.mail.rendering import MAIL_TEMPLATES, read_templates
 from service.settings import Settings, load_settings
+from service.settings.unknown import find_unknown
 from service.telemetry.logs import configure_logging
 
 T = TypeVar("T")
@@ -33,7 +34,7 @@ def run(work: Callable[[web.Application], Awaitable[T]], *contexts: CleanupConte
 
     Raises SettingsError, and StartError if the database is unreachable or not migrated.
     """
-    settings = load_settings(os.environ)
+    settings = read_settings()
     # The caller reports a failure in one line.
     configure_logging(dataclasses.replace(settings, log_level="error"))
     # Otherwise an interruption logs the tasks that it left unfinished.
@@ -42,6 +43,17 @@ def run(work: Callable[[web.Application], Awaitable[T]], *contexts: CleanupConte
         if settings.database is None:
             say_which_database(settings)
         return asyncio.run(_run(ready, work, contexts))
+
+
+def read_settings() -> Settings:
+    """Read the settings, and name on stderr the variables that were probably meant as settings.
+
+    Raises SettingsError.
+    """
+    settings = load_settings(os.environ)
+    for unknown in find_unknown(os.environ):
+        click.echo(f"shinkei: {visible(unknown)}", err=True)
+    return settings
 
 
 async def _run(

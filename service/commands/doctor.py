@@ -13,8 +13,9 @@ _COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
 def command(ctx: click.Context, as_json: bool) -> None:
     """Check an installation and say how to fix it.
 
-    Checks settings, limits, disk, database, TLS, migrations, privileges, pool, clock, keys,
-    password hashes and mail. Changes nothing. Exits with 1 if a check fails.
+    Checks settings, limits, disk, database, collation, TLS, migrations, privileges, pool, clock,
+    keys, password hashes, the origin of links and mail. Changes nothing. Exits with 1 if a check
+    fails.
     """
     import os
 

@@ -16,17 +16,14 @@ def command(status: bool, rollback: int | None, as_json: bool) -> None:
 
     Safe to run from any number of replicas at once: each migration is applied once.
     """
-    import os
-
-    from service.commands.connection import database_of, say_which_database
+    from service.commands.connection import database_of, read_settings, say_which_database
     from service.commands.output import print_json, print_table, progress
     from service.db import migrations as migrate
-    from service.settings import load_settings
     from service.telemetry.logs import configure_logging
 
     if status and rollback:
         raise click.UsageError("--status and --rollback cannot be combined.")
-    settings = load_settings(os.environ)
+    settings = read_settings()
     configure_logging(settings)
     with database_of(settings) as ready:
         database, wait_s = ready.database, ready.db_connect_timeout_s

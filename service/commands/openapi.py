@@ -15,14 +15,13 @@ def command(output: str | None) -> None:
     The same OpenAPI 3.1 document that /openapi.json serves with these settings.
     """
     import json
-    import os
     from pathlib import Path
 
+    from service.commands.connection import read_settings
     from service.openapi.document import document
     from service.routes import served
-    from service.settings import load_settings
 
-    settings = load_settings(os.environ)
+    settings = read_settings()
     text = json.dumps(document(served(settings), settings), indent=2) + "\n"
     if output is None:
         click.echo(text, nl=False)

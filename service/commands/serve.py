@@ -48,7 +48,7 @@ def command(workers: int | None) -> None:
         sys.exit(worker.serve(given, workers))
 
     from service.commands.connection import database_of
-    from service.process.announcing import Announcer
+    from service.process.announcing import Announcer, warn_of_unknown
     from service.process.exporter import exporting
     from service.process.server import listen, with_bound_port
     from service.process.server import serve as serve_alone
@@ -59,6 +59,7 @@ def command(workers: int | None) -> None:
     settings = load_settings(os.environ)
     settings = dataclasses.replace(settings, workers=workers or settings.workers)
     configure_logging(settings)
+    warn_of_unknown(os.environ)
     with (
         listen(settings.host, settings.port) as listener,
         exporting(settings) as exporter,

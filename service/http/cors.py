@@ -5,6 +5,7 @@ import logging
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler, Middleware
 
+from service.http.media_types import accept_patch
 from service.http.problems import ORIGIN_NOT_ALLOWED, Problem
 from service.settings import Settings
 
@@ -48,6 +49,7 @@ def preflights(settings: Settings) -> Middleware:
                 hdrs.ACCESS_CONTROL_ALLOW_METHODS: ", ".join(sorted(refused.allowed_methods)),
                 hdrs.ACCESS_CONTROL_ALLOW_HEADERS: _ALLOWED_HEADERS,
                 hdrs.ACCESS_CONTROL_MAX_AGE: str(PREFLIGHT_TTL_S),
+                **accept_patch(refused.allowed_methods),
             },
         )
 

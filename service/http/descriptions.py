@@ -10,6 +10,8 @@ from aiohttp.typedefs import Handler
 from marshmallow import Schema
 
 from service.http.problems import ProblemType
+from service.http.route import Route
+from service.settings import Settings
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
@@ -25,13 +27,17 @@ class Shape(NamedTuple):
 
 
 class Success(NamedTuple):
-    """A successful response, and the headers that this route adds to it."""
+    """A successful response, and the headers that this route adds to it.
+
+    ``when`` says with which settings the route gives it, if not with all.
+    """
 
     description: str
     body: Schema | Shape | Mapping[str, Any] | None = None
     headers: tuple[str, ...] = ()
     example: object = None
     content_type: str = "application/json"
+    when: Callable[[Settings], bool] | None = None
 
 
 class Description(NamedTuple):
@@ -110,11 +116,7 @@ def describe_file(
     """Attach the description of a file that clients cache and revalidate."""
     body = {"type": schema_type}
     return describe(
-        {
-            200: Success(description, body, ("ETag",), content_type=content_type),
-            304: Success("The version named in If-None-Match is still current.", None, ("ETag",)),
-        },
-        database=False,
+        {200: Success(description, body, ("ETag",), content_type=content_type)}, database=False
     )
 
 
@@ -145,6 +147,12 @@ def access_of(guard: Callable[..., Handler]) -> Access:
     return access
 
 
+def is_revalidated(route: Route) -> bool:
+    """Return whether clients can compare the resource's ETag with one that they know."""
+    responses = description_of(route.handler).responses.values()
+    return route.method == "GET" and any("ETag" in success.headers for success in responses)
+
+
 def ref(name: str) -> dict[str, Any]:
     """Return a reference to the schema of that name."""
     return {"$ref": f"#/components/schemas/{name}"}
@@ -162,3 +170,15 @@ def object_of(**properties: Any) -> dict[str, Any]:
 
 def array_of(items: Any) -> dict[str, Any]:
     return {"type": "array", "items": items}
+
+
+def nullable(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a schema that also accepts null.
+
+    Null is one more type, because generators of clients read this better than ``anyOf``.
+    """
+    types = schema["type"]
+    if isinstance(types, list):
+        return dict(schema)
+    also = {"enum": [*schema["enum"], None]} if "enum" in schema else {}
+    return {**schema, "type": [types, "null"], **also}

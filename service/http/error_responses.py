@@ -1,25 +1,22 @@
 """Turns any error of a request into a problem response (RFC 9457)."""
 
 import logging
-import re
-from http import HTTPStatus
 
 import asyncpg
 import orjson
 import uuid_utils
 from aiohttp import web
-from aiohttp.http_exceptions import LineTooLong
+from aiohttp.http_exceptions import HttpProcessingError
 
 from service.context import LOG_CONTEXT, REQUEST_CONTEXT
 from service.exceptions import DatabaseUnavailable
-from service.http.headers import ON_EVERY_RESPONSE, SERVER
+from service.http.headers import ResponseHeaders
+from service.http.media_types import accept_patch
 from service.http.problems import (
     CONTENT_TOO_LARGE,
     DATABASE_UNAVAILABLE,
-    HTTP_VERSION_NOT_SUPPORTED,
     INTERNAL_ERROR,
     INVALID_VALUE,
-    MALFORMED_REQUEST,
     METHOD_NOT_ALLOWED,
     MISCONFIGURED,
     PATH_NOT_FOUND,
@@ -27,32 +24,29 @@ from service.http.problems import (
     Problem,
     ProblemType,
 )
-from service.http.responses import JsonResponse
+from service.http.request_heads import explain
+from service.http.responses import JsonResponse, phrase
 from service.settings import SettingsError
 
 log = logging.getLogger(__name__)
 
+PROBLEM_JSON = "application/problem+json"
+
 # Problems for the framework's own errors; any other becomes "request_refused".
 _FRAMEWORK = {kind.status: kind for kind in (PATH_NOT_FOUND, METHOD_NOT_ALLOWED, CONTENT_TOO_LARGE)}
-# How aiohttp's parser describes versions that it does not parse at all.
-_OTHER_VERSION = re.compile("Invalid HTTP version|Pause on PRI")
-# Names from RFC 9110 that Python has only since 3.13.
-_PHRASES = {413: "Content Too Large", 422: "Unprocessable Content"}
 
 
 def _from_framework(error: web.HTTPException) -> Problem:
     """Convert the framework's own error (404, 405, 413, …) to a problem, without its text."""
     fallback = ProblemType(error.status, "request_refused", phrase(error.status))
     kept = {name: error.headers[name] for name in ("Allow",) if name in error.headers}
+    if isinstance(error, web.HTTPMethodNotAllowed):
+        kept |= accept_patch(error.allowed_methods)
     kind = _FRAMEWORK.get(error.status, fallback)
     return Problem(kind, headers=kept, close=error.status == 413)
 
 
-def phrase(status: int) -> str:
-    return _PHRASES.get(status) or HTTPStatus(status).phrase
-
-
-def render(problem: Problem, request_id: str) -> web.Response:
+def _render(problem: Problem, request_id: str) -> bytes:
     """Render the problem as JSON. ``type`` is about:blank because ``code`` identifies it."""
     body: dict[str, object] = {
         "type": "about:blank",
@@ -64,24 +58,36 @@ def render(problem: Problem, request_id: str) -> web.Response:
     }
     if problem.errors:
         body["errors"] = problem.errors
-    return JsonResponse(
-        orjson.dumps(body),
-        status=problem.status,
-        content_type="application/problem+json",
-        headers=problem.headers,
-    )
+    return orjson.dumps(body)
 
 
-def malformed_response(
-    protocol: web.RequestHandler,
-    request: web.BaseRequest,
-    status: int = 500,
-    exc: BaseException | None = None,
-    message: str | None = None,
+class OutsideResponse(JsonResponse):
+    """A problem that no middleware has seen, after which the connection is closed.
+
+    If aiohttp's parser has rejected the request, its version is unknown. aiohttp would respond in
+    HTTP/1.0 then.
+    """
+
+    def __init__(self, problem: Problem, common: ResponseHeaders, request_id: str) -> None:
+        body = _render(problem, request_id)
+        super().__init__(
+            body, status=problem.status, content_type=PROBLEM_JSON, headers=problem.headers
+        )
+        self.common, self.request_id = common, request_id
+
+    async def prepare(self, request: web.BaseRequest) -> None:
+        if not self.prepared:
+            if isinstance(request, web.Request):
+                self.common.allow_origin(request, self)
+            whole = self.serialize(request, self.common, self.request_id, keep_alive=False)
+            await request.writer.write_eof(whole)
+
+
+def outside_response(
+    request: web.BaseRequest, error: BaseException | None, common: ResponseHeaders
 ) -> web.StreamResponse:
-    """Render errors that reach no middleware, mostly requests that are not valid HTTP.
+    """Render an error that reaches no middleware, mostly of a request that is not valid HTTP.
 
-    Replaces ``RequestHandler.handle_error``, whose text response repeats the request.
     Raises ConnectionError if a response has already started.
     """
     if request.writer.output_size > 0:
@@ -89,26 +95,16 @@ def malformed_response(
     context = REQUEST_CONTEXT.get(None)
     request_id = context.request_id if context else uuid_utils.uuid7().hex
     LOG_CONTEXT.set({**LOG_CONTEXT.get(), "request_id": request_id})
-    if status >= 500:
-        log.error("unexpected error", exc_info=exc)
-        problem = Problem(INTERNAL_ERROR)
-    else:
+    if isinstance(error, HttpProcessingError):
         log.info(
             "malformed request",
-            extra={"cause": type(exc).__name__, "client": request.remote},
+            extra={"cause": type(error).__name__, "client": request.remote},
         )
-        detail = None
-        if isinstance(exc, LineTooLong):
-            detail = f"The request target or a header is longer than {exc.args[1]} bytes."
-        problem = Problem(MALFORMED_REQUEST._replace(status=status), detail)
-        if message and _OTHER_VERSION.search(message):
-            problem = Problem(HTTP_VERSION_NOT_SUPPORTED)
-    response = render(problem, request_id)
-    response.headers["X-Request-ID"] = request_id
-    response.headers["Server"] = SERVER
-    response.headers.update(ON_EVERY_RESPONSE)
-    response.force_close()
-    return response
+        problem = explain(error)
+    else:
+        log.error("unexpected error", exc_info=error)
+        problem = Problem(INTERNAL_ERROR)
+    return OutsideResponse(problem, common, request_id)
 
 
 def error_response(error: Exception) -> web.Response:
@@ -119,7 +115,12 @@ def error_response(error: Exception) -> web.Response:
     problem = _problem_of(error)
     context = REQUEST_CONTEXT.get()
     context.problem_code = problem.code
-    response = render(problem, context.request_id)
+    response = JsonResponse(
+        _render(problem, context.request_id),
+        status=problem.status,
+        content_type=PROBLEM_JSON,
+        headers=problem.headers,
+    )
     if problem.close:
         response.force_close()
     return response

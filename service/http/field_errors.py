@@ -47,8 +47,10 @@ _BUILT_IN = {
     _FIELD["required"]: "required",
     _FIELD["null"]: "null",
     Schema().error_messages["unknown"]: "unknown_field",
+    Schema().error_messages["type"]: "invalid_type",
     fields.String.default_error_messages["invalid"]: "invalid_type",
     fields.UUID.default_error_messages["invalid_uuid"]: "invalid_uuid",
+    fields.List.default_error_messages["invalid"]: "invalid_type",
 }
 _ONE_OF = validate.OneOf.default_message.partition("{")[0]
 

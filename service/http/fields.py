@@ -3,7 +3,7 @@
 import re
 import unicodedata
 import uuid
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -32,8 +32,10 @@ _JOINED = r"[^\x00-\x7f\u200c\u200d]"
 _DOTS = re.compile("[.\u3002\uff0e\uff61]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _DIGITS = re.compile("[0-9]{1,9}")
+_HOUR_MINUTE = "(?:[01][0-9]|2[0-3]):[0-5][0-9]"
 RFC3339 = re.compile(
-    r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,6})?(Z|[+-][0-9]{2}:[0-9]{2})"
+    rf"([0-9]{{4}}-[0-9]{{2}}-[0-9]{{2}})[Tt]({_HOUR_MINUTE}):([0-5][0-9]|60)(?:\.([0-9]+))?"
+    rf"([Zz]|[+-]{_HOUR_MINUTE})"
 )
 _JOINER_IN_PLACE = re.compile(rf"(?<={_JOINED})[\u200c\u200d](?={_JOINED})")
 
@@ -210,12 +212,34 @@ class EmailAddress(fields.String):
 
 
 def fold_email(email: str) -> str:
-    """Return the form in which equal emails belong to the same account (Unicode case folding).
+    """Return the form in which equal emails belong to the same account.
 
-    A dotless ı does not fold to i, so it belongs to another account. Mail goes to the stored
-    email, never to the one that was typed.
+    ``email`` is as ``EmailAddress`` loads it. Only the local part is folded, by Unicode's full case
+    folding and NFC: ς equals σ, as both are Σ in capitals, and ß equals ss, but a dotless ı is not
+    an i. NFKC is not applied. Equal domains already have one spelling, the one that IDNA 2008 maps
+    to and from their A-labels; folding it would join ß to ss, which DNS tells apart.
+
+    Nothing else folds emails, no SQL either. Mail goes to the stored email, never to the one that
+    was typed.
     """
-    return unicodedata.normalize("NFC", email.casefold())
+    local, at, domain = email.rpartition("@")
+    return _fold_local_part(local) + at + domain
+
+
+def search_forms(text: str) -> set[str]:
+    """Return the forms that a part of an email may have in folded ones.
+
+    Without an @, the part may be of a local part or of a domain.
+    """
+    local, at, domain = text.rpartition("@")
+    lowered = unicodedata.normalize("NFC", domain.lower())
+    if at:
+        return {_fold_local_part(local) + at + lowered}
+    return {_fold_local_part(text), lowered}
+
+
+def _fold_local_part(text: str) -> str:
+    return unicodedata.normalize("NFC", text.casefold())
 
 
 class Digits(fields.Field[int]):
@@ -243,14 +267,30 @@ class Flag(fields.Field[bool]):
         return value
 
 
+def read_time(text: str) -> datetime:
+    """Parse a time (RFC 3339 §5.6) as UTC, without the digits after its microseconds.
+
+    A leap second is read as the second after it, as PostgreSQL does. Raises ValueError, also for a
+    second 60 that is not the last of a day in UTC (§5.7), and OverflowError.
+    """
+    found = RFC3339.fullmatch(text)
+    if found is None:
+        raise ValueError("not RFC 3339")
+    date, minute, second, fraction, offset = found.groups("")
+    leap = second == "60"
+    start = f"{date}T{minute}:{59 if leap else second}.{fraction[:6]:0<6}"
+    time = datetime.fromisoformat(start + offset.upper()).astimezone(UTC)
+    if leap and (time.hour, time.minute) != (23, 59):
+        raise ValueError("no leap second")
+    return time + timedelta(seconds=leap)
+
+
 class Timestamp(fields.Field[datetime]):
     """An RFC 3339 time with any offset; loads as UTC."""
 
     def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> datetime:
         try:
-            if not RFC3339.fullmatch(value):
-                raise ValueError
-            return datetime.fromisoformat(value).astimezone(UTC)
+            return read_time(value)
         except (TypeError, ValueError, OverflowError):
             expects = "Expected a time with its offset (RFC 3339), such as 2026-01-31T12:00:00Z."
             raise invalid("invalid_time", expects) from None

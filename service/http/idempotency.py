@@ -20,6 +20,7 @@ from service.context import SETTINGS, USER
 from service.db.connection import Connection
 from service.db.transactions import read, write
 from service.http.client_ip import client_ip, client_network
+from service.http.codings import read_decoded
 from service.http.problems import (
     IDEMPOTENCY_KEY_IN_USE,
     IDEMPOTENCY_KEY_REUSED,
@@ -165,7 +166,7 @@ def _caller(request: web.Request) -> bytes:
 
 async def _fingerprint(request: web.Request) -> bytes:
     head = f"{request.method} {request.path.rstrip('/')}\n".encode()
-    body = request[BODY_DIGEST] if BODY_DIGEST in request else await request.read()
+    body = request[BODY_DIGEST] if BODY_DIGEST in request else await read_decoded(request)
     return hashlib.sha256(head + body).digest()
 
 

@@ -13,8 +13,7 @@ from service.http.client_ip import shown_client_ip
 from service.http.connections import ClientConnection
 from service.http.descriptions import find_description
 from service.http.error_responses import error_response
-from service.http.problems import HTTP_VERSION_NOT_SUPPORTED, Problem
-from service.http.requests import read_in_time
+from service.http.request_heads import check_head
 from service.telemetry.access_log import log_request
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
@@ -39,13 +38,12 @@ def request_middleware(app: web.Application) -> Middleware:
         REQUEST_CONTEXT.set(context)
         LOG_CONTEXT.set({**LOG_CONTEXT.get(), "request_id": context.request_id})
         try:
-            if request.version.major != 1:
-                raise Problem(HTTP_VERSION_NOT_SUPPORTED, close=True)
+            check_head(request)
             route = find_description(request.match_info.handler)
             if route and route.body_max_bytes:
                 request = request.clone(client_max_size=route.body_max_bytes)
             if request.can_read_body and not (route and route.streams_body):
-                await read_in_time(request, settings.body_timeout_s)
+                await connection.read_body(request)
             timeout_s = (route and route.timeout_s) or settings.request_timeout_s
             due = connection.started() + timeout_s
             async with asyncio.timeout_at(due) as context.deadline:

@@ -89,6 +89,9 @@ CURSOR_MISMATCH = ProblemType(
 INVALID_IDEMPOTENCY_KEY = ProblemType(
     400, "invalid_idempotency_key", "An Idempotency-Key must be 1 to 255 visible ASCII characters."
 )
+INVALID_ETAG = ProblemType(
+    400, "invalid_etag", "If-Match and If-None-Match must be *, or a list of quoted ETags."
+)
 NOT_FOUND = ProblemType(404, "not_found", "This does not exist, or you do not have access to it.")
 ACCOUNT_NOT_FOUND = NOT_FOUND._replace(detail="There is no such account.")
 SESSION_NOT_FOUND = NOT_FOUND._replace(detail="There is no such session.")
@@ -117,17 +120,22 @@ PRECONDITION_FAILED = ProblemType(
 CONTENT_TOO_LARGE = ProblemType(
     413, "content_too_large", "The body is larger than this service accepts."
 )
+TARGET_TOO_LONG = ProblemType(
+    414, "target_too_long", "The request target is too long. Send a shorter path and query."
+)
 UNSUPPORTED_MEDIA_TYPE = ProblemType(
     415,
     "unsupported_media_type",
     "Expected Content-Type: application/json in UTF-8.",
-    {"Accept": "application/json"},
 )
 UNSUPPORTED_CONTENT_ENCODING = ProblemType(
     415,
     "unsupported_content_encoding",
     "The body must be compressed with gzip or deflate, or not at all.",
     {"Accept-Encoding": "gzip, deflate"},
+)
+EXPECTATION_FAILED = ProblemType(
+    417, "expectation_failed", "The only expectation that can be met is 100-continue."
 )
 INVALID_FIELDS = ProblemType(422, "invalid_fields", "Some fields are missing or invalid.")
 INVALID_VALUE = ProblemType(
@@ -152,7 +160,22 @@ IDEMPOTENT_RESPONSE_LOST = ProblemType(
 PRECONDITION_REQUIRED = ProblemType(
     428, "precondition_required", "Send If-Match with the ETag from a previous read."
 )
+HEADERS_TOO_LARGE = ProblemType(
+    431, "headers_too_large", "The headers are too large. Send fewer or shorter ones."
+)
 INTERNAL_ERROR = ProblemType(500, "internal_error", "An unexpected error occurred. It was logged.")
+METHOD_NOT_IMPLEMENTED = ProblemType(
+    501,
+    "method_not_implemented",
+    "This service does not know this method. Use GET, HEAD, POST, PUT, PATCH or DELETE, in upper"
+    " case.",
+)
+TRANSFER_CODING_NOT_IMPLEMENTED = ProblemType(
+    501,
+    "transfer_coding_not_implemented",
+    "The only transfer coding that this service decodes is chunked. Compress the body with"
+    " Content-Encoding: gzip instead.",
+)
 DATABASE_UNAVAILABLE = ProblemType(
     503, "database_unavailable", "The database is unavailable. Try again shortly.", RETRY_SOON
 )

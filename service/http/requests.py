@@ -1,4 +1,4 @@
-"""Reading requests (body, query, preconditions) and writing JSON responses."""
+"""Reading requests (body, query) and writing JSON responses."""
 
 import asyncio
 import functools
@@ -13,32 +13,26 @@ from urllib.parse import unquote_plus
 from aiohttp import HttpVersion11, web
 from marshmallow import Schema, ValidationError, missing
 
+from service.http.codings import read_decoded
 from service.http.field_errors import ERRORS_MAX, escape_pointer, field_error, field_errors
 from service.http.fields import EXACT_CHARS, read_float, read_int
+from service.http.media_types import accept_patch, media_types
 from service.http.problems import (
-    BODY_TIMEOUT,
     CONTENT_TOO_LARGE,
     DUPLICATE_PARAMETER,
     EMPTY_BODY,
-    MALFORMED_BODY,
+    EXPECTATION_FAILED,
     MALFORMED_JSON,
     MALFORMED_QUERY,
-    PRECONDITION_FAILED,
-    PRECONDITION_REQUIRED,
-    UNSUPPORTED_CONTENT_ENCODING,
     UNSUPPORTED_MEDIA_TYPE,
     Problem,
     invalid_fields,
 )
+from service.http.request_heads import can_meet_expectations
 from service.http.responses import JsonResponse
 from service.json_codec import encode
 
 UNIFORM_RESPONSE_S = 0.1
-# After decompression; well above the largest valid body, which sets preferences.
-BODY_MAX_BYTES = 64 * 1024
-# What a body may decompress to: so much in any case, and this many times its size.
-COMPRESSED_FREE_BYTES = 4 * 1024
-COMPRESSION_MAX_RATIO = 100
 # Members and elements in a whole document, and levels of nesting. Settings of the largest size
 # seldom hold half as many; their own limit of nesting is lower and points at the place.
 VALUES_MAX = 2000
@@ -46,7 +40,6 @@ VALUES_MAX = 2000
 LONG_NUMBERS_MAX = 910
 DEPTH_MAX = 64
 _BRACKET = re.compile(r"[\[{\]}]")
-_TAG = re.compile(r'(W/)?"([^"]*)"')
 _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 
 
@@ -54,33 +47,37 @@ class TooManyValuesError(ValueError):
     """A JSON document holds more values than any request needs."""
 
 
-async def read_in_time(request: web.Request, timeout_s: float) -> None:
-    """Read and cache the whole body within ``timeout_s``; aiohttp itself has no such limit.
-
-    Raises Problem 408 if it takes longer, 400 if the body cannot be decoded, and 413 if it is
-    compressed beyond ``COMPRESSION_MAX_RATIO``.
-    """
-    try:
-        async with asyncio.timeout(timeout_s):
-            body = await request.read()
-    except TimeoutError:
-        raise Problem(BODY_TIMEOUT, close=True) from None
-    except (web.RequestPayloadError, ConnectionError):
-        raise Problem(MALFORMED_BODY, close=True) from None
-    sent = request.content.total_compressed_bytes
-    if sent is not None and len(body) > COMPRESSED_FREE_BYTES + COMPRESSION_MAX_RATIO * sent:
-        raise Problem(CONTENT_TOO_LARGE, "The body is compressed too much.", close=True)
-
-
 async def meet_expectation(request: web.Request) -> None:
-    """Send 100 Continue if the client expects it; ignore any other expectation.
+    """Send 100 Continue if the client expects it; the middleware rejects other expectations.
 
-    RFC 9110 §10.1.1 permits this. aiohttp's own handler would reject them with a plain-text error.
+    aiohttp's own handler would reject them with a plain-text error.
     """
     continues = request.headers["Expect"].lower() == "100-continue"
     if continues and request.version == HttpVersion11:
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         request.writer.output_size = 0  # the response has not started
+
+
+class UnmetExpectations(web.DynamicResource):
+    """Any other path, if a request expects something unknown.
+
+    aiohttp responds to those itself if the path is unknown. With this, the middleware does.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("/{path:.*}")
+        self.add_route("*", _reject_expectation, expect_handler=meet_expectation)
+
+    async def resolve(
+        self, request: web.Request
+    ) -> "tuple[web.UrlMappingMatchInfo | None, set[str]]":
+        if can_meet_expectations(request):
+            return None, set()
+        return await super().resolve(request)
+
+
+async def _reject_expectation(request: web.Request) -> NoReturn:
+    raise Problem(EXPECTATION_FAILED)
 
 
 async def read_body(
@@ -92,7 +89,10 @@ async def read_body(
     including duplicate names (I-JSON, RFC 7493). Missing or invalid fields are a 422 with a
     pointer for each.
     """
-    document = _parse_json(request, await request.read(), values_max)
+    if not await request.read():
+        raise Problem(EMPTY_BODY)
+    require_json(request)
+    document = _parse_json(await read_decoded(request), values_max)
     if not isinstance(document, dict):
         raise invalid_fields(field_error("#", "invalid_type", "Expected an object."))
     try:
@@ -156,15 +156,14 @@ def _narrow(schema: Schema, given: frozenset[str]) -> Schema:
     return type(schema)(only=tuple(wanted))
 
 
-def _parse_json(request: web.Request, body: bytes, values_max: int) -> object:
-    if not body:
-        raise Problem(EMPTY_BODY)
+def require_json(request: web.Request) -> None:
+    """Raise Problem 415 unless the body is JSON in UTF-8, which has two names (WHATWG Encoding)."""
     charset = (request.charset or "utf-8").lower()
-    encoding = request.headers.get("Content-Encoding", "identity").lower()
-    if request.content_type != "application/json" or charset != "utf-8":
-        raise Problem(UNSUPPORTED_MEDIA_TYPE)
-    if encoding not in ("identity", "gzip", "deflate"):
-        raise Problem(UNSUPPORTED_CONTENT_ENCODING)
+    if request.content_type not in media_types(request.method) or charset not in ("utf-8", "utf8"):
+        raise _unsupported_media_type(request.method)
+
+
+def _parse_json(body: bytes, values_max: int) -> object:
     try:
         return load_json(body.decode("utf-8"), values_max)
     except json.JSONDecodeError as error:
@@ -176,6 +175,13 @@ def _parse_json(request: web.Request, body: bytes, values_max: int) -> object:
         raise Problem(CONTENT_TOO_LARGE, f"The body holds more than {error}.") from None
     except (ValueError, RecursionError):
         raise Problem(MALFORMED_JSON, "The body is not valid I-JSON (RFC 7493).") from None
+
+
+def _unsupported_media_type(method: str) -> Problem:
+    types = media_types(method)
+    detail = f"Expected Content-Type: {' or '.join(types)} in UTF-8."
+    headers = {"Accept": ", ".join(types), **accept_patch([method])}
+    return Problem(UNSUPPORTED_MEDIA_TYPE, detail, headers=headers)
 
 
 def load_json(text: str, values_max: int = VALUES_MAX) -> object:
@@ -237,27 +243,6 @@ def _refuse_duplicate_names(pairs: list[tuple[str, object]]) -> dict[str, object
     if len(members) != len(pairs):
         raise ValueError("duplicate name")
     return members
-
-
-def check_if_match(request: web.Request, version: int) -> None:
-    """Raise Problem 412 if If-Match is given and does not match (RFC 9110 §13.1.1).
-
-    A weak tag never matches.
-    """
-    given = _if_match(request)
-    if given not in ("", "*") and ("", str(version)) not in _TAG.findall(given):
-        raise Problem(PRECONDITION_FAILED)
-
-
-def _if_match(request: web.Request) -> str:
-    """Return If-Match, with several header lines joined into one list (RFC 9110 §5.3)."""
-    return ", ".join(request.headers.getall("If-Match", ())).strip()
-
-
-def require_if_match(request: web.Request) -> None:
-    """Raise Problem 428 if the request has no If-Match (RFC 6585 §3)."""
-    if not _if_match(request):
-        raise Problem(PRECONDITION_REQUIRED)
 
 
 def json_response(

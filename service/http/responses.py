@@ -16,10 +16,17 @@ from aiohttp import HttpVersion10, hdrs, web
 from aiohttp.abc import AbstractStreamWriter
 
 from service.context import REQUEST_CONTEXT
-from service.http.headers import RESPONSE_HEADERS
+from service.http.headers import RESPONSE_HEADERS, ResponseHeaders
 
-_STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}" for status in HTTPStatus}
+# Names from RFC 9110 that Python has only since 3.13.
+_PHRASES = {413: "Content Too Large", 414: "URI Too Long", 422: "Unprocessable Content"}
 
+
+def phrase(status: int) -> str:
+    return _PHRASES.get(status) or HTTPStatus(status).phrase
+
+
+_STATUS_LINES = {int(status): f"HTTP/1.1 {status} {phrase(status)}" for status in HTTPStatus}
 _CONTROLS = re.compile("[\x00-\x08\x0a-\x1f\x7f]")
 # A client has to read one piece before the one after the next is sent.
 PIECE_BYTES = 32 * 1024
@@ -46,7 +53,7 @@ class JsonResponse(web.Response):
         content_type: str = "application/json",
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        super().__init__(status=status, body=body, headers=headers)
+        super().__init__(status=status, reason=phrase(status), body=body, headers=headers)
         self.headers[hdrs.CONTENT_TYPE] = content_type
         self._kept_alive: bool | None = None
 
@@ -71,22 +78,28 @@ class JsonResponse(web.Response):
         ):
             return await super().prepare(request)
         common.allow_origin(request, self)
+        keep_alive = bool(request.keep_alive if self.keep_alive is None else self.keep_alive)
+        whole = self.serialize(request, common, REQUEST_CONTEXT.get().request_id, keep_alive)
+        await request.writer.write_eof(whole)
+        return None
+
+    def serialize(
+        self, request: web.BaseRequest, common: ResponseHeaders, request_id: str, keep_alive: bool
+    ) -> bytes:
+        """Return the whole response in HTTP/1.1, and note that it has been prepared."""
         own = "".join([f"{name}: {value}\r\n" for name, value in self.headers.items()])
         if _CONTROLS.search("".join(self.headers.values())):
             raise ValueError("a control character in a header")
-        keep_alive = request.keep_alive if self.keep_alive is None else self.keep_alive
         body = self.body
         assert isinstance(body, bytes)  # noqa: S101
         head = (
             f"{_STATUS_LINES[self.status]}\r\n{own}{common.text}"
             f"Content-Length: {len(body)}\r\nDate: {_date(int(time.time()))}\r\n"
-            f"X-Request-ID: {REQUEST_CONTEXT.get().request_id}\r\n"
+            f"X-Request-ID: {request_id}\r\n"
             f"{'' if keep_alive else _CLOSE}\r\n"
         )
         self._kept_alive = keep_alive
-        sent = b"" if request.method == hdrs.METH_HEAD else body
-        await request.writer.write_eof(head.encode() + sent)
-        return None
+        return head.encode() + (b"" if request.method == hdrs.METH_HEAD else body)
 
 
 class FileResponse(web.Response):

@@ -130,7 +130,7 @@ async def _attempt(app: web.Application, row: asyncpg.Record) -> float | None:
     # A slow import, which commands and workers do not need to start.
     import aiosmtplib
 
-    from service.mail.smtp import NoAnswerError
+    from service.mail.smtp import NoAnswerError, TokenFileError
 
     fields: dict[str, object] = {"mail_id": str(row["id"]), "attempt": row["attempts"]}
     retries: int = row["attempts"] - 1
@@ -147,6 +147,8 @@ async def _attempt(app: web.Application, row: asyncpg.Record) -> float | None:
         return _refused(app, error, fields, later_s)
     except DatabaseUnavailable as error:
         _log_waiting(error)
+    except TokenFileError:
+        log.error("mail not sent: MAIL_TOKEN_FILE does not hold an access token", extra=fields)
     except (OSError, aiosmtplib.SMTPException, SealError, ClaimLostError) as error:
         log.warning("mail not sent", extra={**fields, "reason": type(error).__name__})
     except Exception:
@@ -168,7 +170,12 @@ def _refused(
 
     The server's text is left out, because it may quote the mail.
     """
-    from service.mail.smtp import ContentRefusedError, enhanced_code, is_about_recipient
+    from service.mail.smtp import (
+        ContentRefusedError,
+        TokenRefusedError,
+        enhanced_code,
+        is_about_recipient,
+    )
 
     code, reason = error.code, type(error).__name__
     shown = {**fields, "reason": reason, "smtp_code": code, "enhanced_code": enhanced_code(error)}
@@ -181,6 +188,9 @@ def _refused(
     elif isinstance(error, ContentRefusedError):
         log.error("mail given up: its content is refused", extra=shown)
         later_s = None
+    elif isinstance(error, TokenRefusedError):
+        # It may have expired a moment before its successor is in the file.
+        log.error("mail not sent: the mail server refuses the access token", extra=shown)
     else:
         # The operator must act, and will need some time.
         log.error("mail not sent: the mail server refuses the service", extra=shown)

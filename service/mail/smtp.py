@@ -5,6 +5,7 @@ would parse them first.
 """
 
 import asyncio
+import base64
 import contextlib
 import functools
 import re
@@ -32,6 +33,14 @@ _ABOUT_RECIPIENT = re.compile(r"[245]\.1\.(?!(7|8)$)[0-9]+|5\.2\.1")
 
 class MissingExtensionError(aiosmtplib.SMTPNotSupported):
     """The server does not offer a needed extension: its keyword is the message."""
+
+
+class TokenFileError(OSError):
+    """The access token's file cannot be read, or does not hold a token."""
+
+
+class TokenRefusedError(aiosmtplib.SMTPAuthenticationError):
+    """The server refused the access token."""
 
 
 class ContentRefusedError(SMTPDataError):
@@ -68,11 +77,16 @@ def is_about_recipient(error: aiosmtplib.SMTPResponseException) -> bool:
 async def session(
     server: MailServer, ehlo: str, timeout_s: float | None = None
 ) -> AsyncIterator[aiosmtplib.SMTP]:
-    """Connect, greet and sign in. Raises OSError or SMTPException.
+    """Connect, greet and sign in. Raises OSError, such as TokenFileError, or SMTPException.
 
     ``ehlo`` is this machine's full name; if empty, its IP is used (RFC 5321 §4.1.4). The session
     ends with QUIT, unless the connection fails or the task is cancelled.
     """
+    try:
+        token = await asyncio.to_thread(server.read_token)
+    except (OSError, ValueError):
+        # Without its cause, which may quote the file.
+        raise TokenFileError from None
     smtp = aiosmtplib.SMTP(
         hostname=server.host,
         port=server.port,
@@ -90,7 +104,9 @@ async def session(
             _require(smtp, "STARTTLS")
             await smtp.starttls()
             await _greet(smtp)
-        if server.user:
+        if token is not None:
+            await _sign_in_with_token(smtp, server, token)
+        elif server.user:
             _require(smtp, "AUTH")
             await smtp.login(server.user, server.password)
         yield smtp
@@ -100,6 +116,33 @@ async def session(
         raise
     finally:
         smtp.close()
+
+
+async def _sign_in_with_token(smtp: aiosmtplib.SMTP, server: MailServer, token: str) -> None:
+    """Sign in by XOAUTH2, or else by OAUTHBEARER (RFC 7628). Raises TokenRefusedError."""
+    try:
+        if "xoauth2" in smtp.server_auth_methods:
+            await smtp.auth_xoauth2(server.user, token)
+        elif "oauthbearer" in smtp.server_auth_methods:
+            await _auth_oauthbearer(smtp, server, token)
+        else:
+            raise MissingExtensionError("XOAUTH2")
+    except aiosmtplib.SMTPAuthenticationError as error:
+        raise TokenRefusedError(error.code, error.message) from None
+
+
+async def _auth_oauthbearer(smtp: aiosmtplib.SMTP, server: MailServer, token: str) -> None:
+    # RFC 5801 §4: "=" and "," are escaped in the user's name.
+    user = server.user.replace("=", "=3D").replace(",", "=2C")
+    where = f"host={server.host}\1port={server.port}"
+    message = f"n,a={user},\1{where}\1auth=Bearer {token}\1\1"
+    encoded = base64.b64encode(message.encode())
+    response = await smtp.execute_command(b"AUTH", b"OAUTHBEARER", encoded)
+    if response.code == aiosmtplib.SMTPStatus.auth_continue:
+        # The challenge says why. The response to it ends the exchange (RFC 7628 §3.2.3).
+        response = await smtp.execute_command(base64.b64encode(b"\1"))
+    if response.code != aiosmtplib.SMTPStatus.auth_successful:
+        raise aiosmtplib.SMTPAuthenticationError(response.code, response.message)
 
 
 def _literal(smtp: aiosmtplib.SMTP) -> str:

@@ -6,10 +6,10 @@ from typing import Any
 from marshmallow import Schema
 
 from service.http.descriptions import Shape, ref
-from service.http.error_responses import phrase
 from service.http.examples import REQUEST_ID
 from service.http.field_errors import CODES, ERRORS_MAX
 from service.http.problems import ProblemType
+from service.http.responses import phrase
 
 _REQUEST_ID = "[A-Za-z0-9._-]{1,128}"
 _PROBLEM = "application/problem+json"
@@ -17,12 +17,16 @@ RATE_HEADERS = ("RateLimit", "RateLimit-Policy")
 
 HEADERS: dict[str, dict[str, Any]] = {
     "Accept": {
-        "description": "The content type to send.",
-        "schema": {"const": "application/json"},
+        "description": "The content types to choose from.",
+        "schema": {"type": "string"},
     },
     "Accept-Encoding": {
         "description": "The content encodings to choose from.",
         "schema": {"const": "gzip, deflate"},
+    },
+    "Accept-Patch": {
+        "description": "The content types of PATCH (RFC 5789 §3.1), if that was the method.",
+        "schema": {"type": "string"},
     },
     "Content-Disposition": {
         "description": "The name to save the file under.",
@@ -30,7 +34,7 @@ HEADERS: dict[str, dict[str, Any]] = {
         "schema": {"type": "string", "pattern": "^attachment; filename="},
     },
     "ETag": {
-        "description": "The version, to send as If-Match (RFC 9110 §8.8.3).",
+        "description": "The version, to send as If-Match or If-None-Match (RFC 9110 §8.8.3).",
         "required": True,
         "schema": {"type": "string", "pattern": '^"[0-9a-f]+"$'},
     },
@@ -78,7 +82,7 @@ HEADERS: dict[str, dict[str, Any]] = {
 _PROBLEM_HEADERS = {
     401: ("WWW-Authenticate",),
     409: ("Retry-After-Perhaps",),
-    415: ("Accept", "Accept-Encoding"),
+    415: ("Accept", "Accept-Encoding", "Accept-Patch"),
     429: ("Retry-After",),
     503: ("Retry-After",),
 }
@@ -164,16 +168,12 @@ def problem_response(
         "status": status,
         "request_id": REQUEST_ID,
     }
-    narrowed = {"status": {"const": status}, "code": {"enum": list(details)}}
     return {
         "description": f"{phrase(status)}\n{text}",
         "headers": headers_of(*_PROBLEM_HEADERS.get(status, ()), *rate),
         "content": {
             _PROBLEM: {
-                "schema": {
-                    "allOf": [ref("Problem")],
-                    "properties": narrowed,
-                },
+                "schema": ref("Problem"),
                 "examples": {
                     code: {"value": {**example, "code": code, "detail": detail}}
                     for code, detail in details.items()
@@ -183,8 +183,13 @@ def problem_response(
     }
 
 
+def component_of(header: str) -> str:
+    """Return the header's name as an identifier, which names its component."""
+    return header.replace("-", "")
+
+
 def headers_of(*names: str) -> dict[str, Any]:
     return {
-        name.removesuffix("-Perhaps"): {"$ref": f"#/components/headers/{name}"}
+        name.removesuffix("-Perhaps"): {"$ref": f"#/components/headers/{component_of(name)}"}
         for name in ("X-Request-ID", *names)
     }

@@ -14,8 +14,15 @@ from typing import Any
 from marshmallow import fields
 
 from service import __version__
-from service.http.descriptions import Access, Description, Success, access_of, description_of
-from service.http.pages import PageSchema
+from service.http.descriptions import (
+    Access,
+    Description,
+    Success,
+    access_of,
+    description_of,
+    is_revalidated,
+)
+from service.http.media_types import media_types
 from service.http.problems import (
     BODY_TIMEOUT,
     CONTENT_TOO_LARGE,
@@ -27,6 +34,7 @@ from service.http.problems import (
     IDEMPOTENCY_KEY_REUSED,
     IDEMPOTENT_RESPONSE_LOST,
     INVALID_CURSOR,
+    INVALID_ETAG,
     INVALID_FIELDS,
     INVALID_IDEMPOTENCY_KEY,
     INVALID_VALUE,
@@ -48,11 +56,13 @@ from service.openapi.components import (
     HEADERS,
     PROBLEM,
     RATE_HEADERS,
+    component_of,
     headers_of,
     problem_response,
     resolve,
 )
 from service.openapi.fields import describe_field
+from service.openapi.generators import adapt
 from service.settings import Settings
 from service.telemetry.access_log import PROBES
 
@@ -60,16 +70,23 @@ _DESCRIPTION = """\
 Accounts: registration, sign-in, sessions, recovery, profiles, administration and audit.
 
 Bodies are JSON in UTF-8 (RFC 8259, RFC 7493), optionally compressed with gzip or deflate
-(`Content-Encoding`). Unknown fields are rejected. Every path also works with a trailing slash, and
-`HEAD` works wherever `GET` does. Times are RFC 3339; responses give them in UTC.
+(`Content-Encoding`). Unknown fields are rejected. `PATCH` merges (RFC 7396). Every path also works
+with a trailing slash, and `HEAD` works wherever `GET` does. Times are RFC 3339; responses give them
+in UTC.
 
 Errors are `application/problem+json` (RFC 9457) with a stable `code`; each status lists its codes.
 In addition, an unknown path returns 404, an unsupported method 405, a CORS preflight of an unlisted
-origin 403, an internal error 500, and a version of HTTP other than 1.0 and 1.1 505.
+origin 403, a target of more than 8190 bytes 414, an expectation other than `100-continue` 417,
+more than 128 headers or one of more than 8192 bytes 431, an internal error 500, an unknown method
+or transfer coding 501, and a version of HTTP other than 1.0 and 1.1 505.
 
 To find a request in the logs, send an `X-Request-ID` of up to 128 letters, digits, dots, hyphens
 and underscores. The response repeats it.
 """
+NOT_MODIFIED = Success("A version in If-None-Match is still current.", None, ("ETag",))
+# The value of If-Match and If-None-Match: a list, possibly with empty elements (RFC 9110 §5.6.1).
+_ETAG = '(W/)?"[!#-~\\x80-\\xff]*"'
+ETAGS = {"type": "string", "pattern": rf"^(\*|[ \t,]*({_ETAG}[ \t]*(,[ \t,]*|$))*)$"}
 _BODY_PROBLEMS = (
     EMPTY_BODY,
     MALFORMED_BODY,
@@ -126,11 +143,11 @@ def document(routes: Sequence[Route], settings: Settings) -> dict[str, Any]:
     )
     resolve(PROBLEM, spec.components)
     for name, header in HEADERS.items():
-        spec.components.header(name, header)
+        spec.components.header(component_of(name), header)
     for route in routes:
-        operation = _operation(route, converter, spec.components)
+        operation = _operation(route, settings, converter, spec.components)
         spec.path(route.path, operations={route.method.lower(): operation})
-    whole: dict[str, Any] = spec.to_dict()
+    whole = adapt(spec.to_dict())
     # Put the format and its version first.
     return {"openapi": whole.pop("openapi"), **whole}
 
@@ -147,7 +164,7 @@ def _tag(route: Route) -> str:
     return route.handler.__module__.split(".")[1]
 
 
-def _operation(route: Route, converter: Any, components: Any) -> dict[str, Any]:
+def _operation(route: Route, settings: Settings, converter: Any, components: Any) -> dict[str, Any]:
     description, access = description_of(route.handler), access_of(route.access)
     summary, _, rest = inspect.cleandoc(route.handler.__doc__ or "").partition("\n\n")
     operation: dict[str, Any] = {
@@ -156,7 +173,7 @@ def _operation(route: Route, converter: Any, components: Any) -> dict[str, Any]:
         "summary": " ".join(summary.split()),
         "description": "\n\n".join(filter(None, [rest, access.words])),
         "parameters": list(_parameters(route, description, converter)),
-        "responses": _responses(route, description, components),
+        "responses": _responses(route, description, settings, components),
         "security": _security(access),
     }
     if description.body is not None:
@@ -165,7 +182,7 @@ def _operation(route: Route, converter: Any, components: Any) -> dict[str, Any]:
             content["example"] = description.example
         operation["requestBody"] = {
             "required": description.body_required,
-            "content": {"application/json": content},
+            "content": dict.fromkeys(sorted(media_types(route.method)), content),
         }
     return operation
 
@@ -187,12 +204,7 @@ def _parameters(route: Route, description: Description, converter: Any) -> Itera
         schema = {"type": "string", "format": "uuid"}
         yield {"in": "path", "name": name, "required": True, "schema": schema}
     if description.query is not None:
-        for parameter in converter.schema2parameters(description.query, location="query"):
-            content = parameter["schema"].pop("contentSchema", None)
-            if content is not None:
-                del parameter["schema"]
-                parameter["content"] = {"application/json": {"schema": content}}
-            yield parameter
+        yield from converter.schema2parameters(description.query, location="query")
     if description.idempotent:
         yield {
             "in": "header",
@@ -212,22 +224,36 @@ def _parameters(route: Route, description: Description, converter: Any) -> Itera
                 "ETag from a previous read. The change is applied only if it still matches."
             ),
             "required": description.if_match == "required",
-            "schema": {"type": "string"},
+            "schema": ETAGS,
             "example": '"1"',
+        }
+    if is_revalidated(route):
+        # Without an example, which the page at /docs would send.
+        yield {
+            "in": "header",
+            "name": "If-None-Match",
+            "description": "ETag from a previous read. The response is 304 if it still matches.",
+            "schema": ETAGS,
         }
 
 
-def _responses(route: Route, description: Description, components: Any) -> dict[str, Any]:
+def _responses(
+    route: Route, description: Description, settings: Settings, components: Any
+) -> dict[str, Any]:
     problems = _problems(route, description)
     rate = RATE_HEADERS if 429 in problems else ()
+    successes = {**description.responses}
+    if is_revalidated(route):
+        successes[304] = NOT_MODIFIED
     responses = {
         str(status): _success(success, rate, components)
-        for status, success in description.responses.items()
+        for status, success in successes.items()
+        if success.when is None or success.when(settings)
     }
     for status, kinds in problems.items():
         # Many routes share a response: components keep the description small.
-        codes = [kind.code for kind in kinds]
-        name = ".".join([str(status), *codes, *(["limited"] if rate else [])])
+        words = "_".join([*(kind.code for kind in kinds), *(["limited"] if rate else [])])
+        name = f"Problem{status}{words.title().replace('_', '')}"
         if name not in components.responses:
             components.response(name, problem_response(status, kinds, rate))
         responses[str(status)] = {"$ref": f"#/components/responses/{name}"}
@@ -260,12 +286,12 @@ def _problems(route: Route, description: Description) -> dict[int, tuple[Problem
         found += _BODY_PROBLEMS
     if description.query:
         found += _QUERY_PROBLEMS
-    if isinstance(description.query, PageSchema):
+    if description.query and "cursor" in description.query.fields:
         found += [INVALID_CURSOR, CURSOR_MISMATCH]
     if description.idempotent:
         found += _IDEMPOTENCY_PROBLEMS
-    if description.if_match:
-        found += [PRECONDITION_FAILED]
+    if description.if_match or is_revalidated(route):
+        found += [PRECONDITION_FAILED, INVALID_ETAG]
     if description.if_match == "required":
         found += [PRECONDITION_REQUIRED]
     by_code = {(kind.status, kind.code): kind for kind in found}

@@ -4,6 +4,7 @@ from typing import Any
 
 from marshmallow import fields
 
+from service.http.descriptions import nullable
 from service.http.fields import (
     EMAIL_MAX_LENGTH,
     NO_NUL,
@@ -34,9 +35,7 @@ def describe_field(field: fields.Field[Any], settings: Settings) -> dict[str, An
             described = {"type": "boolean"}
         case Timestamp():
             described = {"type": "string", "format": "date-time", "pattern": f"^{RFC3339.pattern}$"}
-    if "type" in described and field.allow_none:
-        described["type"] = [described["type"], "null"]
-    return described
+    return nullable(described) if "type" in described and field.allow_none else described
 
 
 def _describe_text(field: Text, settings: Settings) -> dict[str, Any]:

@@ -1,15 +1,16 @@
-"""What operators are told about the life of the service: it has started, and it stops."""
+"""What operators are told about the life of the service, from its settings to its end."""
 
 import logging
 import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from service import __version__
 from service.settings import Settings
+from service.settings.unknown import find_unknown
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +56,12 @@ class Announcer:
     def stopped(self) -> None:
         if self.stop_began is not None:
             log.info("stopped", extra={"took_s": seconds_since(self.stop_began)})
+
+
+def warn_of_unknown(environ: Mapping[str, str]) -> None:
+    """Log the variables that were probably meant as settings, without their values."""
+    for name, meant in find_unknown(environ):
+        log.warning("unknown variable", extra={"variable": name, "did_you_mean": meant or None})
 
 
 def seconds_since(began: float) -> float:

@@ -17,7 +17,7 @@ from service.context import LIFECYCLE
 from service.exceptions import StartError
 from service.http.connections import BACKLOG, accept_clients
 from service.process.announcing import Announcer
-from service.settings import Settings, http_origin
+from service.settings import Settings, default_origin, http_origin
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
@@ -71,8 +71,8 @@ def with_bound_port(settings: Settings, listener: socket.socket) -> Settings:
     """
     port = listener.getsockname()[1]
     origin = settings.public_origin
-    if origin == http_origin(settings.host, settings.port):
-        origin = http_origin(settings.host, port)
+    if origin == default_origin(settings.host, settings.port):
+        origin = default_origin(settings.host, port)
     return replace(settings, port=port, public_origin=origin)
 
 

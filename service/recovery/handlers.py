@@ -17,11 +17,12 @@ from service.auth.passwords import (
     require_acceptable,
     require_own,
     require_room,
+    verify_password,
 )
 from service.auth.tokens import INVALID_ACCESS_TOKEN, SESSION_ENDED
 from service.context import REQUEST_CONTEXT, USER
 from service.db.connection import Connection
-from service.db.transactions import read
+from service.db.transactions import read, write
 from service.http import examples
 from service.http.descriptions import Success, describe
 from service.http.field_errors import field_error
@@ -158,7 +159,8 @@ async def verify_email(request: web.Request) -> web.Response:
     The link proves the mailbox, but anyone may have registered the email. So one more proof is
     needed: the access token of the account's own session, its `password`, or a `new_password`. A
     new password takes the account over: it ends all sessions and pending changes, and clears the
-    name and settings. It does not confirm a change of email.
+    name and settings. It does not confirm a change of email. For a day, a used link gets the same
+    response again, without a proof.
     """
     body = await read_body(request, schemas.VERIFY)
     if "password" in body and "new_password" in body:
@@ -170,12 +172,41 @@ async def verify_email(request: web.Request) -> web.Response:
         if stored := await find_stored_response(request):
             return stored
     token_hash = links.hash_token(body["token"])
+    try:
+        return await _use_link(request, body, token_hash)
+    except Problem as problem:
+        # Also raised if another request has used the link meanwhile.
+        if (problem.status, problem.code) != INVALID_LINK[:2]:
+            raise
+    return await _repeat_outcome(request, token_hash, body.get("new_password"))
+
+
+async def _use_link(request: web.Request, body: dict[str, Any], token_hash: bytes) -> web.Response:
     link = await _find_link(request, token_hash, VERIFYING)
     if link["purpose"] == "email_verify" and "new_password" in body:
         new_hash = await _hash_new(request, link, body["new_password"], "#/new_password")
         return await write_once(request, _verify_and_take_over, request, token_hash, new_hash)
     password_hash = await _prove_ownership(request, link, body.get("password"))
     return await write_once(request, _verify, request, token_hash, password_hash)
+
+
+async def _repeat_outcome(
+    request: web.Request, token_hash: bytes, new_password: str | None
+) -> web.Response:
+    """Say again what a used link did, and change nothing. Raises Problem 400 if it did nothing.
+
+    A new password must be the account's by now, or the response would claim that it was set.
+    """
+    link = await _find_link(request, token_hash, list(links.OUTCOMES.values()))
+    if new_password is not None:
+        account = await read(request.app, accounts.find_own_credentials, link["id"])
+        password_hash = account["password_hash"] if account else None
+        require_room(request.app)
+        await throttle.check(request, throttle.SIGN_IN, fold_email(link["email"]))
+        if not await verify_password(request.app, password_hash, new_password):
+            raise Problem(INVALID_LINK)
+    await write(request.app, throttle.refund, request)
+    return json_response({"done": schemas.DONE[link["purpose"]]})
 
 
 async def _prove_ownership(
@@ -212,16 +243,15 @@ async def _verify(
         await accounts.verify_email(conn, user["id"])
         await queries.delete_tokens(conn, user["id"], "email_verify")
         await _record(conn, request, user, "email.verify", user["email"])
-        done = "verified"
     else:
         await _change_email(conn, user, token["email"])
         if user["email_verified"]:
             # An unverified email may be mistyped, so it gets no link to revert the change.
             await links.offer_email_revert(conn, request.app, user)
         await _record(conn, request, user, "email.change", token["email"])
-        done = "email_changed"
+    outcome = await links.keep_outcome(conn, token_hash, token)
     await throttle.refund(conn, request)
-    return json_response({"done": done})
+    return json_response({"done": schemas.DONE[outcome]})
 
 
 async def _check_proof_again(
@@ -238,12 +268,13 @@ async def _check_proof_again(
 async def _verify_and_take_over(
     conn: Connection, request: web.Request, token_hash: bytes, password_hash: str
 ) -> web.Response:
-    _, user = await _take_token(conn, token_hash, ["email_verify"])
+    token, user = await _take_token(conn, token_hash, ["email_verify"])
     if user["email_verified"]:
         # Setting the password of a verified account takes a link that expires sooner.
         raise Problem(INVALID_LINK)
     await _take_over(conn, request, user, password_hash)
-    return json_response({"done": "verified"})
+    outcome = await links.keep_outcome(conn, token_hash, token)
+    return json_response({"done": schemas.DONE[outcome]})
 
 
 async def _take_over(
@@ -318,7 +349,7 @@ async def _revert(conn: Connection, request: web.Request, token_hash: bytes) -> 
     problems=(INVALID_LINK, throttle.TOO_MANY_REQUESTS),
 )
 async def inspect_link(request: web.Request) -> web.Response:
-    """Say what a mailed link does, without using it.
+    """Say what a mailed link does, or has done, without using it.
 
     With this, a page can ask a person before it goes on.
     """

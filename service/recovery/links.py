@@ -20,6 +20,9 @@ from service.recovery import queries
 RESET_MINUTES = 30
 VERIFY_MINUTES = 24 * 60
 REVERT_MINUTES = 7 * 24 * 60
+# What a used link has done, by its purpose. Kept for ``VERIFY_MINUTES``, so that opening the link
+# again is not an error.
+OUTCOMES = {"email_verify": "email_verified", "email_change": "email_changed"}
 
 
 def hash_token(token: str) -> bytes:
@@ -57,6 +60,20 @@ async def start_email_change(
     """Send a link to ``email`` that makes it the account's. Earlier links stop working."""
     await queries.delete_tokens(conn, user["id"], "email_change")
     await _send_link(conn, app, user, "email_change", email, VERIFY_MINUTES)
+
+
+async def keep_outcome(conn: Connection, token_hash: bytes, token: asyncpg.Record) -> str:
+    """Keep a used token under the purpose that says what it did, and return that."""
+    outcome = OUTCOMES[token["purpose"]]
+    await queries.insert_token(
+        conn,
+        token_hash=token_hash,
+        purpose=outcome,
+        user_id=token["user_id"],
+        email=token["email"],
+        ttl_s=VERIFY_MINUTES * 60,
+    )
+    return outcome
 
 
 async def offer_email_revert(conn: Connection, app: web.Application, user: asyncpg.Record) -> None:

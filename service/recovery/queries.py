@@ -7,6 +7,14 @@ import asyncpg
 
 from service.db.connection import Connection
 
+# A used link says what it did only while that holds.
+_HOLDS = """
+    action_tokens.expires_at > now() and (
+        action_tokens.purpose not in ('email_verified', 'email_changed')
+        or users.email = action_tokens.email and users.email_verified_at is not null
+    )
+"""
+
 
 async def insert_token(
     conn: Connection,
@@ -53,13 +61,12 @@ async def find_token(
 ) -> asyncpg.Record | None:
     """Return the live token's purpose and its account's id, email and name."""
     return await conn.fetchrow(
-        """
+        f"""
         select action_tokens.purpose, users.id, users.email, users.name
         from action_tokens
         join users on users.id = action_tokens.user_id
-        where action_tokens.token_hash = $1 and action_tokens.purpose = any($2)
-          and action_tokens.expires_at > now()
-        """,
+        where action_tokens.token_hash = $1 and action_tokens.purpose = any($2) and {_HOLDS}
+        """,  # noqa: S608
         token_hash,
         purposes,
     )
@@ -68,10 +75,13 @@ async def find_token(
 async def find_link(conn: Connection, token_hash: bytes) -> asyncpg.Record | None:
     """Return the live token's purpose, its account, the email it concerns, and when it expires."""
     return await conn.fetchrow(
-        """
-        select purpose, user_id, email, expires_at from action_tokens
-        where token_hash = $1 and expires_at > now()
-        """,
+        f"""
+        select action_tokens.purpose, users.id as user_id, action_tokens.email,
+               action_tokens.expires_at
+        from action_tokens
+        join users on users.id = action_tokens.user_id
+        where action_tokens.token_hash = $1 and {_HOLDS}
+        """,  # noqa: S608
         token_hash,
     )
 

@@ -7,7 +7,9 @@ from service.http.descriptions import Shape, object_of
 from service.http.fields import EmailAddress, NewPassword, Password, Text, Timestamp
 from service.http.row_schema import RowSchema
 
-PURPOSES = ("password_reset", "email_verify", "email_change", "email_revert")
+# What ``POST /auth/email/verify`` says was done, by the purpose of the used link.
+DONE = {"email_verified": "verified", "email_changed": "email_changed"}
+PURPOSES = ("password_reset", "email_verify", "email_change", "email_revert", *DONE)
 TOKEN_MAX_LENGTH = 512
 
 
@@ -41,7 +43,10 @@ class TokenSchema(Schema):
 class LinkSchema(RowSchema):
     """What a link does. ``email`` is the one that it proves, sets or restores."""
 
-    purpose = fields.String(validate=validate.OneOf(PURPOSES))
+    purpose = fields.String(
+        validate=validate.OneOf(PURPOSES),
+        metadata={"description": "`email_verified` and `email_changed`: it has been used."},
+    )
     email = fields.String(metadata=IS_EMAIL)
     expires_at = Timestamp()
 
@@ -51,7 +56,5 @@ RESET = ResetSchema()
 VERIFY = VerifySchema()
 TOKEN_ONLY = TokenSchema()
 LINK = LinkSchema()
-VERIFIED = Shape(
-    "EmailVerified", object_of(done={"type": "string", "enum": ["verified", "email_changed"]})
-)
+VERIFIED = Shape("EmailVerified", object_of(done={"type": "string", "enum": list(DONE.values())}))
 REVERTED = Shape("EmailReverted", object_of(done={"type": "string", "enum": ["email_reverted"]}))

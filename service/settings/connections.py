@@ -1,12 +1,17 @@
 """How to reach PostgreSQL and the mail server."""
 
+import contextlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from ipaddress import IPv6Address, ip_address
 from pathlib import Path
+from socket import inet_aton
 from ssl import SSLContext, TLSVersion, VerifyFlags, create_default_context
 from typing import Any
 from urllib.parse import urlencode
 
+_ACCESS_TOKEN = re.compile("[A-Za-z0-9._~+/-]+=*")
 # The application_name of connections, unless the database's options have one.
 APPLICATION_NAME = "shinkei"
 
@@ -93,6 +98,23 @@ def http_origin(host: str, port: int) -> str:
     return f"http://{in_brackets(host)}:{port}"
 
 
+def default_origin(host: str, port: int) -> str:
+    """Return the origin for this machine's browsers, on any interface that the host means."""
+    return http_origin("localhost" if is_wildcard(host) else host, port)
+
+
+def is_wildcard(host: str) -> bool:
+    """Return whether listening on this host means every interface: ``0.0.0.0``, ``::``, ``0``."""
+    try:
+        ip = ip_address(host)
+    except ValueError:
+        with contextlib.suppress(OSError):
+            return inet_aton(host) == bytes(4)
+        return False
+    mapped = ip.ipv4_mapped if isinstance(ip, IPv6Address) else None
+    return (mapped or ip).is_unspecified
+
+
 def _trust_system(options: Mapping[str, str]) -> SSLContext:
     """Return a context that trusts the system's authorities, for which asyncpg has no option.
 
@@ -119,6 +141,7 @@ class MailServer:
     """The SMTP server for outgoing mail, with credentials if ``user`` is set.
 
     ``security`` is none, starttls (which the server must then offer), or tls from the first byte.
+    With a ``token_file``, the user signs in with an access token instead of a password.
     """
 
     host: str
@@ -126,3 +149,16 @@ class MailServer:
     security: str
     user: str = ""
     password: str = field(default="", repr=False)
+    token_file: Path | None = None
+
+    def read_token(self) -> str | None:
+        """Return the current access token, if the server takes one. It may rotate in its file.
+
+        Raises OSError, or ValueError if the file holds anything but a token (RFC 6750 §2.1).
+        """
+        if self.token_file is None:
+            return None
+        token = self.token_file.read_text(encoding="utf-8-sig").strip()
+        if not _ACCESS_TOKEN.fullmatch(token):
+            raise ValueError("not an access token")
+        return token

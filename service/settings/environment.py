@@ -1,18 +1,22 @@
 """Reads and validates the settings from the environment before anything starts."""
 
 import importlib.util
+import re
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any
 
-from service.settings.connections import Database, http_origin
-from service.settings.model import DATABASE_VARIABLES, VARIABLES, Settings
+from service.settings.connections import Database, MailServer, default_origin, is_wildcard
+from service.settings.model import DATABASE_VARIABLES, MAIL_TOKEN_FILE, VARIABLES, Settings
 from service.settings.urls import pair_hosts, parse_database_url, refuse_conflicts
 from service.settings.variables import SettingsError
 
 # Control characters, and the separators of lines and paragraphs.
 _CONTROLS = {"Cc", "Zl", "Zp"}
+# The value of DB_PORT in a container next to a service called db, unless the operator sets another.
+_SERVICE_LINK = re.compile(r"(tcp|udp|sctp)://([0-9.]+|\[[0-9a-f:.]+\]):[0-9]+")
 
 
 def load_settings(environ: Mapping[str, str]) -> Settings:
@@ -20,11 +24,17 @@ def load_settings(environ: Mapping[str, str]) -> Settings:
 
     White space around any value is removed, secrets included: a line break at the end would
     otherwise get into links and tokens. Control characters inside one are refused, as they would
-    get into headers and logs. An empty variable counts as not set.
+    get into headers and logs. An empty variable counts as not set, and so does a port that
+    Kubernetes or Docker has set to the address of a service.
 
     Raises SettingsError for an invalid variable, without showing its value.
     """
-    given = {name: value for name in VARIABLES if (value := environ.get(name, "").strip())}
+    given = {
+        name: value
+        for name in VARIABLES
+        if (value := environ.get(name, "").strip())
+        and not (name.endswith("_PORT") and _SERVICE_LINK.fullmatch(value))
+    }
     for name, value in given.items():
         try:
             value.encode()
@@ -42,14 +52,21 @@ def load_settings(environ: Mapping[str, str]) -> Settings:
     )
     if database is not None and "secret_key" not in values:
         raise VARIABLES["SECRET_KEY"].refusal()
+    if MAIL_TOKEN_FILE.name in given:
+        token_file = MAIL_TOKEN_FILE.parse(given[MAIL_TOKEN_FILE.name])
+        values["mail_server"] = _with_token(values.get("mail_server"), token_file)
     if values.get("traces"):
         _check_traces(environ)
     host, port = values.get("host", Settings.host), values.get("port", Settings.port)
+    if "mail_server" in values and "public_origin" not in values and is_wildcard(host):
+        because = ", because links in emails begin with it and HOST is every interface"
+        raise VARIABLES["PUBLIC_ORIGIN"].refusal(because)
     return Settings(
         **{
             "migrate_on_start": database is None,
             "data_dir": Settings.data_dir.absolute(),
-            "public_origin": http_origin(host, port),
+            "public_origin": default_origin(host, port),
+            "token_audience": values.get("token_issuer", Settings.token_issuer),
             **values,
         },
         database=database,
@@ -88,6 +105,14 @@ def _read_database(parts: Mapping[str, Any]) -> Database | None:
     )
 
 
+def _with_token(server: MailServer | None, token_file: Path) -> MailServer:
+    if server is None or not server.user or server.password:
+        raise SettingsError(
+            "MAIL_URL: expected a user without a password, because MAIL_TOKEN_FILE is set"
+        )
+    return replace(server, token_file=token_file)
+
+
 def _check_traces(environ: Mapping[str, str]) -> None:
     """Reject configurations whose traces would never arrive. Raises SettingsError."""
     try:
@@ -95,7 +120,9 @@ def _check_traces(environ: Mapping[str, str]) -> None:
     except ModuleNotFoundError:
         installed = None
     if installed is None:
-        raise SettingsError("TRACES: expected the extra to be installed: pip install shinkei[otel]")
+        raise SettingsError(
+            "TRACES: expected the extra otel to be installed; in a checkout: pip install '.[otel]'"
+        )
     for name in ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"):
         if environ.get(name, "http/protobuf") not in ("", "http/protobuf"):
             raise SettingsError(f"{name}: expected http/protobuf, the protocol of port 4318")

@@ -108,12 +108,17 @@ class Settings:
     connections_max: int = 5000
     trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = variable(
         "TRUSTED_PROXIES", REQUESTS, (), NETWORKS,
-        "Proxies whose `X-Forwarded-For` is trusted. Clients behind an unlisted proxy share one"
-        " rate limit.")
+        "Proxies that tell the client's IP in `TRUSTED_PROXY_HEADER`. Clients behind an unlisted"
+        " proxy share one rate limit.")
+    trusted_proxy_header: str = variable("TRUSTED_PROXY_HEADER", REQUESTS, "X-Forwarded-For",
+        choice("X-Forwarded-For", "Forwarded"),
+        "The one header that these proxies set or append to. The other is ignored, because they"
+        " pass it on as the client sent it.")
     public_origin: str = variable("PUBLIC_ORIGIN", REQUESTS, "", PUBLIC_ORIGIN,
         "The origin of your front end; links in emails begin with it. If it is `https://`,"
-        " responses carry HSTS. An IPv6 address is in brackets.",
-        shown_default="`http://HOST:PORT`")
+        " responses carry HSTS. An IPv6 address is in brackets. Required if `MAIL_URL` is set and"
+        " `HOST` means every interface.",
+        shown_default="`http://HOST:PORT`, with `localhost` if `HOST` means every interface")
     cors_origins: frozenset[str] = variable("CORS_ORIGINS", REQUESTS, frozenset(), ORIGINS,
         "Origins whose pages may call the API from a browser.")
     docs: bool = variable("DOCS", REQUESTS, True, flag(),
@@ -145,7 +150,10 @@ class Settings:
         integer(1, 10_000, "sessions"),
         "Maximum sessions of an account; a sign-in beyond it ends the oldest.")
     token_issuer: str = variable("TOKEN_ISSUER", ACCOUNTS, "shinkei",
-        text("any text"), "The `iss` and `aud` claims of access tokens.")
+        text("any text"), "The `iss` claim of access tokens.")
+    token_audience: str = variable("TOKEN_AUDIENCE", ACCOUNTS, "shinkei",
+        text("any text"), "The `aud` claim of access tokens. A token for another audience is"
+        " refused, so changing it makes clients refresh.", shown_default="`TOKEN_ISSUER`")
     password_min_length: int = variable("PASSWORD_MIN_LENGTH", ACCOUNTS, 15,
         integer(8, 128, "characters"),
         "Minimum length. NIST SP 800-63B-4 requires 15 if the password is the only factor.")
@@ -214,7 +222,7 @@ class Settings:
         "Log statements that take at least this long, without their parameters; `0` logs none.")
     traces: bool = variable("TRACES", LOGS, False, flag(),
         "Send spans of requests and statements to the collector that OpenTelemetry's variables"
-        " configure (docs/logs.md). Needs the extra `shinkei[otel]`.")
+        " configure (docs/logs.md). Needs the extra `otel`.")
 
     @property
     def db_connections(self) -> int:
@@ -254,6 +262,10 @@ DATABASE_VARIABLES: tuple[Variable[Any], ...] = (
         "Set to `true` behind PgBouncer in transaction mode. Turns named prepared statements and"
         " session settings off; docs/deployment.md lists what to set on the role instead."),
 )
+# Forms ``Settings.mail_server``, with MAIL_URL.
+MAIL_TOKEN_FILE: Variable[Any] = Variable("MAIL_TOKEN_FILE", MAIL, None, READABLE_FILE,
+    "A file with an OAuth access token, with which the user in `MAIL_URL` signs in (XOAUTH2 or"
+    " OAUTHBEARER) instead of a password. It is read for each connection, so that it can rotate.")
 # fmt: on
 
 VARIABLES: dict[str, Variable[Any]] = {
@@ -262,6 +274,7 @@ VARIABLES: dict[str, Variable[Any]] = {
         (
             *DATABASE_VARIABLES,
             *(one.metadata["variable"] for one in fields(Settings) if "variable" in one.metadata),
+            MAIL_TOKEN_FILE,
         ),
         key=lambda declared: GROUPS.index(declared.group),
     )

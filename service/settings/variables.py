@@ -90,7 +90,9 @@ class Rate(NamedTuple):
         return f"{self.requests}/{count if count > 1 else ''}{unit}"
 
 
-_RATE = re.compile(r"([1-9][0-9]{0,4})/([1-9][0-9]{0,2})?([smhd])")
+_RATE = re.compile(r"([1-9][0-9]*)/([1-9][0-9]*)?([smhd])")
+_REQUESTS_MAX = 99_999
+_UNITS_MAX = 999
 _UNITS_S = {"d": 86_400, "h": 3600, "m": 60, "s": 1}
 
 
@@ -99,11 +101,15 @@ def _parse_rate(text: str) -> Rate:
     match = _RATE.fullmatch(text)
     if match is None:
         raise ValueError
-    requests, count, unit = match.groups()
-    return Rate(int(requests), int(count or 1) * _UNITS_S[unit])
+    requests, count = int(match[1]), int(match[2] or 1)
+    if requests > _REQUESTS_MAX or count > _UNITS_MAX:
+        raise ValueError
+    return Rate(requests, count * _UNITS_S[match[3]])
 
 
-RATE = Parser("a number of attempts per time in s, m, h or d, such as 10/15m", _parse_rate)
+RATE = Parser(
+    f"1 to {_REQUESTS_MAX} attempts per 1 to {_UNITS_MAX} s, m, h or d, such as 10/15m", _parse_rate
+)
 
 
 def text(expects: str) -> Parser[str]:
@@ -156,7 +162,16 @@ def _split(text: str) -> list[str]:
 
 
 def _parse_networks(text: str) -> tuple[IPv4Network | IPv6Network, ...]:
-    return tuple(ip_network(part) for part in _split(text))
+    return tuple(_parse_network(part) for part in _split(text))
+
+
+def _parse_network(text: str) -> IPv4Network | IPv6Network:
+    """Parse a network. An IPv4-mapped one becomes IPv4, as the IPs that are looked up in it do."""
+    network = ip_network(text)
+    if network.prefixlen >= 96 and isinstance(network, IPv6Network):
+        mapped = network.network_address.ipv4_mapped
+        return IPv4Network((mapped, network.prefixlen - 96)) if mapped else network
+    return network
 
 
 NETWORKS = Parser(
@@ -208,7 +223,9 @@ def _parse_public_origin(text: str) -> str:
     return text
 
 
-PUBLIC_ORIGIN = Parser("an origin such as https://app.example", _parse_public_origin)
+PUBLIC_ORIGIN = Parser(
+    "an origin without a path, such as https://app.example", _parse_public_origin
+)
 
 
 def _parse_directory(text: str) -> Path:

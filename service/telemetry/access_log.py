@@ -37,8 +37,8 @@ def log_request(
     ``started`` is a ``time.perf_counter`` value.
     """
     route = route_template(request)
-    # A 505 is the client's mistake.
-    if status is None or (status >= 500 and status != 505):
+    # A 501 or 505 is the client's mistake.
+    if status is None or (status >= 500 and status not in (501, 505)):
         level = logging.WARNING
     elif route in PROBES:
         level = logging.DEBUG

@@ -30,13 +30,13 @@ from service.db.connection import Connection
 from service.db.listing import Keyset
 from service.db.transactions import read, write
 from service.http import examples
+from service.http.conditional import check_preconditions, etag_of
 from service.http.descriptions import Success, describe
 from service.http.field_errors import field_errors
 from service.http.fields import fold_email
 from service.http.idempotency import write_once
 from service.http.problems import RETRY_SOON, Problem, ProblemType
 from service.http.requests import (
-    check_if_match,
     json_response,
     read_body,
     uniform_time,
@@ -53,7 +53,8 @@ from service.throttle import limits as throttle
 from service.throttle.limits import TOO_MANY_REQUESTS
 from service.users import schemas
 from service.worlds import queries as world_queries
-from service.worlds.spool import open_spool, send, spool_world
+from service.worlds.export import spool_world
+from service.worlds.spool import open_spool, send
 
 # Per process: each export keeps a connection busy.
 EXPORTS_MAX = 4
@@ -119,7 +120,7 @@ async def _change_profile(
     user = await accounts.lock_profile(conn, request[USER]["id"])
     if user is None:
         raise _account_gone()
-    check_if_match(request, user["version"])
+    check_preconditions(request, user["version"])
     settings = user["settings"]
     if "settings" in change:
         try:
@@ -190,13 +191,17 @@ async def _change_password(
     return web.Response(status=204)
 
 
-async def _lock_credentials(conn: Connection, request: web.Request, password_hash: str) -> None:
+async def _lock_credentials(
+    conn: Connection, request: web.Request, password_hash: str
+) -> asyncpg.Record:
     """Lock the account. Raises a Problem if the password has changed or the session has ended."""
     user = request[USER]
-    if not await accounts.lock_credentials(conn, user["id"], password_hash):
+    account = await accounts.lock_credentials(conn, user["id"], password_hash)
+    if account is None:
         raise Problem(WRONG_PASSWORD, REPLACED_MEANWHILE)
     if not await session_queries.find_signed_in(conn, [user["session_id"]]):
         raise Problem(INVALID_ACCESS_TOKEN, SESSION_ENDED)
+    return account
 
 
 @describe(
@@ -238,7 +243,7 @@ async def _change_email(
     return web.Response(status=202)
 
 
-@describe(
+_describe_deletion = describe(
     {
         202: Success(
             "Scheduled for deletion. All sessions have ended.",
@@ -249,11 +254,16 @@ async def _change_email(
     body=schemas.DELETE_ACCOUNT,
     example={"password": examples.PASSWORD},
     problems=(*_PASSWORD_PROBLEMS, LAST_ADMINISTRATOR),
+    if_match="honoured",
 )
+
+
+@_describe_deletion
 async def delete_me(request: web.Request) -> web.Response:
     """Delete the signed-in account after a grace period.
 
-    All sessions end. Signing in during the grace period cancels the deletion.
+    All sessions end. Signing in during the grace period cancels the deletion. If a proxy or client
+    drops the body of a DELETE, use `POST /api/v1/users/me/deletion`.
     """
     body = await read_body(request, schemas.DELETE_ACCOUNT)
     account = await _verify_own_password(request, body["password"])
@@ -261,10 +271,17 @@ async def delete_me(request: web.Request) -> web.Response:
     return json_response(schemas.DELETION.dump({"purge_at": purge_at}), status=202)
 
 
+@_describe_deletion
+async def request_deletion(request: web.Request) -> web.Response:
+    """Delete the signed-in account after a grace period, as `DELETE /api/v1/users/me` does."""
+    return await delete_me(request)
+
+
 async def _delete_me(conn: Connection, request: web.Request, password_hash: str) -> datetime:
     user = request[USER]
     await keep_an_administrator(conn, user["id"])
-    await _lock_credentials(conn, request, password_hash)
+    account = await _lock_credentials(conn, request, password_hash)
+    check_preconditions(request, account["version"])
     days = request.app[SETTINGS].deletion_grace_days
     deleting = await accounts.schedule_deletion(conn, user["id"], days, by_admin=False)
     purge_at: datetime = deleting["purge_at"]
@@ -378,4 +395,4 @@ def _account_gone() -> Problem:
 
 def _render(user: asyncpg.Record) -> web.Response:
     """Render the profile, with the row version as a strong ETag."""
-    return json_response(schemas.OWN_PROFILE.dump(user), headers={"ETag": f'"{user["version"]}"'})
+    return json_response(schemas.OWN_PROFILE.dump(user), headers={"ETag": etag_of(user["version"])})

@@ -1,6 +1,7 @@
 """Registration."""
 
 import uuid
+from operator import attrgetter
 from typing import Any
 
 import asyncpg
@@ -51,8 +52,12 @@ REGISTERED: web.RequestKey["uuid.UUID | None"] = web.RequestKey("registered")
                     "updated_at": examples.CREATED_AT,
                 },
             },
+            when=lambda settings: not settings.require_email_verification,
         ),
-        202: Success("Accepted. The email must be verified first; instructions are sent to it."),
+        202: Success(
+            "Accepted. The email must be verified first; instructions are sent to it.",
+            when=attrgetter("require_email_verification"),
+        ),
     },
     body=users.REGISTER,
     example={"email": examples.EMAIL, "password": examples.PASSWORD, "name": examples.NAME},

@@ -10,9 +10,9 @@ import asyncpg
 import ijson
 
 from service.db.connection import Connection
-from service.http.field_errors import field_error
+from service.http.field_errors import escape_pointer, field_error
 from service.http.fields import NUMBER_MAX_CHARS, read_float
-from service.http.problems import MALFORMED_JSON, Problem, ProblemType, invalid_fields
+from service.http.problems import EMPTY_BODY, MALFORMED_JSON, Problem, ProblemType, invalid_fields
 from service.json_codec import encode
 from service.worlds import export_queries, schemas
 
@@ -23,7 +23,12 @@ UNKNOWN_VERSION = ProblemType(
 # Of a row: levels of nesting, and members of an object or elements of an array.
 DEPTH_MAX = 8
 MEMBERS_MAX = 100
+# What the parser raises for what is no JSON, and for an exponent beyond what Decimal takes.
+UNREADABLE = (ijson.JSONError, ArithmeticError, UnicodeDecodeError, ValueError)
+MEMBERS = ("version", "exported_at", "world", "world_events", "stories")
 _EACH = None
+# Yields the names of an object, without their values.
+_NAMES = ""
 _Event: TypeAlias = tuple[str, Any]
 _DEPTHS = {"start_map": 1, "start_array": 1, "end_map": -1, "end_array": -1}
 
@@ -49,11 +54,31 @@ async def write_document(conn: Connection, world: asyncpg.Record) -> AsyncIterat
     yield b"]}" if separator == b"," else b"[]}"
 
 
+def check_outline(file: IO[bytes]) -> None:
+    """Raise a Problem unless the document is JSON, of this version, and has the right members.
+
+    400 is for text that is not JSON (RFC 8259, RFC 7493) and for another version, 422 for others.
+    """
+    file.seek(0)
+    if not file.read(1):
+        raise Problem(EMPTY_BODY)
+    names = [name for name, _ in _walk(file, _NAMES)]
+    for name in names:
+        if name not in MEMBERS:
+            raise invalid_fields(
+                field_error(f"#/{escape_pointer(name)}", "unknown_field", "Unknown field.")
+            )
+    missing = [name for name in ("version", "world") if name not in names]
+    if missing:
+        text = "Missing data for required field."
+        raise invalid_fields(*(field_error(f"#/{name}", "required", text) for name in missing))
+    if read_value(file, "version") != VERSION:
+        raise Problem(UNKNOWN_VERSION)
+
+
 def read_value(file: IO[bytes], name: str) -> Any:
-    """Return a member of the document. Raises Problem 422 if there is none."""
-    for _, value in _walk(file, name):
-        return value
-    raise invalid_fields(field_error(f"#/{name}", "required", "Missing."))
+    """Return a member of a document whose outline is checked."""
+    return next(_walk(file, name))[1]
 
 
 def read_events(file: IO[bytes]) -> Iterator[tuple[str, Any]]:
@@ -75,7 +100,8 @@ def _walk(file: IO[bytes], *path: str | None, without: str = "") -> Iterator[tup
     """Yield the values at a path of names and, with None, all elements of an array.
 
     Raises Problem 400 if the document is not JSON, or repeats a name (RFC 7493), and 422 if it has
-    other types on the path. ``without`` is a member that objects are read without.
+    other types on the path, or unknown members. ``without`` is a member that objects are read
+    without.
     """
     file.seek(0)
     events = ijson.basic_parse(file)
@@ -83,7 +109,7 @@ def _walk(file: IO[bytes], *path: str | None, without: str = "") -> Iterator[tup
         yield from _descend(events, next(events), path, "#", without)
         for _ in events:  # so that the rest of the document is JSON, too
             pass
-    except ijson.JSONError:
+    except UNREADABLE:
         raise Problem(MALFORMED_JSON) from None
 
 
@@ -100,16 +126,18 @@ def _descend(
             number += 1
     else:
         _expect(event, "start_map", at, "Expected an object.")
-        found = False
+        names: set[str] = set()
         while (event := next(events))[0] != "end_map":
             name, event = event[1], next(events)
-            if name != path[0]:
-                _skip(events, event)
-            elif found:
+            if name in names or len(names) > MEMBERS_MAX:
                 raise Problem(MALFORMED_JSON)
-            else:
-                found = True
+            names.add(name)
+            if name == path[0]:
                 yield from _descend(events, event, path[1:], f"{at}/{name}", without)
+            else:
+                _skip(events, event)
+                if path[0] == _NAMES:
+                    yield name, None
 
 
 def _expect(event: _Event, kind: str, at: str, text: str) -> None:

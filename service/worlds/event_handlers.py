@@ -10,12 +10,13 @@ from aiohttp import web
 from service.context import USER
 from service.db.connection import Connection
 from service.db.transactions import read, write
+from service.http.conditional import check_preconditions
 from service.http.descriptions import Success, describe
 from service.http.idempotency import write_once
 from service.http.problems import Problem, ProblemType
-from service.http.requests import check_if_match, read_body, read_query
+from service.http.requests import read_body, read_query
 from service.worlds import event_queries, queries, schemas
-from service.worlds.limits import LIMIT_REACHED, check_limit, check_limits
+from service.worlds.limits import EVENTS_PER_WORLD, LIMIT_REACHED, check_limit
 from service.worlds.lists import LIST, dump_with, respond_with_list
 from service.worlds.rows import (
     EVENT_NOT_FOUND,
@@ -52,12 +53,12 @@ async def list_events(request: web.Request) -> web.StreamResponse:
         around = b'{"total":%d,"events":[' % total, b"]}"
 
     async def list_events(
-        conn: Connection, after: list[object] | None, limit: int, offset: int
+        conn: Connection, after: list[object] | None, limit: int
     ) -> list[asyncpg.Record]:
-        return await event_queries.list_events(conn, world["id"], after, limit, offset)
+        return await event_queries.list_events(conn, world["id"], after, limit)
 
     return await respond_with_list(
-        request, query, event_queries.IN_TIME, list_events, dump_with(schemas.EVENT), around
+        request, query, event_queries.IN_TIME, list_events, dump_with(schemas.EVENT), around=around
     )
 
 
@@ -80,7 +81,7 @@ async def _create(conn: Connection, request: web.Request, values: dict[str, Any]
     world = await queries.count_in(conn, user_id, id_of(request, "world_id"), events=1)
     if world is None:
         raise Problem(WORLD_NOT_FOUND)
-    await check_limits(conn, request, world)
+    check_limit(world["events"], EVENTS_PER_WORLD, "events in a world")
     await event_queries.insert_event(conn, event_id, world["id"], values)
     await _set_causes(conn, world["id"], event_id, values["caused_by_ids"])
     event = await event_queries.find_event(conn, user_id, event_id)
@@ -123,7 +124,7 @@ async def change_event(request: web.Request) -> web.Response:
 
 async def _change(conn: Connection, request: web.Request, change: dict[str, Any]) -> asyncpg.Record:
     event = await get_event(conn, request, event_queries.lock_event)
-    check_if_match(request, event["version"])
+    check_preconditions(request, event["version"])
     if set(change.get("caused_by_ids", ())) == set(event["caused_by_ids"]):
         change = {name: value for name, value in change.items() if name != "caused_by_ids"}
     if not changes(event, change):
@@ -143,7 +144,7 @@ async def delete_event(request: web.Request) -> web.Response:
 
 async def _delete(conn: Connection, request: web.Request) -> None:
     event = await get_event(conn, request, event_queries.lock_event)
-    check_if_match(request, event["version"])
+    check_preconditions(request, event["version"])
     await event_queries.delete_event(conn, event["id"])
     await queries.count_in(conn, request[USER]["id"], event["world_id"], events=-1)
 

@@ -34,9 +34,10 @@ class WholeNumber(fields.Field[int]):
         self.json_schema = {"type": "integer", "minimum": low, "maximum": high}
 
     def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> int:
-        if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value):
+        if isinstance(value, bool) or not isinstance(value, int | float):
             raise invalid("invalid_type", "Expected a whole number.")
-        if not self.low <= value <= self.high:
+        inexact = isinstance(value, InexactFloat) or value != value // 1
+        if inexact or not self.low <= value <= self.high:
             raise invalid(
                 "invalid_number", f"Expected a whole number from {self.low} to {self.high}."
             )

@@ -10,9 +10,10 @@ from service.audit.events import record
 from service.context import USER
 from service.db.connection import Connection
 from service.db.transactions import read, write
+from service.http.conditional import check_preconditions
 from service.http.descriptions import Success, describe
 from service.http.idempotency import write_once
-from service.http.requests import check_if_match, read_body, read_query
+from service.http.requests import read_body, read_query
 from service.worlds import queries, schemas
 from service.worlds.limits import LIMIT_REACHED, check_limits
 from service.worlds.lists import LIST, dump_with, list_of, respond_with_list
@@ -31,9 +32,9 @@ async def list_worlds(request: web.Request) -> web.StreamResponse:
     query = read_query(request, LIST)
 
     async def list_worlds(
-        conn: Connection, after: list[object] | None, limit: int, offset: int
+        conn: Connection, after: list[object] | None, limit: int
     ) -> list[asyncpg.Record]:
-        return await queries.list_worlds(conn, request[USER]["id"], after, limit, offset)
+        return await queries.list_worlds(conn, request[USER]["id"], after, limit)
 
     return await respond_with_list(
         request, query, queries.NEWEST_FIRST, list_worlds, dump_with(schemas.WORLD)
@@ -62,7 +63,7 @@ def new_world(given: dict[str, Any]) -> dict[str, Any]:
 
 async def _create(conn: Connection, request: web.Request, values: dict[str, Any]) -> web.Response:
     world = await queries.insert_world(conn, uuid_utils.uuid7(), request[USER]["id"], values)
-    await check_limits(conn, request)
+    await check_limits(conn, request, "worlds")
     await record(conn, request, "world.create", request[USER]["id"], after=naming(world))
     return render_created(world)
 
@@ -99,7 +100,7 @@ async def change_world(request: web.Request) -> web.Response:
 
 async def _change(conn: Connection, request: web.Request, change: dict[str, Any]) -> asyncpg.Record:
     world = await lock_world(conn, request)
-    check_if_match(request, world["version"])
+    check_preconditions(request, world["version"])
     if not changes(world, change):
         return world
     return await queries.update_world(conn, world["id"], {**world, **change})
@@ -114,6 +115,6 @@ async def delete_world(request: web.Request) -> web.Response:
 
 async def _delete(conn: Connection, request: web.Request) -> None:
     world = await lock_world(conn, request)
-    check_if_match(request, world["version"])
+    check_preconditions(request, world["version"])
     await queries.mark_deleted(conn, world["id"])
     await record(conn, request, "world.delete", request[USER]["id"], before=naming(world))

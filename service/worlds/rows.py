@@ -10,6 +10,7 @@ from marshmallow import Schema
 
 from service.context import USER
 from service.db.connection import Connection
+from service.http.conditional import etag_of
 from service.http.field_errors import field_error
 from service.http.problems import NOT_FOUND, Problem, invalid_fields
 from service.http.requests import json_response
@@ -80,7 +81,7 @@ def no_such(pointer: str, what: str) -> Problem:
 
 def render_row(schema: Schema, row: asyncpg.Record, *, location: str | None = None) -> web.Response:
     """Render a row with its version as a strong ETag; with a location, it was created."""
-    headers = {"ETag": f'"{row["version"]}"'}
+    headers = {"ETag": etag_of(row["version"])}
     if location is not None:
         headers["Location"] = location
     return json_response(schema.dump(row), status=201 if location else 200, headers=headers)

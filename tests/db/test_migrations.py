@@ -17,6 +17,7 @@ import pytest
 
 from service.db import migrations
 from service.exceptions import StartError
+from service.http.fields import fold_email
 from service.settings import Database
 from tests.support.factories import PASSWORD
 from tests.support.locks import WAITING
@@ -454,6 +455,56 @@ def test_deletions_in_progress_are_migrated_with_who_requested_them(database: Da
     with connect(database) as conn:
         rows = conn.execute("select email, deleted_by_admin from users order by email").fetchall()
     assert rows == [("admin", True), ("owner", False), ("owner last", False)]
+
+
+ADD_FOLDED = """
+    insert into users (id, email, email_folded, name) values (gen_random_uuid(), %s, %s, '')
+"""
+# The form in which migration 0001 says that emails are compared.
+EMAILS = {
+    "Ada@straße.example": "ada@strasse.example",
+    "γιώργος@κόσμος.example": "γιώργοσ@κόσμοσ.example",
+    "Weiß@weiß.example": "weiss@weiss.example",
+    "weiß@plain.example": "weiss@plain.example",
+    "mıke@plain.example": "mıke@plain.example",
+}
+
+
+def test_emails_are_migrated_to_the_form_that_the_service_compares(database: Database) -> None:
+    while migrations.roll_back(database, 1) != ["0021.tell-domains-apart"]:
+        pass
+    with connect(database) as conn:
+        for email, folded in EMAILS.items():
+            conn.execute(ADD_FOLDED, (email, folded))
+    migrations.apply_pending(database)
+    with connect(database) as conn:
+        rows = dict(conn.execute("select email, email_folded from users").fetchall())
+    assert rows == {email: fold_email(email) for email in EMAILS}
+
+
+def test_previous_version_cannot_register_an_email_twice(database: Database) -> None:
+    with connect(database) as conn:
+        conn.execute(ADD_FOLDED, ("ada@straße.example", fold_email("ada@straße.example")))
+        with pytest.raises(psycopg.errors.UniqueViolation, match="users_email_folded_key"):
+            conn.execute(ADD_FOLDED, ("ada@straße.example", "ada@strasse.example"))
+
+
+def test_emails_that_the_previous_version_cannot_tell_apart_survive_a_rollback(
+    database: Database,
+) -> None:
+    emails = ["ada@straße.example", "ada@strasse.example", "bob@κόσμος.example"]
+    with connect(database) as conn:
+        for email in emails:
+            conn.execute(ADD_FOLDED, (email, fold_email(email)))
+    while migrations.roll_back(database, 1) != ["0021.tell-domains-apart"]:
+        pass
+    with connect(database) as conn:
+        rows = dict(conn.execute("select email, email_folded from users").fetchall())
+    assert rows == {
+        "ada@straße.example": "ada@straße.example",
+        "ada@strasse.example": "ada@strasse.example",
+        "bob@κόσμος.example": "bob@κόσμοσ.example",
+    }
 
 
 def test_missing_schema_is_an_error(empty_database: Database) -> None:

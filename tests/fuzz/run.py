@@ -76,7 +76,7 @@ def serving(directory: Path) -> Iterator[dict[str, str]]:
         "PASSWORD_HASH_ITERATIONS": "1",
         "ADMIN_EMAIL": ADMIN_EMAIL,
         "ADMIN_PASSWORD": secrets.token_urlsafe(24),
-        "PYTHONPATH": str(HERE),
+        "PYTHONPATH": os.pathsep.join([str(HERE), str(ROOT)]),
         "SCHEMATHESIS_HOOKS": "hooks",
         "SHINKEI": str(SHINKEI),
     }

@@ -4,6 +4,7 @@ import asyncio
 import gzip
 import io
 import json
+import re
 
 import pytest
 
@@ -17,9 +18,15 @@ WITHOUT_BODY = {
     "/api/v1/auth/logout",
     "/api/v1/users/{user_id}/reinstate",
     "/api/v1/users/{user_id}/password-reset",
+    "/api/v1/events/{event_id}/dependencies/{cause_id}",
+    "/api/v1/stories/{story_id}/clone",
+    "/api/v1/stories/{story_id}/restore",
+    "/api/v1/worlds/{world_id}/duplicate",
+    # A stream, with limits of its own: see tests/worlds.
+    "/api/v1/worlds/import",
 }
 WITH_BODY = [
-    (route.method, route.path.replace("{user_id}", NO_ONE))
+    (route.method, re.sub("{.*?}", NO_ONE, route.path))
     for route in ROUTES
     if route.method in ("POST", "PUT", "PATCH") and route.path not in WITHOUT_BODY
 ]
@@ -64,7 +71,7 @@ async def test_missing_required_fields_are_named(client: Client) -> None:
         path: {f"#/{name}" for name, field in body.fields.items() if field.required}
         for method, path in WITH_BODY
         for route in ROUTES
-        if (route.method, route.path.replace("{user_id}", NO_ONE)) == (method, path)
+        if (route.method, re.sub("{.*?}", NO_ONE, route.path)) == (method, path)
         and (body := description_of(route.handler).body) is not None
     }
     assert required["/api/v1/auth/login"] == {"#/email", "#/password"}
@@ -103,6 +110,7 @@ CONTENT_TYPES = [
     "multipart/form-data; boundary=x",
     "application/json; charset=utf-16",
     "application/jsonp",
+    "application/json-patch+json",
     "nonsense",
     "",
 ]
@@ -158,51 +166,3 @@ async def test_incomplete_body_times_out(start_app: StartApp) -> None:
     await writer.wait_closed()
     assert received.startswith(b"HTTP/1.1 408 ")
     assert b"\r\nConnection: close\r\n" in received
-
-
-async def test_unknown_content_encoding_is_rejected(client: Client) -> None:
-    account = await register(client)
-    headers = {**account.headers, "Content-Type": "application/json", "Content-Encoding": "foo"}
-    response = await client.patch("/api/v1/users/me", headers=headers, data=b"{}")
-    await assert_problem(response, 415, "unsupported_content_encoding")
-
-
-@pytest.mark.parametrize(
-    "request_bytes",
-    [
-        b"GET / HTTP/1.1\r\n\r\n",
-        b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
-        b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nx",
-        b"GET / HTTP/1.1\nHost: a\n\n",
-        b"nonsense\r\n\r\n",
-    ],
-)
-async def test_malformed_http_is_rejected(client: Client, request_bytes: bytes) -> None:
-    reader, writer = await asyncio.open_connection("127.0.0.1", client.port)
-    writer.write(request_bytes)
-    received = await reader.read()
-    writer.close()
-    await writer.wait_closed()
-    head, _, body = received.partition(b"\r\n\r\n")
-    assert head.split(b" ")[1] == b"400", received
-    assert b"\r\nContent-Type: application/problem+json\r\n" in head
-    problem = json.loads(body)
-    assert problem["code"] == "malformed_request"
-    assert b"\r\nX-Request-ID: " + problem["request_id"].encode() in head
-
-
-async def test_overlong_line_is_rejected(client: Client) -> None:
-    for path, headers in (("/?" + "x" * 10_000, {}), ("/", {"If-Match": "x" * 10_000})):
-        response = await client.get(path, headers=headers)
-        problem = await assert_problem(response, 400, "malformed_request")
-        assert "8190" in problem["detail"]
-
-
-async def test_any_expect_header_is_accepted(client: Client) -> None:
-    """Unknown expectations are ignored, not rejected."""
-    account = await register(client)
-    for expected in ("100-continue", "100-Continue", "the-unexpected"):
-        headers = {**account.headers, "Expect": expected}
-        body = {"name": expected}
-        response = await client.patch("/api/v1/users/me", headers=headers, json=body)
-        assert (await response.json())["name"] == expected

@@ -33,12 +33,13 @@ from service.auth.signing_keys import KEY_RING, KeyRing
 from service.auth.tokens import TOKEN_MAX_LENGTH, TOKEN_TYPE, verify_access_token
 from service.context import SETTINGS
 from service.http.client_ip import client_ip
+from service.http.conditional import check_preconditions
 from service.http.field_errors import escape_pointer
 from service.http.fields import EmailAddress, NewPassword, fold_email
 from service.http.idempotency import replay_first
 from service.http.pages import open_cursor
 from service.http.problems import Problem
-from service.http.requests import LONG_NUMBERS_MAX, check_if_match, load_json, read_query
+from service.http.requests import LONG_NUMBERS_MAX, load_json, read_query
 from service.json_codec import encode, same
 from service.mail.languages import choose_language
 from service.settings import Settings
@@ -80,12 +81,15 @@ def query(text: str, schema: Any = LIST_USERS) -> object:
 
 
 def if_match(text: str) -> None:
-    check_if_match(make_mocked_request("GET", "/", headers={"If-Match": text}), 1)
+    check_preconditions(make_mocked_request("GET", "/", headers={"If-Match": text}), 1)
 
 
 def request_with(name: str, text: str) -> web.Request:
     app = web.Application()
-    app[SETTINGS] = Settings(trusted_proxies=(ip_network("0.0.0.0/0"),))
+    app[SETTINGS] = Settings(
+        trusted_proxies=(ip_network("0.0.0.0/0"),),
+        trusted_proxy_header="Forwarded" if name == "Forwarded" else "X-Forwarded-For",
+    )
     transport = Mock(**{"get_extra_info.return_value": ("10.0.0.1", 1)})
     return make_mocked_request("GET", "/", headers={name: text}, app=app, transport=transport)
 
@@ -156,7 +160,7 @@ FED: dict[str, tuple[int, Callable[[int], Callable[[], object]]]] = {
     "email, local part": (120, lambda n: lambda: EmailAddress().deserialize("é." * (n // 2))),
     "email, ats": (120, lambda n: lambda: EmailAddress().deserialize("@" * n)),
     "email, quotes": (120, lambda n: lambda: EmailAddress().deserialize('"' * n + "@a.com")),
-    "email, folding": (120, lambda n: lambda: fold_email("\u0390" * n)),
+    "email, folding": (120, lambda n: lambda: fold_email("\u0390" * n + "@a.example")),
     "search": (100, lambda n: lambda: has_trigram("ab" + " a" * (n // 2))),
     "JSON, floats": (700, lambda n: lambda: load_json(str([0.1] * n))),
     "JSON, inexact floats": (
@@ -206,6 +210,10 @@ FED: dict[str, tuple[int, Callable[[int], Callable[[], object]]]] = {
     "query, settings": (2000, lambda n: lambda: query("settings=" + "[" * n)),
     "query, cursor": (2000, lambda n: lambda: query("cursor=" + "A" * n)),
     "query, time": (2000, lambda n: lambda: query("created_after=" + "2" * n)),
+    "query, digits of a time": (
+        2000,
+        lambda n: lambda: query("created_after=2026-01-31T12:00:00." + "2" * n),
+    ),
     "query, page size": (2000, lambda n: lambda: query("limit=" + "1" * n)),
     "cursor": (
         2000,
@@ -233,6 +241,16 @@ FED: dict[str, tuple[int, Callable[[int], Callable[[], object]]]] = {
         4000,
         lambda n: lambda: client_ip(request_with("X-Forwarded-For", "1" * n)),
     ),
+    "Forwarded, hops": (
+        4000,
+        lambda n: (
+            lambda: client_ip(request_with("Forwarded", "for=1.1.1.1," * (n // 12) + "for=1"))
+        ),
+    ),
+    "Forwarded, one hop": (
+        4000,
+        lambda n: lambda: client_ip(request_with("Forwarded", "a=1;" * (n // 4))),
+    ),
     "User-Agent": (4000, lambda n: lambda: user_agent(request_with("User-Agent", "é" * n))),
     "Idempotency-Key": (4000, lambda n: lambda: idempotency_key("a" * (n - 1) + " ")),
     "Accept-Language, ranges": (4000, lambda n: lambda: choose_language("a," * (n // 2), {"en"})),
@@ -248,7 +266,9 @@ FED: dict[str, tuple[int, Callable[[int], Callable[[], object]]]] = {
         ),
     ),
     "settings, compared nested": (16, lambda n: lambda: same(nested(n), nested(n))),
-    "If-Match": (4000, lambda n: lambda: if_match('W/"' * n)),
+    "If-Match, quotes": (4000, lambda n: lambda: if_match('W/"' * n)),
+    "If-Match, ETags": (4000, lambda n: lambda: if_match('"1", ' * n)),
+    "If-Match, spaces": (4000, lambda n: lambda: if_match('"1"' + " \t," * n + "x")),
 }
 
 

@@ -27,7 +27,7 @@ CALLS = (
     # rules, preconditions, locks
     "require_acceptable",
     "require_own",
-    "check_if_match",
+    "check_preconditions",
     "keep_an_administrator",
     "_lock_credentials",
     "_check_proof_again",

@@ -11,10 +11,12 @@ from multidict import CIMultiDict
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from service.http.descriptions import description_of
+from service.http.fields import NUMBER_LIMITS
 from service.http.problems import ProblemType
 from service.openapi.document import document
 from service.routes import ROUTES
 from service.settings import Settings
+from tests.support.any_json import LEAST, MOST
 from tests.support.clients import Client
 from tests.support.described import (
     Response,
@@ -76,23 +78,23 @@ def test_every_declared_problem_is_described() -> None:
         if isinstance(kind, ProblemType)
     }
     described = {
-        (int(name.split(".")[0]), code)
+        (int(name.removeprefix("Problem")[:3]), code)
         for name, response in document_of_defaults()["components"]["responses"].items()
-        for code in problem_schema(response)["properties"]["code"]["enum"]
+        for code in response["content"]["application/problem+json"]["examples"]
     }
     # Any path may return these, so the document describes them once in its introduction.
     assert declared - described == {
         (403, "origin_not_allowed"),
         (405, "method_not_allowed"),
+        (414, "target_too_long"),
+        (417, "expectation_failed"),
+        (431, "headers_too_large"),
         (500, "internal_error"),
+        (501, "method_not_implemented"),
+        (501, "transfer_coding_not_implemented"),
         (505, "http_version_not_supported"),
     }
     assert described <= declared
-
-
-def problem_schema(response: dict[str, Any]) -> dict[str, Any]:
-    schema: dict[str, Any] = response["content"]["application/problem+json"]["schema"]
-    return schema
 
 
 def test_request_examples_are_valid() -> None:
@@ -170,10 +172,30 @@ def test_routes_that_accept_an_idempotency_key_say_so() -> None:
     }
 
 
+def test_exact_schema_of_settings_has_the_limits_of_the_service() -> None:
+    """The document gives them in words only, so the tests and the fuzzer have a schema for it."""
+    assert (LEAST, MOST) == NUMBER_LIMITS
+    place = {"$ref": "#/components/schemas/Settings"}
+    valid: list[object] = [0, 1e-15, -(2**53), "a", [None, {"b": True}]]
+    assert not find_invalid(place, {"key": valid})
+    invalid: list[object] = [1e-16, 2**54, "\0", ["\0"], {"\0": 1}]
+    assert all(find_invalid(place, {"key": value}) for value in invalid)
+
+
 def test_minimum_password_length_follows_the_setting() -> None:
     schemas = document(ROUTES, Settings(password_min_length=20))["components"]["schemas"]
     assert schemas["Register"]["properties"]["password"]["minLength"] == 20
     assert schemas["Login"]["properties"]["password"]["minLength"] == 1
+
+
+@pytest.mark.parametrize(("required", "status"), [(False, "201"), (True, "202")])
+def test_registration_has_only_the_response_that_the_setting_chooses(
+    required: bool, status: str
+) -> None:
+    """Clients generated from both would have to tell an account from nothing."""
+    paths = document(ROUTES, Settings(require_email_verification=required))["paths"]
+    responses = paths["/api/v1/auth/register"]["post"]["responses"]
+    assert [each for each in responses if each < "400"] == [status]
 
 
 async def test_document_is_served_with_an_etag(client: Client) -> None:

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from service.exceptions import StartError
-from service.process.server import listen
+from service.process.server import listen, with_bound_port
+from service.settings import load_settings
 
 
 def test_machine_without_the_host_s_kind_of_network_is_not_reported_as_a_wrong_host(
@@ -39,3 +40,11 @@ def test_name_server_that_does_not_respond_is_not_reported_as_a_wrong_host(
 def test_host_that_does_not_exist_is_reported(host: str) -> None:
     with pytest.raises(StartError, match=f"^cannot listen on METRICS_HOST {host}: "):
         listen(host, 0, "METRICS_")
+
+
+def test_links_lead_to_localhost_and_the_bound_port_if_the_host_is_every_interface() -> None:
+    settings = load_settings({"HOST": "0.0.0.0", "PORT": "0"})
+    with listen(settings.host, settings.port) as listener:
+        port = listener.getsockname()[1]
+        bound = with_bound_port(settings, listener)
+    assert bound.public_origin == f"http://localhost:{port}"

@@ -15,13 +15,13 @@ EXAMPLES = [
     ROOT / "README.md",
     ROOT / "CONTRIBUTING.md",
     *sorted((ROOT / "docs").glob("*.md")),
-    *sorted(path for path in (ROOT / "docker").rglob("*") if path.is_file()),
+    *sorted(path for path in (ROOT / "deploy").rglob("*") if path.is_file()),
     *sorted((ROOT / "examples").glob("*.py")),
 ]
 # Variables of the system, Python, OpenTelemetry, neighbouring services and development.
 OTHERS = re.compile(
     "PATH|USER|PYTHONUNBUFFERED|SSL_CERT_FILE|PG_BINDIR|PG_UNICODE_FAST"
-    "|(OTEL|POSTGRES|GF)_[A-Z_]+|ADMIN_PASSWORD|FUZZ_SECONDS|VERSION|REVISION"
+    "|(OTEL|POSTGRES|GF|MP)_[A-Z_]+|ADMIN_PASSWORD|FUZZ_SECONDS|VERSION|REVISION"
     "|FEATURE|MUTANTS|ONLY|PYTHON|ROUNDS|UPGRADE|VENV"
 )
 # A variable that is set (NAME=value, NAME: value, name: NAME) or named in code (`NAME_S`).

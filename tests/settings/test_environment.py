@@ -8,6 +8,7 @@ from service.settings import VARIABLES, Rate, Settings, SettingsError, load_sett
 from tests.support.clients import SECRET_KEY
 
 PASSWORD = "p@ss#w%rd:/?"
+USER_ALONE = "a user without a password, because MAIL_TOKEN_FILE is set"
 EXTERNAL = {"SECRET_KEY": SECRET_KEY}
 
 
@@ -49,14 +50,18 @@ def test_environment_defaults_match_the_settings_class() -> None:
         ),
         ({"DATABASE_URL": "postgresql://u@h/n?foo=bar"}, "DATABASE_URL: unknown option foo"),
         ({"TRUSTED_PROXIES": "10.0.0.0/33"}, "TRUSTED_PROXIES: expected IP addresses or networks"),
-        ({"PUBLIC_ORIGIN": "https://a/path"}, "PUBLIC_ORIGIN: expected an origin such as"),
-        ({"PUBLIC_ORIGIN": "https://::1"}, "PUBLIC_ORIGIN: expected an origin such as"),
-        ({"PUBLIC_ORIGIN": "https://[::1"}, "PUBLIC_ORIGIN: expected an origin such as"),
-        ({"PUBLIC_ORIGIN": "https://[::zz]"}, "PUBLIC_ORIGIN: expected an origin such as"),
-        ({"PUBLIC_ORIGIN": "https://[127.0.0.1]"}, "PUBLIC_ORIGIN: expected an origin such as"),
-        ({"PUBLIC_ORIGIN": "https://a:"}, "PUBLIC_ORIGIN: expected an origin such as"),
-        ({"PUBLIC_ORIGIN": "https://a:0"}, "PUBLIC_ORIGIN: expected an origin such as"),
-        ({"PUBLIC_ORIGIN": "https://a:65536"}, "PUBLIC_ORIGIN: expected an origin such as"),
+        ({"PUBLIC_ORIGIN": "https://a/path"}, "PUBLIC_ORIGIN: expected an origin without a path"),
+        ({"PUBLIC_ORIGIN": "https://a/"}, "PUBLIC_ORIGIN: expected an origin without a path"),
+        ({"PUBLIC_ORIGIN": "https://::1"}, "PUBLIC_ORIGIN: expected an origin without a path"),
+        ({"PUBLIC_ORIGIN": "https://[::1"}, "PUBLIC_ORIGIN: expected an origin without a path"),
+        ({"PUBLIC_ORIGIN": "https://[::zz]"}, "PUBLIC_ORIGIN: expected an origin without a path"),
+        (
+            {"PUBLIC_ORIGIN": "https://[127.0.0.1]"},
+            "PUBLIC_ORIGIN: expected an origin without a path",
+        ),
+        ({"PUBLIC_ORIGIN": "https://a:"}, "PUBLIC_ORIGIN: expected an origin without a path"),
+        ({"PUBLIC_ORIGIN": "https://a:0"}, "PUBLIC_ORIGIN: expected an origin without a path"),
+        ({"PUBLIC_ORIGIN": "https://a:65536"}, "PUBLIC_ORIGIN: expected an origin without a path"),
         ({"CORS_ORIGINS": "http://[::zz]"}, "CORS_ORIGINS: expected origins as browsers"),
         ({"CORS_ORIGINS": "http://a:65536"}, "CORS_ORIGINS: expected origins as browsers"),
         ({"PUBLIC_ORIGIN": "https://a\n.example"}, "PUBLIC_ORIGIN: expected text without control"),
@@ -90,8 +95,8 @@ def test_environment_defaults_match_the_settings_class() -> None:
         ({"DB_CONNECT_TIMEOUT_S": "soon"}, "DB_CONNECT_TIMEOUT_S: expected a number of seconds"),
         ({"DB_CONNECT_TIMEOUT_S": "nan"}, "DB_CONNECT_TIMEOUT_S: expected a number of seconds"),
         ({"MIGRATE_ON_START": "maybe"}, "MIGRATE_ON_START: expected true or false"),
-        ({"THROTTLE_MAIL_PER_IP": "0/h"}, "THROTTLE_MAIL_PER_IP: expected a number of"),
-        ({"THROTTLE_MAIL_PER_IP": "10"}, "THROTTLE_MAIL_PER_IP: expected a number of"),
+        ({"THROTTLE_MAIL_PER_IP": "0/h"}, "THROTTLE_MAIL_PER_IP: expected 1 to 99999 attempts"),
+        ({"THROTTLE_MAIL_PER_IP": "10"}, "THROTTLE_MAIL_PER_IP: expected 1 to 99999 attempts"),
         ({"LOG_LEVEL": "loud"}, "LOG_LEVEL: expected one of debug, info, warning, error"),
         ({"DB_SSLMODE": "on"}, "DB_SSLMODE: expected one of"),
         ({"SECRET_KEY": "short"}, "SECRET_KEY: expected at least 32 bytes"),
@@ -132,6 +137,14 @@ def test_environment_defaults_match_the_settings_class() -> None:
         ({"MAIL_URL": "smtp://"}, "MAIL_URL: expected smtp://"),
         ({"MAIL_URL": "smtp://mail.example:0"}, "MAIL_URL: expected smtp://"),
         ({"MAIL_URL": "smtps://ada:secret@mail.example:99999"}, "MAIL_URL: expected smtp://"),
+        *(
+            (
+                {"MAIL_URL": "smtp://mail.example", "HOST": host},
+                "PUBLIC_ORIGIN: expected an origin without a path, such as https://app.example,"
+                " because links in emails begin with it and HOST is every interface",
+            )
+            for host in ("0.0.0.0", "::", "0", "0:0::0", "::ffff:0.0.0.0")
+        ),
         ({"MAIL_FROM": "nobody"}, "MAIL_FROM: expected a sender such as"),
         ({"MAIL_FROM": "a@one.example, b@two.example"}, "MAIL_FROM: expected a sender"),
         ({"MAIL_FROM": "a@one.example\r\nBcc: b@two.example"}, "MAIL_FROM: expected text without"),
@@ -142,6 +155,16 @@ def test_environment_defaults_match_the_settings_class() -> None:
         ({"MAIL_EHLO": "[2001:db8::7]"}, "MAIL_EHLO: expected"),
         ({"MAIL_TEMPLATES_DIR": "/nonexistent"}, "MAIL_TEMPLATES_DIR: expected the path"),
         ({"DB_PASS_FILE": "/nonexistent"}, "DB_PASS_FILE: expected the path of a file"),
+        ({"MAIL_TOKEN_FILE": "/nonexistent"}, "MAIL_TOKEN_FILE: expected the path of a file"),
+        ({"MAIL_TOKEN_FILE": __file__}, f"MAIL_URL: expected {USER_ALONE}"),
+        (
+            {"MAIL_TOKEN_FILE": __file__, "MAIL_URL": "smtps://mail.example"},
+            f"MAIL_URL: expected {USER_ALONE}",
+        ),
+        (
+            {"MAIL_TOKEN_FILE": __file__, "MAIL_URL": "smtps://ada:secret@mail.example"},
+            f"MAIL_URL: expected {USER_ALONE}",
+        ),
     ],
 )
 def test_wrong_value_is_reported_in_one_line_that_names_the_variable(
@@ -189,13 +212,31 @@ def test_public_origin_may_be_an_ipv6_literal(origin: str) -> None:
     ("host", "origin"),
     [
         ("::1", "http://[::1]:8080"),
-        ("::", "http://[::]:8080"),
+        ("::ffff:127.0.0.1", "http://[::ffff:127.0.0.1]:8080"),
         ("fe80::1%eth0", "http://[fe80::1%25eth0]:8080"),
         ("app.example", "http://app.example:8080"),
     ],
 )
 def test_default_origin_has_an_ipv6_host_in_brackets(host: str, origin: str) -> None:
     assert load_settings({"HOST": host}).public_origin == origin
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "0"])
+def test_default_origin_is_localhost_if_the_host_is_every_interface(host: str) -> None:
+    assert load_settings({"HOST": host}).public_origin == "http://localhost:8080"
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost", "192.0.2.1", "app.example"])
+def test_public_origin_is_optional_if_the_host_is_one_interface(host: str) -> None:
+    settings = load_settings({"MAIL_URL": "smtp://mail.example", "HOST": host})
+    assert host in settings.public_origin
+
+
+def test_audience_of_tokens_is_their_issuer_by_default() -> None:
+    settings = load_settings({"TOKEN_ISSUER": "https://accounts.example"})
+    assert settings.token_audience == "https://accounts.example"
+    settings = load_settings({"TOKEN_ISSUER": "a", "TOKEN_AUDIENCE": "b"})
+    assert (settings.token_issuer, settings.token_audience) == ("a", "b")
 
 
 @pytest.mark.parametrize("sender", ["a@b", "J. Doe <a@b.example>", '"Éditions, B" <a@b.example>'])
@@ -211,6 +252,21 @@ def test_ehlo_name_is_accepted(name: str) -> None:
 def test_empty_variable_counts_as_unset() -> None:
     for empty in ("", " ", "\n"):
         assert load_settings(dict.fromkeys(VARIABLES, empty)) == load_settings({})
+
+
+@pytest.mark.parametrize("name", ["DB_PORT", "METRICS_PORT"])
+@pytest.mark.parametrize("link", ["tcp://10.0.0.1:5432", "udp://[fd00::1]:53"])
+def test_link_to_a_service_of_the_same_name_counts_as_unset(name: str, link: str) -> None:
+    """Kubernetes and Docker set it in containers next to a service called db or metrics."""
+    database = {**EXTERNAL, "DB_HOST": "h", "DB_NAME": "n", "DB_USER": "u"}
+    for environ in ({}, database):
+        assert load_settings({**environ, name: link}) == load_settings(environ)
+
+
+@pytest.mark.parametrize("link", ["tcp://db:5432", "http://10.0.0.1:5432", "tcp://10.0.0.1"])
+def test_port_that_is_no_such_link_is_refused(link: str) -> None:
+    with pytest.raises(SettingsError, match="METRICS_PORT: expected a whole number"):
+        load_settings({"METRICS_PORT": link})
 
 
 # Values of the variables that have no default to write down.
@@ -229,10 +285,12 @@ SAMPLES = {
     "DB_TARGET_SESSION_ATTRS": "read-write",
     "DB_USER": "u",
     "MAIL_TEMPLATES_DIR": "/tmp",
+    "MAIL_TOKEN_FILE": __file__,
     "MAIL_URL": "smtp://mail.example",
     "MIGRATE_ON_START": "true",
     "PUBLIC_ORIGIN": "https://app.example",
     "SECRET_KEY": SECRET_KEY,
+    "TOKEN_AUDIENCE": "https://api.example",
     "TRUSTED_PROXIES": "10.0.0.0/8",
 }
 
@@ -242,6 +300,8 @@ def with_sample(name: str, form: str = "{}") -> dict[str, str]:
     value = SAMPLES.get(name) or VARIABLES[name].default_text.strip("`")
     assert value, f"{name} has no default: add a value to SAMPLES"
     needed = {"SECRET_KEY": SECRET_KEY, "DB_HOST": "h", "DB_NAME": "n", "DB_USER": "u"}
+    if name == "MAIL_TOKEN_FILE":
+        needed["MAIL_URL"] = "smtps://relay@mail.example"
     return {**needed, name: form.format(value)}
 
 

@@ -1,6 +1,7 @@
 """A mailbox behind a real SMTP server, and helpers to inspect the outbox."""
 
 import asyncio
+import base64
 import dataclasses
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -22,6 +23,7 @@ from tests.support.waiting import eventually
 LINK = "https://app.example/verify#token=the-canary-in-the-link"
 TO = "ada@example.com"
 VALUES = {"name": "Ada", "link": LINK, "date": "2030-01-31 12:00 UTC", "minutes": "30"}
+OAUTH_USER = "relay=a,b@example.com"
 USER, PASSWORD = "relay@example.com", "the canary p@ss:word"
 
 
@@ -107,6 +109,36 @@ class Mailbox:
                 )
             )
         return self.answers.get(".", "250 taken")
+
+
+@dataclasses.dataclass
+class TokenMailbox(Mailbox):
+    """A mailbox that OAUTH_USER signs in to with ``token``, an OAuth access token.
+
+    ``replies`` holds what clients respond to the challenge that says why a token is refused.
+    """
+
+    token: str = "the-canary-token"
+    replies: list[bytes] = dataclasses.field(default_factory=list)
+
+    async def auth_XOAUTH2(self, server: SMTP, args: list[str]) -> AuthResult:  # noqa: N802
+        wanted = f"user={OAUTH_USER}\1auth=Bearer {self.token}\1\1"
+        return await self._check(server, args, wanted)
+
+    async def auth_OAUTHBEARER(self, server: SMTP, args: list[str]) -> AuthResult:  # noqa: N802
+        assert server.transport is not None
+        host, port = server.transport.get_extra_info("sockname")
+        user = OAUTH_USER.replace("=", "=3D").replace(",", "=2C")
+        wanted = f"n,a={user},\1host={host}\1port={port}\1auth=Bearer {self.token}\1\1"
+        return await self._check(server, args, wanted)
+
+    async def _check(self, server: SMTP, args: list[str], wanted: str) -> AuthResult:
+        if base64.b64decode(args[1]).decode() == wanted:
+            return AuthResult(success=True)
+        reply = await server.challenge_auth('{"status":"401","schemes":"bearer"}')
+        assert isinstance(reply, bytes)
+        self.replies.append(reply)
+        return AuthResult(success=False, handled=False)
 
 
 @asynccontextmanager

@@ -100,9 +100,9 @@ async def test_clients_cannot_create_series(client: Client, registry: CollectorR
         await client.request(method, "/nothing")
     assert series(registry) == before
     requests = "shinkei_http_requests_total"
-    unmatched = {"route": "unmatched", "status": "404"}
-    assert value(registry, requests, method="GET", **unmatched) == 41
-    assert value(registry, requests, method="other", **unmatched) == 5
+    unmatched = {"route": "unmatched"}
+    assert value(registry, requests, method="GET", status="404", **unmatched) == 41
+    assert value(registry, requests, method="other", status="501", **unmatched) == 5
 
 
 async def test_preflights_are_counted_separately_from_unmatched_requests(
@@ -309,7 +309,7 @@ async def test_dashboard_and_alerts_use_only_exported_metrics(
     exported = {name for name, _ in samples}
     assert "shinkei_process_open_fds" in exported
     for file in ("grafana/dashboards/shinkei.json", "prometheus/alerts.yaml"):
-        named = set(re.findall(r"\bshinkei_\w+", (ROOT / "docker" / file).read_text()))
+        named = set(re.findall(r"\bshinkei_\w+", (ROOT / "deploy" / file).read_text()))
         assert named
         assert named <= exported
 

@@ -309,5 +309,6 @@ def test_missing_extra_is_reported_in_one_line(tmp_path: Path) -> None:
     result = run_python(code, cwd=tmp_path, TRACES="true")
     assert result.returncode == 2
     assert result.stderr == (
-        "shinkei: TRACES: expected the extra to be installed: pip install shinkei[otel]\n"
+        "shinkei: TRACES: expected the extra otel to be installed; in a checkout:"
+        " pip install '.[otel]'\n"
     )

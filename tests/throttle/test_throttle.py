@@ -136,6 +136,14 @@ async def test_replicas_share_limits(start_app: StartApp) -> None:
         await assert_limited(await sign_in(replica, "ADA@example.com", HOME))
 
 
+async def test_limit_of_an_account_follows_what_counts_as_its_email(start_app: StartApp) -> None:
+    client = await start_app(throttle_sign_in_per_account=FEW)
+    for spelling in ("ada@straße.example", "ADA@xn--strae-oqa.example", "ada@STRAẞE.example"):
+        assert (await sign_in(client, spelling, HOME)).status == 401
+    await assert_limited(await sign_in(client, "ada@straße.example", HOME))
+    assert (await sign_in(client, "ada@strasse.example", HOME)).status == 401
+
+
 async def test_burst_lets_exactly_the_limit_through(start_app: StartApp) -> None:
     client = await start_app(throttle_sign_in_per_account=Rate(7, 3600))
     responses = await asyncio.gather(

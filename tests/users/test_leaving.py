@@ -22,6 +22,28 @@ async def delete(client: Client, account: Account) -> dict[str, Any]:
     return body
 
 
+@pytest.mark.parametrize(("method", "path"), [("DELETE", ME), ("POST", f"{ME}/deletion")])
+async def test_account_can_be_deleted_with_either_method(
+    client: Client, method: str, path: str
+) -> None:
+    account = await register(client)
+    response = await client.request(
+        method, path, json={"password": PASSWORD}, headers=account.headers
+    )
+    assert (response.status, list(await response.json())) == (202, ["purge_at"])
+    await assert_problem(await client.get(ME, headers=account.headers), 401, "invalid_token")
+    assert await sign_in(client, account) == 200
+
+
+async def test_deletion_by_post_needs_the_password(client: Client) -> None:
+    account = await register(client)
+    response = await client.post(
+        f"{ME}/deletion", json={"password": "not the password of it"}, headers=account.headers
+    )
+    await assert_problem(response, 403, "wrong_password")
+    assert (await client.get(ME, headers=account.headers)).status == 200
+
+
 async def sign_in(client: Client, account: Account) -> int:
     credentials = {"email": account.profile["email"], "password": PASSWORD}
     return (await client.post("/api/v1/auth/login", json=credentials)).status

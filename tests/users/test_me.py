@@ -89,6 +89,33 @@ async def test_patch_merges_settings_and_put_replaces_them(client: Client) -> No
 
 
 @pytest.mark.parametrize("method", ["PATCH", "PUT"])
+async def test_empty_text_of_an_llm_setting_is_stored_as_null(client: Client, method: str) -> None:
+    account = await register(client)
+    keys = ("llm_provider", "llm_model", "llm_base_url")
+    for values in (dict.fromkeys(keys, "https://llm.example"), dict.fromkeys(keys, "")):
+        response = await client.request(
+            method, ME, headers=account.headers, json={"settings": values}
+        )
+        assert response.status == 200, await response.text()
+    assert (await response.json())["settings"] == dict.fromkeys(keys)
+    assert response.headers["ETag"] == '"3"'
+
+
+async def test_llm_settings_may_be_null(client: Client) -> None:
+    account = await register(client)
+    settings = {"llm_provider": None, "llm_model": None, "llm_base_url": None}
+    response = await client.put(ME, headers=account.headers, json={"settings": settings})
+    assert (await response.json())["settings"] == settings
+
+
+async def test_empty_text_of_other_settings_stays(client: Client) -> None:
+    account = await register(client)
+    settings = {"mine": "", "of": {"llm_model": ""}}
+    response = await client.patch(ME, headers=account.headers, json={"settings": settings})
+    assert (await response.json())["settings"] == settings
+
+
+@pytest.mark.parametrize("method", ["PATCH", "PUT"])
 async def test_true_differs_from_1(client: Client, method: str) -> None:
     """Python treats them as equal. The order of keys does not matter."""
     account = await register(client)
@@ -129,7 +156,7 @@ async def test_if_match_on_several_lines_is_one_list(client: Client) -> None:
     assert response.status == 200
 
 
-@pytest.mark.parametrize("tag", ['"2"', 'W/"1"', "1", '"1'])
+@pytest.mark.parametrize("tag", ['"2"', 'W/"1"'])
 async def test_if_match_rejects_any_other_version(client: Client, tag: str) -> None:
     account = await register(client)
     headers = {**account.headers, "If-Match": tag}
@@ -166,7 +193,7 @@ INVALID_SETTINGS: list[tuple[Any, str]] = [
     ({"language": 7}, "#/settings/language"),
     ({"language": "English!"}, "#/settings/language"),
     ({"ui_theme": "pink"}, "#/settings/ui_theme"),
-    ({"llm_provider": ""}, "#/settings/llm_provider"),
+    ({"llm_provider": "x" * 201}, "#/settings/llm_provider"),
     ({"llm_model": ["a"]}, "#/settings/llm_model"),
     ({"llm_base_url": "javascript:alert(1)"}, "#/settings/llm_base_url"),
     ({"llm_base_url": 5}, "#/settings/llm_base_url"),

@@ -47,6 +47,40 @@ async def test_email_is_unique_regardless_of_case(client: Client, first: str, se
     await assert_problem(response, 409, "email_taken")
 
 
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("ada@straße.example.com", "ada@strasse.example.com"),
+        ("ada@κόσμος.example.com", "ada@κόσμοσ.example.com"),
+        ("ada@xn--strae-oqa.example.com", "ada@STRASSE.example.com"),
+    ],
+)
+async def test_domains_that_dns_tells_apart_are_different_emails(
+    client: Client, first: str, second: str
+) -> None:
+    await register(client, email=first)
+    account = await register(client, email=second)
+    assert account.profile["email"] == second.lower()
+
+
+@pytest.mark.parametrize(
+    ("registered", "typed"),
+    [
+        ("ada@straße.example.com", "ADA@xn--strae-oqa.example.com"),
+        ("ada@xn--strae-oqa.example.com", "ada@STRAßE.example.com"),
+        ("ada@straße.example.com", "ada@STRAẞE.example.com"),
+        ("ada@κόσμοσ.example.com", "ada@ΚΌΣΜΟΣ.example.com"),
+        ("γιώργος@example.com", "ΓΙΏΡΓΟΣ@example.com"),
+    ],
+)
+async def test_email_is_found_by_every_spelling(
+    client: Client, registered: str, typed: str
+) -> None:
+    account = await register(client, email=registered)
+    credentials = {"email": typed, "password": account.password}
+    assert (await client.post("/api/v1/auth/login", json=credentials)).status == 200
+
+
 async def test_dotless_i_is_a_different_letter(client: Client) -> None:
     await register(client, email="mike@example.com")
     account = await register(client, email="mıke@example.com")

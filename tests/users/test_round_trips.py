@@ -5,9 +5,11 @@ import string
 import unicodedata
 
 import pytest
+from email_validator import validate_email
 from hypothesis import given
 from hypothesis import strategies as st
 
+from service.http.fields import EmailAddress, fold_email
 from tests.support.clients import Client
 from tests.support.factories import PASSWORD, assert_problem, pointers, register
 
@@ -70,6 +72,20 @@ async def test_email_signs_in_regardless_of_case(client: Client, parts: tuple[st
     assert response.status == 200, await response.text()
     taken = await client.post(REGISTER, json=shouted)
     await assert_problem(taken, 409, "email_taken")
+
+
+_SPELLINGS = ["straße", "Strasse", "STRAẞE", "κόσμος", "κόσμοσ", "ΚΌΣΜΟΣ", "mıke", "mike", "İ"]
+
+
+def test_emails_are_equal_if_their_folded_local_parts_and_a_labels_are() -> None:
+    folded: dict[tuple[str, str | None], set[str]] = {}
+    for local, label in itertools.product(_SPELLINGS, _SPELLINGS):
+        email = f"{local}@{label}.example"
+        a_labels = validate_email(email, check_deliverability=False).ascii_domain
+        equal = unicodedata.normalize("NFC", local.casefold()), a_labels
+        folded.setdefault(equal, set()).add(fold_email(EmailAddress().deserialize(email)))
+    assert all(len(forms) == 1 for forms in folded.values()), folded
+    assert len(set().union(*folded.values())) == len(folded)
 
 
 _wrong = st.sampled_from(list(' ()<>[]:;,\\"\0\x1f\x7f\u202e\u200b\ud800'))

@@ -41,25 +41,33 @@ async def fill(conn: Any, world: World, count: int = 25) -> None:
     await conn.execute(
         f"""
         with added_events as (
-            insert into world_events (id, world_id, t, type, summary, tags, search)
-            select gen_random_uuid(), $1, n, 'minor', '', '{{}}', '' from generate_series(1, {count}) n
+            insert into world_events (id, world_id, t, type, summary, tags)
+            select gen_random_uuid(), $1, n, 'minor', '', '{{}}' from generate_series(1, {count}) n
             returning id, t
         ), causes as (
             insert into event_causes (world_id, event_id, cause_id)
             select $1, one.id, other.id from added_events one join added_events other
                 on other.t = one.t - 1
         ), added_stories as (
-            insert into stories (id, world_id, title, status, mode, pov_type, tags, search)
-            select gen_random_uuid(), $1, '', 'draft', 'manual', 'third', '{{}}', ''
+            insert into stories (id, world_id, title, status, mode, pov_type, tags)
+            select gen_random_uuid(), $1, '', 'draft', 'manual', 'third', '{{}}'
             from generate_series(1, {count})
             returning id
+        ), added_beats as (
+            insert into story_beats (
+                id, world_id, story_id, order_index, content, words, characters, type,
+                world_event_id, generated_by
+            )
+            select gen_random_uuid(), $1, added_stories.id, 1, '', 0, 0, 'scene', added_events.id,
+                'user'
+            from added_stories, added_events where t = 1
+            returning id
+        ), added_words as (
+            insert into event_words (id, world_id, words) select id, $1, '' from added_events
+        ), more_words as (
+            insert into story_words (id, world_id, words) select id, $1, '' from added_stories
         )
-        insert into story_beats (
-            id, world_id, story_id, order_index, content, words, type, world_event_id, generated_by,
-            search
-        )
-        select gen_random_uuid(), $1, added_stories.id, 1, '', 0, 'scene', added_events.id, 'user', ''
-        from added_stories, added_events where t = 1
+        insert into beat_words (id, world_id, words) select id, $1, '' from added_beats
         """,
         world.body["id"],
     )
@@ -102,7 +110,7 @@ async def test_rows_of_a_deleted_world_are_deleted_in_slices(
     assert await count_rows(conn) == NOTHING
     rows = await conn.fetch("select count(*) from deletions group by transaction")
     counts = [row["count"] for row in rows]
-    assert (max(counts), sum(counts)) == (10, 25 + 24 + 25 + 25)
+    assert (max(counts), sum(counts)) == (20, 2 * (25 + 25 + 25) + 24)
 
 
 async def test_only_deleted_worlds_lose_rows(

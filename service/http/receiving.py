@@ -1,0 +1,48 @@
+"""The body of a request while it arrives: how long that may take, and how much may be sent."""
+
+import asyncio
+
+from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
+
+from service.http.problems import BODY_TIMEOUT, CONTENT_TOO_LARGE, MALFORMED_BODY, Problem
+
+# What a client may send for one body: the largest in chunks of one byte, and some more.
+SENT_MAX_RATIO = 8
+
+
+class Receiving:
+    """One body. aiohttp limits neither its time nor the extensions of its chunks."""
+
+    def __init__(self, request: web.Request, timeout_s: float) -> None:
+        self.request = request
+        self.deadline = asyncio.timeout(timeout_s)
+        self.sent_bytes = 0
+        self.sent_max_bytes = SENT_MAX_RATIO * request.client_max_size
+
+    def count(self, data: bytes) -> None:
+        """Count bytes that have arrived, the framing of chunks included. End if it is too much."""
+        if self.request.content.is_eof():
+            return
+        self.sent_bytes += len(data)
+        if self.sent_bytes > self.sent_max_bytes and not self.deadline.expired():
+            self.deadline.reschedule(0)
+
+    async def read(self) -> None:
+        """Read and cache the whole body.
+
+        Raises Problem 408 if that takes too long, 400 if its chunks are invalid, and 413 if it is
+        too large, with or without the framing of its chunks.
+        """
+        if (self.request.content_length or 0) > self.request.client_max_size:
+            raise Problem(CONTENT_TOO_LARGE, close=True)
+        try:
+            async with self.deadline:
+                await self.request.read()
+        except TimeoutError:
+            if self.sent_bytes > self.sent_max_bytes:
+                detail = "The chunks of the body are too small, or their extensions too long."
+                raise Problem(CONTENT_TOO_LARGE, detail, close=True) from None
+            raise Problem(BODY_TIMEOUT, close=True) from None
+        except (web.RequestPayloadError, HttpProcessingError, ConnectionError):
+            raise Problem(MALFORMED_BODY, close=True) from None

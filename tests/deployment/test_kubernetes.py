@@ -1,0 +1,157 @@
+"""The manifests in deploy/kubernetes."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service import __version__
+from service.process.server import stop_timeout_s
+from service.routes import ROUTES
+from service.settings import Settings
+from tests.support.manifests import (
+    DEPLOY,
+    code_blocks,
+    errors_of,
+    image_variables,
+    load_known,
+    read_documents,
+    read_schema,
+)
+
+MANIFESTS = {
+    one["kind"]: one
+    for path in sorted((DEPLOY / "kubernetes").glob("*.yaml"))
+    for one in read_documents(path)
+}
+PODS = {kind: MANIFESTS[kind]["spec"]["template"] for kind in ("Deployment", "Job")}
+SERVICE_CONTAINER = PODS["Deployment"]["spec"]["containers"][0]
+
+
+def errors_in(manifest: dict[str, Any]) -> list[str]:
+    definitions = read_schema("kubernetes")["$defs"]
+    [name] = (
+        name
+        for name, schema in definitions.items()
+        if name.endswith(f".{manifest['kind']}")
+        and manifest["apiVersion"] in schema["properties"]["apiVersion"]["enum"]
+    )
+    return errors_of(manifest, {"$ref": f"#/$defs/{name}", "$defs": definitions})
+
+
+def settings_of(pod: dict[str, Any], tmp_path: Path) -> Settings:
+    """Load the settings of a pod's container, with a file for the password."""
+    password = tmp_path / "db_pass"
+    password.write_text("a password")
+    [container] = pod["spec"]["containers"]
+    secrets = {one["name"]: "smtp://mail.internal" for one in container["env"]}
+    del secrets["SECRET_KEY"]
+    variables = {**image_variables(), **MANIFESTS["ConfigMap"]["data"], **secrets}
+    return load_known(variables, DB_PASS_FILE=str(password))
+
+
+def labels(kind: str) -> dict[str, str]:
+    found: dict[str, str] = PODS[kind]["metadata"]["labels"]
+    return found
+
+
+@pytest.mark.parametrize("kind", MANIFESTS)
+def test_manifest_matches_the_schema_of_kubernetes(kind: str) -> None:
+    assert errors_in(MANIFESTS[kind]) == []
+
+
+def test_misspelt_field_does_not_match_the_schema() -> None:
+    service = {**MANIFESTS["Service"], "spec": {"selectors": {}}}
+    assert len(errors_in(service)) == 1
+
+
+@pytest.mark.parametrize("kind", PODS)
+def test_variables_of_each_pod_are_valid(kind: str, tmp_path: Path) -> None:
+    assert settings_of(PODS[kind], tmp_path).database is not None
+
+
+def test_secret_that_the_guide_creates_has_all_keys() -> None:
+    [command] = (one for one in code_blocks("sh", "Kubernetes") if "create secret" in one)
+    created = re.findall(r"--from-(?:literal|file)=(\w+)", command)
+    needed = {one["valueFrom"]["secretKeyRef"]["key"] for one in SERVICE_CONTAINER["env"]}
+    files = PODS["Deployment"]["spec"]["volumes"][0]["secret"]["items"]
+    assert sorted(created) == sorted(needed | {one["key"] for one in files})
+
+
+@pytest.mark.parametrize("kind", PODS)
+def test_pods_meet_the_restricted_pod_security_standard(kind: str) -> None:
+    pod = PODS[kind]["spec"]
+    [container] = pod["containers"]
+    assert pod["securityContext"]["runAsNonRoot"]
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    assert not pod["automountServiceAccountToken"]
+
+
+@pytest.mark.parametrize("kind", PODS)
+def test_pods_get_no_variables_of_neighbouring_services(kind: str) -> None:
+    assert PODS[kind]["spec"]["enableServiceLinks"] is False
+
+
+def test_job_has_the_image_database_and_user_of_the_deployment() -> None:
+    job, deployment = (PODS[kind]["spec"] for kind in ("Job", "Deployment"))
+    for part in ("image", "envFrom", "volumeMounts", "securityContext"):
+        assert job["containers"][0][part] == deployment["containers"][0][part]
+    for part in ("volumes", "securityContext"):
+        assert job[part] == deployment[part]
+
+
+def test_image_is_this_version() -> None:
+    assert SERVICE_CONTAINER["image"].endswith(f":{__version__}")
+
+
+def test_ports_are_those_that_the_service_listens_on(tmp_path: Path) -> None:
+    settings = settings_of(PODS["Deployment"], tmp_path)
+    ports = {one["name"]: one["containerPort"] for one in SERVICE_CONTAINER["ports"]}
+    assert ports == {"http": settings.port, "metrics": settings.metrics_port}
+
+
+def test_probes_ask_existing_routes() -> None:
+    paths = {route.path for route in ROUTES}
+    for name in ("startupProbe", "livenessProbe", "readinessProbe"):
+        asked = SERVICE_CONTAINER[name]["httpGet"]
+        assert (asked["path"] in paths, asked["port"]) == (True, "http")
+
+
+def test_pods_stop_by_themselves_before_they_are_killed(tmp_path: Path) -> None:
+    grace_s = PODS["Deployment"]["spec"]["terminationGracePeriodSeconds"]
+    assert grace_s > stop_timeout_s(settings_of(PODS["Deployment"], tmp_path)) + 2
+
+
+def test_selectors_match_pods_of_the_deployment_alone() -> None:
+    spread = PODS["Deployment"]["spec"]["topologySpreadConstraints"][0]["labelSelector"]
+    selectors = [
+        MANIFESTS["Service"]["spec"]["selector"],
+        *(MANIFESTS[kind]["spec"]["selector"]["matchLabels"] for kind in ("Deployment",)),
+        MANIFESTS["PodDisruptionBudget"]["spec"]["selector"]["matchLabels"],
+        MANIFESTS["NetworkPolicy"]["spec"]["podSelector"]["matchLabels"],
+        spread["matchLabels"],
+    ]
+    for selector in selectors:
+        assert selector.items() <= labels("Deployment").items()
+        assert not selector.items() <= labels("Job").items()
+
+
+def test_ingress_serves_the_public_origin_from_the_service(tmp_path: Path) -> None:
+    [rule] = MANIFESTS["Ingress"]["spec"]["rules"]
+    origin = settings_of(PODS["Deployment"], tmp_path).public_origin
+    assert f"https://{rule['host']}" == origin
+    backend = rule["http"]["paths"][0]["backend"]["service"]
+    assert backend["name"] == MANIFESTS["Service"]["metadata"]["name"]
+    assert backend["port"]["name"] in {one["name"] for one in MANIFESTS["Service"]["spec"]["ports"]}
+
+
+def test_metrics_are_open_to_prometheus_alone() -> None:
+    for rule in MANIFESTS["NetworkPolicy"]["spec"]["ingress"]:
+        open_to_all = "from" not in rule
+        assert [one["port"] for one in rule["ports"]] == (["http"] if open_to_all else ["metrics"])
