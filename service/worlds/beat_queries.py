@@ -203,6 +203,22 @@ async def list_sizes(conn: Connection, story_id: uuid.UUID) -> list[asyncpg.Reco
     )
 
 
+async def count_most_links(conn: Connection, story_id: uuid.UUID) -> int:
+    """Return how many beats tell of that event of the story of which most tell."""
+    count: int = await conn.fetchval(
+        """
+        select coalesce(max(links), 0) from (
+            select count(*) as links from story_beats where world_event_id in (
+                select world_event_id from story_beats where story_id = $1
+            )
+            group by world_event_id
+        ) as counts
+        """,
+        story_id,
+    )
+    return count
+
+
 async def clone_beats(
     conn: Connection, clone_id: uuid.UUID, copies: dict[uuid.UUID, uuid.UUID]
 ) -> None:

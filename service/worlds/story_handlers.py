@@ -16,7 +16,7 @@ from service.http.idempotency import write_once
 from service.http.problems import Problem
 from service.http.requests import json_response, read_body, read_query
 from service.worlds import beat_queries, queries, schemas, story_queries
-from service.worlds.limits import LIMIT_REACHED, check_limits
+from service.worlds.limits import BEATS_PER_EVENT, LIMIT_REACHED, check_limit, check_limits
 from service.worlds.lists import LIST, dump_with, list_of, respond_with_list
 from service.worlds.rows import (
     WORLD_NOT_FOUND,
@@ -201,6 +201,8 @@ async def _clone(conn: Connection, request: web.Request) -> web.Response:
     )
     assert world is not None  # noqa: S101
     await check_limits(conn, request, "stories", "beats")
+    links = await beat_queries.count_most_links(conn, clone["id"])
+    check_limit(links, BEATS_PER_EVENT, "beats on an event")
     return _render_created(clone)
 
 

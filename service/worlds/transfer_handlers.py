@@ -201,7 +201,7 @@ async def _import_stories(
     conn: Connection, spool: IO[bytes], world_id: uuid.UUID, limit: int
 ) -> list[uuid.UUID]:
     """Insert the stories without their beats, and return their ids in the document's order."""
-    ids = []
+    ids: list[uuid.UUID] = []
     async for batch in _batches(document.read_stories(spool)):
         for at, value in batch:
             check_limit(len(ids) + 1, limit, "stories")

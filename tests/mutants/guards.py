@@ -13,6 +13,8 @@ CALLS = (
     "throttle.refund",
     "require_room",
     "remember_network",
+    "check_limits",
+    "check_limit",
     # audit
     "record",
     "record_unattended",
