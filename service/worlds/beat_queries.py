@@ -104,7 +104,7 @@ INSERT = f"""
     ), indexed as (
         insert into beat_words (id, world_id, words) values ($1, $2, {WORDS})
     )
-"""
+"""  # noqa: S608
 INSERT_AND_RETURN = f"{INSERT} select * from inserted"  # noqa: S608
 INSERT_ONLY = f"{INSERT} select where false"
 

@@ -13,10 +13,10 @@ from service.db.transactions import read, write
 from service.http.conditional import check_preconditions
 from service.http.descriptions import Success, describe
 from service.http.idempotency import write_once
-from service.http.problems import Problem, ProblemType
+from service.http.problems import Problem
 from service.http.requests import read_body, read_query
 from service.worlds import event_queries, queries, schemas
-from service.worlds.limits import EVENTS_PER_WORLD, LIMIT_REACHED, check_limit
+from service.worlds.limits import CAUSES_CYCLE, EVENTS_PER_WORLD, LIMIT_REACHED, check_limit
 from service.worlds.lists import LIST, dump_with, respond_with_list
 from service.worlds.rows import (
     EVENT_NOT_FOUND,
@@ -29,9 +29,6 @@ from service.worlds.rows import (
     render_row,
 )
 
-CAUSES_CYCLE = ProblemType(
-    422, "causes_cycle", "An event cannot be among the causes of its own causes."
-)
 _EVENT = Success("The event.", schemas.EVENT, ("ETag",), schemas.EVENT_EXAMPLE)
 
 

@@ -51,14 +51,8 @@ async def list_worlds(request: web.Request) -> web.StreamResponse:
 )
 async def create_world(request: web.Request) -> web.Response:
     """Create a world."""
-    values = new_world(await read_body(request, schemas.CREATE_WORLD))
+    values = schemas.new_world(await read_body(request, schemas.CREATE_WORLD))
     return await write_once(request, _create, request, values)
-
-
-def new_world(given: dict[str, Any]) -> dict[str, Any]:
-    """Return the values of a new world."""
-    values = {**schemas.NEW_WORLD, **given}
-    return {**values, "laws": {**schemas.NEW_WORLD["laws"], **values["laws"]}}
 
 
 async def _create(conn: Connection, request: web.Request, values: dict[str, Any]) -> web.Response:

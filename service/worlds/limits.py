@@ -13,6 +13,9 @@ LIMIT_REACHED = ProblemType(
     422, "limit_reached", "You have as many worlds, stories, events or beats as one may have."
 )
 Kind: TypeAlias = Literal["worlds", "stories", "beats"]
+CAUSES_CYCLE = ProblemType(
+    422, "causes_cycle", "An event cannot be among the causes of its own causes."
+)
 # Bounds that keep each statement short. Those of an account are settings.
 EVENTS_PER_WORLD = 5_000
 BEATS_PER_STORY = 5_000

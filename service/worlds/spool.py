@@ -4,13 +4,15 @@ import asyncio
 import hashlib
 import logging
 import tempfile
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import IO
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
+from service.context import SETTINGS
 from service.http.codings import StreamDecoder, check_size, coding_of
+from service.http.connections import ClientConnection
 from service.http.problems import (
     BODY_TIMEOUT,
     EMPTY_BODY,
@@ -50,36 +52,46 @@ async def write_spool(spool: IO[bytes], data: bytes) -> None:
         raise Problem(NO_ROOM) from error
 
 
-async def receive(request: web.Request, spool: IO[bytes], max_bytes: int) -> bytes:
+async def receive(request: web.Request, spool: IO[bytes]) -> bytes:
     """Write the body into the spool without its content coding, and return its hash.
 
     Raises Problem 408 if it takes too long, 413 if it is too large, 415 if its coding is unknown,
     and 400 if there is none, if it cannot be decoded, or if the parser would misread it.
     """
-    coding = coding_of(request)
+    connection = request.protocol
+    assert isinstance(connection, ClientConnection)  # noqa: S101
     digest, screen = hashlib.sha256(), Screen()
-    sent = length = 0
     try:
         async with asyncio.timeout(UPLOAD_TIMEOUT_S):
-            decoder = StreamDecoder(coding) if coding else None
-            async for chunk in request.content.iter_chunked(CHUNK_BYTES):
-                sent += len(chunk)
-                for part in decoder.decode(chunk) if decoder else (chunk,):
-                    length += len(part)
-                    check_size(length, sent, max_bytes)
+            with connection.streaming(request):
+                async for part in _decode(request):
                     if fault := screen.find_fault(part):
                         raise Problem(MALFORMED_JSON, fault, close=True)
                     digest.update(part)
                     await write_spool(spool, part)
-            if decoder:
-                decoder.end()
     except TimeoutError:
         raise Problem(BODY_TIMEOUT, close=True) from None
     except (web.RequestPayloadError, HttpProcessingError, ConnectionError):
         raise Problem(MALFORMED_BODY, close=True) from None
-    if not length:
+    if not spool.tell():
         raise Problem(EMPTY_BODY)
     return digest.digest()
+
+
+async def _decode(request: web.Request) -> AsyncIterator[bytes]:
+    """Yield the body without its content coding, in pieces. Raises Problem 400, 413 or 415."""
+    coding = coding_of(request)
+    decoder = StreamDecoder(coding) if coding else None
+    max_bytes = request.app[SETTINGS].world_import_max_bytes
+    sent = length = 0
+    async for chunk in request.content.iter_chunked(CHUNK_BYTES):
+        sent += len(chunk)
+        for part in decoder.decode(chunk) if decoder else (chunk,):
+            length += len(part)
+            check_size(length, sent, max_bytes)
+            yield part
+    if decoder:
+        decoder.end()
 
 
 async def send(spool: IO[bytes]) -> AsyncGenerator[bytes, None]:

@@ -3,10 +3,8 @@
 import asyncio
 from typing import Any
 
-import asyncpg
 import pytest
 
-from service.worlds import queries
 from tests.support.clients import StartApp
 from tests.support.factories import register
 from tests.support.holding import holding
@@ -118,19 +116,3 @@ async def test_nothing_is_added_to_a_world_that_is_deleted_meanwhile(
         ]
     assert deleting.result().status == 204
     assert {task.result().status for task in adding} == {404}
-
-
-async def test_two_replicas_do_not_delete_the_rows_of_one_world(
-    world: World, conn: Any, database: Any
-) -> None:
-    """The second one leaves it to the first, and does not wait."""
-    await world.add_story()
-    await world.delete("")
-    other = await asyncpg.connect(**database.asyncpg_arguments())
-    world_id = world.body["id"]
-    try:
-        async with conn.transaction():
-            assert await queries.delete_slice(conn, world_id, 1)
-            assert not await asyncio.wait_for(queries.delete_slice(other, world_id, 1), 60)
-    finally:
-        await other.close()
