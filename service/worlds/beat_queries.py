@@ -115,7 +115,8 @@ async def insert_beat(
     values: dict[str, Any],
 ) -> asyncpg.Record:
     row = await conn.fetchrow(
-        f"{INSERT} select * from inserted", *_arguments(beat_id, world_id, story_id, values)
+        f"{INSERT} select * from inserted",  # noqa: S608
+        *_arguments(beat_id, world_id, story_id, values),
     )
     assert row is not None  # noqa: S101
     return row
@@ -128,7 +129,7 @@ async def insert_beats(
 ) -> None:
     """Insert beats, each given as its id, its story's and its values."""
     await conn.executemany(
-        f"{INSERT} select id from inserted",
+        f"{INSERT} select id from inserted",  # noqa: S608
         [_arguments(beat_id, world_id, story_id, values) for beat_id, story_id, values in rows],
     )
 
