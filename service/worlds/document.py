@@ -3,7 +3,7 @@
 import math
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from typing import IO, Any, TypeAlias
 
 import asyncpg
@@ -12,7 +12,7 @@ import ijson
 from service.db.connection import Connection
 from service.http.field_errors import escape_pointer, field_error
 from service.http.fields import NUMBER_MAX_CHARS, read_float
-from service.http.problems import EMPTY_BODY, MALFORMED_JSON, Problem, ProblemType, invalid_fields
+from service.http.problems import MALFORMED_JSON, Problem, ProblemType, invalid_fields
 from service.json_codec import encode
 from service.worlds import export_queries, schemas
 
@@ -24,7 +24,7 @@ UNKNOWN_VERSION = ProblemType(
 DEPTH_MAX = 8
 MEMBERS_MAX = 100
 # What the parser raises for what is no JSON, and for an exponent beyond what Decimal takes.
-UNREADABLE = (ijson.JSONError, ArithmeticError, UnicodeDecodeError, ValueError)
+UNREADABLE = (ijson.JSONError, InvalidOperation)
 MEMBERS = ("version", "exported_at", "world", "world_events", "stories")
 _EACH = None
 # Yields the names of an object, without their values.
@@ -59,10 +59,10 @@ def check_outline(file: IO[bytes]) -> None:
 
     400 is for text that is not JSON (RFC 8259, RFC 7493) and for another version, 422 for others.
     """
-    file.seek(0)
-    if not file.read(1):
-        raise Problem(EMPTY_BODY)
     names = [name for name, _ in _walk(file, _NAMES)]
+    # First, because another version may have other members.
+    if "version" in names and read_value(file, "version") != VERSION:
+        raise Problem(UNKNOWN_VERSION)
     for name in names:
         if name not in MEMBERS:
             raise invalid_fields(
@@ -72,8 +72,6 @@ def check_outline(file: IO[bytes]) -> None:
     if missing:
         text = "Missing data for required field."
         raise invalid_fields(*(field_error(f"#/{name}", "required", text) for name in missing))
-    if read_value(file, "version") != VERSION:
-        raise Problem(UNKNOWN_VERSION)
 
 
 def read_value(file: IO[bytes], name: str) -> Any:

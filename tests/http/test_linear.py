@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import io
 import json
 import sys
 import time
@@ -10,6 +11,7 @@ from ipaddress import ip_network
 from types import FrameType
 from typing import Any
 from unittest.mock import Mock
+from uuid import UUID
 
 import pytest
 from aiohttp import web
@@ -44,6 +46,12 @@ from service.json_codec import encode, same
 from service.mail.languages import choose_language
 from service.settings import Settings
 from service.users.schemas import MERGE_PROFILE, REGISTER
+from service.worlds.beat_queries import count_words
+from service.worlds.document import check_outline, read_events
+from service.worlds.schemas import CREATE_EVENT, REORDER_BEATS
+from service.worlds.screen import Screen
+from service.worlds.transfer_handlers import _require_no_cycle
+from tests.support.worlds import NO_ONE
 
 # Steps that twice the input may take, for each step that the input takes.
 GROWTH_MAX = 2.4
@@ -264,6 +272,23 @@ FED: dict[str, tuple[int, Callable[[int], Callable[[], object]]]] = {
         lambda n: (
             lambda: merge_patch({str(i): {} for i in range(n)}, dict.fromkeys(map(str, range(n))))
         ),
+    ),
+    "tags": (1000, lambda n: lambda: CREATE_EVENT.load({"tags": ["x"] * n})),
+    "beat ids": (500, lambda n: lambda: REORDER_BEATS.load({"beat_ids": [NO_ONE] * n})),
+    "words": (4000, lambda n: lambda: count_words("é " * (n // 2))),
+    "causes": (
+        200,
+        lambda n: lambda: _require_no_cycle([(UUID(int=i + 1), UUID(int=i)) for i in range(n)]),
+    ),
+    "document, escapes": (6000, lambda n: lambda: Screen().find_fault(b"\\u0430" * (n // 6))),
+    "document, quotes": (4000, lambda n: lambda: Screen().find_fault(b'"' * n)),
+    "document, brackets": (
+        4000,
+        lambda n: lambda: check_outline(io.BytesIO(b'{"world":' + b"[" * n)),
+    ),
+    "document, rows": (
+        300,
+        lambda n: lambda: list(read_events(io.BytesIO(b'{"world_events":[' + b"{}," * n))),
     ),
     "settings, compared nested": (16, lambda n: lambda: same(nested(n), nested(n))),
     "If-Match, quotes": (4000, lambda n: lambda: if_match('W/"' * n)),

@@ -146,6 +146,7 @@ async def test_missing_members_are_named(importer: Any) -> None:
         problem = await importer(json.dumps(document).encode(), 422, "invalid_fields")
         assert pointers(problem) == {pointer}
         assert problem["errors"][0]["code"] == "required"
+    assert pointers(await importer(b"{}", 422, "invalid_fields")) == {"#/version", "#/world"}
 
 
 @pytest.mark.parametrize("version", ["1.1", "1", 1.0, None, "", ["1.0"], "1.0 "])

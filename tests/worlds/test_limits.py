@@ -139,12 +139,14 @@ async def test_requests_at_the_same_time_do_not_exceed_a_limit_together(
 
 
 async def test_document_with_too_many_rows_is_refused_before_all_are_read(
-    start_app: StartApp, conn: Any
+    start_app: StartApp, conn: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The rows past the limit are invalid, but not looked at."""
     world = await new_world(start_app, stories_per_account=1, beats_per_account=1)
     story, beat = {"title": "x"}, {"content": "x"}
     document = {"version": "1.0", "world": {"name": "x"}}
+    monkeypatch.setattr(transfer_handlers, "EVENTS_PER_WORLD", 1)
+    await refuse(conn, world, IMPORT, {**document, "world_events": [{"id": NO_ONE, **EVENT}, 1]})
     await refuse(conn, world, IMPORT, {**document, "stories": [story, 1]})
     stories = [{**story, "story_beats": [beat, 1]}]
     await refuse(conn, world, IMPORT, {**document, "stories": stories})

@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 
-from service import purge
 from tests.support.clients import Client
 from tests.support.factories import Account, assert_problem, register
 from tests.support.worlds import EXACT_TEXT, WORLDS, World, create_world
@@ -139,46 +138,6 @@ async def test_deleted_world_is_gone_with_all_that_is_in_it(world: World) -> Non
     ):
         await assert_problem(await world.send("GET", path), 404, "not_found")
     assert await world.get(WORLDS) == []
-
-
-async def test_job_deletes_the_rows_of_a_deleted_world(
-    client: Client, world: World, conn: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """In slices, and none of another world."""
-    monkeypatch.setattr(purge, "WORLD_ROWS_AT_ONCE", 1)
-    kept = world._replace(body=await world.post(WORLDS, {"name": "kept"}))
-    for each in (world, kept):
-        cause = await each.add_event()
-        event = await each.add_event(caused_by_ids=[cause["id"]])
-        story = await each.add_story()
-        for _ in range(2):
-            await each.add_beat(story, world_event_id=event["id"])
-    await world.delete("")
-    assert client.app is not None
-    await purge.delete_worlds(client.app)
-    for table in ("world_events", "event_causes", "stories", "story_beats"):
-        owners = {row["world_id"] for row in await conn.fetch(f"select world_id from {table}")}
-        assert owners == {uuid.UUID(kept.body["id"])}
-    assert [each["id"] for each in await conn.fetch("select id from worlds")] == [
-        uuid.UUID(kept.body["id"])
-    ]
-
-
-async def test_purge_of_an_account_deletes_its_worlds(
-    client: Client, account: Account, world: World, conn: Any
-) -> None:
-    kept = await create_world(client, await register(client))
-    story = await world.add_story()
-    await world.add_beat(story)
-    await conn.execute(
-        "update users set status = 'deleting', purge_at = now() where id = $1",
-        account.profile["id"],
-    )
-    assert client.app is not None
-    await purge.purge_accounts(client.app)
-    assert await conn.fetchval("select count(*) from users") == 1
-    assert await conn.fetchval("select count(*) from story_beats") == 0
-    assert (await kept.get(""))["name"] == "Orrery"
 
 
 async def test_repeated_creation_with_a_key_creates_one_world(
