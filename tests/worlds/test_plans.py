@@ -7,7 +7,11 @@ import pytest
 
 from service.db.pool import _set_codecs
 from service.worlds import view_queries
+from tests.support.clients import Client
+from tests.support.factories import Account
 from tests.support.plans import explain_both, nodes, rows_read
+from tests.support.waiting import eventually
+from tests.support.worlds import WORLDS as WORLDS_PATH
 from tests.support.worlds import World
 
 WORLDS, STORIES, BEATS, EVENTS = 40, 4, 60, 30
@@ -90,3 +94,26 @@ async def test_search_finds_the_words_of_one_world_in_an_index(
         indexes = {node.get("Index Name") for node in nodes(plan)}
         assert "beat_words_idx" in indexes
         assert most_beats_read(plan) <= matches
+
+
+async def test_import_reads_no_table_again_and_again(
+    conn: Any, client: Client, account: Account
+) -> None:
+    """PostgreSQL plans the checks of foreign keys once for a session, here for empty tables."""
+    await conn.execute("vacuum analyze")
+    beats = [{"content": "lamp"}] * 300
+    document = {
+        "version": "1.0",
+        "world": {"name": "Orrery"},
+        "stories": [{"title": "One", "story_beats": beats}],
+    }
+    url = f"{WORLDS_PATH}/import"
+    response = await client.post(url, headers=account.headers, json=document)
+    assert response.status == 201
+    read = "select n_tup_ins, seq_tup_read from pg_stat_user_tables where relname = 'story_beats'"
+
+    async def counted() -> Any:
+        row = await conn.fetchrow(read)
+        return row if row["n_tup_ins"] == len(beats) else None
+
+    assert (await eventually(counted))["seq_tup_read"] < len(beats)
