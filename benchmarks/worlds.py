@@ -38,7 +38,10 @@ MIB = 2**20
 ID = "md5('{number}' || {column})::uuid"
 IDS = ("id", "world_id", "story_id", "world_event_id", "event_id", "cause_id")
 EXPLAIN = "analyze, costs off, timing off, summary off, buffers off"
-TABLES = ("worlds", "world_events", "event_causes", "stories", "story_beats")
+TABLES = (
+    *("worlds", "world_events", "event_causes", "stories", "story_beats"),
+    *("event_words", "story_words", "beat_words"),
+)
 
 
 class Client(NamedTuple):

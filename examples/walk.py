@@ -238,6 +238,76 @@ async def change_email(ada: Client, other: Client, mailbox: Mailbox, ada_email: 
     await ada.sign_in(ada_email, SECOND_PASSWORD, "Ada signs in with it.")
 
 
+async def write_a_world(ada: Client) -> None:
+    headline("Ada creates a world, with events on its timeline")
+    api = "/api/v1"
+    world = {"name": "Orrery", "laws": {"physics": "Light is slow."}}
+    world = await ada.send("POST", f"{api}/worlds", 201, "A world of her own.", world)
+    path = f"{api}/worlds/{world['id']}"
+    await ada.send("GET", f"{api}/worlds", 200, "Her worlds, newest first.")
+    await ada.send("GET", path, 200, "The world, with its version.")
+    change = {"chronology_mode": "fragmented"}
+    await ada.send("PUT", path, 200, "Changes only what is sent.", change, If_Match=ada.etag)
+    event = {"t": 2145, "label_time": "Year 2145", "type": "major", "summary": "The sun sets."}
+    sunset = await ada.send("POST", f"{path}/events", 201, "An event.", event)
+    later = {"t": 2146, "type": "minor", "summary": "A lamp goes out."}
+    dark = await ada.send("POST", f"{path}/events", 201, "A later one.", later)
+    await ada.send("GET", f"{path}/events", 200, "The events, by time.")
+    cause = f"{api}/events/{dark['id']}/dependencies/{sunset['id']}"
+    await ada.send("POST", cause, 204, "The first causes the second.")
+    circle = f"{api}/events/{sunset['id']}/dependencies/{dark['id']}"
+    await ada.send("POST", circle, 422, "Causes cannot go round in a circle.")
+    await ada.send("GET", f"{path}/events/dependency-graph", 200, "What causes what.")
+    await ada.send("DELETE", cause, 204, "It does not cause it any more.")
+    for same in (f"{api}/events/{dark['id']}", f"{path}/events/{dark['id']}"):
+        await ada.send("GET", same, 200, "One event.")
+        await ada.send("PUT", same, 200, "Changes it.", {"tags": ["night"]})
+    await write_stories(ada, path, sunset)
+    await ada.send("DELETE", f"{api}/events/{dark['id']}", 204, "Deletes an event.")
+    await ada.send("DELETE", f"{path}/events/{sunset['id']}", 204, "Deletes the other.")
+    await ada.send("DELETE", path, 204, "Deletes the world, with all that is in it.")
+
+
+async def write_stories(ada: Client, path: str, event: dict[str, Any]) -> None:
+    """Write two stories that meet at an event of the world at this path, and copy the world."""
+    headline("Ada writes a story in it, beat by beat")
+    stories = "/api/v1/stories"
+    new = {"title": "The Lamplighter", "tags": ["sea"]}
+    story = await ada.send("POST", f"{path}/stories", 201, "A story.", new)
+    one = f"{stories}/{story['id']}"
+    await ada.send("GET", one, 200, "The story.")
+    await ada.send("PUT", one, 200, "Changes it.", {"status": "active"})
+    body = {"content": "The lamp went out.", "world_event_id": event["id"]}
+    beat = await ada.send("POST", f"{one}/beats", 201, "A beat that tells of an event.", body)
+    other = await ada.send("POST", f"{one}/beats", 201, "Another.", {"content": "It was dark."})
+    order = {"beat_ids": [other["id"], beat["id"]]}
+    await ada.send("POST", f"{one}/beats/reorder", 200, "Puts them in another order.", order)
+    await ada.send("GET", f"{one}/beats", 200, "The beats, in their order.")
+    first = f"{one}/beats/{other['id']}"
+    await ada.send("GET", first, 200, "One of them.")
+    await ada.send("PUT", first, 200, "Changes it.", {"content": "It was very dark."})
+    await ada.send("PATCH", f"{first}/reasoning", 200, "Why it is so.", {})
+    await ada.send("DELETE", first, 204, "Deletes it.")
+    await ada.send("GET", f"{one}/statistics", 200, "How long the story is.")
+    copy = await ada.send("POST", f"{one}/clone", 201, "A copy, which meets the original.")
+
+    headline("Ada looks at the world as a whole, and copies it")
+    await ada.send("GET", f"{path}/timeline", 200, "The events, and the stories that meet there.")
+    await ada.send("GET", f"{path}/intersections", 200, "The same, by pairs of stories.")
+    await ada.send("GET", f"/api/v1/events/{event['id']}/beats", 200, "What tells of an event.")
+    await ada.send("GET", f"{path}/search?q=lamp", 200, "Where the word occurs.")
+    await ada.send("GET", f"{path}/stories", 200, "The stories, latest change first.")
+    await ada.send("GET", f"{path}/stories/tags", 200, "Their tags.")
+    two = f"{stories}/{copy['id']}"
+    await ada.send("DELETE", two, 204, "Archives the copy.")
+    await ada.send("GET", f"{path}/stories/archived", 200, "It is here now.")
+    await ada.send("POST", f"{two}/restore", 200, "Restores it, as a draft.")
+    await ada.send("DELETE", f"{two}?force=true", 204, "Deletes it.")
+    document = await ada.send("GET", f"{path}/export", 200, "The whole world as one document.")
+    await ada.send("POST", "/api/v1/worlds/import", 201, "A new world from it.", document)
+    await ada.send("POST", f"{path}/duplicate", 201, "Both in one step.")
+
+
 async def leave(ada: Client, ada_email: str) -> None:
     headline("Ada takes her data with her and deletes her account")
     await ada.send("GET", "/api/v1/users/me/export", 200, "All data about the account.")
@@ -309,6 +379,7 @@ async def walk(url: str, mail_dir: Path, admin_email: str, admin_password: str) 
         await use_sessions(ada, other, ada_email)
         await change_password(ada, other, mailbox, ada_email)
         await change_email(ada, other, mailbox, ada_email)
+        await write_a_world(ada)
         await leave(ada, ada_email)
         if admin_password:
             headline("The administrator that shinkei create-admin has created")

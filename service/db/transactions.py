@@ -153,6 +153,16 @@ async def own_plans(conn: Connection) -> AsyncIterator[None]:
         yield
 
 
+async def plan_for_many_rows(conn: Connection) -> None:
+    """Have the rest of the transaction look up rows in indexes, however small tables have been.
+
+    PostgreSQL plans the check of a foreign key once for a session. If the table was small then,
+    each check would read the whole of it, while many rows are being inserted.
+    """
+    await conn.execute("discard plans")
+    await conn.execute("set local enable_seqscan = off")
+
+
 @asynccontextmanager
 async def _acquire(
     app: web.Application, purpose: Callable[..., object], *, writes: bool = False

@@ -9,7 +9,7 @@ from aiohttp import web
 
 from service.context import USER
 from service.db.connection import Connection
-from service.db.transactions import read, write
+from service.db.transactions import plan_for_many_rows, read, write
 from service.http.conditional import check_preconditions
 from service.http.descriptions import Success, describe
 from service.http.idempotency import write_once
@@ -190,6 +190,7 @@ async def _clone(conn: Connection, request: web.Request) -> web.Response:
     )
     copies: dict[uuid.UUID, uuid.UUID] = {}
     characters = 0
+    await plan_for_many_rows(conn)
     for beat in sizes:
         copies[beat["id"]] = uuid_utils.uuid7()
         characters += beat["characters"]

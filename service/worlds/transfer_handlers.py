@@ -13,6 +13,7 @@ from aiohttp import web
 from service.audit.events import record
 from service.context import SETTINGS, USER
 from service.db.connection import Connection
+from service.db.transactions import plan_for_many_rows
 from service.http.descriptions import Success, describe
 from service.http.idempotency import BODY_DIGEST, find_stored_response, write_once
 from service.http.problems import RETRY_SOON, Problem, ProblemType
@@ -158,6 +159,7 @@ async def _import(
 ) -> web.Response:
     """Insert the world of a document that is checked, with ``changed`` values."""
     user_id, world_id = request[USER]["id"], uuid_utils.uuid7()
+    await plan_for_many_rows(conn)
     await queries.insert_world(conn, world_id, user_id, {**plan.world, **changed})
     async for events in batches(plan.events(spool)):
         await event_queries.insert_events(conn, world_id, events)

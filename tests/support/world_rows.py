@@ -2,7 +2,10 @@
 
 from typing import Any
 
-TABLES = ("worlds", "world_events", "event_causes", "stories", "story_beats")
+TABLES = (
+    *("worlds", "world_events", "event_causes", "stories", "story_beats"),
+    *("event_words", "story_words", "beat_words"),
+)
 
 
 async def count_rows(conn: Any) -> dict[str, int]:

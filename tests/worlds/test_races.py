@@ -16,13 +16,13 @@ from tests.support.clients import Client
 from tests.support.factories import Account, assert_problem
 from tests.support.holding import holding
 from tests.support.steps import delete_account, send
-from tests.support.world_rows import count_rows, worlds_with_wrong_counts
+from tests.support.world_rows import TABLES, count_rows, worlds_with_wrong_counts
 from tests.support.worlds import World, create_world
 
 # Whoever writes in a world waits for this.
 LOCK = "select from worlds where id = $1 for update"
 ROUNDS = 20
-NOTHING = {"worlds": 0, "world_events": 0, "event_causes": 0, "stories": 0, "story_beats": 0}
+NOTHING = dict.fromkeys(TABLES, 0)
 
 
 @pytest.fixture
