@@ -32,6 +32,7 @@ THIRD_PASSWORD = "weaves flowers and leaves too"
 
 # Routes for other programs, and for people with a browser.
 PUBLIC = {
+    "/": "A page that says what runs here.",
     "/health/startup": "The service has been ready once.",
     "/health/live": "The process runs.",
     "/health/ready": "It can serve: the database responds.",

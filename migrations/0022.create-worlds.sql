@@ -7,9 +7,10 @@
 -- world and updates its count, so limits need no counting, and rules across rows of a world hold.
 -- A world is deleted by setting deleted_at; a job deletes its rows later, in slices.
 --
--- search holds the words of a row, in the text-search configuration of its world. The configuration
--- is text, not regconfig, because pg_upgrade refuses columns of that type. btree_gin makes one index
--- of the world and the words, so that a search costs no more if there are many worlds.
+-- The words of events, stories and beats are in tables of their own, so that a change of order does
+-- not index them again. They are split by the text-search configuration of the world. It is text, not
+-- regconfig, because pg_upgrade refuses columns of that type. btree_gin makes one index of the world
+-- and the words, so that a search costs no more if there are many worlds.
 --
 -- The order of beats is unique. The constraint is checked after each statement, so that one statement
 -- can reorder them all.
@@ -53,14 +54,12 @@ create table if not exists world_events (
     location text,
     location_id uuid,
     tags text[] not null,
-    search tsvector not null,
     version integer not null default 1,
     created_at timestamptz not null default now(),
     updated_at timestamptz not null default now(),
     constraint world_events_world_id_id_key unique (world_id, id)
 );
 create index if not exists world_events_world_id_t_id_idx on world_events (world_id, t, id);
-create index if not exists world_events_search_idx on world_events using gin (world_id, search);
 
 create table if not exists event_causes (
     world_id uuid not null,
@@ -91,14 +90,12 @@ create table if not exists stories (
         constraint stories_pov_type_check check (pov_type in ('first', 'third', 'omniscient')),
     tags text[] not null,
     archived_at timestamptz,
-    search tsvector not null,
     version integer not null default 1,
     created_at timestamptz not null default now(),
     updated_at timestamptz not null default now(),
     constraint stories_world_id_id_key unique (world_id, id)
 );
 create index if not exists stories_world_id_updated_at_id_idx on stories (world_id, updated_at, id);
-create index if not exists stories_search_idx on stories using gin (world_id, search);
 
 create table if not exists story_beats (
     id uuid primary key,
@@ -107,6 +104,7 @@ create table if not exists story_beats (
     order_index integer not null,
     content text not null,
     words integer not null,
+    characters integer not null,
     type text not null,
     world_event_id uuid,
     generated_by text not null
@@ -115,7 +113,6 @@ create table if not exists story_beats (
     summary text,
     local_time_label text,
     generation_reasoning text,
-    search tsvector not null,
     version integer not null default 1,
     created_at timestamptz not null default now(),
     updated_at timestamptz not null default now(),
@@ -127,5 +124,27 @@ create table if not exists story_beats (
 );
 create index if not exists story_beats_world_event_id_idx
     on story_beats (world_event_id, story_id) where world_event_id is not null;
+create index if not exists story_beats_story_id_world_event_id_idx
+    on story_beats (story_id, world_event_id) where world_event_id is not null;
 create index if not exists story_beats_world_id_id_idx on story_beats (world_id, id);
-create index if not exists story_beats_search_idx on story_beats using gin (world_id, search);
+
+create table if not exists event_words (
+    id uuid primary key references world_events (id) on delete cascade,
+    world_id uuid not null,
+    words tsvector not null
+);
+create index if not exists event_words_idx on event_words using gin (world_id, words);
+
+create table if not exists story_words (
+    id uuid primary key references stories (id) on delete cascade,
+    world_id uuid not null,
+    words tsvector not null
+);
+create index if not exists story_words_idx on story_words using gin (world_id, words);
+
+create table if not exists beat_words (
+    id uuid primary key references story_beats (id) on delete cascade,
+    world_id uuid not null,
+    words tsvector not null
+);
+create index if not exists beat_words_idx on beat_words using gin (world_id, words);

@@ -1,6 +1,5 @@
 """Assembly of the application: middlewares, cleanup contexts and routes."""
 
-import asyncio
 from typing import TYPE_CHECKING
 
 from aiohttp import web
@@ -30,7 +29,7 @@ from service.settings import Settings
 from service.throttle import limits as throttle
 from service.throttle.refunds import refund_failures, refunds_context
 from service.users.handlers import EXPORTS
-from service.worlds.transfer_handlers import TRANSFERS, TRANSFERS_MAX
+from service.worlds.transfer_handlers import TRANSFERS, Transfers
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
@@ -59,7 +58,7 @@ def create_app(settings: Settings, registry: "CollectorRegistry | None" = None) 
     app[RENDERING] = Rendering()
     app[SIGNED_IN] = Coalesced(app, find_signed_in)
     app[EXPORTS] = set()
-    app[TRANSFERS] = asyncio.Semaphore(TRANSFERS_MAX)
+    app[TRANSFERS] = Transfers()
     app.middlewares.extend([refund_failures, request_middleware(app), preflights(settings)])
     app.cleanup_ctx.extend(
         [

@@ -14,7 +14,7 @@ from service.http.descriptions import description_of, is_revalidated
 from service.http.fields import UUID_PATTERN
 from service.http.idempotency import replay_first
 from service.http.requests import UnmetExpectations, meet_expectation
-from service.http.route import SERVED, Route
+from service.http.route import SERVED, Route, spellings
 from service.openapi import handlers as openapi
 from service.recovery import handlers as recovery
 from service.sessions import handlers as sessions
@@ -31,6 +31,7 @@ from service.worlds import view_handlers as views
 
 ROUTES = (
     # Operation
+    Route("GET", "/", docs.home, anyone),
     Route("GET", "/health", health.ready, anyone),
     Route("GET", "/health/live", health.live, anyone),
     Route("GET", "/health/ready", health.ready, anyone),
@@ -161,14 +162,14 @@ ROUTES = (
 
 
 def served(settings: Settings) -> tuple[Route, ...]:
-    """Return all routes, without the docs page if ``settings.docs`` is off."""
+    """Return all routes, without the pages if ``settings.docs`` is off."""
     return tuple(
         route for route in ROUTES if settings.docs or route.handler.__module__ != docs.__name__
     )
 
 
 def add_routes(app: web.Application) -> None:
-    """Register each route with and without a trailing slash; GET routes also serve HEAD.
+    """Register each route in both spellings; GET routes also serve HEAD.
 
     Path parameters that end in ``_id`` match only UUIDs, so ``me`` in ``/users/me`` is never an id.
     """
@@ -182,7 +183,7 @@ def add_routes(app: web.Application) -> None:
             handler = revalidate(handler)
         handler = route.access(app, handler)
         pattern = route.path.replace("_id}", f"_id:{UUID_PATTERN}}}")
-        for path in (pattern, f"{pattern}/"):
+        for path in spellings(pattern):
             if route.method == "GET":
                 app.router.add_get(path, handler, expect_handler=meet_expectation)
             else:

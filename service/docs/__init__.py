@@ -1,1 +1,1 @@
-"""The documentation page at /docs: read the API description and try requests."""
+"""The pages for people: / leads to /docs, which describes the API and tries requests."""

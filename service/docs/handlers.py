@@ -1,6 +1,6 @@
-"""The page at ``/docs`` and its files: our own, and Swagger UI's, bundled in ``swagger_ui/``.
+"""The pages at ``/`` and ``/docs``, and their files: our own and Swagger UI's (``swagger_ui/``).
 
-The page loads nothing from other hosts. Files are cached in memory after their first use. Browsers
+The pages load nothing from other hosts. Files are cached in memory after their first use. Browsers
 cache them too, and revalidate them each time.
 """
 
@@ -10,24 +10,38 @@ from pathlib import Path
 
 from aiohttp import hdrs, web
 
+from service import __version__
 from service.http.codings import accepts_gzip
 from service.http.descriptions import describe_file
 from service.http.responses import FileResponse
 
-# Only our own scripts and styles, none inline. Swagger UI's stylesheet embeds its images as data:
-# URLs. No form is ever submitted: page.js reads it.
-PAGE_POLICY = (
+# Only our own styles, none inline. Icons are data: URLs, also in Swagger UI's stylesheet. No form
+# is ever submitted: page.js reads it.
+HOME_POLICY = (
     "default-src 'none'; base-uri 'none'; frame-ancestors 'none'; form-action 'none';"
-    " connect-src 'self'; img-src data:; script-src 'self'; style-src 'self'"
+    " img-src data:; style-src 'self'"
 )
+# Also our own scripts, none inline, and the API.
+DOCS_POLICY = f"{HOME_POLICY}; connect-src 'self'; script-src 'self'"
 _HERE = Path(__file__).parent
+
+
+@describe_file("A page that leads to the others.", "text/html")
+async def home(request: web.Request) -> web.Response:
+    """Name the service and its version, and link the documentation.
+
+    The response is the page whatever the client accepts.
+    """
+    response = _serve_file(request, "home.html", "text/html")
+    response.headers["Content-Security-Policy"] = HOME_POLICY
+    return response
 
 
 @describe_file("The documentation page.", "text/html")
 async def page(request: web.Request) -> web.Response:
     """Show the API documentation."""
     response = _serve_file(request, "page.html", "text/html")
-    response.headers["Content-Security-Policy"] = PAGE_POLICY
+    response.headers["Content-Security-Policy"] = DOCS_POLICY
     return response
 
 
@@ -71,10 +85,15 @@ def _serve_file(request: web.Request, name: str, content_type: str) -> web.Respo
 
 @functools.cache
 def _load(name: str, compressed: bool) -> tuple[bytes, str]:
-    """Return the file, gzipped if ``compressed``, and a hash of the result."""
+    """Return the file, gzipped if ``compressed``, and a hash of the result.
+
+    Pages name the version of the service.
+    """
     import gzip
 
     body = (_HERE / name).read_bytes()
+    if name.endswith(".html"):
+        body = body.replace(b"{{version}}", __version__.encode())
     if compressed and not name.endswith(".gz"):
         body = gzip.compress(body, mtime=0)
     elif name.endswith(".gz") and not compressed:

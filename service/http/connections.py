@@ -14,10 +14,10 @@ import socket
 import sys
 import termios
 from collections import Counter, deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import cast
 
-from aiohttp import web
+from aiohttp import StreamReader, web
 
 from service.context import SETTINGS
 from service.http.error_responses import outside_response
@@ -212,6 +212,7 @@ class ClientConnection(web.RequestHandler):
         "received_at",
         "receiving",
         "spare",
+        "streamed",
         "turns_left",
     )
 
@@ -238,6 +239,8 @@ class ClientConnection(web.RequestHandler):
         self.received_at: float | None = None
         self.turns_left = 0
         self.receiving: Receiving | None = None
+        # The body that the handler of the request in progress reads.
+        self.streamed: StreamReader | None = None
         self.spare = self.ended = self.held = self.pipelined = self.must_wait = False
 
     def handle_error(
@@ -261,6 +264,25 @@ class ClientConnection(web.RequestHandler):
         finally:
             self.receiving = None
 
+    @contextlib.contextmanager
+    def streaming(self, request: web.Request) -> Iterator[None]:
+        """Go on reading while the handler reads the body itself."""
+        self.streamed = request.content
+        self._resume()
+        try:
+            yield
+        finally:
+            self.streamed = None
+
+    def _resume(self) -> None:
+        if self.held and self.transport is not None:
+            self.held = False
+            self.transport.resume_reading()
+
+    def _needs_more(self) -> bool:
+        """Return whether the handler waits for more of the body."""
+        return self.streamed is not None and not self.streamed.is_eof()
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         # uvloop's transports have another base class.
@@ -278,7 +300,9 @@ class ClientConnection(web.RequestHandler):
         super().data_received(data)
         if self.receiving is not None:
             self.receiving.count(data)
-        if self not in self.idle and self.transport is not None and self.transport.is_reading():
+        if self in self.idle or self._needs_more():
+            return
+        if self.transport is not None and self.transport.is_reading():
             self.transport.pause_reading()
             self.held = True
 
@@ -298,7 +322,7 @@ class ClientConnection(web.RequestHandler):
         self.turns_left -= 1
         if self.turns_left:
             asyncio.get_running_loop().call_soon(self._count_turn)
-        elif self in self.idle and self.transport is not None:
+        elif (self in self.idle or self._needs_more()) and self.transport is not None:
             self.transport.close()
 
     def started(self) -> float:
@@ -339,9 +363,7 @@ class ClientConnection(web.RequestHandler):
         self.idle[self] = self.now()
         # What has arrived meanwhile waited for this response; its time begins now.
         self.received_at = None
-        if self.held:
-            self.held = False
-            self.transport.resume_reading()
+        self._resume()
         if self.ended:
             self._close_when_idle()
 

@@ -16,9 +16,12 @@ log = logging.getLogger(__name__)
 PREFLIGHT_TTL_S = 7200
 # The origin is client input, so log no more of it.
 ORIGIN_MAX_CHARS = 200
-_ALLOWED_HEADERS = (
-    "Authorization, Content-Type, Idempotency-Key, If-Match, If-None-Match, traceparent,"
-    " tracestate, X-Request-ID"
+# Those of the API, and those that tracing libraries add to every request of a page.
+_ALLOWED_HEADERS = frozenset(
+    {
+        *("Authorization", "Content-Type", "Idempotency-Key", "If-Match", "If-None-Match"),
+        *("baggage", "sentry-trace", "traceparent", "tracestate", "X-Request-ID"),
+    }
 )
 
 
@@ -28,6 +31,8 @@ def preflights(settings: Settings) -> Middleware:
     A preflight for an existing path gets 204 with the methods it supports. If its origin is not
     listed, it is logged, and gets 403 without CORS headers, as the standard suggests.
     """
+
+    allowed_headers = ", ".join(sorted(_ALLOWED_HEADERS | settings.cors_headers))
 
     @web.middleware
     async def respond(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -47,7 +52,7 @@ def preflights(settings: Settings) -> Middleware:
             status=204,
             headers={
                 hdrs.ACCESS_CONTROL_ALLOW_METHODS: ", ".join(sorted(refused.allowed_methods)),
-                hdrs.ACCESS_CONTROL_ALLOW_HEADERS: _ALLOWED_HEADERS,
+                hdrs.ACCESS_CONTROL_ALLOW_HEADERS: allowed_headers,
                 hdrs.ACCESS_CONTROL_MAX_AGE: str(PREFLIGHT_TTL_S),
                 **accept_patch(refused.allowed_methods),
             },

@@ -21,7 +21,8 @@ ON_EVERY_RESPONSE = {
     "X-Content-Type-Options": "nosniff",
 }
 _EXPOSED_HEADERS = (
-    "ETag, Link, Location, RateLimit, RateLimit-Policy, Retry-After, traceresponse, X-Request-ID"
+    "Content-Disposition, ETag, Link, Location, RateLimit, RateLimit-Policy, Retry-After,"
+    " traceresponse, X-Request-ID"
 )
 
 

@@ -11,6 +11,7 @@ import asyncpg
 import orjson
 from aiohttp import web
 from marshmallow import Schema
+from yarl import URL
 
 from service.context import SETTINGS
 from service.db.listing import Keyset
@@ -86,7 +87,7 @@ def render_page(
     """Render a page from up to ``limit`` + 1 rows, with a Link to the next one (RFC 8288)."""
     secret_key = request.app[SETTINGS].secret_key
     body = make_page(secret_key, request.path, query, keyset, rows, schema)
-    headers = link_to_next(request, body["next_cursor"]) if body["has_more"] else {}
+    headers = link_to_next(request.rel_url, body["next_cursor"]) if body["has_more"] else {}
     return json_response({**body, **members}, headers=headers)
 
 
@@ -142,10 +143,9 @@ def make_cursor(
     return base64.urlsafe_b64encode(_mac(secret_key, payload) + payload).decode()
 
 
-def link_to_next(request: web.Request, cursor: str) -> dict[str, str]:
-    """Return the Link header of a list that goes on (RFC 8288)."""
-    url = request.rel_url.update_query(cursor=cursor)
-    return {"Link": f'<{url}>; rel="next"'}
+def link_to_next(url: URL, cursor: str) -> dict[str, str]:
+    """Return the Link header of the list at ``url``, which goes on (RFC 8288)."""
+    return {"Link": f'<{url.update_query(cursor=cursor)}>; rel="next"'}
 
 
 def _mac(secret_key: str, payload: bytes) -> bytes:

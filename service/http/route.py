@@ -14,5 +14,10 @@ class Route(NamedTuple):
     access: Callable[[web.Application, Handler], Handler]
 
 
+def spellings(path: str) -> tuple[str, ...]:
+    """Return the path of a route with and without a trailing slash; the root has only one."""
+    return (path,) if path == "/" else (path, f"{path}/")
+
+
 # The routes that the application serves.
 SERVED: web.AppKey[tuple[Route, ...]] = web.AppKey("served")

@@ -10,6 +10,7 @@ from service.settings.mail import EHLO_NAME, SENDER
 from service.settings.urls import DATABASE_URL_FORM, MAIL_URL, SSLMODES
 from service.settings.variables import (
     DIRECTORY,
+    HEADERS,
     NETWORKS,
     ORIGINS,
     PATH,
@@ -121,8 +122,11 @@ class Settings:
         shown_default="`http://HOST:PORT`, with `localhost` if `HOST` means every interface")
     cors_origins: frozenset[str] = variable("CORS_ORIGINS", REQUESTS, frozenset(), ORIGINS,
         "Origins whose pages may call the API from a browser.")
+    cors_headers: frozenset[str] = variable("CORS_HEADERS", REQUESTS, frozenset(), HEADERS,
+        "Request headers that these pages may send besides those of the API, `baggage`,"
+        " `sentry-trace`, `traceparent` and `tracestate`.")
     docs: bool = variable("DOCS", REQUESTS, True, flag(),
-        "Serve the page at `/docs`. `/openapi.json` is always served.")
+        "Serve the pages at `/` and `/docs`. `/openapi.json` is always served.")
 
     mail_server: MailServer | None = variable("MAIL_URL", MAIL, None, MAIL_URL,
         "The mail server. Its certificate is verified with the system's authorities, or those in"

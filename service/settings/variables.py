@@ -210,6 +210,22 @@ ORIGINS = Parser(
 )
 
 
+# Tokens (RFC 9110 §5.6.2) without the rarer characters, above all without the wildcard.
+_HEADER = re.compile(r"[A-Za-z0-9._-]+")
+
+
+def _parse_headers(text: str) -> frozenset[str]:
+    names = frozenset(_split(text))
+    if not all(map(_HEADER.fullmatch, names)):
+        raise ValueError
+    return names
+
+
+HEADERS = Parser(
+    "names of headers, separated by commas, such as x-datadog-trace-id", _parse_headers
+)
+
+
 _PUBLIC_ORIGIN = re.compile(
     r"https?://([A-Za-z0-9.-]+|\[(?P<ip>[0-9A-Fa-f:.]+)\])(:(?P<port>[0-9]+))?"
 )

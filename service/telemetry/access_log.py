@@ -86,4 +86,4 @@ def route_template(request: web.Request) -> str | None:
 
 @functools.lru_cache(maxsize=1024)
 def _template(resource: web.AbstractResource) -> str:
-    return resource.canonical.rstrip("/")
+    return resource.canonical.rstrip("/") or "/"

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
+from service.telemetry.access_log import route_template
+
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
@@ -197,7 +199,7 @@ def measure_requests(metrics: Metrics) -> Middleware:
             observers[resource, method](time.perf_counter() - started)
         except KeyError:
             # The path with and without a trailing slash is one route.
-            route = resource if isinstance(resource, str) else resource.canonical.rstrip("/")
+            route = route_template(request) or without_route(method, response.status)
             requests = metrics.http_requests.labels(method, route, str(response.status))
             duration = metrics.http_request_duration.labels(method, route)
             increments[resource, method, response.status] = requests.inc

@@ -53,7 +53,8 @@ from service.throttle import limits as throttle
 from service.throttle.limits import TOO_MANY_REQUESTS
 from service.users import schemas
 from service.worlds import queries as world_queries
-from service.worlds.spool import open_spool, send, spool_world
+from service.worlds.export import spool_world
+from service.worlds.spool import open_spool, send
 
 # Per process: each export keeps a connection busy.
 EXPORTS_MAX = 4

@@ -45,12 +45,17 @@ async def _respond(
     request: web.Request, story_id: uuid.UUID, query: dict[str, Any]
 ) -> web.StreamResponse:
     async def list_beats(
-        conn: Connection, after: list[object] | None, limit: int, offset: int
+        conn: Connection, after: list[object] | None, limit: int
     ) -> list[asyncpg.Record]:
-        return await beat_queries.list_beats(conn, story_id, after, limit, offset)
+        return await beat_queries.list_beats(conn, story_id, after, limit)
 
     return await respond_with_list(
-        request, query, beat_queries.IN_ORDER, list_beats, dump_with(schemas.BEAT)
+        request,
+        query,
+        beat_queries.IN_ORDER,
+        list_beats,
+        dump_with(schemas.BEAT),
+        path=f"/api/v1/stories/{story_id}/beats",
     )
 
 
@@ -72,12 +77,12 @@ async def _create(conn: Connection, request: web.Request, values: dict[str, Any]
     story = await get_story(conn, request, story_queries.lock_story)
     world = await queries.count_in(conn, request[USER]["id"], story["world_id"], beats=1)
     assert world is not None  # noqa: S101
-    await check_limits(conn, request, world)
+    await check_limits(conn, request, "beats")
     number = await beat_queries.count_beats(conn, story["id"]) + 1
     check_limit(number, BEATS_PER_STORY, "beats in a story")
     await _check_event(conn, story["world_id"], values["world_event_id"])
+    last = await _find_last_place(conn, story["id"])
     if values["order_index"] is None:
-        last = await beat_queries.find_last_place(conn, story["id"])
         values = {**values, "order_index": last + 1}
     else:
         await beat_queries.make_room(conn, story["id"], values["order_index"])
@@ -86,6 +91,16 @@ async def _create(conn: Connection, request: web.Request, values: dict[str, Any]
     )
     location = f"/api/v1/stories/{story['id']}/beats/{beat['id']}"
     return render_row(schemas.BEAT, beat, location=location)
+
+
+async def _find_last_place(conn: Connection, story_id: uuid.UUID) -> int:
+    """Return the place of the last beat, or 0. If none can follow it, number the beats anew."""
+    last = await beat_queries.find_last_place(conn, story_id)
+    if last < schemas.ORDER_MAX:
+        return last
+    places = await beat_queries.find_places(conn, story_id)
+    await beat_queries.reorder(conn, story_id, list(places))
+    return len(places)
 
 
 async def _check_event(conn: Connection, world_id: uuid.UUID, event_id: uuid.UUID | None) -> None:
@@ -154,6 +169,7 @@ async def _change(conn: Connection, request: web.Request, change: dict[str, Any]
     if wanted["world_event_id"] != beat["world_event_id"]:
         await _check_event(conn, beat["world_id"], wanted["world_event_id"])
     if wanted["order_index"] != beat["order_index"]:
+        await _find_last_place(conn, beat["story_id"])
         await beat_queries.make_room(conn, beat["story_id"], wanted["order_index"])
     return await beat_queries.update_beat(
         conn, beat["id"], beat["world_id"], beat["story_id"], wanted

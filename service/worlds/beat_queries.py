@@ -8,6 +8,7 @@ import asyncpg
 
 from service.db.connection import Connection
 from service.db.listing import Keyset
+from service.worlds.words import vector
 
 IN_ORDER = Keyset({"order_index": int, "id": uuid.UUID}, descending=False)
 BEAT = """
@@ -15,13 +16,8 @@ BEAT = """
     b.generated_by, b.summary, b.local_time_label, b.generation_reasoning, b.version, b.created_at,
     b.updated_at
 """
-# The words of a beat, in the text-search configuration of the world $2.
-SEARCH = """
-    to_tsvector(
-        (select text_search::regconfig from worlds where id = $2),
-        concat_ws(' ', $5::text, $10::text, $11::text)
-    )
-"""
+# The words of a beat with these arguments.
+WORDS = vector("$2", "concat_ws(' ', $5::text, $11, $12)")
 # A beat $3 of the story $2 of the account $1.
 OWN_BEAT = """
     from story_beats b join worlds w on w.id = b.world_id
@@ -30,7 +26,7 @@ OWN_BEAT = """
 
 
 async def list_beats(
-    conn: Connection, story_id: uuid.UUID, after: list[object] | None, limit: int, offset: int = 0
+    conn: Connection, story_id: uuid.UUID, after: list[object] | None, limit: int
 ) -> list[asyncpg.Record]:
     """Return beats in their order, those of a story that is not checked here."""
     order_index, beat_id = after or (None, None)
@@ -38,13 +34,12 @@ async def list_beats(
         f"""
         select {BEAT} from story_beats b
         where b.story_id = $1 and ($2::int is null or (b.order_index, b.id) > ($2, $3))
-        order by b.order_index, b.id limit $4 offset $5
+        order by b.order_index, b.id limit $4
         """,  # noqa: S608
         story_id,
         order_index,
         beat_id,
         limit,
-        offset,
     )
 
 
@@ -99,12 +94,17 @@ async def reorder(conn: Connection, story_id: uuid.UUID, beat_ids: Sequence[uuid
 
 
 INSERT = f"""
-    insert into story_beats as b (
-        id, world_id, story_id, order_index, content, words, type, world_event_id, generated_by,
-        summary, local_time_label, generation_reasoning, search
+    with inserted as (
+        insert into story_beats as b (
+            id, world_id, story_id, order_index, content, words, characters, type, world_event_id,
+            generated_by, summary, local_time_label, generation_reasoning
+        )
+        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
+        returning {BEAT}
+    ), indexed as (
+        insert into beat_words (id, world_id, words) values ($1, $2, {WORDS})
     )
-    values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, {SEARCH})
-    returning {BEAT}
+    select * from inserted
 """  # noqa: S608
 
 
@@ -115,7 +115,9 @@ async def insert_beat(
     story_id: uuid.UUID,
     values: dict[str, Any],
 ) -> asyncpg.Record:
-    row = await conn.fetchrow(INSERT, *_arguments(beat_id, world_id, story_id, values))
+    row = await conn.fetchrow(
+        f"{INSERT} returning {BEAT}", *_arguments(beat_id, world_id, story_id, values)
+    )
     assert row is not None  # noqa: S101
     return row
 
@@ -141,12 +143,17 @@ async def update_beat(
 ) -> asyncpg.Record:
     row = await conn.fetchrow(
         f"""
-        update story_beats as b set
-            order_index = $4, content = $5, words = $6, type = $7, world_event_id = $8,
-            generated_by = $9, summary = $10, local_time_label = $11, generation_reasoning = $12,
-            search = {SEARCH}, version = version + 1, updated_at = now()
-        where id = $1 and story_id = $3
-        returning {BEAT}
+        with updated as (
+            update story_beats as b set
+                order_index = $4, content = $5, words = $6, characters = $7, type = $8,
+                world_event_id = $9, generated_by = $10, summary = $11, local_time_label = $12,
+                generation_reasoning = $13, version = version + 1, updated_at = now()
+            where id = $1 and story_id = $3
+            returning {BEAT}
+        ), indexed as (
+            update beat_words set words = {WORDS} where id = $1
+        )
+        select * from updated
         """,  # noqa: S608
         *_arguments(beat_id, world_id, story_id, values),
     )
@@ -164,6 +171,7 @@ def _arguments(
         values["order_index"],
         values["content"],
         count_words(values["content"]),
+        len(values["content"]),
         values["type"],
         values["world_event_id"],
         values["generated_by"],
@@ -189,6 +197,13 @@ async def count_beats(conn: Connection, story_id: uuid.UUID) -> int:
     return count
 
 
+async def list_sizes(conn: Connection, story_id: uuid.UUID) -> list[asyncpg.Record]:
+    """Return the ids of the story's beats, in their order, with their sizes in characters."""
+    return await conn.fetch(
+        "select id, characters from story_beats where story_id = $1 order by order_index", story_id
+    )
+
+
 async def count_most_links(conn: Connection, story_id: uuid.UUID) -> int:
     """Return how many beats tell of that event of the story of which most tell."""
     count: int = await conn.fetchval(
@@ -206,22 +221,24 @@ async def count_most_links(conn: Connection, story_id: uuid.UUID) -> int:
 
 
 async def clone_beats(
-    conn: Connection, story_id: uuid.UUID, clone_id: uuid.UUID, copies: dict[uuid.UUID, uuid.UUID]
+    conn: Connection, clone_id: uuid.UUID, copies: dict[uuid.UUID, uuid.UUID]
 ) -> None:
-    """Copy those beats of the story that ``copies`` names, under their new ids."""
+    """Copy those beats that ``copies`` names into another story, under their new ids."""
     await conn.execute(
         """
-        insert into story_beats (
-            id, world_id, story_id, order_index, content, words, type, world_event_id, generated_by,
-            summary, local_time_label, generation_reasoning, search
+        with copies (original, copy) as (select * from unnest($2::uuid[], $3::uuid[])),
+        cloned as (
+            insert into story_beats (
+                id, world_id, story_id, order_index, content, words, characters, type,
+                world_event_id, generated_by, summary, local_time_label, generation_reasoning
+            )
+            select copy, world_id, $1, order_index, content, words, characters, type,
+                world_event_id, generated_by, summary, local_time_label, generation_reasoning
+            from story_beats join copies on original = id
         )
-        select copy, world_id, $2, order_index, content, words, type, world_event_id, generated_by,
-            summary, local_time_label, generation_reasoning, search
-        from story_beats
-            join unnest($3::uuid[], $4::uuid[]) as copies (original, copy) on original = id
-        where story_id = $1
+        insert into beat_words (id, world_id, words)
+        select copy, world_id, words from beat_words join copies on original = id
         """,
-        story_id,
         clone_id,
         list(copies.keys()),
         list(copies.values()),

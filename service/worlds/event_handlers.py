@@ -13,10 +13,10 @@ from service.db.transactions import read, write
 from service.http.conditional import check_preconditions
 from service.http.descriptions import Success, describe
 from service.http.idempotency import write_once
-from service.http.problems import Problem, ProblemType
+from service.http.problems import Problem
 from service.http.requests import read_body, read_query
 from service.worlds import event_queries, queries, schemas
-from service.worlds.limits import LIMIT_REACHED, check_limit, check_limits
+from service.worlds.limits import CAUSES_CYCLE, EVENTS_PER_WORLD, LIMIT_REACHED, check_limit
 from service.worlds.lists import LIST, dump_with, respond_with_list
 from service.worlds.rows import (
     EVENT_NOT_FOUND,
@@ -29,9 +29,6 @@ from service.worlds.rows import (
     render_row,
 )
 
-CAUSES_CYCLE = ProblemType(
-    422, "causes_cycle", "An event cannot be among the causes of its own causes."
-)
 _EVENT = Success("The event.", schemas.EVENT, ("ETag",), schemas.EVENT_EXAMPLE)
 
 
@@ -53,12 +50,12 @@ async def list_events(request: web.Request) -> web.StreamResponse:
         around = b'{"total":%d,"events":[' % total, b"]}"
 
     async def list_events(
-        conn: Connection, after: list[object] | None, limit: int, offset: int
+        conn: Connection, after: list[object] | None, limit: int
     ) -> list[asyncpg.Record]:
-        return await event_queries.list_events(conn, world["id"], after, limit, offset)
+        return await event_queries.list_events(conn, world["id"], after, limit)
 
     return await respond_with_list(
-        request, query, event_queries.IN_TIME, list_events, dump_with(schemas.EVENT), around
+        request, query, event_queries.IN_TIME, list_events, dump_with(schemas.EVENT), around=around
     )
 
 
@@ -81,7 +78,7 @@ async def _create(conn: Connection, request: web.Request, values: dict[str, Any]
     world = await queries.count_in(conn, user_id, id_of(request, "world_id"), events=1)
     if world is None:
         raise Problem(WORLD_NOT_FOUND)
-    await check_limits(conn, request, world)
+    check_limit(world["events"], EVENTS_PER_WORLD, "events in a world")
     await event_queries.insert_event(conn, event_id, world["id"], values)
     await _set_causes(conn, world["id"], event_id, values["caused_by_ids"])
     event = await event_queries.find_event(conn, user_id, event_id)

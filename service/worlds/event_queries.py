@@ -8,6 +8,7 @@ import asyncpg
 
 from service.db.connection import Connection
 from service.db.listing import Keyset
+from service.worlds.words import vector
 
 IN_TIME = Keyset({"t": float, "id": uuid.UUID}, descending=False)
 EVENT = """
@@ -20,13 +21,8 @@ EVENT = """
 """
 # Pairs that one statement inserts.
 CAUSES_AT_ONCE = 5_000
-# The words of an event, in the text-search configuration of the world $2.
-SEARCH = """
-    to_tsvector(
-        (select text_search::regconfig from worlds where id = $2),
-        concat_ws(' ', $5::text, $6::text, $7::text, $8::text, array_to_string($10::text[], ' '))
-    )
-"""
+# The words of an event with these arguments.
+WORDS = vector("$2", "concat_ws(' ', $5::text, $6, $7, $8, array_to_string($10::text[], ' '))")
 # An event $2 of the account $1.
 OWN_EVENT = """
     from world_events e join worlds w on w.id = e.world_id
@@ -35,7 +31,7 @@ OWN_EVENT = """
 
 
 async def list_events(
-    conn: Connection, world_id: uuid.UUID, after: list[object] | None, limit: int, offset: int = 0
+    conn: Connection, world_id: uuid.UUID, after: list[object] | None, limit: int
 ) -> list[asyncpg.Record]:
     """Return events in the order of their time, those of a world that is not checked here."""
     t, event_id = after or (None, None)
@@ -43,13 +39,12 @@ async def list_events(
         f"""
         select {EVENT} from world_events e
         where e.world_id = $1 and ($2::float8 is null or (e.t, e.id) > ($2, $3))
-        order by e.t, e.id limit $4 offset $5
+        order by e.t, e.id limit $4
         """,  # noqa: S608
         world_id,
         t,
         event_id,
         limit,
-        offset,
     )
 
 
@@ -82,10 +77,13 @@ async def lock_event(
 
 
 INSERT = f"""
-    insert into world_events (
-        id, world_id, t, type, label_time, summary, description, location, location_id, tags, search
+    with inserted as (
+        insert into world_events (
+            id, world_id, t, type, label_time, summary, description, location, location_id, tags
+        )
+        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
     )
-    values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, {SEARCH})
+    insert into event_words (id, world_id, words) values ($1, $2, {WORDS})
 """  # noqa: S608
 
 
@@ -108,11 +106,13 @@ async def update_event(
 ) -> None:
     await conn.execute(
         f"""
-        update world_events set
-            t = $3, type = $4, label_time = $5, summary = $6, description = $7, location = $8,
-            location_id = $9, tags = $10, search = {SEARCH},
-            version = version + 1, updated_at = now()
-        where id = $1
+        with updated as (
+            update world_events set
+                t = $3, type = $4, label_time = $5, summary = $6, description = $7, location = $8,
+                location_id = $9, tags = $10, version = version + 1, updated_at = now()
+            where id = $1 and world_id = $2
+        )
+        update event_words set words = {WORDS} where id = $1
         """,  # noqa: S608
         *_arguments(event_id, world_id, values),
     )

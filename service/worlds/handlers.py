@@ -32,9 +32,9 @@ async def list_worlds(request: web.Request) -> web.StreamResponse:
     query = read_query(request, LIST)
 
     async def list_worlds(
-        conn: Connection, after: list[object] | None, limit: int, offset: int
+        conn: Connection, after: list[object] | None, limit: int
     ) -> list[asyncpg.Record]:
-        return await queries.list_worlds(conn, request[USER]["id"], after, limit, offset)
+        return await queries.list_worlds(conn, request[USER]["id"], after, limit)
 
     return await respond_with_list(
         request, query, queries.NEWEST_FIRST, list_worlds, dump_with(schemas.WORLD)
@@ -51,19 +51,13 @@ async def list_worlds(request: web.Request) -> web.StreamResponse:
 )
 async def create_world(request: web.Request) -> web.Response:
     """Create a world."""
-    values = new_world(await read_body(request, schemas.CREATE_WORLD))
+    values = schemas.new_world(await read_body(request, schemas.CREATE_WORLD))
     return await write_once(request, _create, request, values)
-
-
-def new_world(given: dict[str, Any]) -> dict[str, Any]:
-    """Return the values of a new world."""
-    values = {**schemas.NEW_WORLD, **given}
-    return {**values, "laws": {**schemas.NEW_WORLD["laws"], **values["laws"]}}
 
 
 async def _create(conn: Connection, request: web.Request, values: dict[str, Any]) -> web.Response:
     world = await queries.insert_world(conn, uuid_utils.uuid7(), request[USER]["id"], values)
-    await check_limits(conn, request)
+    await check_limits(conn, request, "worlds")
     await record(conn, request, "world.create", request[USER]["id"], after=naming(world))
     return render_created(world)
 

@@ -22,18 +22,17 @@ WORLD = """
 
 
 async def list_worlds(
-    conn: Connection, user_id: uuid.UUID, after: list[object] | None, limit: int, offset: int = 0
+    conn: Connection, user_id: uuid.UUID, after: list[object] | None, limit: int
 ) -> list[asyncpg.Record]:
     return await conn.fetch(
         f"""
         select {WORLD} from worlds
         where user_id = $1 and deleted_at is null and ($2::uuid is null or id < $2)
-        order by id desc limit $3 offset $4
+        order by id desc limit $3
         """,  # noqa: S608
         user_id,
         after[0] if after else None,
         limit,
-        offset,
     )
 
 
@@ -74,12 +73,12 @@ async def count_in(
 ) -> asyncpg.Record | None:
     """Lock the world, and change how many rows it has."""
     return await conn.fetchrow(
-        f"""
+        """
         update worlds
         set stories = stories + $3, events = events + $4, beats = beats + $5
         where id = $2 and user_id = $1 and deleted_at is null
-        returning {WORLD}, stories, events, beats
-        """,  # noqa: S608
+        returning id, text_search, stories, events, beats
+        """,
         user_id,
         world_id,
         stories,
@@ -189,7 +188,7 @@ async def delete_slice(conn: Connection, world_id: uuid.UUID, limit: int) -> boo
     )
     if found is None:
         return False
-    # In this order, no row takes others with it. Each table but the first has far fewer rows.
+    # In this order, a row takes only its words with it. Each table but the first has far fewer rows.
     for table in ("story_beats", "stories", "event_causes", "world_events"):
         deleted = await conn.fetch(
             f"""

@@ -34,7 +34,7 @@ CAUSES_MAX = 50
 SEARCH_MAX_LENGTH = 200
 RESULTS_MAX = 50
 # Of a request that writes texts, in any script and with JSON's escapes.
-BODY_MAX_BYTES = 1024 * 1024
+BODY_MAX_BYTES = 2 * 1024 * 1024
 # As large as the column, so that a beat that others moved on can be sent back.
 ORDER_MAX = 2**31 - 1
 
@@ -455,6 +455,14 @@ NEW_WORLD: dict[str, Any] = {
     "chronology_mode": "linear",
     "text_search": "simple",
 }
+
+
+def new_world(given: dict[str, Any]) -> dict[str, Any]:
+    """Return the values of a new world."""
+    values = {**NEW_WORLD, **given}
+    return {**values, "laws": {**NEW_WORLD["laws"], **values["laws"]}}
+
+
 NEW_EVENT: dict[str, Any] = {
     "label_time": None,
     "description": None,

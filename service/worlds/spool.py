@@ -2,29 +2,36 @@
 
 import asyncio
 import hashlib
+import logging
 import tempfile
-import uuid
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import IO
 
-import asyncpg
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from service.db.connection import Connection
-from service.db.transactions import read, snapshot
+from service.context import SETTINGS
 from service.http.codings import StreamDecoder, check_size, coding_of
+from service.http.connections import ClientConnection
 from service.http.problems import (
     BODY_TIMEOUT,
     EMPTY_BODY,
     MALFORMED_BODY,
     MALFORMED_JSON,
+    RETRY_SOON,
     Problem,
+    ProblemType,
 )
-from service.worlds import queries
-from service.worlds.document import write_document
 from service.worlds.screen import Screen
 
+log = logging.getLogger(__name__)
+
+NO_ROOM = ProblemType(
+    503,
+    "no_room",
+    "The service has no room for a temporary file. Its operator can see why in the log.",
+    RETRY_SOON,
+)
 # What stays in memory of a document. A larger one is in a file that no other process can open.
 MEMORY_MAX_BYTES = 1024 * 1024
 CHUNK_BYTES = 64 * 1024
@@ -36,57 +43,55 @@ def open_spool() -> IO[bytes]:
     return tempfile.SpooledTemporaryFile(MEMORY_MAX_BYTES)
 
 
-async def receive(request: web.Request, spool: IO[bytes], max_bytes: int) -> bytes:
+async def write_spool(spool: IO[bytes], data: bytes) -> None:
+    """Write into the spool. Raises Problem 503 if the machine has no room or directory for it."""
+    try:
+        await asyncio.to_thread(spool.write, data)
+    except OSError as error:
+        log.error("temporary file not written", extra={"cause": str(error)})
+        raise Problem(NO_ROOM) from error
+
+
+async def receive(request: web.Request, spool: IO[bytes]) -> bytes:
     """Write the body into the spool without its content coding, and return its hash.
 
     Raises Problem 408 if it takes too long, 413 if it is too large, 415 if its coding is unknown,
     and 400 if there is none, if it cannot be decoded, or if the parser would misread it.
     """
-    coding = coding_of(request)
+    connection = request.protocol
+    assert isinstance(connection, ClientConnection)  # noqa: S101
     digest, screen = hashlib.sha256(), Screen()
-    sent = length = 0
     try:
         async with asyncio.timeout(UPLOAD_TIMEOUT_S):
-            decoder = StreamDecoder(coding) if coding else None
-            async for chunk in request.content.iter_chunked(CHUNK_BYTES):
-                sent += len(chunk)
-                for part in decoder.decode(chunk) if decoder else (chunk,):
-                    length += len(part)
-                    check_size(length, sent, max_bytes)
+            with connection.streaming(request):
+                async for part in _decode(request):
                     if fault := screen.find_fault(part):
                         raise Problem(MALFORMED_JSON, fault, close=True)
                     digest.update(part)
-                    await asyncio.to_thread(spool.write, part)
-            if decoder:
-                decoder.end()
+                    await write_spool(spool, part)
     except TimeoutError:
         raise Problem(BODY_TIMEOUT, close=True) from None
     except (web.RequestPayloadError, HttpProcessingError, ConnectionError):
         raise Problem(MALFORMED_BODY, close=True) from None
-    if not length:
+    if not spool.tell():
         raise Problem(EMPTY_BODY)
     return digest.digest()
 
 
-async def spool_world(
-    app: web.Application, spool: IO[bytes], user_id: uuid.UUID, world_id: uuid.UUID
-) -> asyncpg.Record | None:
-    """Write the document of a world into the spool, as the world is at one moment.
-
-    Returns the world, or None if the account does not have it at that moment.
-    """
-
-    async def export_world(conn: Connection) -> asyncpg.Record | None:
-        spool.seek(0)
-        spool.truncate()
-        async with snapshot(conn):
-            world = await queries.find_world(conn, user_id, world_id)
-            if world is not None:
-                async for chunk in write_document(conn, world):
-                    await asyncio.to_thread(spool.write, chunk)
-        return world
-
-    return await read(app, export_world)
+async def _decode(request: web.Request) -> AsyncIterator[bytes]:
+    """Yield the body without its content coding, in pieces. Raises Problem 400, 413 or 415."""
+    coding = coding_of(request)
+    decoder = StreamDecoder(coding) if coding else None
+    max_bytes = request.app[SETTINGS].world_import_max_bytes
+    sent = length = 0
+    async for chunk in request.content.iter_chunked(CHUNK_BYTES):
+        sent += len(chunk)
+        for part in decoder.decode(chunk) if decoder else (chunk,):
+            length += len(part)
+            check_size(length, sent, max_bytes)
+            yield part
+    if decoder:
+        decoder.end()
 
 
 async def send(spool: IO[bytes]) -> AsyncGenerator[bytes, None]:

@@ -1,5 +1,6 @@
 """Endpoints for the stories of a world."""
 
+import uuid
 from typing import Any
 
 import asyncpg
@@ -29,8 +30,9 @@ from service.worlds.rows import (
 COPY_SUFFIX = " (Copy)"
 # How fast people read, to estimate the time that a story takes.
 WORDS_PER_MINUTE = 250
-# Beats that one statement copies, well below the deadline of a statement.
-BEATS_AT_ONCE = 1_000
+# What one statement copies, well below the deadline of a statement.
+CHARACTERS_AT_ONCE = 500_000
+CLONE_TIMEOUT_S = 30
 
 _STORY = Success("The story.", schemas.STORY, ("ETag",), schemas.STORY_EXAMPLE)
 _CREATED = Success("Created.", schemas.STORY, ("ETag", "Location"), schemas.STORY_EXAMPLE)
@@ -60,9 +62,9 @@ async def _respond(
         filters["tag"] = query["tag"]
 
     async def list_stories(
-        conn: Connection, after: list[object] | None, limit: int, offset: int
+        conn: Connection, after: list[object] | None, limit: int
     ) -> list[asyncpg.Record]:
-        return await story_queries.list_stories(conn, filters, after, limit, offset)
+        return await story_queries.list_stories(conn, filters, after, limit)
 
     return await respond_with_list(
         request, query, story_queries.LATEST_FIRST, list_stories, dump_with(schemas.STORY)
@@ -99,7 +101,7 @@ async def _create(conn: Connection, request: web.Request, values: dict[str, Any]
     world = await queries.count_in(conn, user_id, world_id, stories=1)
     if world is None:
         raise Problem(WORLD_NOT_FOUND)
-    await check_limits(conn, request, world)
+    await check_limits(conn, request, "stories")
     return _render_created(
         await story_queries.insert_story(conn, uuid_utils.uuid7(), world_id, values)
     )
@@ -172,7 +174,7 @@ async def _restore(conn: Connection, request: web.Request) -> asyncpg.Record:
     )
 
 
-@describe({201: _CREATED}, problems=(LIMIT_REACHED,), idempotent=True)
+@describe({201: _CREATED}, problems=(LIMIT_REACHED,), idempotent=True, timeout_s=CLONE_TIMEOUT_S)
 async def clone_story(request: web.Request) -> web.Response:
     """Copy a story with its beats. The copy of an archived story is a draft."""
     return await write_once(request, _clone, request)
@@ -180,18 +182,25 @@ async def clone_story(request: web.Request) -> web.Response:
 
 async def _clone(conn: Connection, request: web.Request) -> web.Response:
     story = await get_story(conn, request, story_queries.lock_story)
-    places = await beat_queries.find_places(conn, story["id"])
+    sizes = await beat_queries.list_sizes(conn, story["id"])
+    title = story["title"][: schemas.NAME_MAX_LENGTH - len(COPY_SUFFIX)] + COPY_SUFFIX
+    status = "draft" if story["status"] == "archived" else story["status"]
+    clone = await story_queries.insert_story(
+        conn, uuid_utils.uuid7(), story["world_id"], {**story, "title": title, "status": status}
+    )
+    copies: dict[uuid.UUID, uuid.UUID] = {}
+    characters = 0
+    for beat in sizes:
+        copies[beat["id"]] = uuid_utils.uuid7()
+        characters += beat["characters"]
+        if characters >= CHARACTERS_AT_ONCE or beat is sizes[-1]:
+            await beat_queries.clone_beats(conn, clone["id"], copies)
+            copies, characters = {}, 0
     world = await queries.count_in(
-        conn, request[USER]["id"], story["world_id"], stories=1, beats=len(places)
+        conn, request[USER]["id"], story["world_id"], stories=1, beats=len(sizes)
     )
     assert world is not None  # noqa: S101
-    await check_limits(conn, request, world)
-    title = story["title"][: schemas.NAME_MAX_LENGTH - len(COPY_SUFFIX)] + COPY_SUFFIX
-    clone = await story_queries.clone_story(conn, story["id"], uuid_utils.uuid7(), title)
-    beat_ids = list(places)
-    for start in range(0, len(beat_ids), BEATS_AT_ONCE):
-        copies = {each: uuid_utils.uuid7() for each in beat_ids[start : start + BEATS_AT_ONCE]}
-        await beat_queries.clone_beats(conn, story["id"], clone["id"], copies)
+    await check_limits(conn, request, "stories", "beats")
     links = await beat_queries.count_most_links(conn, clone["id"])
     check_limit(links, BEATS_PER_EVENT, "beats on an event")
     return _render_created(clone)

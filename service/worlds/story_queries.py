@@ -8,19 +8,15 @@ import asyncpg
 
 from service.db.connection import Connection
 from service.db.listing import Keyset, all_of, page_conditions
+from service.worlds.words import vector
 
 LATEST_FIRST = Keyset({"updated_at": datetime.fromisoformat, "id": uuid.UUID}, descending=True)
 STORY = """
     s.id, s.world_id, s.title, s.synopsis, s.theme, s.status, s.mode, s.pov_type, s.tags,
     s.archived_at, s.version, s.created_at, s.updated_at
 """
-# The words of a story, in the text-search configuration of the world $2.
-SEARCH = """
-    to_tsvector(
-        (select text_search::regconfig from worlds where id = $2),
-        concat_ws(' ', $3::text, $4::text, $5::text, array_to_string($9::text[], ' '))
-    )
-"""
+# The words of a story with these arguments.
+WORDS = vector("$2", "concat_ws(' ', $3::text, $4, $5, array_to_string($9::text[], ' '))")
 # A story $2 of the account $1.
 OWN_STORY = """
     from stories s join worlds w on w.id = s.world_id
@@ -38,7 +34,6 @@ async def list_stories(
     filters: dict[str, Any],
     after: list[object] | None,
     limit: int,
-    offset: int = 0,
 ) -> list[asyncpg.Record]:
     """Return stories, latest change first. ``filters`` are values of FILTERS, by name."""
     conditions, arguments = page_conditions(FILTERS, filters, LATEST_FIRST, after)
@@ -46,11 +41,9 @@ async def list_stories(
         f"""
         select {STORY} from stories s where {all_of(conditions)}
         order by {LATEST_FIRST.order_by()} limit ${len(arguments) + 1}
-            offset ${len(arguments) + 2}
         """,  # noqa: S608
         *arguments,
         limit,
-        offset,
     )
 
 
@@ -95,13 +88,16 @@ async def insert_story(
 ) -> asyncpg.Record:
     row = await conn.fetchrow(
         f"""
-        insert into stories as s (
-            id, world_id, title, synopsis, theme, status, mode, pov_type, tags, archived_at, search
+        with inserted as (
+            insert into stories as s (
+                id, world_id, title, synopsis, theme, status, mode, pov_type, tags, archived_at
+            )
+            values ($1, $2, $3, $4, $5, $6, $7, $8, $9, case when $6 = 'archived' then now() end)
+            returning {STORY}
+        ), indexed as (
+            insert into story_words (id, world_id, words) values ($1, $2, {WORDS})
         )
-        values (
-            $1, $2, $3, $4, $5, $6, $7, $8, $9, case when $6 = 'archived' then now() end, {SEARCH}
-        )
-        returning {STORY}
+        select * from inserted
         """,  # noqa: S608
         *_arguments(story_id, world_id, values),
     )
@@ -114,12 +110,18 @@ async def update_story(
 ) -> asyncpg.Record:
     row = await conn.fetchrow(
         f"""
-        update stories as s set
-            title = $3, synopsis = $4, theme = $5, status = $6, mode = $7, pov_type = $8, tags = $9,
-            archived_at = case when $6 = 'archived' then coalesce(archived_at, now()) end,
-            search = {SEARCH}, version = version + 1, updated_at = now()
-        where id = $1
-        returning {STORY}
+        with updated as (
+            update stories as s set
+                title = $3, synopsis = $4, theme = $5, status = $6, mode = $7, pov_type = $8,
+                tags = $9,
+                archived_at = case when $6 = 'archived' then coalesce(archived_at, now()) end,
+                version = version + 1, updated_at = now()
+            where id = $1
+            returning {STORY}
+        ), indexed as (
+            update story_words set words = {WORDS} where id = $1
+        )
+        select * from updated
         """,  # noqa: S608
         *_arguments(story_id, world_id, values),
     )
@@ -139,32 +141,6 @@ async def delete_story(conn: Connection, story_id: uuid.UUID) -> None:
     await conn.execute("delete from stories where id = $1", story_id)
 
 
-async def clone_story(
-    conn: Connection, story_id: uuid.UUID, clone_id: uuid.UUID, title: str
-) -> asyncpg.Record:
-    """Copy the story without its beats. The copy of an archived story is a draft."""
-    row = await conn.fetchrow(
-        f"""
-        insert into stories as s (
-            id, world_id, title, synopsis, theme, status, mode, pov_type, tags, search
-        )
-        select $2, world_id, $3, synopsis, theme,
-            case when status = 'archived' then 'draft' else status end, mode, pov_type, tags,
-            to_tsvector(
-                (select text_search::regconfig from worlds where id = world_id),
-                concat_ws(' ', $3::text, synopsis, theme, array_to_string(tags, ' '))
-            )
-        from stories where id = $1
-        returning {STORY}
-        """,  # noqa: S608
-        story_id,
-        clone_id,
-        title,
-    )
-    assert row is not None  # noqa: S101
-    return row
-
-
 async def measure_story(conn: Connection, story_id: uuid.UUID) -> asyncpg.Record:
     """Return the story's statistics: how many beats, of which kinds, and how long."""
     row = await conn.fetchrow(
@@ -173,7 +149,7 @@ async def measure_story(conn: Connection, story_id: uuid.UUID) -> asyncpg.Record
             select type, count(*) as beats from story_beats where story_id = $1 group by type
         )
         select count(*) as beat_count, coalesce(sum(words), 0) as word_count,
-            coalesce(sum(char_length(content)), 0) as character_count,
+            coalesce(sum(characters), 0) as character_count,
             count(*) filter (where generated_by = 'ai') as ai_generated_count,
             count(*) filter (where generated_by = 'user') as user_generated_count,
             count(*) filter (where generated_by = 'collaborative') as collaborative_count,

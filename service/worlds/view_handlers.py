@@ -1,10 +1,10 @@
 """Endpoints that show a world: the timeline, where stories meet, what causes what, and search."""
 
-import re
 import secrets
 import uuid
 from collections import defaultdict
 from collections.abc import AsyncGenerator
+from operator import itemgetter
 from typing import Any
 
 import asyncpg
@@ -20,7 +20,12 @@ from service.json_codec import encode
 from service.worlds import event_queries, schemas, view_queries
 from service.worlds.lists import LIST, Row, dump_with, list_of, respond_with_list
 from service.worlds.rows import get_event, get_world
+from service.worlds.words import read_search
 
+# Rows of a view that are in memory at once. Each may have a thousand links.
+SLICE = 20
+# Characters of a snippet.
+SNIPPET_LENGTH = 200
 # Rows of the graph that are in memory at once.
 NODES_AT_ONCE = 500
 
@@ -35,10 +40,10 @@ async def list_beats_of_event(request: web.Request) -> web.StreamResponse:
     event = await read(request.app, get_event, request)
 
     async def list_beats_of_event(
-        conn: Connection, after: list[object] | None, limit: int, offset: int
+        conn: Connection, after: list[object] | None, limit: int
     ) -> list[Row]:
         async with snapshot(conn):
-            beats = await view_queries.list_beats_of_event(conn, event["id"], after, limit, offset)
+            beats = await view_queries.list_beats_of_event(conn, event["id"], after, limit)
             story_ids = list({beat["story_id"] for beat in beats})
             found = await view_queries.list_stories_by_id(conn, story_ids)
         stories = {story["id"]: schemas.STORY.dump(story) for story in found}
@@ -58,17 +63,15 @@ async def read_timeline(request: web.Request) -> web.StreamResponse:
     query = read_query(request, LIST)
     world = await read(request.app, get_world, request)
 
-    async def read_timeline(
-        conn: Connection, after: list[object] | None, limit: int, offset: int
-    ) -> list[Row]:
-        events = await event_queries.list_events(conn, world["id"], after, limit, offset)
+    async def read_timeline(conn: Connection, after: list[object] | None, limit: int) -> list[Row]:
+        events = await event_queries.list_events(conn, world["id"], after, limit)
         links = defaultdict(list)
         for link in await view_queries.list_links(conn, [event["id"] for event in events]):
             links[link["world_event_id"]].append(link)
         return [_place(event, links[event["id"]]) for event in events]
 
     return await respond_with_list(
-        request, query, event_queries.IN_TIME, read_timeline, _without_position
+        request, query, event_queries.IN_TIME, read_timeline, _without_position, slice_=SLICE
     )
 
 
@@ -101,21 +104,22 @@ async def list_intersections(request: web.Request) -> web.StreamResponse:
     world = await read(request.app, get_world, request)
 
     async def list_intersections(
-        conn: Connection, after: list[object] | None, limit: int, offset: int
+        conn: Connection, after: list[object] | None, limit: int
     ) -> list[Row]:
-        pairs = await view_queries.list_meetings(conn, world["id"], after, limit, offset)
+        pairs = await view_queries.list_meetings(conn, world["id"], after, limit)
         event_ids = list({event_id for pair in pairs for event_id in pair["event_ids"]})
         events = await view_queries.list_event_labels(conn, event_ids)
-        return [_meet(pair, events) for pair in pairs]
+        by_id = {event["id"]: event for event in events}
+        return [_meet(pair, by_id) for pair in pairs]
 
     return await respond_with_list(
-        request, query, view_queries.BY_PAIR, list_intersections, _without_position
+        request, query, view_queries.BY_PAIR, list_intersections, _without_position, slice_=SLICE
     )
 
 
-def _meet(pair: asyncpg.Record, events: list[asyncpg.Record]) -> Row:
+def _meet(pair: asyncpg.Record, events: dict[uuid.UUID, asyncpg.Record]) -> Row:
     """Return a pair of stories with the events they share, and its position in the list."""
-    shared = set(pair["event_ids"])
+    shared = sorted((events[each] for each in pair["event_ids"]), key=itemgetter("t", "id"))
     return {
         "one_id": pair["one_id"],
         "other_id": pair["other_id"],
@@ -124,7 +128,7 @@ def _meet(pair: asyncpg.Record, events: list[asyncpg.Record]) -> Row:
                 {"id": pair["one_id"], "title": pair["one_title"]},
                 {"id": pair["other_id"], "title": pair["other_title"]},
             ],
-            "events": [dict(event) for event in events if event["id"] in shared],
+            "events": [dict(event) for event in shared],
         },
     }
 
@@ -175,43 +179,53 @@ async def search_world(request: web.Request) -> web.Response:
     return json_response(await read(request.app, _search, request, query["q"], query["limit"]))
 
 
-async def _search(conn: Connection, request: web.Request, words: str, limit: int) -> dict[str, Any]:
+async def _search(conn: Connection, request: web.Request, text: str, limit: int) -> dict[str, Any]:
     world = await get_world(conn, request)
-    # Nobody can have written these in a text.
-    marks = secrets.token_hex(16), secrets.token_hex(16)
+    words = read_search(text)
     try:
-        rows, snippets = await _find(conn, world, words, limit, marks)
+        rows = await view_queries.search(conn, world["id"], world["text_search"], words, limit)
+        snippets = await _make_snippets(conn, world["text_search"], words, rows)
     except asyncpg.QueryCanceledError as error:
         raise Problem(SEARCH_TOO_BROAD) from error
     names = ("kind", "id", "story_id", "rank")
     return {
         "total": rows[0]["total"] if rows else 0,
         "results": [
-            {
-                **{name: row[name] for name in names},
-                "snippet": _split(snippets.get(row["id"], ""), marks),
-            }
+            {**{name: row[name] for name in names}, "snippet": snippets.get(row["id"], [])}
             for row in rows
         ],
     }
 
 
-async def _find(
-    conn: Connection, world: asyncpg.Record, words: str, limit: int, marks: tuple[str, str]
-) -> tuple[list[asyncpg.Record], dict[uuid.UUID, str]]:
-    """Return what matches best, and its snippets."""
-    text_search = world["text_search"]
-    rows = await view_queries.search(conn, world["id"], text_search, words, limit)
-    snippets: dict[uuid.UUID, str] = {}
+async def _make_snippets(
+    conn: Connection, text_search: str, words: str, rows: list[asyncpg.Record]
+) -> dict[uuid.UUID, list[dict[str, Any]]]:
+    """Return a snippet of each row, by its id."""
+    # Nobody can have written this in a text.
+    mark = secrets.token_hex(16)
+    snippets = {}
     for kind in view_queries.SOURCES:
-        if ids := [row["id"] for row in rows if row["kind"] == kind]:
-            snippets |= await view_queries.make_snippets(conn, kind, ids, text_search, words, marks)
-    return rows, snippets
+        ids = [row["id"] for row in rows if row["kind"] == kind]
+        if ids:
+            matches = await view_queries.list_matches(conn, kind, ids, text_search, words, mark)
+            for match in matches:
+                snippets[match["id"]] = cut_snippet(match["text"], match["marked"], mark)
+    return snippets
 
 
-def _split(snippet: str, marks: tuple[str, str]) -> list[dict[str, Any]]:
-    """Return the pieces of a snippet, each with whether it matches."""
-    pieces = re.split("|".join(marks), snippet)
-    return [
-        {"text": piece, "match": bool(number % 2)} for number, piece in enumerate(pieces) if piece
-    ]
+def cut_snippet(text: str, marked: str, mark: str) -> list[dict[str, Any]]:
+    """Return the part of the text around its first match, in pieces.
+
+    Each piece has its text, and whether it matches. ``marked`` is the same text with other
+    punctuation, and a mark before and after each match.
+    """
+    pieces = marked.split(mark)
+    start = max(0, len(pieces[0]) - SNIPPET_LENGTH // 2)
+    end = start + SNIPPET_LENGTH
+    cut, place = [], 0
+    for number, piece in enumerate(pieces):
+        shown = text[max(place, start) : min(place + len(piece), end)]
+        if shown:
+            cut.append({"text": shown, "match": number % 2 == 1})
+        place += len(piece)
+    return cut

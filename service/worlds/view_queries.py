@@ -9,29 +9,37 @@ from service.db.connection import Connection
 from service.db.listing import Keyset
 from service.worlds.beat_queries import BEAT
 from service.worlds.story_queries import STORY
+from service.worlds.words import bare
 
 # By the story, then the order in it.
 TOLD = Keyset({"story_id": uuid.UUID, "order_index": int, "id": uuid.UUID}, descending=False)
 BY_PAIR = Keyset({"one_id": uuid.UUID, "other_id": uuid.UUID}, descending=False)
 BY_ID = Keyset({"id": uuid.UUID}, descending=False)
-# A search looks at the texts of one kind of row, by these columns.
+# What a search looks at: the table of each kind, that of its words, its text, and its story.
 SOURCES = {
     "event": (
         "world_events",
+        "event_words",
         "concat_ws(' ', label_time, summary, description, location, array_to_string(tags, ' '))",
         "null::uuid",
     ),
     "story": (
         "stories",
+        "story_words",
         "concat_ws(' ', title, synopsis, theme, array_to_string(tags, ' '))",
-        "id",
+        "stories.id",
     ),
-    "beat": ("story_beats", "concat_ws(' ', content, summary, local_time_label)", "story_id"),
+    "beat": (
+        "story_beats",
+        "beat_words",
+        "concat_ws(' ', content, summary, local_time_label)",
+        "story_id",
+    ),
 }
 
 
 async def list_beats_of_event(
-    conn: Connection, event_id: uuid.UUID, after: list[object] | None, limit: int, offset: int
+    conn: Connection, event_id: uuid.UUID, after: list[object] | None, limit: int
 ) -> list[asyncpg.Record]:
     """Return the beats that tell of the event, but for those of archived stories."""
     return await conn.fetch(
@@ -39,12 +47,11 @@ async def list_beats_of_event(
         select {BEAT} from story_beats b join stories s on s.id = b.story_id
         where b.world_event_id = $1 and s.archived_at is null
             and ($2::uuid is null or (b.story_id, b.order_index, b.id) > ($2, $3::int, $4::uuid))
-        order by b.story_id, b.order_index, b.id limit $5 offset $6
+        order by b.story_id, b.order_index, b.id limit $5
         """,  # noqa: S608
         event_id,
         *(after or (None, None, None)),
         limit,
-        offset,
     )
 
 
@@ -72,7 +79,7 @@ async def list_links(conn: Connection, event_ids: Sequence[uuid.UUID]) -> list[a
 
 
 async def list_meetings(
-    conn: Connection, world_id: uuid.UUID, after: list[object] | None, limit: int, offset: int
+    conn: Connection, world_id: uuid.UUID, after: list[object] | None, limit: int
 ) -> list[asyncpg.Record]:
     """Return pairs of stories that share events, with the ids of these.
 
@@ -80,28 +87,25 @@ async def list_meetings(
     """
     return await conn.fetch(
         """
-        select one.id as one_id, one.title as one_title, met.id as other_id,
-            met.title as other_title, met.event_ids
+        select one.id as one_id, one.title as one_title, other.id as other_id,
+            other.title as other_title, met.event_ids
         from stories one cross join lateral (
-            select other.id, other.title, array_agg(distinct told.world_event_id) as event_ids
+            select told.story_id, array_agg(distinct told.world_event_id) as event_ids
             from (
                 select distinct world_event_id from story_beats
                 where story_id = one.id and world_event_id is not null
             ) mine
                 join story_beats told on told.world_event_id = mine.world_event_id
                     and told.story_id > one.id
-                join stories other on other.id = told.story_id
-            where other.archived_at is null
-            group by other.id, other.title
-        ) met
-        where one.world_id = $1 and one.archived_at is null
-            and ($2::uuid is null or (one.id >= $2 and (one.id, met.id) > ($2, $3::uuid)))
-        order by one.id, met.id limit $4 offset $5
+            group by told.story_id
+        ) met join stories other on other.id = met.story_id
+        where one.world_id = $1 and one.archived_at is null and other.archived_at is null
+            and ($2::uuid is null or (one.id >= $2 and (one.id, other.id) > ($2, $3::uuid)))
+        order by one.id, other.id limit $4
         """,
         world_id,
         *(after or (None, None)),
         limit,
-        offset,
     )
 
 
@@ -157,17 +161,18 @@ async def search(
     found = " union all ".join(
         f"""
         select '{kind}' as kind, {table}.id, {story_id} as story_id,
-            ts_rank(search, query) as rank
-        from {table}, websearch_to_tsquery($2::text::regconfig, $3) query
-        where world_id = $1 and search @@ query
+            ts_rank({index}.words, query) as rank
+        from {index} join {table} using (id),
+            websearch_to_tsquery($2::text::regconfig, $3) query
+        where {index}.world_id = $1 and {index}.words @@ query
         """  # noqa: S608
-        for kind, (table, _, story_id) in SOURCES.items()
+        for kind, (table, index, _, story_id) in SOURCES.items()
     )
     return await conn.fetch(
         f"""
         with found as ({found})
         select kind, found.id, story_id, rank, count(*) over () as total
-        from found left join stories s on s.id = story_id
+        from found left join stories s on s.world_id = $1 and s.id = story_id
         where s.archived_at is null
         order by rank desc, found.id limit $4
         """,  # noqa: S608
@@ -178,29 +183,24 @@ async def search(
     )
 
 
-async def make_snippets(
-    conn: Connection,
-    kind: str,
-    ids: Sequence[uuid.UUID],
-    text_search: str,
-    words: str,
-    marks: tuple[str, str],
-) -> dict[uuid.UUID, str]:
-    """Return parts of the texts of these rows, with the words that match between ``marks``."""
-    table, text, _ = SOURCES[kind]
-    rows = await conn.fetch(
+async def list_matches(
+    conn: Connection, kind: str, ids: Sequence[uuid.UUID], text_search: str, words: str, mark: str
+) -> list[asyncpg.Record]:
+    """Return the texts of these rows: as they are, and with marks around the words that match.
+
+    In the marked text, spaces are in place of punctuation.
+    """
+    table, _, text, _ = SOURCES[kind]
+    return await conn.fetch(
         f"""
-        select id, ts_headline(
-            $2::text::regconfig, {text}, websearch_to_tsquery($2::text::regconfig, $3),
-            format(
-                'StartSel=%s,StopSel=%s,MaxFragments=2,MinWords=5,MaxWords=20', $4::text, $5::text
-            )
-        ) as snippet
+        select id, {text} as text, ts_headline(
+            $2::text::regconfig, {bare(text)}, websearch_to_tsquery($2::text::regconfig, $3),
+            format('HighlightAll=true,StartSel=%1$s,StopSel=%1$s', $4::text)
+        ) as marked
         from {table} where id = any($1)
         """,  # noqa: S608
         ids,
         text_search,
         words,
-        *marks,
+        mark,
     )
-    return {row["id"]: row["snippet"] for row in rows}

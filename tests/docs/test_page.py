@@ -1,25 +1,25 @@
-"""/docs: its files over HTTP, and the page in a real browser if one is installed."""
+"""The pages at / and /docs: their files over HTTP, and /docs in a browser if one is installed."""
 
 import gzip
 import re
-from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
 import pytest
 
+from service import __version__
 from service.auth.guards import optionally_signed_in
 from service.db.connection import POOL
-from service.docs.handlers import PAGE_POLICY
+from service.docs import handlers
 from service.routes import ROUTES
-from tests.support.browser import open_page
+from tests.support.browser import execute, open_docs, overflow_width, sign_in
 from tests.support.clients import Client, StartApp
 from tests.support.factories import PASSWORD, assert_problem, register
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
-    from playwright.async_api import Locator, Page
+    from playwright.async_api import Page
 
-FILES = {route.path for route in ROUTES if route.path.startswith("/docs")}
+FILES = {route.path for route in ROUTES if route.handler.__module__ == handlers.__name__}
 
 
 async def test_files_are_compressed_cached_and_revalidated(client: Client) -> None:
@@ -52,16 +52,51 @@ async def test_files_are_compressed_cached_and_revalidated(client: Client) -> No
         assert stale.status == 200
 
 
-async def test_page_has_no_inline_code_and_no_external_resources(client: Client) -> None:
-    response = await client.get("/docs")
-    text = await response.text()
-    assert response.headers["Content-Security-Policy"] == PAGE_POLICY
+@pytest.mark.parametrize("path", ["/", "/docs"])
+async def test_page_has_no_inline_code_and_no_external_resources(client: Client, path: str) -> None:
+    text = await (await client.get(path)).text()
     assert not re.search(r"<style|\bstyle=|\bon\w+=|javascript:", text)
     for attributes, content in re.findall(r"<script([^>]*)>(.*?)</script>", text, re.DOTALL):
         assert 'src="/docs/' in attributes
         assert content == ""
     for url in re.findall(r'(?:src|href)="([^"]*)"', text):
-        assert url.startswith(("/docs", "/openapi.json", "data:image/svg+xml,")), url
+        assert url.startswith(("/", "data:image/svg+xml,")), url
+        assert not url.startswith("//"), url
+
+
+async def test_page_may_load_only_its_own_scripts_and_styles(client: Client) -> None:
+    response = await client.get("/docs")
+    assert response.headers["Content-Security-Policy"] == handlers.DOCS_POLICY
+
+
+async def test_root_names_the_service_and_its_version(client: Client) -> None:
+    response = await client.get("/")
+    assert (response.status, response.content_type) == (200, "text/html")
+    text = await response.text()
+    assert "<title>Shinkei</title>" in text
+    assert __version__ in text
+
+
+async def test_every_link_of_the_root_leads_somewhere(client: Client) -> None:
+    links = set(re.findall(r'<a href="([^"]*)"', await (await client.get("/")).text()))
+    assert links == {"/docs", "/openapi.json", "/health"}
+    for link in links:
+        assert (await client.get(link)).status == 200, link
+
+
+async def test_root_runs_no_scripts(client: Client) -> None:
+    response = await client.get("/")
+    assert response.status == 200
+    policy = response.headers["Content-Security-Policy"].split("; ")
+    assert policy[0] == "default-src 'none'"
+    assert not any(directive.startswith(("script-src", "connect-src")) for directive in policy)
+    assert "<script" not in await response.text()
+
+
+async def test_root_is_a_page_whatever_the_client_accepts(client: Client) -> None:
+    for accepted in ("application/json", "*/*", "image/png"):
+        response = await client.get("/", headers={"Accept": accepted})
+        assert (response.status, response.content_type) == (200, "text/html"), accepted
 
 
 async def test_docs_can_be_turned_off(start_app: StartApp) -> None:
@@ -72,39 +107,6 @@ async def test_docs_can_be_turned_off(start_app: StartApp) -> None:
     described = await (await client.get("/openapi.json")).json()
     assert "/api/v1/users/me" in described["paths"]
     assert not FILES & set(described["paths"])
-
-
-@pytest.fixture
-async def page() -> AsyncIterator["Page"]:
-    """A page of a new browser."""
-    async with open_page() as page:
-        yield page
-
-
-async def open_docs(page: "Page", client: Client) -> None:
-    await page.goto(str(client.make_url("/docs")))
-    await page.locator(".opblock").first.wait_for()
-
-
-async def sign_in(page: "Page", email: str, password: str, button: str = "Sign in") -> None:
-    await page.get_by_label("Email", exact=True).fill(email)
-    await page.get_by_label("Password", exact=True).fill(password)
-    await page.get_by_role("button", name=button, exact=True).click()
-
-
-async def execute(page: "Page", operation: str) -> "Locator":
-    """Try the operation, opening it if needed; return the element that shows its response."""
-    block = page.locator(f"#operations-{operation}")
-    if "is-open" not in (await block.get_attribute("class") or ""):
-        await block.locator(".opblock-summary-control").click()
-    async with page.expect_response(lambda response: "/api/v1/users/me" in response.url):
-        await block.locator(".execute").click()
-    return block.locator(".live-responses-table tbody")
-
-
-async def overflow_width(page: "Page") -> int:
-    overflow: int = await page.evaluate("document.documentElement.scrollWidth - innerWidth")
-    return overflow
 
 
 @pytest.mark.asvs("3.4.3", "6.2.6", "7.4.4", "14.3.1", "14.3.3")
@@ -124,6 +126,8 @@ async def test_user_signs_in_and_tries_a_request(page: "Page", client: Client) -
     for route in ROUTES:
         row = page.locator(f".opblock-{route.method.lower()} [data-path='{route.path}']")
         assert await row.count() == 1, route
+    # Probes and files come last.
+    assert await page.locator(".opblock-tag").first.get_attribute("data-tag") == "users"
     assert await page.get_by_label("Password", exact=True).get_attribute("type") == "password"
     await sign_in(page, email, account.password)
     await page.get_by_text(f"Signed in as {email}").wait_for()

@@ -9,6 +9,7 @@ from aiohttp import ClientResponse
 from yarl import URL
 
 from service.context import LIFECYCLE
+from service.http.route import spellings
 from service.routes import ROUTES
 from service.settings import Rate
 from tests.support.clients import Client, StartApp
@@ -27,7 +28,11 @@ UNLISTED = (
 CACHED = {
     "/.well-known/jwks.json": "public, max-age=300",
     "/openapi.json": "public, no-cache",
-    **{route.path: "public, no-cache" for route in ROUTES if route.path.startswith("/docs")},
+    **{
+        route.path: "public, no-cache"
+        for route in ROUTES
+        if "service.docs" in route.handler.__module__
+    },
 }
 CORS = re.compile("access-control-|vary", re.IGNORECASE)
 
@@ -45,8 +50,8 @@ def assert_secure(response: ClientResponse) -> None:
     directives = policy.split("; ")
     assert {"default-src 'none'", "base-uri 'none'", "frame-ancestors 'none'"} <= {*directives}
     assert "unsafe" not in policy
-    path = response.url.path.rstrip("/")
-    is_page = path == "/docs" and response.method != "OPTIONS"
+    path = response.url.path.rstrip("/") or "/"
+    is_page = path in ("/", "/docs") and response.method != "OPTIONS" and response.status == 200
     assert (len(directives) > 3) == is_page
     expected = CACHED.get(path, "no-store") if response.status == 200 else "no-store"
     assert headers.getall("Cache-Control") == [expected], path
@@ -91,7 +96,7 @@ async def test_every_response_has_security_headers(client: Client) -> None:
         ("POST", "/api/v1/auth/password/forgot", {"email": owner.profile["email"]}),
         ("POST", "/api/v1/auth/login", {"email": "x" * 70_000}),
         ("GET", "/nothing", None),
-        ("GET", f"/?{'malformed' * 1000}", None),
+        ("GET", f"/nothing?{'malformed' * 1000}", None),
         ("POST", "/api/v1/auth/logout", None),
     ):
         response = await client.request(method, path, json=body, headers=owner.headers)
@@ -137,8 +142,8 @@ async def test_preflight_succeeds_on_every_route(start_app: StartApp) -> None:
     client = await start_app(cors_origins=ALLOWED)
     for path, origin in itertools.product({route.path for route in ROUTES}, sorted(ALLOWED)):
         concrete = re.sub(r"{[^}]*}", "01890000-0000-7000-8000-000000000000", path)
-        for slash in ("", "/"):
-            response = await preflight(client, concrete + slash, origin)
+        for spelling in spellings(concrete):
+            response = await preflight(client, spelling, origin)
             assert (response.status, await response.read()) == (204, b""), path
             assert response.headers["Access-Control-Allow-Origin"] == origin
             assert response.headers["Access-Control-Max-Age"] == "7200"
@@ -146,12 +151,38 @@ async def test_preflight_succeeds_on_every_route(start_app: StartApp) -> None:
             methods = response.headers["Access-Control-Allow-Methods"].split(", ")
             assert set(methods) == methods_of(path)
             assert_secure(response)
-    taken = response.headers["Access-Control-Allow-Headers"].lower().split(", ")
-    assert taken == sorted(taken)
-    assert set(taken) == {
-        *("authorization", "content-type", "idempotency-key", "if-match", "if-none-match"),
-        *("traceparent", "tracestate", "x-request-id"),
-    }
+
+
+def allowed_headers(response: ClientResponse) -> set[str]:
+    return set(response.headers["Access-Control-Allow-Headers"].lower().split(", "))
+
+
+ALLOWED_HEADERS = {
+    *("authorization", "baggage", "content-type", "idempotency-key", "if-match", "if-none-match"),
+    *("sentry-trace", "traceparent", "tracestate", "x-request-id"),
+}
+
+
+async def test_preflight_allows_the_headers_of_the_api_and_of_tracing(start_app: StartApp) -> None:
+    client = await start_app(cors_origins=ALLOWED)
+    response = await preflight(client, "/api/v1/users/me", APP)
+    assert allowed_headers(response) == ALLOWED_HEADERS
+
+
+async def test_preflight_also_allows_the_headers_of_the_setting(start_app: StartApp) -> None:
+    client = await start_app(cors_origins=ALLOWED, cors_headers=frozenset({"X-Datadog-Trace-Id"}))
+    response = await preflight(client, "/api/v1/users/me", APP)
+    assert allowed_headers(response) == {*ALLOWED_HEADERS, "x-datadog-trace-id"}
+
+
+async def test_listed_origins_can_read_the_file_name_of_an_export(start_app: StartApp) -> None:
+    client = await start_app(cors_origins=ALLOWED)
+    account = await register(client)
+    headers = {**account.headers, "Origin": APP}
+    response = await client.get("/api/v1/users/me/export", headers=headers)
+    assert "Content-Disposition" in response.headers
+    exposed = response.headers["Access-Control-Expose-Headers"].split(", ")
+    assert "Content-Disposition" in exposed
 
 
 @pytest.mark.asvs("3.5.2")

@@ -13,7 +13,7 @@ OPERATION_IDS = """
     admin_suspend_user
     audit_list_events
     auth_jwks
-    docs_page docs_page_script docs_page_style docs_swagger_ui_script docs_swagger_ui_style
+    docs_home docs_page docs_page_script docs_page_style docs_swagger_ui_script docs_swagger_ui_style
     health health_live health_ready health_startup
     openapi_spec
     recovery_forgot_password recovery_inspect_link recovery_resend_verification

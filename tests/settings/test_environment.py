@@ -66,6 +66,9 @@ def test_environment_defaults_match_the_settings_class() -> None:
         ({"CORS_ORIGINS": "http://a:65536"}, "CORS_ORIGINS: expected origins as browsers"),
         ({"PUBLIC_ORIGIN": "https://a\n.example"}, "PUBLIC_ORIGIN: expected text without control"),
         ({"CORS_ORIGINS": "*"}, "CORS_ORIGINS: expected origins as browsers send them"),
+        ({"CORS_HEADERS": "*"}, "CORS_HEADERS: expected names of headers, separated by commas"),
+        ({"CORS_HEADERS": "x-b3: 1"}, "CORS_HEADERS: expected names of headers"),
+        ({"CORS_HEADERS": "x-a x-b"}, "CORS_HEADERS: expected names of headers"),
         ({"CORS_ORIGINS": "null"}, "CORS_ORIGINS: expected origins as browsers send them"),
         (
             {"CORS_ORIGINS": "https://a.example/"},
@@ -201,6 +204,11 @@ def test_origins_are_separated_by_commas() -> None:
     assert settings.cors_origins == set(given.replace(" ", "").split(","))
 
 
+def test_header_names_are_separated_by_commas() -> None:
+    settings = load_settings({"CORS_HEADERS": "x-datadog-trace-id, X-B3-TraceId,"})
+    assert settings.cors_headers == {"x-datadog-trace-id", "X-B3-TraceId"}
+
+
 @pytest.mark.parametrize(
     "origin", ["https://[2001:db8::1]", "http://[::1]:8080", "http://[::ffff:192.0.2.1]:65535"]
 )
@@ -271,6 +279,7 @@ def test_port_that_is_no_such_link_is_refused(link: str) -> None:
 
 # Values of the variables that have no default to write down.
 SAMPLES = {
+    "CORS_HEADERS": "x-datadog-trace-id",
     "CORS_ORIGINS": "https://app.example",
     "DATABASE_URL": "postgresql://u:p@h/n",
     "DATA_DIR": "/tmp",

@@ -1,14 +1,15 @@
-"""A real browser, if one is installed."""
+"""A real browser, and the page at /docs as a person uses it there."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from tests.support.clients import Client
 from tests.support.programs import require
 from tests.support.waiting import DEADLINE_S
 
 if TYPE_CHECKING:
-    from playwright.async_api import Page
+    from playwright.async_api import Locator, Page
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 FLAGS = [
@@ -19,7 +20,7 @@ FLAGS = [
 
 @asynccontextmanager
 async def open_page() -> AsyncIterator["Page"]:
-    """Open a page in a new browser."""
+    """Open a page in a new browser, if one is installed."""
     executable = require(*BROWSERS)
     from playwright.async_api import async_playwright
 
@@ -29,3 +30,49 @@ async def open_page() -> AsyncIterator["Page"]:
         page.set_default_timeout(DEADLINE_S * 1000)
         yield page
         await browser.close()
+
+
+async def open_docs(page: "Page", client: Client) -> None:
+    await page.goto(str(client.make_url("/docs")))
+    await page.locator(".opblock").first.wait_for()
+
+
+async def sign_in(page: "Page", email: str, password: str, button: str = "Sign in") -> None:
+    await page.get_by_label("Email", exact=True).fill(email)
+    await page.get_by_label("Password", exact=True).fill(password)
+    await page.get_by_role("button", name=button, exact=True).click()
+
+
+async def execute(page: "Page", operation: str) -> "Locator":
+    """Try the operation, opening it if needed; return the element that shows its response."""
+    block = page.locator(f"#operations-{operation}")
+    if "is-open" not in (await block.get_attribute("class") or ""):
+        await block.locator(".opblock-summary-control").click()
+    async with page.expect_response(lambda response: "/api/v1/users" in response.url):
+        await block.locator(".execute").click()
+    return block.locator(".live-responses-table tbody")
+
+
+async def open_lock(page: "Page", operation: str) -> "Locator":
+    """Press the lock of the operation; return the dialog that it opens."""
+    await page.locator(f"#operations-{operation} .authorization__btn").press("Enter")
+    dialog = page.get_by_role("dialog")
+    await dialog.wait_for()
+    return dialog
+
+
+async def overflow_width(page: "Page") -> int:
+    overflow: int = await page.evaluate("document.documentElement.scrollWidth - innerWidth")
+    return overflow
+
+
+async def find_violations(page: "Page") -> list[str]:
+    """Run all rules of axe-core; return the rule, selector and HTML of each violation."""
+    from axe_playwright_python.async_playwright import Axe
+
+    found: list[dict[str, Any]] = (await Axe().run(page)).response["violations"]
+    return [
+        f"{violation['id']}: {' '.join(map(str, node['target']))} {node['html'][:200]}"
+        for violation in found
+        for node in violation["nodes"]
+    ]

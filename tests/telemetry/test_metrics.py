@@ -105,6 +105,16 @@ async def test_clients_cannot_create_series(client: Client, registry: CollectorR
     assert value(registry, requests, method="other", status="501", **unmatched) == 5
 
 
+async def test_root_is_counted_and_logged_as_a_route(
+    client: Client, registry: CollectorRegistry
+) -> None:
+    with logged() as events:
+        await client.get("/")
+    assert [event["route"] for event in events] == ["/"]
+    counted = {"method": "GET", "route": "/", "status": "200"}
+    assert value(registry, "shinkei_http_requests_total", **counted) == 1
+
+
 async def test_preflights_are_counted_separately_from_unmatched_requests(
     client: Client, registry: CollectorRegistry
 ) -> None:
