@@ -55,9 +55,9 @@ async def seed(conn: Any, world: World, count: int) -> dict[str, str]:
     story = await world.add_story(title="with beats", status="archived")
     await conn.execute(
         """
-        insert into story_beats (id, world_id, story_id, order_index, content, words, type,
+        insert into story_beats (id, world_id, story_id, order_index, content, words, characters, type,
             generated_by)
-        select gen_random_uuid(), $1, $2, n * 2, 'x', 1, 'scene', 'user'
+        select gen_random_uuid(), $1, $2, n * 2, 'x', 1, 1, 'scene', 'user'
         from generate_series(1, $3) n
         """,
         world.body["id"],
@@ -66,9 +66,9 @@ async def seed(conn: Any, world: World, count: int) -> dict[str, str]:
     )
     await conn.execute(
         """
-        insert into story_beats (id, world_id, story_id, order_index, content, words, type,
+        insert into story_beats (id, world_id, story_id, order_index, content, words, characters, type,
             generated_by, world_event_id)
-        select gen_random_uuid(), $1, id, 1, 'x', 1, 'scene', 'user', $2
+        select gen_random_uuid(), $1, id, 1, 'x', 1, 1, 'scene', 'user', $2
         from stories where archived_at is null
         """,
         world.body["id"],
