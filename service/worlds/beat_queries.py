@@ -104,9 +104,7 @@ INSERT = f"""
     ), indexed as (
         insert into beat_words (id, world_id, words) values ($1, $2, {WORDS})
     )
-"""
-INSERT_AND_RETURN = f"{INSERT} select * from inserted"  # noqa: S608
-INSERT_ONLY = f"{INSERT} select where false"
+"""  # noqa: S608
 
 
 async def insert_beat(
@@ -116,7 +114,10 @@ async def insert_beat(
     story_id: uuid.UUID,
     values: dict[str, Any],
 ) -> asyncpg.Record:
-    row = await conn.fetchrow(INSERT_AND_RETURN, *_arguments(beat_id, world_id, story_id, values))
+    row = await conn.fetchrow(
+        f"{INSERT} select * from inserted",  # noqa: S608
+        *_arguments(beat_id, world_id, story_id, values),
+    )
     assert row is not None  # noqa: S101
     return row
 
@@ -128,7 +129,7 @@ async def insert_beats(
 ) -> None:
     """Insert beats, each given as its id, its story's and its values."""
     await conn.executemany(
-        INSERT_ONLY,
+        f"{INSERT} select id from inserted",  # noqa: S608
         [_arguments(beat_id, world_id, story_id, values) for beat_id, story_id, values in rows],
     )
 

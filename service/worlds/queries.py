@@ -188,7 +188,7 @@ async def delete_slice(conn: Connection, world_id: uuid.UUID, limit: int) -> boo
     )
     if found is None:
         return False
-    # In this order, a row takes only its words with it. Each table but the first has far fewer rows.
+    # In this order, a row takes only its words with it. All but the first table have far fewer rows.
     for table in ("story_beats", "stories", "event_causes", "world_events"):
         deleted = await conn.fetch(
             f"""
