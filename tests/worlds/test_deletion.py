@@ -41,24 +41,25 @@ async def fill(conn: Any, world: World, count: int = 25) -> None:
     await conn.execute(
         f"""
         with added_events as (
-            insert into world_events (id, world_id, t, type, summary, tags, search)
-            select gen_random_uuid(), $1, n, 'minor', '', '{{}}', '' from generate_series(1, {count}) n
+            insert into world_events (id, world_id, t, type, summary, tags)
+            select gen_random_uuid(), $1, n, 'minor', '', '{{}}' from generate_series(1, {count}) n
             returning id, t
         ), causes as (
             insert into event_causes (world_id, event_id, cause_id)
             select $1, one.id, other.id from added_events one join added_events other
                 on other.t = one.t - 1
         ), added_stories as (
-            insert into stories (id, world_id, title, status, mode, pov_type, tags, search)
-            select gen_random_uuid(), $1, '', 'draft', 'manual', 'third', '{{}}', ''
+            insert into stories (id, world_id, title, status, mode, pov_type, tags)
+            select gen_random_uuid(), $1, '', 'draft', 'manual', 'third', '{{}}'
             from generate_series(1, {count})
             returning id
         )
         insert into story_beats (
-            id, world_id, story_id, order_index, content, words, type, world_event_id, generated_by,
-            search
+            id, world_id, story_id, order_index, content, words, characters, type, world_event_id,
+            generated_by
         )
-        select gen_random_uuid(), $1, added_stories.id, 1, '', 0, 'scene', added_events.id, 'user', ''
+        select gen_random_uuid(), $1, added_stories.id, 1, '', 0, 0, 'scene', added_events.id,
+            'user'
         from added_stories, added_events where t = 1
         """,
         world.body["id"],

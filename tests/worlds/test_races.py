@@ -279,8 +279,8 @@ async def test_graph_names_no_event_that_was_added_after_its_nodes_were_read(
         await conn.execute(
             """
             with added as (
-                insert into world_events (id, world_id, t, type, summary, tags, search)
-                values (gen_random_uuid(), $1, 2, 'major', 'A comet.', '{}', '')
+                insert into world_events (id, world_id, t, type, summary, tags)
+                values (gen_random_uuid(), $1, 2, 'major', 'A comet.', '{}')
                 returning id
             )
             insert into event_causes (world_id, event_id, cause_id) select $1, id, $2 from added
