@@ -7,7 +7,7 @@ import pytest
 
 from service.worlds import (
     beat_handlers,
-    limits,
+    event_handlers,
     plan,
     schemas,
     story_handlers,
@@ -148,7 +148,7 @@ async def test_document_with_too_many_rows_is_refused_before_all_are_read(
     monkeypatch.setattr(plan, "EVENTS_PER_WORLD", 1)
     await refuse(conn, world, IMPORT, {**document, "world_events": [{"id": NO_ONE, **EVENT}, 1]})
     await refuse(conn, world, IMPORT, {**document, "stories": [story, 1]})
-    stories = [{**story, "story_beats": [beat, 1]}]
+    stories = [{**story, "story_beats": [beat, beat, 1]}]
     await refuse(conn, world, IMPORT, {**document, "stories": stories})
 
 
@@ -161,7 +161,7 @@ async def test_events_of_a_world_are_limited(
     await world.add_event()
     await world.add_event()
     document = await world.get("export")
-    for module in (limits, plan):
+    for module in (event_handlers, plan):
         monkeypatch.setattr(module, "EVENTS_PER_WORLD", 2)
     detail = await refuse(conn, world, "events", EVENT)
     assert detail == "You can have at most 2 events in a world."
