@@ -66,7 +66,7 @@ async def respond_with_list(
     dump: Dump,
     *,
     around: tuple[bytes, bytes] = (b"[", b"]"),
-    slice_: int = SLICE,
+    slice_: int | None = None,
     path: str | None = None,
 ) -> web.StreamResponse:
     """Respond with an array of up to ``limit`` rows, and with a Link if there are more.
@@ -75,7 +75,7 @@ async def respond_with_list(
     sent from there. ``around`` is put before and after the rows. ``path`` is that of the list, if
     the request has another.
     """
-    path = path or request.path
+    path, size = path or request.path, slice_ or SLICE
     limit = query.get("limit", LIST_MAX)
     secret_key = request.app[SETTINGS].secret_key
     start = open_cursor(secret_key, path, query, keyset)
@@ -84,8 +84,8 @@ async def respond_with_list(
         url = request.rel_url.with_path(path, keep_query=True)
         return link_to_next(url, make_cursor(secret_key, path, query, keyset, row))
 
-    rows = await read(request.app, fetch, start, min(limit, slice_) + 1)
-    if len(rows) <= slice_ or limit <= slice_:
+    rows = await read(request.app, fetch, start, min(limit, size) + 1)
+    if len(rows) <= size or limit <= size:
         headers = link(rows[limit - 1]) if len(rows) > limit else {}
         return JsonResponse(around[0] + _join(dump, rows[:limit]) + around[1], headers=headers)
 
@@ -97,7 +97,7 @@ async def respond_with_list(
         left, position = limit, start
         async with snapshot(conn):
             while True:
-                wanted = min(left, slice_)
+                wanted = min(left, size)
                 rows = await fetch(conn, position, wanted + 1)
                 await write_spool(spool, _join(dump, rows[:wanted]))
                 left -= wanted

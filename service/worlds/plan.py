@@ -101,20 +101,26 @@ def _plan_events(plan: Plan, spool: IO[bytes]) -> None:
     causes: list[tuple[str, uuid.UUID, list[uuid.UUID]]] = []
     seen: set[uuid.UUID] = set()
     for at, value in document.read_events(spool):
+        check_limit(len(seen) + 1, EVENTS_PER_WORLD, "events in a world")
         event = _load(schemas.IMPORT_EVENT, at, value)
         if event["id"] in seen:
             raise invalid_fields(field_error(f"{at}/id", "duplicate", "Given more than once."))
         seen.add(event["id"])
-        check_limit(len(seen), EVENTS_PER_WORLD, "events in a world")
         causes.append((at, event["id"], event.get("caused_by_ids", [])))
     # New ids in the order of the old ones, so that causes keep their order.
     plan.event_ids = {event_id: uuid_utils.uuid7() for event_id in sorted(seen)}
-    sorter: graphlib.TopologicalSorter[uuid.UUID] = graphlib.TopologicalSorter()
     for at, event_id, cause_ids in causes:
         for number, cause_id in enumerate(cause_ids):
             cause = plan.find_event(cause_id, f"{at}/caused_by_ids/{number}")
             plan.causes.append((plan.event_ids[event_id], cause))
-            sorter.add(event_id, cause_id)
+    require_no_cycle(plan.causes)
+
+
+def require_no_cycle(causes: list[tuple[uuid.UUID, uuid.UUID]]) -> None:
+    """Raise Problem 422 if an event is among the causes of its own causes."""
+    sorter: graphlib.TopologicalSorter[uuid.UUID] = graphlib.TopologicalSorter()
+    for event_id, cause_id in causes:
+        sorter.add(event_id, cause_id)
     try:
         sorter.prepare()
     except graphlib.CycleError:

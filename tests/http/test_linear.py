@@ -11,7 +11,6 @@ from ipaddress import ip_network
 from types import FrameType
 from typing import Any
 from unittest.mock import Mock
-from uuid import UUID
 
 import pytest
 from aiohttp import web
@@ -48,9 +47,9 @@ from service.settings import Settings
 from service.users.schemas import MERGE_PROFILE, REGISTER
 from service.worlds.beat_queries import count_words
 from service.worlds.document import check_outline, read_events
+from service.worlds.plan import make_plan
 from service.worlds.schemas import CREATE_EVENT, REORDER_BEATS
 from service.worlds.screen import Screen
-from service.worlds.transfer_handlers import _require_no_cycle
 from tests.support.worlds import NO_ONE
 
 # Steps that twice the input may take, for each step that the input takes.
@@ -278,7 +277,7 @@ FED: dict[str, tuple[int, Callable[[int], Callable[[], object]]]] = {
     "words": (4000, lambda n: lambda: count_words("é " * (n // 2))),
     "causes": (
         200,
-        lambda n: lambda: _require_no_cycle([(UUID(int=i + 1), UUID(int=i)) for i in range(n)]),
+        lambda n: lambda: make_plan(io.BytesIO(chain(n)), Settings()),
     ),
     "document, escapes": (6000, lambda n: lambda: Screen().find_fault(b"\\u0430" * (n // 6))),
     "document, quotes": (4000, lambda n: lambda: Screen().find_fault(b'"' * n)),
@@ -295,6 +294,18 @@ FED: dict[str, tuple[int, Callable[[int], Callable[[], object]]]] = {
     "If-Match, ETags": (4000, lambda n: lambda: if_match('"1", ' * n)),
     "If-Match, spaces": (4000, lambda n: lambda: if_match('"1"' + " \t," * n + "x")),
 }
+
+
+def chain(length: int) -> bytes:
+    """Return a document whose events each cause the next one."""
+    row = {"t": 1, "type": "minor", "summary": "A bell."}
+    ids = [f"{NO_ONE[:-6]}{number:06}" for number in range(length)]
+    events = [
+        {**row, "id": each, "caused_by_ids": ids[max(0, number - 1) : number]}
+        for number, each in enumerate(ids)
+    ]
+    world = {"version": "1.0", "world": {"name": "Orrery"}, "world_events": events}
+    return json.dumps(world).encode()
 
 
 def nested(depth: int) -> dict[str, Any]:

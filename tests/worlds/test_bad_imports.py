@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from service.worlds import transfer_handlers
+from service.worlds import plan
 from tests.support.clients import StartApp
 from tests.support.factories import assert_problem, pointers, register
 from tests.support.worlds import NO_ONE, WORLDS, World, create_world
@@ -289,7 +289,7 @@ async def test_rows_are_read_in_batches_of_any_size(
     events = [{"id": NO_ONE[:-2] + f"{n:02}", **BELL} for n in range(7)]
     document = document_with("#/world_events", [*DOCUMENT["world_events"], *events[3:]])
     for size in (1, 2, 3, 6, 7):
-        monkeypatch.setattr(transfer_handlers, "ROWS_AT_ONCE", size)
+        monkeypatch.setattr(plan, "ROWS_AT_ONCE", size)
         response = await post(world, json.dumps(document).encode())
         copied = world._replace(body=await response.json())
         assert len(await copied.get("events")) == 6

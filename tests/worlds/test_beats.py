@@ -282,9 +282,9 @@ async def test_all_beats_of_a_long_story_are_reordered_at_once(
     await conn.execute(
         """
         insert into story_beats (
-            id, world_id, story_id, order_index, content, words, type, generated_by, search
+            id, world_id, story_id, order_index, content, words, characters, type, generated_by
         )
-        select gen_random_uuid(), $1, $2, n, 'x', 1, 'scene', 'user', ''
+        select gen_random_uuid(), $1, $2, n, 'x', 1, 1, 'scene', 'user'
         from generate_series(1, 3000) n
         """,
         world.body["id"],

@@ -7,10 +7,10 @@ import pytest
 
 from service.worlds import (
     beat_handlers,
-    limits,
+    event_handlers,
+    plan,
     schemas,
     story_handlers,
-    transfer_handlers,
 )
 from tests.support.clients import StartApp
 from tests.support.factories import assert_problem, register
@@ -145,10 +145,10 @@ async def test_document_with_too_many_rows_is_refused_before_all_are_read(
     world = await new_world(start_app, stories_per_account=1, beats_per_account=1)
     story, beat = {"title": "x"}, {"content": "x"}
     document = {"version": "1.0", "world": {"name": "x"}}
-    monkeypatch.setattr(transfer_handlers, "EVENTS_PER_WORLD", 1)
+    monkeypatch.setattr(plan, "EVENTS_PER_WORLD", 1)
     await refuse(conn, world, IMPORT, {**document, "world_events": [{"id": NO_ONE, **EVENT}, 1]})
     await refuse(conn, world, IMPORT, {**document, "stories": [story, 1]})
-    stories = [{**story, "story_beats": [beat, 1]}]
+    stories = [{**story, "story_beats": [beat, beat, 1]}]
     await refuse(conn, world, IMPORT, {**document, "stories": stories})
 
 
@@ -161,7 +161,7 @@ async def test_events_of_a_world_are_limited(
     await world.add_event()
     await world.add_event()
     document = await world.get("export")
-    for module in (limits, transfer_handlers):
+    for module in (event_handlers, plan):
         monkeypatch.setattr(module, "EVENTS_PER_WORLD", 2)
     detail = await refuse(conn, world, "events", EVENT)
     assert detail == "You can have at most 2 events in a world."
@@ -174,7 +174,7 @@ async def test_events_of_a_world_are_limited(
 async def test_beats_of_a_story_are_limited(
     world: World, conn: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (beat_handlers, transfer_handlers):
+    for module in (beat_handlers, plan):
         monkeypatch.setattr(module, "BEATS_PER_STORY", 2)
     story = await world.add_story()
     await world.add_beat(story)
@@ -190,7 +190,7 @@ async def test_beats_of_a_story_are_limited(
 async def test_beats_on_an_event_are_limited(
     world: World, conn: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (beat_handlers, story_handlers, transfer_handlers):
+    for module in (beat_handlers, story_handlers, plan):
         monkeypatch.setattr(module, "BEATS_PER_EVENT", 2)
     event, story = await world.add_event(), await world.add_story()
     link = {"content": "x", "world_event_id": event["id"]}

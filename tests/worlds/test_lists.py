@@ -26,8 +26,8 @@ async def seed_events(conn: Any, world: World, count: int) -> None:
     """Add events, two of them at each time."""
     await conn.execute(
         """
-        insert into world_events (id, world_id, t, type, summary, tags, search)
-        select gen_random_uuid(), $1, n / 2, 'minor', 'A bell.', '{}', ''
+        insert into world_events (id, world_id, t, type, summary, tags)
+        select gen_random_uuid(), $1, n / 2, 'minor', 'A bell.', '{}'
         from generate_series(1, $2) n
         """,
         world.body["id"],
@@ -42,10 +42,10 @@ async def seed(conn: Any, world: World, count: int) -> dict[str, str]:
     event = await world.add_event(t=-1)
     await conn.execute(
         """
-        insert into stories (id, world_id, title, status, mode, pov_type, tags, search, updated_at,
+        insert into stories (id, world_id, title, status, mode, pov_type, tags, updated_at,
             archived_at)
         select gen_random_uuid(), $1, 'Story ' || n, case when archived then 'archived'
-            else 'draft' end, 'manual', 'third', '{sea}', '', now() - n / 2 * interval '1 second',
+            else 'draft' end, 'manual', 'third', '{sea}', now() - n / 2 * interval '1 second',
             case when archived then now() end
         from generate_series(1, $2) n, unnest(array[true, false]) archived
         """,
@@ -55,9 +55,9 @@ async def seed(conn: Any, world: World, count: int) -> dict[str, str]:
     story = await world.add_story(title="with beats", status="archived")
     await conn.execute(
         """
-        insert into story_beats (id, world_id, story_id, order_index, content, words, type,
-            generated_by, search)
-        select gen_random_uuid(), $1, $2, n * 2, 'x', 1, 'scene', 'user', ''
+        insert into story_beats (id, world_id, story_id, order_index, content, words, characters, type,
+            generated_by)
+        select gen_random_uuid(), $1, $2, n * 2, 'x', 1, 1, 'scene', 'user'
         from generate_series(1, $3) n
         """,
         world.body["id"],
@@ -66,9 +66,9 @@ async def seed(conn: Any, world: World, count: int) -> dict[str, str]:
     )
     await conn.execute(
         """
-        insert into story_beats (id, world_id, story_id, order_index, content, words, type,
-            generated_by, search, world_event_id)
-        select gen_random_uuid(), $1, id, 1, 'x', 1, 'scene', 'user', '', $2
+        insert into story_beats (id, world_id, story_id, order_index, content, words, characters, type,
+            generated_by, world_event_id)
+        select gen_random_uuid(), $1, id, 1, 'x', 1, 1, 'scene', 'user', $2
         from stories where archived_at is null
         """,
         world.body["id"],

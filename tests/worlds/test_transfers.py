@@ -267,23 +267,77 @@ async def test_copy_shares_nothing_with_the_original(world: World) -> None:
 # How many at once.
 
 
-async def test_number_of_transfers_at_a_time_is_limited(world: World, conn: Any) -> None:
+LOCK = "lock table world_events in access exclusive mode"
+
+
+async def worlds_of_others(world: World, count: int) -> list[World]:
+    """Return a world of each of ``count`` other accounts."""
+    return [await create_world(world.client, await register(world.client)) for _ in range(count)]
+
+
+async def export(world: World) -> int:
+    return (await world.send("GET", "export")).status
+
+
+async def test_account_has_one_transfer_at_a_time(world: World, conn: Any) -> None:
     document = await world.get("export")
-    lock = "lock table world_events in access exclusive mode"
+    (other,) = await worlds_of_others(world, 1)
     async with conn.transaction():
-        await conn.execute(lock)
-        running = [
-            asyncio.ensure_future(world.send("GET", "export"))
-            for _ in range(transfer_handlers.TRANSFERS_MAX)
-        ]
-        await eventually(lambda: _waiting(conn, len(running)))
+        await conn.execute(LOCK)
+        exports = [asyncio.ensure_future(export(world))]
+        await eventually(lambda: _waiting(conn, 1))
         for response in (
             await world.send("GET", "export"),
             await world.send("POST", IMPORT, document),
             await world.send("POST", "duplicate"),
         ):
-            await assert_problem(response, 503, "too_many_transfers")
-    assert [(await each).status for each in running] == [200, 200]
+            await assert_problem(response, 409, "transfer_in_progress")
+        exports.append(asyncio.ensure_future(export(other)))
+        await eventually(lambda: _waiting(conn, 2))
+    assert await asyncio.gather(*exports) == [200, 200]
+    assert await export(world) == 200
+
+
+async def test_number_of_transfers_at_a_time_is_limited(
+    world: World, conn: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transfer_handlers, "TRANSFERS_MAX", 1)
+    (other,) = await worlds_of_others(world, 1)
+    async with conn.transaction():
+        await conn.execute(LOCK)
+        exporting = asyncio.ensure_future(export(world))
+        await eventually(lambda: _waiting(conn, 1))
+        await assert_problem(await other.send("GET", "export"), 503, "too_many_transfers")
+    assert await exporting == 200
+    assert await export(other) == 200
+
+
+async def test_transfers_take_turns_at_the_database(world: World, conn: Any) -> None:
+    """So that they leave connections to other requests."""
+    assert world.client.app is not None
+    transfers = world.client.app[transfer_handlers.TRANSFERS]
+    worlds = [world, *await worlds_of_others(world, 3)]
+    async with conn.transaction():
+        await conn.execute(LOCK)
+        exports = [asyncio.ensure_future(export(each)) for each in worlds]
+        await eventually(lambda: len(transfers.accounts) == len(worlds))
+        await eventually(lambda: _waiting(conn, transfer_handlers.WORKING_MAX))
+        assert await world.get("") == world.body
+        assert await conn.fetchval(WAITING) == transfer_handlers.WORKING_MAX
+    assert await asyncio.gather(*exports) == [200] * 4
+
+
+async def test_repeated_import_with_a_key_waits_for_no_turn(world: World, conn: Any) -> None:
+    document, key = await world.get("export"), {"Idempotency-Key": "once"}
+    first = await world.send("POST", IMPORT, document, key)
+    others = await worlds_of_others(world, transfer_handlers.WORKING_MAX)
+    async with conn.transaction():
+        await conn.execute(LOCK)
+        exports = [asyncio.ensure_future(export(each)) for each in others]
+        await eventually(lambda: _waiting(conn, len(others)))
+        second = await asyncio.wait_for(world.send("POST", IMPORT, document, key), 60)
+        assert await second.json() == await first.json()
+    assert await asyncio.gather(*exports) == [200, 200]
 
 
 async def _waiting(conn: Any, count: int) -> bool:
@@ -295,7 +349,7 @@ async def test_export_is_of_one_moment(world: World, conn: Any) -> None:
     story = await world.add_story()
     beat = await world.add_beat(story)
     async with conn.transaction():
-        await conn.execute("lock table world_events in access exclusive mode")
+        await conn.execute(LOCK)
         exporting = asyncio.ensure_future(world.send("GET", "export"))
         await eventually(lambda: _waiting(conn, 1))
         await conn.execute("delete from story_beats")
