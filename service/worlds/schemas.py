@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 from marshmallow import Schema, ValidationError, fields, pre_load, validate
 
 from service.http import examples
-from service.http.descriptions import Shape, array_of, object_of
+from service.http.descriptions import Shape, array_of, object_of, ref
 from service.http.field_errors import Message
 from service.http.fields import Digits, Text, Timestamp, UuidText
 from service.http.row_schema import RowSchema
@@ -345,7 +345,7 @@ class ImportStoryWithBeatsSchema(ImportStorySchema):
 class ImportSchema(Schema):
     """``POST /worlds/import``, for the description: the document is never loaded as a whole."""
 
-    version = _choice("1.0", required=True)
+    version = fields.String(required=True, metadata={"description": "1.0"})
     exported_at = fields.Raw()
     world = fields.Nested(ImportWorldSchema, required=True)
     world_events = fields.List(fields.Nested(ImportEventSchema))
@@ -514,13 +514,14 @@ IMPORT_STORY = ImportStorySchema()
 IMPORT_BEAT = ImportBeatSchema()
 IMPORT = ImportSchema()
 
+# With a limit, the object; generators understand a choice of types, but not one of schemas.
 EVENTS = Shape(
     "Events",
     {
-        "oneOf": [
-            {**array_of(EVENT), "maxItems": LIST_MAX},
-            object_of(total={"type": "integer", "minimum": 0}, events=array_of(EVENT)),
-        ]
+        "type": ["array", "object"],
+        "items": EVENT,
+        "maxItems": LIST_MAX,
+        "properties": {"total": {"type": "integer", "minimum": 0}, "events": array_of(EVENT)},
     },
 )
 _ID = {"type": "string", "format": "uuid"}
@@ -533,7 +534,7 @@ _NUMBER = {"type": "number"}
 class StoryOfBeat(fields.Field[dict[str, Any]]):
     """The story that a beat belongs to."""
 
-    json_schema: ClassVar = {"allOf": [STORY]}
+    json_schema: ClassVar = ref("Story")
 
 
 class BeatWithStorySchema(BeatSchema):
@@ -588,7 +589,7 @@ TIMELINE = Shape(
 DOCUMENT = Shape(
     "WorldDocument",
     object_of(
-        version={"const": "1.0"},
+        version={"type": "string", "description": "1.0"},
         exported_at={"type": "string", "format": "date-time"},
         world=WORLD,
         world_events=array_of(EVENT),

@@ -22,6 +22,16 @@ OPERATION_IDS = """
     sessions_refresh
     users_change_email users_change_password users_delete_me users_export_me users_merge_me
     users_read_me users_register users_replace_me users_request_deletion
+    worlds_add_cause worlds_change_beat worlds_change_event worlds_change_event_of_world
+    worlds_change_reasoning worlds_change_story worlds_change_world worlds_clone_story
+    worlds_create_beat worlds_create_event worlds_create_story worlds_create_world
+    worlds_delete_beat worlds_delete_event worlds_delete_event_of_world worlds_delete_story
+    worlds_delete_world worlds_duplicate_world worlds_export_world worlds_import_world
+    worlds_list_archived_stories worlds_list_beats worlds_list_beats_of_event worlds_list_events
+    worlds_list_intersections worlds_list_stories worlds_list_tags worlds_list_worlds
+    worlds_read_beat worlds_read_dependency_graph worlds_read_event worlds_read_event_of_world
+    worlds_read_statistics worlds_read_story worlds_read_timeline worlds_read_world
+    worlds_remove_cause worlds_reorder_beats worlds_restore_story worlds_search_world
 """
 
 
