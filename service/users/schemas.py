@@ -9,7 +9,7 @@ from service.http.descriptions import Shape, array_of, object_of
 from service.http.fields import DisplayName, EmailAddress, NewPassword, Password, Timestamp
 from service.http.row_schema import RowSchema
 from service.sessions.schemas import SESSION, SESSION_EXAMPLE
-from service.worlds.schemas import DOCUMENT
+from service.worlds.shapes import DOCUMENT
 
 
 class OwnProfileSchema(RowSchema):

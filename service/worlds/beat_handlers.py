@@ -15,7 +15,7 @@ from service.http.descriptions import Success, describe
 from service.http.idempotency import write_once
 from service.http.problems import Problem, ProblemType
 from service.http.requests import read_body, read_query
-from service.worlds import beat_queries, event_queries, queries, schemas, story_queries
+from service.worlds import beat_queries, event_queries, queries, samples, schemas, story_queries
 from service.worlds.limits import (
     BEATS_PER_EVENT,
     BEATS_PER_STORY,
@@ -29,8 +29,8 @@ from service.worlds.rows import BEAT_NOT_FOUND, changes, get_story, id_of, no_su
 WRONG_BEATS = ProblemType(
     400, "wrong_beats", "Name every beat of the story exactly once, and no other."
 )
-_BEAT = Success("The beat.", schemas.BEAT, ("ETag",), schemas.BEAT_EXAMPLE)
-_BEATS = Success("Beats.", list_of(schemas.BEAT), ("Link",), [schemas.BEAT_EXAMPLE])
+_BEAT = Success("The beat.", schemas.BEAT, ("ETag",), samples.BEAT_EXAMPLE)
+_BEATS = Success("Beats.", list_of(schemas.BEAT), ("Link",), [samples.BEAT_EXAMPLE])
 
 
 @describe({200: _BEATS}, query=LIST)
@@ -60,7 +60,7 @@ async def _respond(
 
 
 @describe(
-    {201: Success("Created.", schemas.BEAT, ("ETag", "Location"), schemas.BEAT_EXAMPLE)},
+    {201: Success("Created.", schemas.BEAT, ("ETag", "Location"), samples.BEAT_EXAMPLE)},
     body=schemas.CREATE_BEAT,
     example={"content": "The lamp went out.", "type": "scene"},
     problems=(LIMIT_REACHED,),
@@ -194,7 +194,7 @@ async def _delete(conn: Connection, request: web.Request) -> None:
 @describe(
     {200: _BEATS},
     body=schemas.REORDER_BEATS,
-    example={"beat_ids": [schemas.BEAT_EXAMPLE["id"]]},
+    example={"beat_ids": [samples.BEAT_EXAMPLE["id"]]},
     problems=(WRONG_BEATS,),
     body_max_bytes=schemas.BODY_MAX_BYTES,
 )

@@ -15,7 +15,7 @@ from service.http.descriptions import Success, describe
 from service.http.idempotency import write_once
 from service.http.problems import Problem
 from service.http.requests import read_body, read_query
-from service.worlds import event_queries, queries, schemas
+from service.worlds import event_queries, queries, samples, schemas, shapes
 from service.worlds.limits import CAUSES_CYCLE, EVENTS_PER_WORLD, LIMIT_REACHED, check_limit
 from service.worlds.lists import LIST, dump_with, respond_with_list
 from service.worlds.rows import (
@@ -29,11 +29,11 @@ from service.worlds.rows import (
     render_row,
 )
 
-_EVENT = Success("The event.", schemas.EVENT, ("ETag",), schemas.EVENT_EXAMPLE)
+_EVENT = Success("The event.", schemas.EVENT, ("ETag",), samples.EVENT_EXAMPLE)
 
 
 @describe(
-    {200: Success("Events.", schemas.EVENTS, ("Link",), [schemas.EVENT_EXAMPLE])},
+    {200: Success("Events.", shapes.EVENTS, ("Link",), [samples.EVENT_EXAMPLE])},
     query=LIST,
 )
 async def list_events(request: web.Request) -> web.StreamResponse:
@@ -60,7 +60,7 @@ async def list_events(request: web.Request) -> web.StreamResponse:
 
 
 @describe(
-    {201: Success("Created.", schemas.EVENT, ("ETag", "Location"), schemas.EVENT_EXAMPLE)},
+    {201: Success("Created.", schemas.EVENT, ("ETag", "Location"), samples.EVENT_EXAMPLE)},
     body=schemas.CREATE_EVENT,
     example={"t": 2145, "label_time": "Year 2145", "type": "major", "summary": "The sun sets."},
     problems=(LIMIT_REACHED,),

@@ -14,17 +14,17 @@ from service.http.conditional import check_preconditions
 from service.http.descriptions import Success, describe
 from service.http.idempotency import write_once
 from service.http.requests import read_body, read_query
-from service.worlds import queries, schemas
+from service.worlds import queries, samples, schemas
 from service.worlds.limits import LIMIT_REACHED, check_limits
 from service.worlds.lists import LIST, dump_with, list_of, respond_with_list
 from service.worlds.rows import changes, get_world, lock_world, render_row
 
-_WORLD = Success("The world.", schemas.WORLD, ("ETag",), schemas.WORLD_EXAMPLE)
-WORLD_CREATED = Success("Created.", schemas.WORLD, ("ETag", "Location"), schemas.WORLD_EXAMPLE)
+_WORLD = Success("The world.", schemas.WORLD, ("ETag",), samples.WORLD_EXAMPLE)
+WORLD_CREATED = Success("Created.", schemas.WORLD, ("ETag", "Location"), samples.WORLD_EXAMPLE)
 
 
 @describe(
-    {200: Success("Worlds.", list_of(schemas.WORLD), ("Link",), [schemas.WORLD_EXAMPLE])},
+    {200: Success("Worlds.", list_of(schemas.WORLD), ("Link",), [samples.WORLD_EXAMPLE])},
     query=LIST,
 )
 async def list_worlds(request: web.Request) -> web.StreamResponse:

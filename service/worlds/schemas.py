@@ -1,11 +1,9 @@
 """Schemas of worlds, events, stories and beats."""
 
-from typing import Any, ClassVar
+from typing import Any
 
 from marshmallow import Schema, ValidationError, fields, pre_load, validate
 
-from service.http import examples
-from service.http.descriptions import Shape, array_of, object_of, ref
 from service.http.field_errors import Message
 from service.http.fields import Digits, Text, Timestamp, UuidText
 from service.http.row_schema import RowSchema
@@ -19,7 +17,7 @@ from service.worlds.fields import (
     WholeNumber,
 )
 from service.worlds.limits import BEATS_PER_STORY
-from service.worlds.lists import LIST_MAX, ListSchema
+from service.worlds.lists import ListSchema
 
 NAME_MAX_LENGTH = 255
 LABEL_MAX_LENGTH = 255
@@ -372,80 +370,6 @@ class SearchSchema(Schema):
     limit = Digits(1, RESULTS_MAX, load_default=20)
 
 
-WORLD_EXAMPLE = {
-    "id": "0192f0c1-2a4b-7c3d-8e5f-6a7b8c9d0e1f",
-    "user_id": examples.USER_ID,
-    "name": "Orrery",
-    "description": "A city inside a clock.",
-    "tone": None,
-    "backdrop": None,
-    "laws": {
-        "physics": "Light is slow.",
-        "metaphysics": None,
-        "social": None,
-        "forbidden": None,
-    },
-    "chronology_mode": "linear",
-    "text_search": "english",
-    "created_at": examples.CREATED_AT,
-    "updated_at": examples.SEEN_AT,
-}
-EVENT_EXAMPLE: dict[str, Any] = {
-    "id": "0192f0c1-3b5c-7d4e-9f60-7b8c9d0e1f2a",
-    "world_id": WORLD_EXAMPLE["id"],
-    "t": 2145.0,
-    "label_time": "Year 2145",
-    "type": "major",
-    "summary": "The sun sets.",
-    "description": None,
-    "location": "The harbour",
-    "location_id": None,
-    "tags": [],
-    "caused_by_ids": [],
-    "created_at": examples.CREATED_AT,
-    "updated_at": examples.CREATED_AT,
-}
-STORY_EXAMPLE = {
-    "id": "0192f0c1-4c6d-7e5f-a071-8c9d0e1f2a3b",
-    "world_id": WORLD_EXAMPLE["id"],
-    "title": "The Lamplighter",
-    "synopsis": "",
-    "theme": None,
-    "status": "draft",
-    "mode": "manual",
-    "pov_type": "first",
-    "tags": ["sea"],
-    "archived_at": None,
-    "created_at": examples.CREATED_AT,
-    "updated_at": examples.CREATED_AT,
-}
-BEAT_EXAMPLE = {
-    "id": "0192f0c1-5d7e-7f60-b182-9d0e1f2a3b4c",
-    "story_id": STORY_EXAMPLE["id"],
-    "order_index": 1,
-    "content": "The lamp went out.",
-    "type": "scene",
-    "world_event_id": EVENT_EXAMPLE["id"],
-    "generated_by": "user",
-    "summary": None,
-    "local_time_label": None,
-    "generation_reasoning": None,
-    "created_at": examples.CREATED_AT,
-    "updated_at": examples.CREATED_AT,
-}
-STATISTICS_EXAMPLE = {
-    "story_id": STORY_EXAMPLE["id"],
-    "beat_count": 1,
-    "word_count": 4,
-    "character_count": 18,
-    "ai_generated_count": 0,
-    "user_generated_count": 1,
-    "collaborative_count": 0,
-    "latest_beat_date": examples.CREATED_AT,
-    "world_event_links": 1,
-    "beat_type_distribution": {"scene": 1},
-    "estimated_reading_minutes": 1,
-}
 # Values of fields that a request to create something may omit.
 NEW_WORLD: dict[str, Any] = {
     "description": None,
@@ -513,121 +437,3 @@ IMPORT_EVENT = ImportEventSchema()
 IMPORT_STORY = ImportStorySchema()
 IMPORT_BEAT = ImportBeatSchema()
 IMPORT = ImportSchema()
-
-# With a limit, the object; generators understand a choice of types, but not one of schemas.
-EVENTS = Shape(
-    "Events",
-    {
-        "type": ["array", "object"],
-        "items": EVENT,
-        "maxItems": LIST_MAX,
-        "properties": {"total": {"type": "integer", "minimum": 0}, "events": array_of(EVENT)},
-    },
-)
-_ID = {"type": "string", "format": "uuid"}
-_TEXT = {"type": "string"}
-_OPTIONAL_TEXT = {"type": ["string", "null"]}
-_COUNT = {"type": "integer", "minimum": 0}
-_NUMBER = {"type": "number"}
-
-
-class StoryOfBeat(fields.Field[dict[str, Any]]):
-    """The story that a beat belongs to."""
-
-    json_schema: ClassVar = ref("Story")
-
-
-class BeatWithStorySchema(BeatSchema):
-    """A beat with its story."""
-
-    story = StoryOfBeat()
-
-
-class BeatsOfStory(fields.Field[list[Any]]):
-    """The beats of a story, in their order."""
-
-    json_schema: ClassVar = array_of(BEAT)
-
-
-class StoryWithBeatsSchema(StorySchema):
-    """A story with its beats."""
-
-    story_beats = BeatsOfStory()
-
-
-BEAT_WITH_STORY = BeatWithStorySchema()
-STORY_WITH_BEATS = StoryWithBeatsSchema()
-GRAPH = Shape(
-    "DependencyGraph",
-    object_of(
-        world_id=_ID,
-        nodes=array_of(object_of(id=_ID, label=_TEXT, t=_NUMBER, type=_TEXT, summary=_TEXT)),
-        edges=array_of(object_of(source=_ID, target=_ID, type={"const": "causes"})),
-    ),
-)
-TIMELINE = Shape(
-    "Timeline",
-    {
-        **array_of(
-            object_of(
-                event=EVENT,
-                stories=array_of(object_of(id=_ID, title=_TEXT)),
-                beats=array_of(
-                    object_of(
-                        id=_ID,
-                        story_id=_ID,
-                        order_index=_COUNT,
-                        type=_TEXT,
-                        local_time_label=_OPTIONAL_TEXT,
-                    )
-                ),
-            )
-        ),
-        "maxItems": LIST_MAX,
-    },
-)
-DOCUMENT = Shape(
-    "WorldDocument",
-    object_of(
-        version={"type": "string", "description": "1.0"},
-        exported_at={"type": "string", "format": "date-time"},
-        world=WORLD,
-        world_events=array_of(EVENT),
-        stories=array_of(STORY_WITH_BEATS),
-    ),
-)
-INTERSECTIONS = Shape(
-    "Intersections",
-    {
-        **array_of(
-            object_of(
-                stories={
-                    **array_of(object_of(id=_ID, title=_TEXT)),
-                    "minItems": 2,
-                    "maxItems": 2,
-                },
-                events=array_of(object_of(id=_ID, t=_NUMBER, label_time=_OPTIONAL_TEXT)),
-            )
-        ),
-        "maxItems": LIST_MAX,
-    },
-)
-RESULTS = Shape(
-    "SearchResults",
-    object_of(
-        total=_COUNT,
-        results={
-            **array_of(
-                object_of(
-                    kind={"type": "string", "enum": ["event", "story", "beat"]},
-                    id=_ID,
-                    story_id={"type": ["string", "null"], "format": "uuid"},
-                    rank=_NUMBER,
-                    snippet=array_of(object_of(text=_TEXT, match={"type": "boolean"})),
-                )
-            ),
-            "maxItems": RESULTS_MAX,
-        },
-    ),
-)
-STORY_TAGS = Shape("StoryTags", object_of(tags={"type": "array", "items": {"type": "string"}}))

@@ -15,7 +15,7 @@ from service.http.descriptions import Success, describe
 from service.http.idempotency import write_once
 from service.http.problems import Problem
 from service.http.requests import json_response, read_body, read_query
-from service.worlds import beat_queries, queries, schemas, story_queries
+from service.worlds import beat_queries, queries, samples, schemas, shapes, story_queries
 from service.worlds.limits import BEATS_PER_EVENT, LIMIT_REACHED, check_limit, check_limits
 from service.worlds.lists import LIST, dump_with, list_of, respond_with_list
 from service.worlds.rows import (
@@ -34,9 +34,9 @@ WORDS_PER_MINUTE = 250
 CHARACTERS_AT_ONCE = 500_000
 CLONE_TIMEOUT_S = 30
 
-_STORY = Success("The story.", schemas.STORY, ("ETag",), schemas.STORY_EXAMPLE)
-_CREATED = Success("Created.", schemas.STORY, ("ETag", "Location"), schemas.STORY_EXAMPLE)
-_STORIES = Success("Stories.", list_of(schemas.STORY), ("Link",), [schemas.STORY_EXAMPLE])
+_STORY = Success("The story.", schemas.STORY, ("ETag",), samples.STORY_EXAMPLE)
+_CREATED = Success("Created.", schemas.STORY, ("ETag", "Location"), samples.STORY_EXAMPLE)
+_STORIES = Success("Stories.", list_of(schemas.STORY), ("Link",), [samples.STORY_EXAMPLE])
 
 
 @describe({200: _STORIES}, query=schemas.LIST_STORIES)
@@ -71,7 +71,7 @@ async def _respond(
     )
 
 
-@describe({200: Success("The tags.", schemas.STORY_TAGS, (), {"tags": ["mystery", "sea"]})})
+@describe({200: Success("The tags.", shapes.STORY_TAGS, (), {"tags": ["mystery", "sea"]})})
 async def list_tags(request: web.Request) -> web.Response:
     """List the tags of a world's stories, without those of archived ones, in order."""
     return json_response({"tags": await read(request.app, _list_tags, request)})
@@ -208,7 +208,7 @@ async def _clone(conn: Connection, request: web.Request) -> web.Response:
 
 
 @describe(
-    {200: Success("The statistics.", schemas.STORY_STATISTICS, (), schemas.STATISTICS_EXAMPLE)}
+    {200: Success("The statistics.", schemas.STORY_STATISTICS, (), samples.STATISTICS_EXAMPLE)}
 )
 async def read_statistics(request: web.Request) -> web.Response:
     """Count a story's beats, words and links."""

@@ -19,7 +19,15 @@ from service.http.idempotency import BODY_DIGEST, find_stored_response, write_on
 from service.http.problems import RETRY_SOON, Problem, ProblemType
 from service.http.requests import read_body, require_json
 from service.http.streaming import stream_json
-from service.worlds import beat_queries, document, event_queries, queries, schemas, story_queries
+from service.worlds import (
+    beat_queries,
+    document,
+    event_queries,
+    queries,
+    schemas,
+    shapes,
+    story_queries,
+)
 from service.worlds.export import spool_world
 from service.worlds.handlers import WORLD_CREATED, naming, render_created
 from service.worlds.limits import CAUSES_CYCLE, LIMIT_REACHED, check_limits
@@ -61,7 +69,7 @@ _PROBLEMS = (LIMIT_REACHED, TRANSFER_IN_PROGRESS, TOO_MANY_TRANSFERS, NO_ROOM)
 
 
 @describe(
-    {200: Success("The document.", schemas.DOCUMENT, ("Content-Disposition",))},
+    {200: Success("The document.", shapes.DOCUMENT, ("Content-Disposition",))},
     problems=_PROBLEMS[1:],
     timeout_s=TRANSFER_TIMEOUT_S,
 )

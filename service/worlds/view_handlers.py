@@ -17,7 +17,7 @@ from service.http.problems import SEARCH_TOO_BROAD, Problem
 from service.http.requests import json_response, read_query
 from service.http.streaming import stream_json
 from service.json_codec import encode
-from service.worlds import event_queries, schemas, view_queries
+from service.worlds import event_queries, schemas, shapes, view_queries
 from service.worlds.lists import LIST, Row, dump_with, list_of, respond_with_list
 from service.worlds.rows import get_event, get_world
 from service.worlds.words import read_search
@@ -31,7 +31,7 @@ NODES_AT_ONCE = 500
 
 
 @describe(
-    {200: Success("Beats, each with its story.", list_of(schemas.BEAT_WITH_STORY), ("Link",))},
+    {200: Success("Beats, each with its story.", list_of(shapes.BEAT_WITH_STORY), ("Link",))},
     query=LIST,
 )
 async def list_beats_of_event(request: web.Request) -> web.StreamResponse:
@@ -49,11 +49,11 @@ async def list_beats_of_event(request: web.Request) -> web.StreamResponse:
         stories = {story["id"]: schemas.STORY.dump(story) for story in found}
         return [{**beat, "story": stories[beat["story_id"]]} for beat in beats]
 
-    dump = dump_with(schemas.BEAT_WITH_STORY)
+    dump = dump_with(shapes.BEAT_WITH_STORY)
     return await respond_with_list(request, query, view_queries.TOLD, list_beats_of_event, dump)
 
 
-@describe({200: Success("The timeline.", schemas.TIMELINE, ("Link",))}, query=LIST)
+@describe({200: Success("The timeline.", shapes.TIMELINE, ("Link",))}, query=LIST)
 async def read_timeline(request: web.Request) -> web.StreamResponse:
     """List the events of a world in the order of their time, each with what tells of it.
 
@@ -94,7 +94,7 @@ def _without_position(rows: Any) -> list[Any]:
     return [row["shown"] for row in rows]
 
 
-@describe({200: Success("Pairs of stories.", schemas.INTERSECTIONS, ("Link",))}, query=LIST)
+@describe({200: Success("Pairs of stories.", shapes.INTERSECTIONS, ("Link",))}, query=LIST)
 async def list_intersections(request: web.Request) -> web.StreamResponse:
     """List the pairs of stories that share events, with these events in the order of their time.
 
@@ -133,7 +133,7 @@ def _meet(pair: asyncpg.Record, events: dict[uuid.UUID, asyncpg.Record]) -> Row:
     }
 
 
-@describe({200: Success("The graph.", schemas.GRAPH)})
+@describe({200: Success("The graph.", shapes.GRAPH)})
 async def read_dependency_graph(request: web.Request) -> web.StreamResponse:
     """Return the events of a world and what causes what, as the nodes and edges of a graph."""
     world = await read(request.app, get_world, request)
@@ -165,7 +165,7 @@ async def _draw(app: web.Application, world_id: uuid.UUID) -> AsyncGenerator[byt
 
 
 @describe(
-    {200: Success("What matches best.", schemas.RESULTS)},
+    {200: Success("What matches best.", shapes.RESULTS)},
     query=schemas.SEARCH,
     problems=(SEARCH_TOO_BROAD,),
 )

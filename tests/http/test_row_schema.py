@@ -14,7 +14,7 @@ from service.accounts.preferences import PreferencesField
 from service.http.fields import Timestamp
 from service.http.row_schema import RowSchema
 from service.json_codec import encode
-from service.worlds.schemas import BeatsOfStory, StoryOfBeat
+from service.worlds.shapes import BeatsOfStory, StoryOfBeat
 from tests.support.schemas import row_schemas
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]))
