@@ -1,7 +1,7 @@
 """The manifests in deploy/kubernetes."""
 
 import re
-from ipaddress import IPv4Network, ip_network
+from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Any
 
@@ -198,7 +198,7 @@ def test_only_the_ingress_controller_and_prometheus_reach_the_pods() -> None:
 
 def test_example_of_trusted_proxies_trusts_no_real_network(tmp_path: Path) -> None:
     """Whoever deploys it unchanged must not trust the forwarded IPs of every pod."""
-    documentation = ip_network("192.0.2.0/24")
+    documentation = IPv4Network("192.0.2.0/24")
     [network] = settings_of(PODS["Deployment"], tmp_path).trusted_proxies
     assert isinstance(network, IPv4Network)
     assert network.subnet_of(documentation)
