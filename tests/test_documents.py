@@ -80,7 +80,7 @@ def test_links_and_files_in_documents_exist(path: str) -> None:
             assert found.exists(), link
             assert not anchor or anchor in anchors(found.read_text(encoding="utf-8")), link
     for name in re.findall(
-        r"(?<![\w/.-])(?:service|tests|tools|docs|docker|migrations|benchmarks|examples)/[\w./*-]+",
+        r"(?<![\w/.-])(?:service|tests|tools|docs|deploy|migrations|benchmarks|examples)/[\w./*-]+",
         " ".join(code_in(text)),
     ):
         assert list(ROOT.glob(f"{name}*")), name
@@ -132,6 +132,13 @@ def test_every_command_and_option_is_documented() -> None:
     for command, options in COMMANDS.items():
         missing = {*command.split(), *options} - page
         assert not missing, f"{command}: {missing} is not in docs/commands.md"
+
+
+def test_guide_to_adding_a_migration_names_none_that_exists() -> None:
+    """Its example would otherwise soon be of a migration that is no longer the next."""
+    guide = DOCUMENTS["CONTRIBUTING.md"].partition("## Add a migration")[2].partition("\n## ")[0]
+    assert "depends: " in guide
+    assert re.findall(r"\b[0-9]{4}\.[a-z-]+", guide) == []
 
 
 def routes_in(text: str) -> set[str]:

@@ -8,8 +8,7 @@ import asyncpg
 
 from service.db.connection import explain
 from service.doctor.findings import Finding, fail, ok, warn
-from service.doctor.machine import is_local
-from service.settings import Database, Settings
+from service.settings import Database, Settings, is_local
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 

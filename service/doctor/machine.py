@@ -14,7 +14,7 @@ from service.embedded import server as embedded
 from service.embedded.binaries import require_wanted
 from service.embedded.cluster import read_secret
 from service.exceptions import StartError
-from service.settings import VARIABLES, Database, Settings, SettingsError
+from service.settings import VARIABLES, Database, Settings, SettingsError, is_local
 from service.settings.unknown import find_unknown
 
 DEADLINE_S = 5
@@ -176,8 +176,3 @@ def check_origin(settings: Settings, environ: Mapping[str, str]) -> Iterator[Fin
         yield warn("origin", detail, "Terminate TLS in a proxy, and set PUBLIC_ORIGIN to https://…")
     else:
         yield ok("origin", f"links in emails begin with {origin}")
-
-
-def is_local(host: str) -> bool:
-    """Return whether a connection to ``host`` stays on this machine."""
-    return host in ("localhost", "::1", "0.0.0.0", "::") or host.startswith(("127.", "/"))  # noqa: S104

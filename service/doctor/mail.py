@@ -8,11 +8,10 @@ import ssl
 import aiosmtplib
 
 from service.doctor.findings import Finding, fail, ok, warn, within
-from service.doctor.machine import is_local
 from service.exceptions import StartError
 from service.mail import smtp
 from service.mail.rendering import read_templates
-from service.settings import MailServer, Settings, split_sender
+from service.settings import MailServer, Settings, is_local, split_sender
 
 DEADLINE_S = 10
 STEP_S = 5
@@ -37,9 +36,9 @@ async def check_mail(settings: Settings) -> list[Finding]:
     if sender.rpartition("@")[2] in ("localhost", "localhost.localdomain"):
         detail = f"emails are sent from {sender}, which other servers reject"
         findings.append(warn("mail", detail, "Set MAIL_FROM to an email address in your domain."))
+    # The settings refuse an access token without TLS.
     if server.user and server.security == "none" and not is_local(server.host):
-        secret = "access token" if server.token_file else "password in MAIL_URL"
-        detail = f"the {secret} is sent over the network in the clear"
+        detail = "the password in MAIL_URL is sent over the network in the clear"
         findings.append(warn("mail", detail, "Use smtp+starttls:// or smtps:// in MAIL_URL."))
     where = f"{server.host}:{server.port}"
     try:

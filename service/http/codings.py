@@ -77,6 +77,9 @@ def _decompress(body: bytes, coding: str, max_bytes: int) -> bytes:
             return found
         if not member.eof:
             break
+    else:
+        if coding == "gzip":
+            raise Problem(MALFORMED_BODY, f"A body has at most {MEMBERS_MAX} gzip members.")
     raise Problem(MALFORMED_BODY, f"The body is not complete, valid {coding}.")
 
 

@@ -232,7 +232,8 @@ def search_forms(text: str) -> set[str]:
     Without an @, the part may be of a local part or of a domain.
     """
     local, at, domain = text.rpartition("@")
-    lowered = unicodedata.normalize("NFC", domain.lower())
+    # One by one, as IDNA maps them: in a whole word, a last Σ would become ς.
+    lowered = unicodedata.normalize("NFC", "".join(map(str.lower, domain)))
     if at:
         return {_fold_local_part(local) + at + lowered}
     return {_fold_local_part(text), lowered}

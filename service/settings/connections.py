@@ -115,6 +115,16 @@ def is_wildcard(host: str) -> bool:
     return (mapped or ip).is_unspecified
 
 
+def is_local(host: str) -> bool:
+    """Return whether a connection to this host stays on this machine."""
+    if host == "localhost" or host.startswith("/") or is_wildcard(host):
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
 def _trust_system(options: Mapping[str, str]) -> SSLContext:
     """Return a context that trusts the system's authorities, for which asyncpg has no option.
 

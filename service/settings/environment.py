@@ -8,7 +8,13 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from service.settings.connections import Database, MailServer, default_origin, is_wildcard
+from service.settings.connections import (
+    Database,
+    MailServer,
+    default_origin,
+    is_local,
+    is_wildcard,
+)
 from service.settings.model import DATABASE_VARIABLES, MAIL_TOKEN_FILE, VARIABLES, Settings
 from service.settings.urls import pair_hosts, parse_database_url, refuse_conflicts
 from service.settings.variables import SettingsError
@@ -51,7 +57,7 @@ def load_settings(environ: Mapping[str, str]) -> Settings:
         {one.name: one.parse(given[one.name]) for one in DATABASE_VARIABLES if one.name in given}
     )
     if database is not None and "secret_key" not in values:
-        raise VARIABLES["SECRET_KEY"].refusal()
+        raise VARIABLES["SECRET_KEY"].missing("with an external database")
     if MAIL_TOKEN_FILE.name in given:
         token_file = MAIL_TOKEN_FILE.parse(given[MAIL_TOKEN_FILE.name])
         values["mail_server"] = _with_token(values.get("mail_server"), token_file)
@@ -59,8 +65,8 @@ def load_settings(environ: Mapping[str, str]) -> Settings:
         _check_traces(environ)
     host, port = values.get("host", Settings.host), values.get("port", Settings.port)
     if "mail_server" in values and "public_origin" not in values and is_wildcard(host):
-        because = ", because links in emails begin with it and HOST is every interface"
-        raise VARIABLES["PUBLIC_ORIGIN"].refusal(because)
+        condition = "if MAIL_URL is set and HOST means every interface"
+        raise VARIABLES["PUBLIC_ORIGIN"].missing(condition)
     return Settings(
         **{
             "migrate_on_start": database is None,
@@ -89,7 +95,7 @@ def _read_database(parts: Mapping[str, Any]) -> Database | None:
         return None
     for name in ("DB_HOST", "DB_NAME", "DB_USER"):
         if name not in parts:
-            raise VARIABLES[name].refusal(", because other DB_ variables are set")
+            raise VARIABLES[name].missing("if other DB_ variables are set")
     refuse_conflicts(options, "DB_SSLMODE")
     hosts = [host.strip() for host in parts["DB_HOST"].split(",")]
     if not all(hosts):
@@ -109,6 +115,12 @@ def _with_token(server: MailServer | None, token_file: Path) -> MailServer:
     if server is None or not server.user or server.password:
         raise SettingsError(
             "MAIL_URL: expected a user without a password, because MAIL_TOKEN_FILE is set"
+        )
+    # RFC 6750 §5.3: whoever sees the token can use it.
+    if server.security == "none" and not is_local(server.host):
+        raise SettingsError(
+            "MAIL_URL: expected smtp+starttls:// or smtps://, because MAIL_TOKEN_FILE is set and"
+            " the mail server is not on this machine"
         )
     return replace(server, token_file=token_file)
 

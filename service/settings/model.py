@@ -22,6 +22,7 @@ from service.settings.variables import (
     Variable,
     choice,
     flag,
+    header_name,
     integer,
     seconds,
     text,
@@ -112,7 +113,7 @@ class Settings:
         "Proxies that tell the client's IP in `TRUSTED_PROXY_HEADER`. Clients behind an unlisted"
         " proxy share one rate limit.")
     trusted_proxy_header: str = variable("TRUSTED_PROXY_HEADER", REQUESTS, "X-Forwarded-For",
-        choice("X-Forwarded-For", "Forwarded"),
+        header_name("X-Forwarded-For", "Forwarded"),
         "The one header that these proxies set or append to. The other is ignored, because they"
         " pass it on as the client sent it.")
     public_origin: str = variable("PUBLIC_ORIGIN", REQUESTS, "", PUBLIC_ORIGIN,
@@ -269,7 +270,8 @@ DATABASE_VARIABLES: tuple[Variable[Any], ...] = (
 # Forms ``Settings.mail_server``, with MAIL_URL.
 MAIL_TOKEN_FILE: Variable[Any] = Variable("MAIL_TOKEN_FILE", MAIL, None, READABLE_FILE,
     "A file with an OAuth access token, with which the user in `MAIL_URL` signs in (XOAUTH2 or"
-    " OAUTHBEARER) instead of a password. It is read for each connection, so that it can rotate.")
+    " OAUTHBEARER) instead of a password. It is read for each connection, so that it can rotate."
+    " Needs `smtp+starttls://` or `smtps://`, unless the server is on this machine.")
 # fmt: on
 
 VARIABLES: dict[str, Variable[Any]] = {

@@ -62,15 +62,17 @@ def find_unknown(environ: Mapping[str, str]) -> Iterator[Unknown]:
         value = environ[name].strip()
         if not value or _FOREIGN.fullmatch(name) or _LINK.match(value):
             continue
-        if name in _RENAMED:
-            yield Unknown(name, _RENAMED[name])
-        elif name.removeprefix(_OWN_PREFIX) in VARIABLES:
-            yield Unknown(name, name.removeprefix(_OWN_PREFIX))
-        else:
-            yield from _find_meant(name)
+        meant = _find_meant(name.removeprefix(_OWN_PREFIX))
+        if meant is not None:
+            yield Unknown(name, meant)
 
 
-def _find_meant(name: str) -> Iterator[Unknown]:
+def _find_meant(name: str) -> str | None:
+    """Return the setting that was meant, or "" if it is unclear; None for another program's."""
+    if name in _RENAMED:
+        return _RENAMED[name]
+    if name in VARIABLES:
+        return name
     near = (
         known
         for known in VARIABLES
@@ -78,12 +80,13 @@ def _find_meant(name: str) -> Iterator[Unknown]:
     )
     word, _, rest = name.partition("_")
     if meant := _closest(name.upper(), near, _ALIKE):
-        yield Unknown(name, meant)
-    elif word in FAMILIES and rest:
+        return meant
+    if word in FAMILIES and rest:
         rests = {
             known.partition("_")[2]: known for known in VARIABLES if known.startswith(f"{word}_")
         }
-        yield Unknown(name, rests.get(_closest(rest, rests, _ALIKE_IN_FAMILY), ""))
+        return rests.get(_closest(rest, rests, _ALIKE_IN_FAMILY), "")
+    return None
 
 
 def _closest(name: str, known: Iterable[str], ratio: float) -> str:

@@ -48,8 +48,12 @@ class Variable(Generic[T_co]):
             raise self.refusal() from None
 
     def refusal(self, because: str = "") -> SettingsError:
-        """Build the error for a missing or invalid value."""
+        """Build the error for an invalid value."""
         return SettingsError(f"{self.name}: expected {self.parser.expects}{because}")
+
+    def missing(self, condition: str) -> SettingsError:
+        """Build the error for a missing value; ``condition`` says when it is required."""
+        return SettingsError(f"{self.name}: required {condition}; expected {self.parser.expects}")
 
     @property
     def default_text(self) -> str:
@@ -120,6 +124,12 @@ def text(expects: str) -> Parser[str]:
 def choice(*choices: str) -> Parser[str]:
     """Accept one of ``choices``."""
     return Parser("one of " + ", ".join(choices), lambda text: choices[choices.index(text)])
+
+
+def header_name(*names: str) -> Parser[str]:
+    """Accept one of ``names``, whose case does not matter."""
+    known = [name.lower() for name in names]
+    return Parser("one of " + ", ".join(names), lambda text: names[known.index(text.lower())])
 
 
 def flag() -> Parser[bool]:

@@ -276,9 +276,9 @@ def test_failures_print_one_line_and_set_the_exit_code(tmp_path: Path) -> None:
         refused = f"cannot connect to PostgreSQL at 127.0.0.1:{port}, database n, as user u:"
         expected = {
             "PORT=x serve": (2, "PORT: expected a whole number from 0 to 65535"),
-            "HOST=0.0.0.0 MAIL_URL=smtp://mail.example serve": (2, "PUBLIC_ORIGIN: expected"),
+            "HOST=0.0.0.0 MAIL_URL=smtp://mail.example serve": (2, "PUBLIC_ORIGIN: required"),
             "DATABASE_URL=x migrate": (2, "DATABASE_URL: expected postgresql://"),
-            "DATABASE_URL=postgresql://u:hush@h/n serve": (2, "SECRET_KEY: expected"),
+            "DATABASE_URL=postgresql://u:hush@h/n serve": (2, "SECRET_KEY: required"),
             "PG_BINDIR=/nonexistent serve": (1, "PG_BINDIR: expected a directory"),
             "DATA_DIR=/proc/no serve": (1, "DATA_DIR /proc/no: cannot be written"),
             "HOST=203.0.113.1 serve": (1, "cannot listen on HOST 203.0.113.1"),

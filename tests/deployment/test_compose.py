@@ -62,6 +62,13 @@ def test_database_is_made_for_the_role_and_password_of_the_service() -> None:
     }
 
 
+def test_only_the_directory_for_temporary_files_is_writable() -> None:
+    service = SERVICES["service"]
+    assert service["read_only"]
+    assert "volumes" not in service
+    assert service["tmpfs"] == ["/tmp:size=1g"]
+
+
 @pytest.mark.parametrize("name", SERVICES)
 def test_only_this_machine_can_connect(name: str) -> None:
     assert all(port.startswith("127.0.0.1:") for port in SERVICES[name].get("ports", ()))

@@ -1,6 +1,7 @@
 """The manifests in deploy/kubernetes."""
 
 import re
+from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from service import __version__
 from service.process.server import stop_timeout_s
 from service.routes import ROUTES
 from service.settings import Settings
+from tests.support.clients import ROOT
 from tests.support.manifests import (
     DEPLOY,
     code_blocks,
@@ -27,6 +29,9 @@ MANIFESTS = {
 }
 PODS = {kind: MANIFESTS[kind]["spec"]["template"] for kind in ("Deployment", "Job")}
 SERVICE_CONTAINER = PODS["Deployment"]["spec"]["containers"][0]
+
+# The pages of the front end that links in emails open.
+LINKED = re.findall(r"\| `(/\S+)#token=` \|", (ROOT / "docs" / "accounts.md").read_text())
 
 
 def errors_in(manifest: dict[str, Any]) -> list[str]:
@@ -103,13 +108,10 @@ def test_job_has_the_image_database_and_user_of_the_deployment() -> None:
     for part in ("image", "envFrom", "securityContext"):
         assert job["containers"][0][part] == deployment["containers"][0][part]
     assert job["securityContext"] == deployment["securityContext"]
-    # Only the service writes temporary files.
-    mounts = deployment["containers"][0]["volumeMounts"]
-    for mine, theirs in (
-        (job["volumes"], deployment["volumes"]),
-        (job["containers"][0]["volumeMounts"], mounts),
-    ):
-        assert mine == [one for one in theirs if one["name"] != "tmp"]
+    for volume in job["volumes"]:
+        assert volume in deployment["volumes"]
+    for mount in job["containers"][0]["volumeMounts"]:
+        assert mount in deployment["containers"][0]["volumeMounts"]
 
 
 def test_image_is_this_version() -> None:
@@ -148,16 +150,62 @@ def test_selectors_match_pods_of_the_deployment_alone() -> None:
         assert not selector.items() <= labels("Job").items()
 
 
-def test_ingress_serves_the_public_origin_from_the_service(tmp_path: Path) -> None:
+def backend_of(path: str) -> str:
+    """Return the Service to which the Ingress sends a path: by the exact, else longest match."""
+    [rule] = MANIFESTS["Ingress"]["spec"]["rules"]
+
+    def rank(one: dict[str, Any]) -> tuple[bool, int]:
+        matches = path == one["path"] or (
+            one["pathType"] == "Prefix" and path.startswith(f"{one['path'].rstrip('/')}/")
+        )
+        return (one["pathType"] == "Exact", len(one["path"])) if matches else (False, 0)
+
+    backend = max(rule["http"]["paths"], key=rank)["backend"]["service"]
+    assert backend["port"] == {"name": "http"}
+    return str(backend["name"])
+
+
+def test_ingress_serves_the_public_origin(tmp_path: Path) -> None:
     [rule] = MANIFESTS["Ingress"]["spec"]["rules"]
     origin = settings_of(PODS["Deployment"], tmp_path).public_origin
     assert f"https://{rule['host']}" == origin
-    backend = rule["http"]["paths"][0]["backend"]["service"]
-    assert backend["name"] == MANIFESTS["Service"]["metadata"]["name"]
-    assert backend["port"]["name"] in {one["name"] for one in MANIFESTS["Service"]["spec"]["ports"]}
 
 
-def test_metrics_are_open_to_prometheus_alone() -> None:
-    for rule in MANIFESTS["NetworkPolicy"]["spec"]["ingress"]:
-        open_to_all = "from" not in rule
-        assert [one["port"] for one in rule["ports"]] == (["http"] if open_to_all else ["metrics"])
+@pytest.mark.parametrize("path", sorted(set(LINKED)))
+def test_links_in_emails_lead_to_the_front_end(path: str) -> None:
+    assert backend_of(path) == "front-end"
+
+
+def test_ingress_sends_every_route_to_the_service_but_the_probes_and_the_start_page() -> None:
+    paths = {re.sub(r"{[^}]*}", "x", route.path) for route in ROUTES}
+    name = MANIFESTS["Service"]["metadata"]["name"]
+    front_end = {path for path in paths if path == "/" or path.startswith("/health")}
+    assert {path for path in paths if backend_of(path) == name} == paths - front_end
+
+
+def test_only_the_ingress_controller_and_prometheus_reach_the_pods() -> None:
+    rules = MANIFESTS["NetworkPolicy"]["spec"]["ingress"]
+    admitted = {
+        port["port"]: [one["namespaceSelector"]["matchLabels"] for one in rule["from"]]
+        for rule in rules
+        for port in rule["ports"]
+    }
+    assert admitted == {
+        "http": [{"kubernetes.io/metadata.name": "ingress-nginx"}],
+        "metrics": [{"kubernetes.io/metadata.name": "monitoring"}],
+    }
+
+
+def test_example_of_trusted_proxies_trusts_no_real_network(tmp_path: Path) -> None:
+    """Whoever deploys it unchanged must not trust the forwarded IPs of every pod."""
+    documentation = IPv4Network("192.0.2.0/24")
+    [network] = settings_of(PODS["Deployment"], tmp_path).trusted_proxies
+    assert isinstance(network, IPv4Network)
+    assert network.subnet_of(documentation)
+
+
+def test_only_the_directory_for_temporary_files_is_writable() -> None:
+    pod = PODS["Deployment"]["spec"]
+    written = [one for one in SERVICE_CONTAINER["volumeMounts"] if not one.get("readOnly")]
+    assert written == [{"name": "tmp", "mountPath": "/tmp"}]
+    assert {"name": "tmp", "emptyDir": {"sizeLimit": "1Gi"}} in pod["volumes"]

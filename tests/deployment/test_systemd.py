@@ -8,7 +8,7 @@ import pytest
 
 from service.process.server import stop_timeout_s
 from service.settings import SettingsError, load_settings
-from tests.support.manifests import DEPLOY, load_known
+from tests.support.manifests import DEPLOY, code_blocks, load_known
 from tests.support.processes import run_command
 from tests.support.programs import require
 
@@ -50,6 +50,17 @@ def test_environment_without_a_secret_key_is_refused() -> None:
 def test_data_is_kept_where_the_unit_may_write() -> None:
     assert f"\nStateDirectory={Path(ENVIRONMENT['DATA_DIR']).name}\n" in UNIT
     assert ENVIRONMENT["DATA_DIR"].startswith("/var/lib/")
+
+
+def test_steps_of_the_guide_keep_the_variables_when_they_are_repeated(tmp_path: Path) -> None:
+    """An upgrade repeats them, and SECRET_KEY must survive it."""
+    block = code_blocks("sh", "systemd")[0].replace("||\n", "||")
+    [step] = (line for line in block.splitlines() if "deploy/systemd/environment" in line)
+    installed = tmp_path / "shinkei" / "environment"
+    for kept in ((DEPLOY / "systemd" / "environment").read_text(), "SECRET_KEY=edited"):
+        shell = run_command("sh", "-ec", step.replace("/etc", str(tmp_path)))
+        assert (shell.returncode, installed.read_text()) == (0, kept), shell.stderr
+        installed.write_text("SECRET_KEY=edited")
 
 
 def test_service_stops_by_itself_before_it_is_killed() -> None:

@@ -283,10 +283,10 @@ ROWS = (
         Row(coded("gzip", broken), BROKEN, "gzip")
         for broken in (b"{}", GZIPPED[:-4], GZIPPED[:5], GZIPPED + b"x", GZIPPED[:-1] + b"\1")
     ),
-    Row(coded("deflate", GZIPPED), BROKEN, "deflate"),
+    *(Row(coded("deflate", broken), BROKEN, "deflate") for broken in (GZIPPED, DEFLATED + b"x")),
     Row(coded("gzip", gzip.compress(b"{") + gzip.compress(b"}")), READ),
     Row(coded("gzip", GZIPPED + gzip.compress(b"") * 15), READ),
-    Row(coded("gzip", GZIPPED + gzip.compress(b"") * 16), BROKEN),
+    Row(coded("gzip", GZIPPED + gzip.compress(b"") * 16), BROKEN, "at most 16 gzip members"),
     Row(coded("gzip", BOMB), "413 content_too_large", "compressed too much"),
     # Accept-Encoding: RFC 9110 section 12.5.3
     *(

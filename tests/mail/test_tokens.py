@@ -164,9 +164,3 @@ async def test_doctor_signs_in_with_the_token(
     assert detail in finding.detail
     assert fix in finding.fix
     assert "canary" not in str(finding)
-
-
-async def test_doctor_warns_of_a_token_in_the_clear(token_file: Path) -> None:
-    server = MailServer("nowhere.invalid", 25, "none", OAUTH_USER, token_file=token_file)
-    finding, _ = await check_mail(Settings(mail_from="no-reply@app.example", mail_server=server))
-    assert finding.detail == "the access token is sent over the network in the clear"

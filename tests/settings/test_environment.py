@@ -103,15 +103,21 @@ def test_environment_defaults_match_the_settings_class() -> None:
         ({"LOG_LEVEL": "loud"}, "LOG_LEVEL: expected one of debug, info, warning, error"),
         ({"DB_SSLMODE": "on"}, "DB_SSLMODE: expected one of"),
         ({"SECRET_KEY": "short"}, "SECRET_KEY: expected at least 32 bytes"),
-        ({"DATABASE_URL": "postgresql://u@h/n"}, "SECRET_KEY: expected at least 32 bytes"),
+        (
+            {"DATABASE_URL": "postgresql://u@h/n"},
+            "SECRET_KEY: required with an external database; expected at least 32 bytes",
+        ),
         ({"DATABASE_URL": "mysql://u@h/n"}, "DATABASE_URL: expected postgresql://"),
         ({"DATABASE_URL": "postgresql://h/n"}, "DATABASE_URL: expected postgresql://"),
         ({"DATABASE_URL": "postgresql://u@/n"}, "DATABASE_URL: expected postgresql://"),
         ({"DATABASE_URL": "postgresql://u@h:x/n"}, "DATABASE_URL: expected postgresql://"),
         ({"DATABASE_URL": "postgresql://u@h:0/n"}, "DATABASE_URL: expected a port from 1"),
-        ({"DB_HOST": "h"}, "DB_NAME: expected the name of the database"),
-        ({"DB_PASS": "secret"}, "DB_HOST: expected the name or IP address"),
-        ({"DB_HOST": "h", "DB_NAME": "n"}, "DB_USER: expected the name of the database's user"),
+        (
+            {"DB_HOST": "h"},
+            "DB_NAME: required if other DB_ variables are set; expected the name of the database",
+        ),
+        ({"DB_PASS": "secret"}, "DB_HOST: required if other DB_ variables are set; expected the"),
+        ({"DB_HOST": "h", "DB_NAME": "n"}, "DB_USER: required if other DB_ variables are set"),
         (
             {"DB_HOST": "h", "DB_NAME": "n", "DB_USER": "u", "DB_PORT": "x"},
             "DB_PORT: expected a port from 1 to 65535",
@@ -143,8 +149,8 @@ def test_environment_defaults_match_the_settings_class() -> None:
         *(
             (
                 {"MAIL_URL": "smtp://mail.example", "HOST": host},
-                "PUBLIC_ORIGIN: expected an origin without a path, such as https://app.example,"
-                " because links in emails begin with it and HOST is every interface",
+                "PUBLIC_ORIGIN: required if MAIL_URL is set and HOST means every interface;"
+                " expected an origin without a path, such as https://app.example",
             )
             for host in ("0.0.0.0", "::", "0", "0:0::0", "::ffff:0.0.0.0")
         ),
@@ -167,6 +173,13 @@ def test_environment_defaults_match_the_settings_class() -> None:
         (
             {"MAIL_TOKEN_FILE": __file__, "MAIL_URL": "smtps://ada:secret@mail.example"},
             f"MAIL_URL: expected {USER_ALONE}",
+        ),
+        *(
+            (
+                {"MAIL_TOKEN_FILE": __file__, "MAIL_URL": f"smtp://ada@{host}"},
+                "MAIL_URL: expected smtp+starttls:// or smtps://, because MAIL_TOKEN_FILE is set",
+            )
+            for host in ("mail.example", "127.mail.example", "10.0.0.7", "[2001:db8::7]:25")
         ),
     ],
 )
@@ -207,6 +220,19 @@ def test_origins_are_separated_by_commas() -> None:
 def test_header_names_are_separated_by_commas() -> None:
     settings = load_settings({"CORS_HEADERS": "x-datadog-trace-id, X-B3-TraceId,"})
     assert settings.cors_headers == {"x-datadog-trace-id", "X-B3-TraceId"}
+
+
+@pytest.mark.parametrize("name", ["x-forwarded-for", "X-FORWARDED-FOR", "X-Forwarded-For"])
+def test_case_of_the_trusted_header_does_not_matter(name: str) -> None:
+    settings = load_settings({"TRUSTED_PROXY_HEADER": name})
+    assert settings.trusted_proxy_header == "X-Forwarded-For"
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "[::1]"])
+def test_access_token_may_go_to_a_mail_server_on_this_machine_without_tls(host: str) -> None:
+    settings = load_settings({"MAIL_TOKEN_FILE": __file__, "MAIL_URL": f"smtp://ada@{host}"})
+    assert settings.mail_server is not None
+    assert settings.mail_server.security == "none"
 
 
 @pytest.mark.parametrize(

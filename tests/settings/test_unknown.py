@@ -120,6 +120,10 @@ def test_variables_of_other_programs_cause_no_warning(environ: dict[str, str]) -
         ("SECRETKEY", "SECRET_KEY"),
         ("SHINKEI_PORT", "PORT"),
         ("SHINKEI_DATABASE_URL", "DATABASE_URL"),
+        ("SHINKEI_DB_PASSWORD", "DB_PASS"),
+        ("SHINKEI_DB_POOLSIZE", "DB_POOL_SIZE"),
+        ("SHINKEI_LOG_LEVLE", "LOG_LEVEL"),
+        ("SHINKEI_THROTTLE_MAIL_PER_ADDRESS", "THROTTLE_MAIL_PER_IP"),
         ("THROTTLE_MAIL_PER_ADDRESS", "THROTTLE_MAIL_PER_IP"),
     ],
 )
