@@ -3,6 +3,7 @@
 import asyncio
 import re
 import signal
+import uuid
 from collections import Counter
 from collections.abc import AsyncIterator
 from ipaddress import ip_network
@@ -14,6 +15,7 @@ from aiohttp import ClientSession, TCPConnector
 
 from service.routes import ROUTES
 from service.settings import Database, Settings
+from service.worlds.transfer_handlers import TRANSFER_TIMEOUT_S
 from tests.support.clients import Client, StartApp
 from tests.support.factories import PASSWORD, assert_problem, bearer, register
 from tests.support.mailbox import next_mail, text_of
@@ -91,9 +93,24 @@ async def test_body_above_the_limit_of_the_service_gets_its_problem(proxied: Pro
     await assert_problem(response, 413, "content_too_large")
 
 
-def test_deadline_of_the_service_is_shorter_than_that_of_nginx() -> None:
-    (seconds,) = re.findall(r"proxy_read_timeout ([0-9]+)s;", "".join(documented_blocks().values()))
-    assert int(seconds) > 2 * Settings().request_timeout_s
+def test_deadlines_of_the_service_are_shorter_than_those_of_nginx() -> None:
+    blocks = "".join(documented_blocks().values())
+    most, worlds = map(int, re.findall(r"proxy_read_timeout ([0-9]+)s;", blocks))
+    assert most > 2 * Settings().request_timeout_s
+    assert worlds > TRANSFER_TIMEOUT_S
+
+
+async def test_world_that_is_larger_than_other_bodies_is_imported(proxied: Proxied) -> None:
+    account = await register(proxied.direct)
+    world = {"name": "Orrery", "backdrop": "x" * 50_000, "description": "y" * 10_000}
+    events = [
+        {"id": str(uuid.uuid4()), "t": n, "type": "major", "summary": "z" * 10_000}
+        for n in range(30)
+    ]
+    document = {"version": "1.0", "world": world, "world_events": events}
+    url = "/api/v1/worlds/import"
+    response = await proxied.session.post(url, json=document, headers=account.headers)
+    assert response.status == 201, await response.text()
 
 
 async def test_links_in_mails_lead_to_pages_of_the_front_end(
