@@ -8,6 +8,7 @@ from aiohttp import web
 
 from service.accounts import queries as accounts
 from service.audit.events import record
+from service.auth.attempts import require_own
 from service.auth.guards import identify
 from service.auth.passwords import (
     REPLACED_MEANWHILE,
@@ -15,9 +16,6 @@ from service.auth.passwords import (
     WRONG_PASSWORD,
     hash_password,
     require_acceptable,
-    require_own,
-    require_room,
-    verify_password,
 )
 from service.auth.tokens import INVALID_ACCESS_TOKEN, SESSION_ENDED
 from service.context import REQUEST_CONTEXT, USER
@@ -201,10 +199,7 @@ async def _repeat_outcome(
     if new_password is not None:
         account = await read(request.app, accounts.find_own_credentials, link["id"])
         password_hash = account["password_hash"] if account else None
-        require_room(request.app)
-        await throttle.check(request, throttle.SIGN_IN, fold_email(link["email"]))
-        if not await verify_password(request.app, password_hash, new_password):
-            raise Problem(INVALID_LINK)
+        await require_own(request, link, password_hash, new_password, INVALID_LINK)
     await write(request.app, throttle.refund, request)
     return json_response({"done": schemas.DONE[link["purpose"]]})
 
@@ -212,16 +207,11 @@ async def _repeat_outcome(
 async def _prove_ownership(
     request: web.Request, link: asyncpg.Record, password: str | None
 ) -> str | None:
-    """Return the hash of the verified password, or None if the session is the proof.
-
-    Passwords count toward the sign-in limit, so a link does not help to guess them.
-    """
+    """Return the hash of the verified password, or None if the session is the proof."""
     if password is not None:
         account = await read(request.app, accounts.find_own_credentials, link["id"])
         password_hash = account["password_hash"] if account else None
-        require_room(request.app)
-        await throttle.check(request, throttle.SIGN_IN, fold_email(link["email"]))
-        await require_own(request.app, password_hash, password)
+        await require_own(request, link, password_hash, password)
         return password_hash
     if USER in request and request[USER]["id"] == link["id"]:
         return None
