@@ -4,6 +4,27 @@
 set local lock_timeout = '5s';
 set local statement_timeout = 0;
 
+-- Releases the first lock while it waits for the second: see the migration.
+do $$
+declare
+    deadline constant timestamptz := clock_timestamp() + interval '5 seconds';
+begin
+    loop
+        begin
+            -- Dropping the trigger takes this lock.
+            lock table users in access exclusive mode;
+            lock table action_tokens in access exclusive mode nowait;
+            exit;
+        exception when lock_not_available then
+            if clock_timestamp() > deadline then
+                raise;
+            end if;
+            perform pg_sleep(0.05);
+        end;
+    end loop;
+end
+$$;
+
 drop trigger if exists users_keep_email_domain on users;
 drop function if exists keep_email_domain();
 

@@ -17,6 +17,7 @@ from service.http.requests import UnmetExpectations, meet_expectation
 from service.http.route import SERVED, Route, spellings
 from service.openapi import handlers as openapi
 from service.recovery import handlers as recovery
+from service.recovery import verification
 from service.sessions import handlers as sessions
 from service.sessions import sign_in
 from service.settings import Settings
@@ -51,7 +52,7 @@ ROUTES = (
     # Links in mails
     Route("POST", "/api/v1/auth/password/forgot", recovery.forgot_password, anyone),
     Route("POST", "/api/v1/auth/password/reset", recovery.reset_password, anyone),
-    Route("POST", "/api/v1/auth/email/verify", recovery.verify_email, optionally_signed_in),
+    Route("POST", "/api/v1/auth/email/verify", verification.verify_email, optionally_signed_in),
     Route("POST", "/api/v1/auth/email/verify/resend", recovery.resend_verification, anyone),
     Route("POST", "/api/v1/auth/email/revert", recovery.revert_email, anyone),
     Route("POST", "/api/v1/auth/links/inspect", recovery.inspect_link, anyone),

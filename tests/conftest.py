@@ -321,11 +321,9 @@ def start_app(settings: Settings, aiohttp_client: AiohttpClient) -> StartApp:
     """
 
     async def start(**changes: Any) -> Client:
-        app = create_app(dataclasses.replace(settings, **changes))
-        checks = [described.check_answers]
-        if "password_min_length" not in changes:  # the description contains this setting
-            checks.append(described.check_requests)
-        return await aiohttp_client(app, middlewares=checks)
+        changed = dataclasses.replace(settings, **changes)
+        checks = described.checks_of(changed)
+        return await aiohttp_client(create_app(changed), middlewares=checks)
 
     return start
 

@@ -197,12 +197,6 @@ def _spend(hasher: Hasher, work_kib: int) -> None:
     _argon2id(memory_kib, iterations).hash(b"")
 
 
-async def require_own(app: web.Application, password_hash: str | None, password: str) -> None:
-    """Raise Problem 403 if this is not the account's current password."""
-    if not await verify_password(app, password_hash, password):
-        raise Problem(WRONG_PASSWORD)
-
-
 async def rehash_password(app: web.Application, password_hash: str, password: str) -> str | None:
     """Return a new hash of the verified password, or None if the hash is up to date."""
     if not app[HASHER].argon2id.check_needs_rehash(password_hash):

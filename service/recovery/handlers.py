@@ -1,52 +1,36 @@
-"""Endpoints that send mailed links and accept their tokens."""
+"""Endpoints that send mailed links, and accept those that reset a password or restore an email."""
 
 from collections.abc import Awaitable, Callable
-from typing import Any
 
 import asyncpg
 from aiohttp import web
 
 from service.accounts import queries as accounts
 from service.audit.events import record
-from service.auth.guards import identify
-from service.auth.passwords import (
-    REPLACED_MEANWHILE,
-    TOO_MANY_SIGN_INS,
-    WRONG_PASSWORD,
-    hash_password,
-    require_acceptable,
-    require_own,
-    require_room,
-    verify_password,
-)
-from service.auth.tokens import INVALID_ACCESS_TOKEN, SESSION_ENDED
-from service.context import REQUEST_CONTEXT, USER
+from service.auth.passwords import TOO_MANY_SIGN_INS
+from service.context import REQUEST_CONTEXT
 from service.db.connection import Connection
-from service.db.transactions import read, write
+from service.db.transactions import read
 from service.http import examples
 from service.http.descriptions import Success, describe
-from service.http.field_errors import field_error
 from service.http.fields import fold_email
-from service.http.idempotency import find_stored_response, write_once
-from service.http.problems import EMAIL_TAKEN, Problem, ProblemType, invalid_fields
+from service.http.idempotency import write_once
+from service.http.problems import EMAIL_TAKEN, Problem
 from service.http.requests import json_response, read_body, uniform_time
-from service.mail import notices
 from service.recovery import links, queries, schemas
+from service.recovery.accepting import (
+    EXAMPLE_TOKEN,
+    INVALID_LINK,
+    change_email,
+    get_link,
+    hash_new,
+    record_change,
+    take_over,
+    take_token,
+)
 from service.sessions import queries as session_queries
-from service.throttle import known_networks
 from service.throttle import limits as throttle
 
-INVALID_LINK = ProblemType(
-    400, "invalid_token", "This link is invalid or has expired. Request a new one."
-)
-PROOF_REQUIRED = ProblemType(
-    403,
-    "proof_required",
-    "The link proves the mailbox. To prove that the account is yours, sign in, send its password,"
-    " or choose a new one.",
-)
-
-_EXAMPLE_TOKEN = "Hk3vX0m2yQ8rT5wL9bN1cJ7pF4sD6gA0zE3uI8oK2hM"  # noqa: S105
 _describe_link_request = describe(
     {202: Success("Accepted. The response is the same whether or not an email is sent.")},
     body=schemas.EMAIL_ONLY,
@@ -56,7 +40,6 @@ _describe_link_request = describe(
 )
 
 RESETTING = ["password_reset"]
-VERIFYING = ["email_verify", "email_change"]
 REVERTING = ["email_revert"]
 
 
@@ -114,7 +97,7 @@ async def _start_verification(conn: Connection, request: web.Request, user: asyn
 @describe(
     {204: Success("The password has been set. All sessions have ended.")},
     body=schemas.RESET,
-    example={"token": _EXAMPLE_TOKEN, "password": examples.PASSWORD},
+    example={"token": EXAMPLE_TOKEN, "password": examples.PASSWORD},
     problems=(INVALID_LINK, TOO_MANY_SIGN_INS),
     idempotent=True,
 )
@@ -126,184 +109,23 @@ async def reset_password(request: web.Request) -> web.Response:
     """
     body = await read_body(request, schemas.RESET)
     token_hash = links.hash_token(body["token"])
-    link = await _find_link(request, token_hash, RESETTING)
-    password_hash = await _hash_new(request, link, body["password"], "#/password")
+    link = await get_link(request, token_hash, RESETTING)
+    password_hash = await hash_new(request, link, body["password"], "#/password")
     return await write_once(request, _reset, request, token_hash, password_hash)
 
 
 async def _reset(
     conn: Connection, request: web.Request, token_hash: bytes, password_hash: str
 ) -> web.Response:
-    _, user = await _take_token(conn, token_hash, RESETTING)
-    await _take_over(conn, request, user, password_hash)
+    _, user = await take_token(conn, token_hash, RESETTING)
+    await take_over(conn, request, user, password_hash)
     return web.Response(status=204)
-
-
-@describe(
-    {200: Success("What was done.", schemas.VERIFIED, example={"done": "verified"})},
-    body=schemas.VERIFY,
-    example={"token": _EXAMPLE_TOKEN, "password": examples.PASSWORD},
-    problems=(
-        INVALID_LINK,
-        PROOF_REQUIRED,
-        WRONG_PASSWORD,
-        EMAIL_TAKEN,
-        throttle.TOO_MANY_REQUESTS,
-        TOO_MANY_SIGN_INS,
-    ),
-    idempotent=True,
-)
-async def verify_email(request: web.Request) -> web.Response:
-    """Verify or change an email with the token from a mailed link.
-
-    The link proves the mailbox, but anyone may have registered the email. So one more proof is
-    needed: the access token of the account's own session, its `password`, or a `new_password`. A
-    new password takes the account over: it ends all sessions and pending changes, and clears the
-    name and settings. It does not confirm a change of email. For a day, a used link gets the same
-    response again, without a proof.
-    """
-    body = await read_body(request, schemas.VERIFY)
-    if "password" in body and "new_password" in body:
-        text = "Send either this or the password."
-        raise invalid_fields(field_error("#/new_password", "exclusive", text))
-    if body.keys() == {"token"} and "Authorization" in request.headers:
-        await identify(request.app, request)
-        # Stored for the account, which was not known before.
-        if stored := await find_stored_response(request):
-            return stored
-    token_hash = links.hash_token(body["token"])
-    try:
-        return await _use_link(request, body, token_hash)
-    except Problem as problem:
-        # Also raised if another request has used the link meanwhile.
-        if (problem.status, problem.code) != INVALID_LINK[:2]:
-            raise
-    return await _repeat_outcome(request, token_hash, body.get("new_password"))
-
-
-async def _use_link(request: web.Request, body: dict[str, Any], token_hash: bytes) -> web.Response:
-    link = await _find_link(request, token_hash, VERIFYING)
-    if link["purpose"] == "email_verify" and "new_password" in body:
-        new_hash = await _hash_new(request, link, body["new_password"], "#/new_password")
-        return await write_once(request, _verify_and_take_over, request, token_hash, new_hash)
-    password_hash = await _prove_ownership(request, link, body.get("password"))
-    return await write_once(request, _verify, request, token_hash, password_hash)
-
-
-async def _repeat_outcome(
-    request: web.Request, token_hash: bytes, new_password: str | None
-) -> web.Response:
-    """Say again what a used link did, and change nothing. Raises Problem 400 if it did nothing.
-
-    A new password must be the account's by now, or the response would claim that it was set.
-    """
-    link = await _find_link(request, token_hash, list(links.OUTCOMES.values()))
-    if new_password is not None:
-        account = await read(request.app, accounts.find_own_credentials, link["id"])
-        password_hash = account["password_hash"] if account else None
-        require_room(request.app)
-        await throttle.check(request, throttle.SIGN_IN, fold_email(link["email"]))
-        if not await verify_password(request.app, password_hash, new_password):
-            raise Problem(INVALID_LINK)
-    await write(request.app, throttle.refund, request)
-    return json_response({"done": schemas.DONE[link["purpose"]]})
-
-
-async def _prove_ownership(
-    request: web.Request, link: asyncpg.Record, password: str | None
-) -> str | None:
-    """Return the hash of the verified password, or None if the session is the proof.
-
-    Passwords count toward the sign-in limit, so a link does not help to guess them.
-    """
-    if password is not None:
-        account = await read(request.app, accounts.find_own_credentials, link["id"])
-        password_hash = account["password_hash"] if account else None
-        require_room(request.app)
-        await throttle.check(request, throttle.SIGN_IN, fold_email(link["email"]))
-        await require_own(request.app, password_hash, password)
-        return password_hash
-    if USER in request and request[USER]["id"] == link["id"]:
-        return None
-    if link["purpose"] == "email_change":
-        raise Problem(
-            PROOF_REQUIRED,
-            "The link proves the mailbox. To prove that the account is yours, sign in or send its"
-            " password.",
-        )
-    raise Problem(PROOF_REQUIRED)
-
-
-async def _verify(
-    conn: Connection, request: web.Request, token_hash: bytes, password_hash: str | None
-) -> web.Response:
-    token, user = await _take_token(conn, token_hash, VERIFYING)
-    await _check_proof_again(conn, request, user, password_hash)
-    if token["purpose"] == "email_verify":
-        await accounts.verify_email(conn, user["id"])
-        await queries.delete_tokens(conn, user["id"], "email_verify")
-        await _record(conn, request, user, "email.verify", user["email"])
-    else:
-        await _change_email(conn, user, token["email"])
-        if user["email_verified"]:
-            # An unverified email may be mistyped, so it gets no link to revert the change.
-            await links.offer_email_revert(conn, request.app, user)
-        await _record(conn, request, user, "email.change", token["email"])
-    outcome = await links.keep_outcome(conn, token_hash, token)
-    await throttle.refund(conn, request)
-    return json_response({"done": schemas.DONE[outcome]})
-
-
-async def _check_proof_again(
-    conn: Connection, request: web.Request, user: asyncpg.Record, password_hash: str | None
-) -> None:
-    """Raise a Problem if the proof has ended since: the account is locked now."""
-    if password_hash is not None:
-        if not await accounts.lock_credentials(conn, user["id"], password_hash):
-            raise Problem(WRONG_PASSWORD, REPLACED_MEANWHILE)
-    elif not await session_queries.find_signed_in(conn, [request[USER]["session_id"]]):
-        raise Problem(INVALID_ACCESS_TOKEN, SESSION_ENDED)
-
-
-async def _verify_and_take_over(
-    conn: Connection, request: web.Request, token_hash: bytes, password_hash: str
-) -> web.Response:
-    token, user = await _take_token(conn, token_hash, ["email_verify"])
-    if user["email_verified"]:
-        # Setting the password of a verified account takes a link that expires sooner.
-        raise Problem(INVALID_LINK)
-    await _take_over(conn, request, user, password_hash)
-    outcome = await links.keep_outcome(conn, token_hash, token)
-    return json_response({"done": schemas.DONE[outcome]})
-
-
-async def _take_over(
-    conn: Connection, request: web.Request, user: asyncpg.Record, password_hash: str
-) -> None:
-    """Set the password of whoever opened the link, and end what others may have started.
-
-    The link proves the current email, because changing the email deletes older links. Links that
-    restore an email stay: they were sent to mailboxes that had been proved before.
-    """
-    if not user["email_verified"]:
-        await _record(conn, request, user, "email.verify", user["email"])
-        await known_networks.forget_networks_of(conn, user["id"])
-        user = await accounts.claim_account(conn, user["id"])
-    await accounts.update_password(conn, user["id"], password_hash)
-    await session_queries.end_sessions(conn, user["id"])
-    # An attacker who knew the old password may have requested an email change.
-    for purpose in ("email_change", "email_verify", "password_reset"):
-        await queries.delete_tokens(conn, user["id"], purpose)
-    # The mailbox proves ownership, and a known network has a sign-in limit of its own.
-    await known_networks.remember_network(conn, request, user["id"])
-    await notices.send_mail(conn, request.app, user, "password_changed")
-    await record(conn, request, "password.reset", user["id"], actor_id=user["id"])
 
 
 @describe(
     {200: Success("What was done.", schemas.REVERTED, example={"done": "email_reverted"})},
     body=schemas.TOKEN_ONLY,
-    example={"token": _EXAMPLE_TOKEN},
+    example={"token": EXAMPLE_TOKEN},
     problems=(INVALID_LINK, EMAIL_TAKEN),
     idempotent=True,
 )
@@ -318,8 +140,8 @@ async def revert_email(request: web.Request) -> web.Response:
 
 
 async def _revert(conn: Connection, request: web.Request, token_hash: bytes) -> web.Response:
-    token, user = await _take_token(conn, token_hash, REVERTING)
-    await _change_email(conn, user, token["email"])
+    token, user = await take_token(conn, token_hash, REVERTING)
+    await change_email(conn, user, token["email"])
     # The email change required the password, so the owner must set a new one.
     await session_queries.end_sessions(conn, user["id"])
     await accounts.update_password(conn, user["id"], None)
@@ -328,7 +150,7 @@ async def _revert(conn: Connection, request: web.Request, token_hash: bytes) -> 
     restored = await accounts.lock_profile(conn, user["id"])
     assert restored is not None  # noqa: S101
     await links.start_password_reset(conn, request.app, restored)
-    await _record(conn, request, user, "email.revert", token["email"])
+    await record_change(conn, request, user, "email.revert", token["email"])
     return json_response({"done": "email_reverted"})
 
 
@@ -345,7 +167,7 @@ async def _revert(conn: Connection, request: web.Request, token_hash: bytes) -> 
         )
     },
     body=schemas.TOKEN_ONLY,
-    example={"token": _EXAMPLE_TOKEN},
+    example={"token": EXAMPLE_TOKEN},
     problems=(INVALID_LINK, throttle.TOO_MANY_REQUESTS),
 )
 async def inspect_link(request: web.Request) -> web.Response:
@@ -360,56 +182,3 @@ async def inspect_link(request: web.Request) -> web.Response:
         raise Problem(INVALID_LINK)
     REQUEST_CONTEXT.get().user_id = link["user_id"]
     return json_response(schemas.LINK.dump(link))
-
-
-async def _find_link(
-    request: web.Request, token_hash: bytes, purposes: list[str]
-) -> asyncpg.Record:
-    """Return the live token's purpose and account, so that made-up tokens cost no hash."""
-    link = await read(request.app, queries.find_token, token_hash, purposes)
-    if link is None:
-        raise Problem(INVALID_LINK)
-    REQUEST_CONTEXT.get().user_id = link["id"]
-    return link
-
-
-async def _hash_new(request: web.Request, link: asyncpg.Record, password: str, pointer: str) -> str:
-    require_acceptable(request.app, password, pointer, (link["email"], link["name"]))
-    return await hash_password(request.app, password)
-
-
-async def _take_token(
-    conn: Connection, token_hash: bytes, purposes: list[str]
-) -> tuple[asyncpg.Record, asyncpg.Record]:
-    """Consume the token and return it with its owner, locked.
-
-    The owner is locked first, in the same order as when a link is sent. Raises Problem 400 if the
-    token is invalid or has expired.
-    """
-    owner = await queries.find_token(conn, token_hash, purposes)
-    user = await accounts.lock_profile(conn, owner["id"]) if owner else None
-    token = await queries.take_token(conn, token_hash, purposes)
-    if token is None or user is None:
-        raise Problem(INVALID_LINK)
-    REQUEST_CONTEXT.get().user_id = user["id"]
-    return token, user
-
-
-async def _change_email(conn: Connection, user: asyncpg.Record, email: str) -> None:
-    """Set the email, and end the links that prove the old one."""
-    try:
-        await accounts.update_email(conn, user["id"], email, fold_email(email))
-    except asyncpg.UniqueViolationError as error:
-        if error.constraint_name != "users_email_folded_key":
-            raise
-        raise Problem(EMAIL_TAKEN) from None
-    for purpose in ("password_reset", "email_verify"):
-        await queries.delete_tokens(conn, user["id"], purpose)
-
-
-async def _record(
-    conn: Connection, request: web.Request, user: asyncpg.Record, action: str, email: str
-) -> None:
-    before: dict[str, Any] = {"email": user["email"], "email_verified": user["email_verified"]}
-    after = {"email": email, "email_verified": True}
-    await record(conn, request, action, user["id"], actor_id=user["id"], before=before, after=after)

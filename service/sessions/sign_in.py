@@ -1,13 +1,14 @@
 """Sign-in with a password."""
 
-import logging
+from typing import Literal
 
 import asyncpg
 from aiohttp import web
 
 from service.accounts import queries as accounts
 from service.audit.events import record
-from service.auth.passwords import TOO_MANY_SIGN_INS, rehash_password, require_room, verify_password
+from service.auth.attempts import count_attempt, report_refusal
+from service.auth.passwords import TOO_MANY_SIGN_INS, rehash_password, verify_password
 from service.auth.schemas import TOKENS, TOKENS_EXAMPLE
 from service.auth.signing_keys import signing_key
 from service.context import REQUEST_CONTEXT, SETTINGS
@@ -23,8 +24,6 @@ from service.sessions.start import open_session
 from service.telemetry.metrics import count
 from service.throttle import limits as throttle
 from service.throttle.limits import TOO_MANY_REQUESTS
-
-log = logging.getLogger(__name__)
 
 INVALID_CREDENTIALS = ProblemType(401, "invalid_credentials", "Wrong email or password.", CHALLENGE)
 
@@ -43,25 +42,17 @@ async def login(request: web.Request) -> web.Response:
     """
     body = await read_body(request, sessions.LOGIN)
     email_folded = fold_email(body["email"])
-    require_room(request.app)
-    try:
-        await throttle.check(request, throttle.SIGN_IN, email_folded)
-    except Problem as problem:
-        if problem.status == 429:
-            count(request.app, "sign_ins", outcome="throttled")
-        raise
-    outcome, tokens = await _try_to_sign_in(request, email_folded, body["password"])
-    count(request.app, "sign_ins", outcome=outcome)
-    if tokens is None:
-        raise Problem(INVALID_CREDENTIALS)
+    await count_attempt(request, email_folded)
+    tokens = await _try_to_sign_in(request, email_folded, body["password"])
+    count(request.app, "sign_ins", outcome="success")
     return json_response(tokens)
 
 
 async def _try_to_sign_in(
     request: web.Request, email_folded: str, password: str
-) -> tuple[str, dict[str, object] | None]:
-    """Return the outcome, for metrics only, and the tokens on success."""
-    outcome = "refused"
+) -> dict[str, object]:
+    """Return the tokens of a new session. Raises Problem 401."""
+    outcome: Literal["wrong", "refused"] = "refused"
     # Retry once: a concurrent sign-in may have rehashed the password during verification.
     for _ in range(2):
         account = await read(request.app, accounts.find_credentials, email_folded)
@@ -78,10 +69,9 @@ async def _try_to_sign_in(
         tokens = await write(request.app, _sign_in, request, account, rehashed)
         if tokens is not None:
             REQUEST_CONTEXT.get().user_id = account["id"]
-            return "success", tokens
-    # The access log leaves out accounts that were only named, so log the attempted one here.
-    log.info("sign-in refused", extra={"account_id": account["id"] if account else None})
-    return outcome, None
+            return tokens
+    report_refusal(request.app, outcome, account["id"] if account else None)
+    raise Problem(INVALID_CREDENTIALS)
 
 
 def _may_sign_in(request: web.Request, account: asyncpg.Record) -> bool:

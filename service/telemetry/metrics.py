@@ -41,7 +41,10 @@ LABELS: dict[Counted, tuple[str, tuple[str, ...]]] = {
     "connections_dropped": ("reason", get_args(Dropped)),
 }
 HELP: dict[Counted, str] = {
-    "sign_ins": "Password sign-ins; refused means that the account is suspended or unverified",
+    "sign_ins": (
+        "Password sign-ins, and wrong or throttled passwords elsewhere; refused means that the"
+        " account is suspended or unverified"
+    ),
     "registrations": "Accounts created by registration",
     "throttled_requests": "Requests rejected by a rate limit",
     "idempotent_replays": "Requests that got the stored response for their Idempotency-Key",

@@ -14,6 +14,7 @@ from service.accounts import queries as accounts
 from service.accounts.rules import LAST_ADMINISTRATOR, keep_an_administrator
 from service.audit import queries as audit_queries
 from service.audit.events import record
+from service.auth.attempts import require_own
 from service.auth.guards import SIGNED_IN
 from service.auth.passwords import (
     REPLACED_MEANWHILE,
@@ -21,7 +22,6 @@ from service.auth.passwords import (
     WRONG_PASSWORD,
     hash_password,
     require_acceptable,
-    require_own,
     require_room,
 )
 from service.auth.tokens import INVALID_ACCESS_TOKEN, SESSION_ENDED
@@ -163,16 +163,11 @@ async def change_password(request: web.Request) -> web.Response:
 
 
 async def _verify_own_password(request: web.Request, password: str) -> asyncpg.Record:
-    """Return the caller's credentials once the password is verified against them.
-
-    Attempts count toward the sign-in limit, so a stolen token does not help to guess passwords.
-    """
-    require_room(request.app)
+    """Return the caller's credentials once the password is verified against them."""
     account = await read(request.app, accounts.find_own_credentials, request[USER]["id"])
     if account is None:
         raise _account_gone()
-    await throttle.check(request, throttle.SIGN_IN, fold_email(request[USER]["email"]))
-    await require_own(request.app, account["password_hash"], password)
+    await require_own(request, request[USER], account["password_hash"], password)
     return account
 
 

@@ -507,6 +507,71 @@ def test_emails_that_the_previous_version_cannot_tell_apart_survive_a_rollback(
     }
 
 
+# What transactions of the service do first, and what they do after that.
+TRANSACTIONS = {
+    "a link is used": (
+        "select from action_tokens join users on users.id = user_id",
+        "update users set name = 'Ada'",
+    ),
+    "a link is looked up": ("select from action_tokens", "select from users"),
+    "a link is sent": ("select from users for no key update", "delete from action_tokens"),
+    "an account registers": (
+        "insert into users (id, email, email_folded, name) values (gen_random_uuid(), 'b', 'b', '')",
+        "delete from action_tokens",
+    ),
+    "an account is changed": (
+        "select from users for no key update",
+        "update users set name = 'Ada'",
+    ),
+}
+HELD_UP = """
+    select count(*) from pg_stat_activity
+    where datname = current_database() and (wait_event_type = 'Lock' or wait_event = 'PgSleep')
+"""
+
+
+def newer_than(id_: str) -> int:
+    """Return how many migrations come after this one."""
+    ids = migrations.known_migrations()
+    return len(ids) - ids.index(id_) - 1
+
+
+@pytest.mark.parametrize("transaction", TRANSACTIONS)
+@pytest.mark.parametrize("direction", ["apply", "roll back"])
+def test_telling_domains_apart_does_not_deadlock_with_transactions_in_progress(
+    database: Database, direction: str, transaction: str
+) -> None:
+    newer = newer_than("0021.tell-domains-apart")
+    migrations.roll_back(database, newer + (direction == "apply"))
+    first, then = TRANSACTIONS[transaction]
+    folded = {"apply": "ada@strasse.example", "roll back": "ada@straße.example"}[direction]
+    runs: dict[str, Callable[[], list[str]]] = {
+        "apply": lambda: migrations.apply_pending(database),
+        "roll back": lambda: migrations.roll_back(database, 1),
+    }
+    with (
+        ThreadPoolExecutor(1) as executor,
+        connect(database) as other,
+        connect(database) as watcher,
+    ):
+        other.execute(ADD_FOLDED, ("ada@straße.example", folded))
+        with other.transaction():
+            other.execute(first)
+            migrating = executor.submit(runs[direction])
+            eventually_blocking(lambda: watcher.execute(HELD_UP).fetchone() == (1,))
+            other.execute(then)
+        assert migrating.result(DEADLINE_S)[:1] == ["0021.tell-domains-apart"]
+
+
+@pytest.mark.slow
+def test_telling_domains_apart_gives_up_if_links_stay_locked(database: Database) -> None:
+    migrations.roll_back(database, newer_than("0021.tell-domains-apart"))
+    with connect(database) as other, other.transaction():
+        other.execute("select from action_tokens")
+        with pytest.raises(StartError, match="could not obtain lock on relation"):
+            migrations.roll_back(database, 1)
+
+
 def test_missing_schema_is_an_error(empty_database: Database) -> None:
     with connect(empty_database) as conn:
         conn.execute("alter schema public rename to elsewhere")

@@ -12,6 +12,7 @@ CALLS = (
     "throttle.check",
     "throttle.refund",
     "require_room",
+    "count_attempt",
     "remember_network",
     "check_limits",
     "check_limit",
@@ -29,6 +30,7 @@ CALLS = (
     # rules, preconditions, locks
     "require_acceptable",
     "require_own",
+    "report_refusal",
     "check_preconditions",
     "keep_an_administrator",
     "_lock_credentials",

@@ -1,5 +1,6 @@
 """The OpenAPI document is complete, well-formed and accurate."""
 
+import dataclasses
 import itertools
 import json
 import sys
@@ -10,6 +11,7 @@ from marshmallow import Schema
 from multidict import CIMultiDict
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
+from service.app import create_app
 from service.http.descriptions import description_of
 from service.http.fields import NUMBER_LIMITS
 from service.http.problems import ProblemType
@@ -19,13 +21,15 @@ from service.settings import Settings
 from tests.support.any_json import LEAST, MOST
 from tests.support.clients import Client
 from tests.support.described import (
+    DESCRIBED,
     Response,
+    checks_of,
     compile_schema,
     document_of_defaults,
     find_faults,
     find_invalid,
 )
-from tests.support.factories import register
+from tests.support.factories import PASSWORD, register
 from tests.support.schemas import row_schemas
 
 
@@ -253,6 +257,29 @@ async def test_accepted_request_that_the_document_forbids_fails_the_check(
     with pytest.raises(AssertionError, match="users_replace_me accepted"):
         await client.put(path, headers=account.headers, json={"name": "Ada L."})
     compile_schema.cache_clear()
+
+
+async def test_response_of_other_settings_fails_the_check(
+    settings: Settings, aiohttp_client: Any
+) -> None:
+    app = create_app(dataclasses.replace(settings, require_email_verification=True))
+    client = await aiohttp_client(app, middlewares=checks_of(settings))
+    body = {"email": "ada@example.com", "password": PASSWORD}
+    with pytest.raises(AssertionError, match="status 202 is not listed"):
+        await client.post("/api/v1/auth/register", json=body)
+
+
+def test_checks_follow_every_setting_that_the_document_depends_on() -> None:
+    read = set()
+
+    class Watched(Settings):
+        def __getattribute__(self, name: str) -> Any:
+            if not name.startswith("__"):
+                read.add(name)
+            return super().__getattribute__(name)
+
+    document(ROUTES, Watched())
+    assert read == set(DESCRIBED)
 
 
 def without(response: Response, name: str) -> CIMultiDict[str]:

@@ -8,13 +8,17 @@ from urllib.parse import unquote
 
 import jsonschema_rs
 import orjson
-from aiohttp import ClientHandlerType, ClientRequest, ClientResponse
+from aiohttp import ClientHandlerType, ClientMiddlewareType, ClientRequest, ClientResponse
 
 from service.openapi.components import HEADERS
 from service.openapi.document import document
 from service.routes import ROUTES
 from service.settings import Settings
 from tests.support.any_json import with_exact_json
+
+# Names of the settings that the document depends on.
+DESCRIBED = ("password_min_length", "require_email_verification")
+DEFAULTS = Settings()
 
 _UUID = "[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"
 
@@ -29,8 +33,19 @@ class Response(NamedTuple):
     body: bytes
 
 
-async def check_answers(request: ClientRequest, handler: ClientHandlerType) -> ClientResponse:
-    """Client middleware. Raises AssertionError if the document does not describe the response."""
+def checks_of(settings: Settings) -> tuple[ClientMiddlewareType, ClientMiddlewareType]:
+    """Return client middlewares that check the traffic with a service of these settings."""
+    described = _described_part(settings)
+    return (
+        functools.partial(_check_answer, described),
+        functools.partial(_check_request, described),
+    )
+
+
+async def _check_answer(
+    settings: Settings, request: ClientRequest, handler: ClientHandlerType
+) -> ClientResponse:
+    """Raise AssertionError if the document does not describe the response."""
     response = await handler(request)
     received = Response(
         request.method,
@@ -39,27 +54,29 @@ async def check_answers(request: ClientRequest, handler: ClientHandlerType) -> C
         response.headers,
         await response.read(),
     )
-    faults = find_faults(received)
+    faults = find_faults(received, settings)
     assert not faults, f"{received.method} {received.path}: {'; '.join(faults)}"
     return response
 
 
-async def check_requests(request: ClientRequest, handler: ClientHandlerType) -> ClientResponse:
-    """Client middleware. Raises AssertionError if an accepted request violates the document."""
+async def _check_request(
+    settings: Settings, request: ClientRequest, handler: ClientHandlerType
+) -> ClientResponse:
+    """Raise AssertionError if an accepted request violates the document."""
     response = await handler(request)
-    methods = _find_path(unquote(request.url.raw_path)) or {}
+    methods = _find_path(unquote(request.url.raw_path), settings) or {}
     if response.status < 300 and request.method.lower() in methods:
         operation = methods[request.method.lower()]
         faults = [
-            *_find_parameter_faults(request, operation),
-            *await _find_request_body_faults(request, operation),
+            *_find_parameter_faults(request, operation, settings),
+            *await _find_request_body_faults(request, operation, settings),
         ]
         assert not faults, f"{operation['operationId']} accepted {'; '.join(faults)}"
     return response
 
 
 async def _find_request_body_faults(
-    request: ClientRequest, operation: Mapping[str, Any]
+    request: ClientRequest, operation: Mapping[str, Any], settings: Settings
 ) -> list[str]:
     """List where the request body violates its schema."""
     if "requestBody" not in operation or "Content-Encoding" in request.headers:
@@ -68,10 +85,12 @@ async def _find_request_body_faults(
     if not body and not operation["requestBody"]["required"]:
         return []
     schema = operation["requestBody"]["content"]["application/json"]["schema"]
-    return find_invalid(schema, orjson.loads(body))
+    return find_invalid(schema, orjson.loads(body), settings)
 
 
-def _find_parameter_faults(request: ClientRequest, operation: Mapping[str, Any]) -> Iterator[str]:
+def _find_parameter_faults(
+    request: ClientRequest, operation: Mapping[str, Any], settings: Settings
+) -> Iterator[str]:
     """Yield the faults of parameters. Operations without query parameters ignore the query."""
     described = {parameter["name"]: parameter for parameter in operation["parameters"]}
     if any(parameter["in"] == "query" for parameter in described.values()):
@@ -79,7 +98,8 @@ def _find_parameter_faults(request: ClientRequest, operation: Mapping[str, Any])
     for name, value in [*request.url.query.items(), *request.headers.items()]:
         parameter = described.get(name, {})
         if parameter:
-            yield from find_invalid(parameter["schema"], _read(parameter["schema"], value))
+            given = _read(parameter["schema"], value)
+            yield from find_invalid(parameter["schema"], given, settings)
 
 
 def _read(schema: Mapping[str, Any], text: str) -> object:
@@ -92,52 +112,48 @@ def _read(schema: Mapping[str, Any], text: str) -> object:
     return text
 
 
-def find_faults(response: Response) -> list[str]:
+def find_faults(response: Response, settings: Settings = DEFAULTS) -> list[str]:
     """List where a response violates the document; empty if it conforms.
 
     Unknown paths and methods and CORS preflights are exempt, since they are not operations. So is a
     500, which a test gets only by breaking the database under the service.
     """
-    methods = _find_path(response.path)
+    methods = _find_path(response.path, settings)
     method = "get" if response.method == "HEAD" else response.method.lower()
     if response.status == 500 or not methods or method not in methods:
         excepted = response.status >= 400 or response.method == "OPTIONS"
         return [] if excepted else [f"{response.status} from an undescribed operation"]
     described = methods[method]["responses"].get(str(response.status))
-    if described is None and response.status < 300:
-        described = _find_conditional(method, response)
     if described is None:
         return [f"status {response.status} is not listed: {response.body!r}"]
-    described = _resolve(described)
-    faults = list(_find_header_faults(response.headers, described["headers"]))
+    described = _resolve(described, settings)
+    faults = list(_find_header_faults(response.headers, described["headers"], settings))
     if response.method != "HEAD":
-        faults += _find_body_faults(response, described.get("content"))
+        faults += _find_body_faults(response, described.get("content"), settings)
     return faults
 
 
-def _find_conditional(method: str, response: Response) -> dict[str, Any] | None:
-    """Return a success that the route has with other settings than the defaults."""
-    methods = _find_path(response.path, verification=True) or {}
-    found: dict[str, Any] | None = methods[method]["responses"].get(str(response.status))
-    return found
-
-
-def _find_header_faults(given: Mapping[str, str], described: dict[str, Any]) -> Iterator[str]:
+def _find_header_faults(
+    given: Mapping[str, str], described: dict[str, Any], settings: Settings
+) -> Iterator[str]:
     """Yield described headers that are missing or malformed, and others not described here."""
     for name, reference in described.items():
-        header = _resolve(reference)
+        header = _resolve(reference, settings)
         if name not in given:
             if header.get("required"):
                 yield f"no {name}"
             continue
-        for fault in find_invalid(header["schema"], _read(header["schema"], given[name])):
+        value = _read(header["schema"], given[name])
+        for fault in find_invalid(header["schema"], value, settings):
             yield f"{name}: {fault}"
     for name in HEADERS:
         if name in given and name not in described:
             yield f"{name} is not listed"
 
 
-def _find_body_faults(response: Response, content: dict[str, Any] | None) -> list[str]:
+def _find_body_faults(
+    response: Response, content: dict[str, Any] | None, settings: Settings
+) -> list[str]:
     if content is None:
         return ["a body where none is listed"] if response.body else []
     content_type = response.headers.get("Content-Type", "").partition(";")[0]
@@ -145,7 +161,7 @@ def _find_body_faults(response: Response, content: dict[str, Any] | None) -> lis
         return [f"{content_type} is not listed"]
     text = content_type.startswith("text/")
     body: Any = response.body.decode() if text else orjson.loads(response.body)
-    faults = find_invalid(content[content_type]["schema"], body)
+    faults = find_invalid(content[content_type]["schema"], body, settings)
     if content_type == "application/problem+json" and not faults:
         # Each code has an example. An enumeration would make a type of its own for each response.
         if body["code"] not in content[content_type]["examples"]:
@@ -155,29 +171,34 @@ def _find_body_faults(response: Response, content: dict[str, Any] | None) -> lis
     return faults
 
 
-def find_invalid(schema: Mapping[str, Any], value: object) -> list[str]:
+def find_invalid(
+    schema: Mapping[str, Any], value: object, settings: Settings = DEFAULTS
+) -> list[str]:
     """List where a value violates a schema of the document."""
     return [
         f"{error.message} at {error.instance_path}"
-        for error in compile_schema(orjson.dumps(schema)).iter_errors(value)
+        for error in compile_schema(orjson.dumps(schema), settings).iter_errors(value)
     ]
 
 
-@functools.cache
+def _described_part(settings: Settings) -> Settings:
+    """Return settings that give the same document, and are the same in most tests."""
+    return Settings(**{name: getattr(settings, name) for name in DESCRIBED})
+
+
 def document_of_defaults() -> dict[str, Any]:
-    return document(ROUTES, Settings())
+    return _document_of(DEFAULTS)
 
 
 @functools.cache
-def _document_with_verification() -> dict[str, Any]:
-    return document(ROUTES, Settings(require_email_verification=True))
+def _document_of(settings: Settings) -> dict[str, Any]:
+    return document(ROUTES, settings)
 
 
 @functools.cache
-def _find_path(path: str, *, verification: bool = False) -> dict[str, Any] | None:
+def _find_path(path: str, settings: Settings) -> dict[str, Any] | None:
     """Return the operations of a path by method, or None if the path is unknown."""
-    known = _document_with_verification() if verification else document_of_defaults()
-    for template, methods in known["paths"].items():
+    for template, methods in _document_of(settings)["paths"].items():
         pattern = re.sub(r"\\{\w+\\}", _UUID, re.escape(template))
         if re.fullmatch(f"{pattern}/?", path):
             found: dict[str, Any] = methods
@@ -185,19 +206,19 @@ def _find_path(path: str, *, verification: bool = False) -> dict[str, Any] | Non
     return None
 
 
-def _resolve(described: dict[str, Any]) -> dict[str, Any]:
+def _resolve(described: dict[str, Any], settings: Settings) -> dict[str, Any]:
     """Return the component that a reference names, or the object itself if it is none."""
     if "$ref" not in described:
         return described
-    found: dict[str, Any] = document_of_defaults()
+    found = _document_of(settings)
     for name in described["$ref"].removeprefix("#/").split("/"):
         found = found[name]
     return found
 
 
 @functools.cache
-def compile_schema(schema: bytes) -> jsonschema_rs.Draft202012Validator:
+def compile_schema(schema: bytes, settings: Settings) -> jsonschema_rs.Draft202012Validator:
     """Compile a schema once per process, with the components that it may refer to."""
-    components = with_exact_json(document_of_defaults()["components"])
+    components = with_exact_json(_document_of(settings)["components"])
     whole = {**orjson.loads(schema), "components": components}
     return jsonschema_rs.Draft202012Validator(whole, validate_formats=True)

@@ -605,7 +605,7 @@ async def test_other_handlers_see_every_event_with_its_fields(
     fields = {name: value for name, value in events[1].items() if name not in LINE}
     for records in (theirs.records, caplog.records):
         refused, request = (vars(one) for one in records if one.name.startswith("service."))
-        assert (refused["name"], refused["msg"]) == ("service.sessions.sign_in", "sign-in refused")
+        assert (refused["name"], refused["msg"]) == ("service.auth.attempts", "sign-in refused")
         assert refused["account_id"] is None
         assert refused["request_id"] == response.headers["X-Request-ID"]
         assert (request["levelname"], request["msg"]) == ("INFO", "request")

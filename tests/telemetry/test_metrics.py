@@ -48,7 +48,7 @@ async def client(
         settings, throttle_sign_in_per_account=Rate(3, 3600), cors_origins=frozenset({ORIGIN})
     )
     app = create_app(changed, registry)
-    return await aiohttp_client(app, middlewares=[described.check_answers])
+    return await aiohttp_client(app, middlewares=described.checks_of(changed))
 
 
 def value(registry: CollectorRegistry, name: str, **labels: str) -> float | None:
@@ -313,7 +313,7 @@ async def test_dashboard_and_alerts_use_only_exported_metrics(
     ):
         assert exporter is not None
         app = create_app(settings, exporter.registry)
-        client = await aiohttp_client(app, middlewares=[described.check_answers])
+        client = await aiohttp_client(app, middlewares=described.checks_of(settings))
         await register(client)
         samples = await asyncio.to_thread(metrics_at, port)
     exported = {name for name, _ in samples}
