@@ -202,6 +202,7 @@ class ClientConnection(web.RequestHandler):
     """
 
     __slots__ = (
+        "arrived_bytes",
         "connections",
         "ended",
         "held",
@@ -236,6 +237,8 @@ class ClientConnection(web.RequestHandler):
         self.now = loop.time
         # When bytes last arrived, until a request starts.
         self.received_at: float | None = None
+        # Bytes since the last response, without those that ``receiving`` counts.
+        self.arrived_bytes = 0
         self.turns_left = 0
         self.receiving: Receiving | None = None
         self.spare = self.ended = self.held = self.pipelined = self.must_wait = False
@@ -255,7 +258,8 @@ class ClientConnection(web.RequestHandler):
 
     async def read_body(self, request: web.Request) -> None:
         """Read and cache the whole body. Raises a Problem if that fails."""
-        self.receiving = Receiving(request, self.connections.settings.body_timeout_s)
+        timeout_s = self.connections.settings.body_timeout_s
+        self.receiving = Receiving(request, timeout_s, self.arrived_bytes)
         try:
             await self.receiving.read()
         finally:
@@ -275,9 +279,11 @@ class ClientConnection(web.RequestHandler):
     def data_received(self, data: bytes) -> None:
         """Parse what has arrived. While a request is in progress, read no further than this."""
         self.received_at = self.now()
-        super().data_received(data)
-        if self.receiving is not None:
+        if self.receiving is None:
+            self.arrived_bytes += len(data)
+        else:
             self.receiving.count(data)
+        super().data_received(data)
         if self not in self.idle and self.transport is not None and self.transport.is_reading():
             self.transport.pause_reading()
             self.held = True
@@ -339,6 +345,7 @@ class ClientConnection(web.RequestHandler):
         self.idle[self] = self.now()
         # What has arrived meanwhile waited for this response; its time begins now.
         self.received_at = None
+        self.arrived_bytes = 0
         if self.held:
             self.held = False
             self.transport.resume_reading()
