@@ -196,8 +196,7 @@ ROWS = (
         get(*(f"A{n}: {'a' * 8000}" for n in range(3)), target="/health/live?" + "x" * 8000), "200"
     ),
     Row(get(*(f"A{n}: {'a' * 8000}" for n in range(5))), TOO_LARGE, "32768 bytes"),
-    Row(get(*(f"A: {'a' * 8100}" for _ in range(100))), TOO_LARGE, "32768 bytes"),
-    Row(get(*(f"Expect: {',' * 8000}" for _ in range(100)), target="/nothing"), TOO_LARGE, "32768"),
+    Row(get(*(f"Expect: {',' * 8000}" for _ in range(5)), target="/nothing"), TOO_LARGE, "32768"),
     # Lists: RFC 9110 section 5.6.1 asks for "a reasonable number of empty list elements".
     Row(page("br," * 99 + "gzip"), "200", GZIP),
     Row(page("br," * 100 + "gzip"), TOO_LARGE, "more than 100 elements"),
