@@ -25,6 +25,7 @@ from service.worlds.limits import (
 )
 from service.worlds.lists import LIST, dump_with, list_of, respond_with_list
 from service.worlds.rows import BEAT_NOT_FOUND, changes, get_story, id_of, no_such, render_row
+from service.worlds.spool import NO_ROOM
 
 WRONG_BEATS = ProblemType(
     400, "wrong_beats", "Name every beat of the story exactly once, and no other."
@@ -33,7 +34,7 @@ _BEAT = Success("The beat.", schemas.BEAT, ("ETag",), samples.BEAT_EXAMPLE)
 _BEATS = Success("Beats.", list_of(schemas.BEAT), ("Link",), [samples.BEAT_EXAMPLE])
 
 
-@describe({200: _BEATS}, query=LIST)
+@describe({200: _BEATS}, query=LIST, problems=(NO_ROOM,))
 async def list_beats(request: web.Request) -> web.StreamResponse:
     """List the beats of a story in their order."""
     query = read_query(request, LIST)
@@ -195,7 +196,7 @@ async def _delete(conn: Connection, request: web.Request) -> None:
     {200: _BEATS},
     body=schemas.REORDER_BEATS,
     example={"beat_ids": [samples.BEAT_EXAMPLE["id"]]},
-    problems=(WRONG_BEATS,),
+    problems=(WRONG_BEATS, NO_ROOM),
     body_max_bytes=schemas.BODY_MAX_BYTES,
 )
 async def reorder_beats(request: web.Request) -> web.StreamResponse:

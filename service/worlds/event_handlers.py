@@ -28,6 +28,7 @@ from service.worlds.rows import (
     no_such,
     render_row,
 )
+from service.worlds.spool import NO_ROOM
 
 _EVENT = Success("The event.", schemas.EVENT, ("ETag",), samples.EVENT_EXAMPLE)
 
@@ -35,6 +36,7 @@ _EVENT = Success("The event.", schemas.EVENT, ("ETag",), samples.EVENT_EXAMPLE)
 @describe(
     {200: Success("Events.", shapes.EVENTS, ("Link",), [samples.EVENT_EXAMPLE])},
     query=LIST,
+    problems=(NO_ROOM,),
 )
 async def list_events(request: web.Request) -> web.StreamResponse:
     """List the events of a world in the order of their time.

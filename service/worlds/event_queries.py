@@ -15,8 +15,7 @@ EVENT = """
     e.id, e.world_id, e.t, e.label_time, e.type, e.summary, e.description, e.location,
     e.location_id, e.tags, e.version, e.created_at, e.updated_at,
     array(
-        select cause_id from event_causes join world_events cause on cause.id = cause_id
-        where event_id = e.id order by cause.t, cause_id
+        select cause_id from event_causes where event_id = e.id order by cause_id
     ) as caused_by_ids
 """
 # Pairs that one statement inserts.

@@ -18,6 +18,7 @@ from service.worlds import queries, samples, schemas
 from service.worlds.limits import LIMIT_REACHED, check_limits
 from service.worlds.lists import LIST, dump_with, list_of, respond_with_list
 from service.worlds.rows import changes, get_world, lock_world, render_row
+from service.worlds.spool import NO_ROOM
 
 _WORLD = Success("The world.", schemas.WORLD, ("ETag",), samples.WORLD_EXAMPLE)
 WORLD_CREATED = Success("Created.", schemas.WORLD, ("ETag", "Location"), samples.WORLD_EXAMPLE)
@@ -26,6 +27,7 @@ WORLD_CREATED = Success("Created.", schemas.WORLD, ("ETag", "Location"), samples
 @describe(
     {200: Success("Worlds.", list_of(schemas.WORLD), ("Link",), [samples.WORLD_EXAMPLE])},
     query=LIST,
+    problems=(NO_ROOM,),
 )
 async def list_worlds(request: web.Request) -> web.StreamResponse:
     """List the account's worlds, newest first."""

@@ -93,19 +93,18 @@ async def respond_with_list(
         """Write the rows into the spool. Return the last one, if the list goes on."""
         spool.seek(0)
         spool.truncate()
-        spool.write(around[0])
-        left, position = limit, start
+        left, position, before = limit, start, around[0]
         async with snapshot(conn):
             while True:
                 wanted = min(left, size)
                 rows = await fetch(conn, position, wanted + 1)
-                await write_spool(spool, _join(dump, rows[:wanted]))
+                await write_spool(spool, before + _join(dump, rows[:wanted]))
                 left -= wanted
                 if len(rows) <= wanted or not left:
                     break
                 position = [rows[wanted - 1][name] for name in keyset.columns]
-                spool.write(b",")
-        spool.write(around[1])
+                before = b","
+        await write_spool(spool, around[1])
         return rows[wanted - 1] if len(rows) > wanted else None
 
     with open_spool() as spool:

@@ -13,6 +13,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from service.context import SETTINGS
 from service.http.codings import StreamDecoder, check_size, coding_of
 from service.http.connections import ClientConnection
+from service.http.expectations import ask_for_body
 from service.http.problems import (
     BODY_TIMEOUT,
     EMPTY_BODY,
@@ -45,8 +46,13 @@ def open_spool() -> IO[bytes]:
 
 async def write_spool(spool: IO[bytes], data: bytes) -> None:
     """Write into the spool. Raises Problem 503 if the machine has no room or directory for it."""
+
+    def write() -> None:
+        spool.write(data)
+        spool.flush()
+
     try:
-        await asyncio.to_thread(spool.write, data)
+        await asyncio.to_thread(write)
     except OSError as error:
         log.error("temporary file not written", extra={"cause": str(error)})
         raise Problem(NO_ROOM) from error
@@ -64,6 +70,7 @@ async def receive(request: web.Request, spool: IO[bytes]) -> bytes:
     try:
         async with asyncio.timeout(UPLOAD_TIMEOUT_S):
             with connection.streaming(request):
+                await ask_for_body(request)
                 async for part in _decode(request):
                     if fault := screen.find_fault(part):
                         raise Problem(MALFORMED_JSON, fault, close=True)
@@ -83,8 +90,14 @@ async def _decode(request: web.Request) -> AsyncIterator[bytes]:
     coding = coding_of(request)
     decoder = StreamDecoder(coding) if coding else None
     max_bytes = request.app[SETTINGS].world_import_max_bytes
+    pause_s = request.app[SETTINGS].body_timeout_s
     sent = length = 0
-    async for chunk in request.content.iter_chunked(CHUNK_BYTES):
+    while True:
+        # Nothing for so long is a client that has gone, or a chunk that the parser has refused.
+        async with asyncio.timeout(pause_s):
+            chunk = await request.content.read(CHUNK_BYTES)
+        if not chunk:
+            break
         sent += len(chunk)
         for part in decoder.decode(chunk) if decoder else (chunk,):
             length += len(part)

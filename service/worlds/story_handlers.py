@@ -26,6 +26,7 @@ from service.worlds.rows import (
     id_of,
     render_row,
 )
+from service.worlds.spool import NO_ROOM
 
 COPY_SUFFIX = " (Copy)"
 # How fast people read, to estimate the time that a story takes.
@@ -39,7 +40,7 @@ _CREATED = Success("Created.", schemas.STORY, ("ETag", "Location"), samples.STOR
 _STORIES = Success("Stories.", list_of(schemas.STORY), ("Link",), [samples.STORY_EXAMPLE])
 
 
-@describe({200: _STORIES}, query=schemas.LIST_STORIES)
+@describe({200: _STORIES}, query=schemas.LIST_STORIES, problems=(NO_ROOM,))
 async def list_stories(request: web.Request) -> web.StreamResponse:
     """List the stories of a world, latest change first, without the archived ones."""
     query = read_query(request, schemas.LIST_STORIES)
@@ -47,7 +48,7 @@ async def list_stories(request: web.Request) -> web.StreamResponse:
     return await _respond(request, query, filters)
 
 
-@describe({200: _STORIES}, query=LIST)
+@describe({200: _STORIES}, query=LIST, problems=(NO_ROOM,))
 async def list_archived_stories(request: web.Request) -> web.StreamResponse:
     """List the archived stories of a world, latest change first."""
     return await _respond(request, read_query(request, LIST), {"archived": True})

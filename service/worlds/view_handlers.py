@@ -20,6 +20,7 @@ from service.json_codec import encode
 from service.worlds import event_queries, schemas, shapes, view_queries
 from service.worlds.lists import LIST, Row, dump_with, list_of, respond_with_list
 from service.worlds.rows import get_event, get_world
+from service.worlds.spool import NO_ROOM
 from service.worlds.words import read_search
 
 # Rows of a view that are in memory at once. Each may have a thousand links.
@@ -33,6 +34,7 @@ NODES_AT_ONCE = 500
 @describe(
     {200: Success("Beats, each with its story.", list_of(shapes.BEAT_WITH_STORY), ("Link",))},
     query=LIST,
+    problems=(NO_ROOM,),
 )
 async def list_beats_of_event(request: web.Request) -> web.StreamResponse:
     """List the beats that tell of an event, each with its story, without archived stories."""
@@ -53,7 +55,9 @@ async def list_beats_of_event(request: web.Request) -> web.StreamResponse:
     return await respond_with_list(request, query, view_queries.TOLD, list_beats_of_event, dump)
 
 
-@describe({200: Success("The timeline.", shapes.TIMELINE, ("Link",))}, query=LIST)
+@describe(
+    {200: Success("The timeline.", shapes.TIMELINE, ("Link",))}, query=LIST, problems=(NO_ROOM,)
+)
 async def read_timeline(request: web.Request) -> web.StreamResponse:
     """List the events of a world in the order of their time, each with what tells of it.
 
@@ -94,7 +98,11 @@ def _without_position(rows: Any) -> list[Any]:
     return [row["shown"] for row in rows]
 
 
-@describe({200: Success("Pairs of stories.", shapes.INTERSECTIONS, ("Link",))}, query=LIST)
+@describe(
+    {200: Success("Pairs of stories.", shapes.INTERSECTIONS, ("Link",))},
+    query=LIST,
+    problems=(NO_ROOM,),
+)
 async def list_intersections(request: web.Request) -> web.StreamResponse:
     """List the pairs of stories that share events, with these events in the order of their time.
 
@@ -220,6 +228,9 @@ def cut_snippet(text: str, marked: str, mark: str) -> list[dict[str, Any]]:
     punctuation, and a mark before and after each match.
     """
     pieces = marked.split(mark)
+    if len("".join(pieces)) != len(text):
+        # PostgreSQL leaves out words of more than 2047 bytes.
+        return [{"text": text[:SNIPPET_LENGTH], "match": False}]
     start = max(0, len(pieces[0]) - SNIPPET_LENGTH // 2)
     end = start + SNIPPET_LENGTH
     cut, place = [], 0
