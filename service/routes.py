@@ -11,9 +11,9 @@ from service.docs import handlers as docs
 from service.health import handlers as health
 from service.http.conditional import revalidate
 from service.http.descriptions import description_of, is_revalidated
+from service.http.expectations import UnusualExpectations, leave_to_middleware
 from service.http.fields import UUID_PATTERN
 from service.http.idempotency import replay_first
-from service.http.requests import UnmetExpectations, meet_expectation
 from service.http.route import SERVED, Route, spellings
 from service.openapi import handlers as openapi
 from service.recovery import handlers as recovery
@@ -106,7 +106,9 @@ def add_routes(app: web.Application) -> None:
         pattern = route.path.replace("_id}", f"_id:{UUID_PATTERN}}}")
         for path in spellings(pattern):
             if route.method == "GET":
-                app.router.add_get(path, handler, expect_handler=meet_expectation)
+                app.router.add_get(path, handler, expect_handler=leave_to_middleware)
             else:
-                app.router.add_route(route.method, path, handler, expect_handler=meet_expectation)
-    app.router.register_resource(UnmetExpectations())
+                app.router.add_route(
+                    route.method, path, handler, expect_handler=leave_to_middleware
+                )
+    app.router.register_resource(UnusualExpectations())

@@ -13,6 +13,7 @@ from aiohttp import hdrs, web
 from service import __version__
 from service.http.codings import accepts_gzip
 from service.http.descriptions import describe_file
+from service.http.request_heads import text_of_list
 from service.http.responses import FileResponse
 
 # Only our own styles, none inline. Icons are data: URLs, also in Swagger UI's stylesheet. No form
@@ -71,7 +72,7 @@ async def swagger_ui_style(request: web.Request) -> web.Response:
 
 def _serve_file(request: web.Request, name: str, content_type: str) -> web.Response:
     """Respond with the file, gzipped if the client accepts it."""
-    compressed = accepts_gzip(",".join(request.headers.getall(hdrs.ACCEPT_ENCODING, ())))
+    compressed = accepts_gzip(text_of_list(request, hdrs.ACCEPT_ENCODING))
     body, tag = _load(name, compressed)
     headers = {
         hdrs.CACHE_CONTROL: "public, no-cache",

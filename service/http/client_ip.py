@@ -3,12 +3,13 @@
 import functools
 import ipaddress
 import re
+from itertools import islice
 from typing import TypeAlias
 
 from aiohttp import web
 
 from service.context import SETTINGS
-from service.http.forwarded import nodes_of_forwarded, nodes_of_x_forwarded_for
+from service.http.forwarded import HOPS_MAX, nodes_of_forwarded, nodes_of_x_forwarded_for
 
 IpAddress: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -29,14 +30,15 @@ def client_ip(request: web.Request) -> IpAddress | None:
 
     Read TRUSTED_PROXY_HEADER from its end, where proxies append, while each hop is in
     TRUSTED_PROXIES. This never reaches entries that the client added. A hop whose client is
-    unknown, obfuscated, empty or no IP counts as the client. None on a Unix socket.
+    unknown, obfuscated, empty or no IP counts as the client, and so does the ``HOPS_MAX``-th hop.
+    None on a Unix socket.
     """
     ip = _parse_ip(request.remote or "")
     settings = request.app[SETTINGS]
     trusted, header = settings.trusted_proxies, settings.trusted_proxy_header
     if not trusted:
         return ip
-    nodes = READERS[header](request.headers.getall(header, ()))
+    nodes = islice(READERS[header](request.headers.getall(header, ())), HOPS_MAX)
     while ip is not None and any(ip in network for network in trusted):
         hop = _parse_node(next(nodes, ""))
         if hop is None:

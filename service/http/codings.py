@@ -26,7 +26,7 @@ async def read_decoded(request: web.Request) -> bytes:
     """Return the body without its content codings.
 
     Raises Problem 415 for other codings than one of gzip and deflate, 400 if the body cannot be
-    decompressed, and 413 if it is compressed beyond ``COMPRESSION_MAX_RATIO``.
+    decompressed, and 413 if it is compressed beyond ``COMPRESSION_MAX_RATIO`` or in too many parts.
     """
     body = await request.read()
     codings = [coding for coding in list_of(request, hdrs.CONTENT_ENCODING) if coding != "identity"]
@@ -60,7 +60,8 @@ def _decompress(body: bytes, coding: str, window_bits: int) -> bytes:
             break
     else:
         if coding == "gzip":
-            raise Problem(MALFORMED_BODY, f"A body has at most {MEMBERS_MAX} gzip members.")
+            detail = f"The body has more than {MEMBERS_MAX} members of gzip. Send one."
+            raise Problem(CONTENT_TOO_LARGE, detail)
     raise Problem(MALFORMED_BODY, f"The body is not complete, valid {coding}.")
 
 

@@ -13,6 +13,7 @@ from service.http.problems import (
     PRECONDITION_REQUIRED,
     Problem,
 )
+from service.http.request_heads import text_of_list
 
 _TAG = r'(?:W/)?"[!#-~\x80-\U0010ffff]*"'
 _TAGS = re.compile(_TAG)
@@ -34,9 +35,10 @@ def etag_of(version: int) -> str:
 def check_preconditions(request: web.Request, version: int) -> None:
     """Raise Problem 412 if If-Match or If-None-Match rules out a change of this version.
 
-    Raises Problem 400 if either is malformed.
+    Raises Problem 400 if either is malformed, and 431 if it lists too many ETags.
     """
-    if _client_has(request, etag_of(version)):
+    _check_if_match(request, etag_of(version))
+    if _is_known(request, etag_of(version)):
         raise Problem(PRECONDITION_FAILED, _KNOWN)
 
 
@@ -49,13 +51,20 @@ def require_if_match(request: web.Request) -> None:
 def revalidate(handler: Handler) -> Handler:
     """Wrap the handler of a GET, so that the client is not sent again what it has (304).
 
-    Raises Problem 412 if If-Match does not match, and 400 if a precondition is malformed.
+    Raises Problem 412 if If-Match does not match, and 400 or 431 if it is invalid. An invalid
+    If-None-Match has no effect: the whole response is right for any client.
     """
 
     @functools.wraps(handler)
     async def comparing(request: web.Request) -> web.StreamResponse:
         response = await handler(request)
-        if not _client_has(request, response.headers[hdrs.ETAG]):
+        etag = response.headers[hdrs.ETAG]
+        _check_if_match(request, etag)
+        try:
+            known = _is_known(request, etag)
+        except Problem:
+            known = False
+        if not known:
             return response
         headers = CIMultiDict(response.headers)
         for name in _OF_THE_CONTENT:
@@ -65,25 +74,27 @@ def revalidate(handler: Handler) -> Handler:
     return comparing
 
 
-def _client_has(request: web.Request, etag: str) -> bool:
-    """Return whether If-None-Match includes this ETag, after If-Match was checked (§13.2.2).
+def _check_if_match(request: web.Request, etag: str) -> None:
+    """Raise Problem 412 if If-Match does not include this ETag, compared strongly (§8.8.3.2).
 
-    If-Match compares strongly, If-None-Match weakly (§8.8.3.2).
+    Call this before ``_is_known`` (§13.2.2).
     """
-    expected, known = (_read(request, name) for name in (hdrs.IF_MATCH, hdrs.IF_NONE_MATCH))
+    expected = _read(request, hdrs.IF_MATCH)
     if expected is not None and expected.isdisjoint(("*", etag)):
         raise Problem(PRECONDITION_FAILED, _WEAKENED if f"W/{etag}" in expected else None)
+
+
+def _is_known(request: web.Request, etag: str) -> bool:
+    """Return whether If-None-Match includes this ETag, compared weakly."""
+    known = _read(request, hdrs.IF_NONE_MATCH)
     return known is not None and not known.isdisjoint(("*", etag, f"W/{etag}"))
 
 
 def _read(request: web.Request, name: str) -> set[str] | None:
-    """Return the ETags in a header, as sent, or None without it. Raises Problem 400.
-
-    Several lines are one list (§5.3).
-    """
+    """Return the ETags in a header, as sent, or None without it. Raises Problem 400 or 431."""
     if name not in request.headers:
         return None
-    given = ", ".join(request.headers.getall(name))
+    given = text_of_list(request, name)
     if given == "*":
         return {"*"}
     if not _LIST.fullmatch(given):

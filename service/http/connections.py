@@ -54,6 +54,8 @@ LOG_EVERY_S = 10
 # event loop. So its turns stay short, and probes, which need several of them, fast.
 IN_PROGRESS_MAX = 50
 STARTS_PER_TURN = 8
+# What may arrive before a request starts: more than its head and a body with a length.
+UNSTARTED_MAX_BYTES = 128 * 1024
 # A complete request starts within so many turns, also after the response before it.
 TURNS_TO_START = 4
 
@@ -198,11 +200,14 @@ def _unread_bytes(transport: asyncio.Transport) -> int:
 class ClientConnection(web.RequestHandler):
     """aiohttp's protocol of one connection, which may be let go.
 
-    ``spare`` connections exceed the maximum. ``ended`` means that the client has closed its side.
+    ``spare`` connections exceed the maximum. ``ended`` means that the client has closed its side,
+    and ``discards`` that the rest of a rejected body is being read.
     """
 
     __slots__ = (
+        "arrived_bytes",
         "connections",
+        "discards",
         "ended",
         "held",
         "idle",
@@ -236,9 +241,12 @@ class ClientConnection(web.RequestHandler):
         self.now = loop.time
         # When bytes last arrived, until a request starts.
         self.received_at: float | None = None
+        # Bytes since the last response, without those that ``receiving`` counts.
+        self.arrived_bytes = 0
         self.turns_left = 0
         self.receiving: Receiving | None = None
         self.spare = self.ended = self.held = self.pipelined = self.must_wait = False
+        self.discards = False
 
     def handle_error(
         self,
@@ -255,7 +263,8 @@ class ClientConnection(web.RequestHandler):
 
     async def read_body(self, request: web.Request) -> None:
         """Read and cache the whole body. Raises a Problem if that fails."""
-        self.receiving = Receiving(request, self.connections.settings.body_timeout_s)
+        timeout_s = self.connections.settings.body_timeout_s
+        self.receiving = Receiving(request, timeout_s, self.arrived_bytes)
         try:
             await self.receiving.read()
         finally:
@@ -275,12 +284,23 @@ class ClientConnection(web.RequestHandler):
     def data_received(self, data: bytes) -> None:
         """Parse what has arrived. While a request is in progress, read no further than this."""
         self.received_at = self.now()
-        super().data_received(data)
-        if self.receiving is not None:
+        if self.receiving is None:
+            self.arrived_bytes += len(data)
+        else:
             self.receiving.count(data)
+        super().data_received(data)
+        if self.sends_endless_head and not self.turns_left:
+            self._close_when_idle()
         if self not in self.idle and self.transport is not None and self.transport.is_reading():
             self.transport.pause_reading()
             self.held = True
+
+    @property
+    def sends_endless_head(self) -> bool:
+        """Whether more has arrived than a head may have, if no request starts soon."""
+        if self.arrived_bytes <= UNSTARTED_MAX_BYTES:
+            return False
+        return not (self.receiving or self.discards)
 
     def eof_received(self) -> bool:  # type: ignore[override]
         """Keep the connection open for the responses to what has been received."""
@@ -298,7 +318,11 @@ class ClientConnection(web.RequestHandler):
         self.turns_left -= 1
         if self.turns_left:
             asyncio.get_running_loop().call_soon(self._count_turn)
-        elif self in self.idle and self.transport is not None:
+        elif (
+            self in self.idle
+            and self.transport is not None
+            and (self.ended or self.sends_endless_head)
+        ):
             self.transport.close()
 
     def started(self) -> float:
@@ -339,6 +363,8 @@ class ClientConnection(web.RequestHandler):
         self.idle[self] = self.now()
         # What has arrived meanwhile waited for this response; its time begins now.
         self.received_at = None
+        self.arrived_bytes = 0
+        self.discards = not request.content.is_eof()
         if self.held:
             self.held = False
             self.transport.resume_reading()

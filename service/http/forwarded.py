@@ -3,6 +3,8 @@
 import re
 from collections.abc import Iterator, Sequence
 
+# How many proxies are asked; more than there are on any way.
+HOPS_MAX = 32
 _NAME = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 # An element of Forwarded, written backwards. A quote that is not the first of its string has a
 # backslash before it, and the first one has "=". So the quotes that a client wrote further to the
@@ -34,7 +36,8 @@ def nodes_of_forwarded(lines: Sequence[str]) -> Iterator[str]:
 
 def nodes_of_x_forwarded_for(lines: Sequence[str]) -> Iterator[str]:
     """Yield for whom each proxy forwarded, the last proxy first."""
-    return reversed(",".join(lines).split(","))
+    for line in reversed(lines):
+        yield from reversed(line.rsplit(",", HOPS_MAX))
 
 
 def _node_of_element(element: str) -> str:

@@ -5,7 +5,7 @@ import re
 import time
 
 import uuid_utils
-from aiohttp import web
+from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler, Middleware
 
 from service.context import LIFECYCLE, LOG_CONTEXT, REQUEST_CONTEXT, SETTINGS, RequestContext
@@ -44,7 +44,7 @@ def request_middleware(app: web.Application) -> Middleware:
             async with asyncio.timeout_at(due) as context.deadline:
                 if connection.must_wait:
                     await connection.turn(request)
-                response = await handler(request)
+                response = _allow() if request.raw_path == "*" else await handler(request)
         except Exception as error:
             response = error_response(error)
         except BaseException:
@@ -61,6 +61,11 @@ def request_middleware(app: web.Application) -> Middleware:
         return response
 
     return handle
+
+
+def _allow() -> web.Response:
+    """Respond to OPTIONS *, which asks for the methods of the whole server (RFC 9110 §9.3.7)."""
+    return web.Response(headers={hdrs.ALLOW: "GET, HEAD, POST, PUT, PATCH, DELETE"})
 
 
 def _request_id(request: web.Request) -> str:

@@ -6,6 +6,7 @@ by mistake is checked here. ``tests/http/test_raw_requests.py`` lists the differ
 
 import functools
 import ipaddress
+import itertools
 import re
 
 from aiohttp import HttpVersion10, HttpVersion11, hdrs, web
@@ -35,6 +36,10 @@ from service.http.problems import (
 TARGET_MAX_BYTES = 8190
 HEADER_MAX_BYTES = 8192
 HEADERS_MAX = 128
+# The target and all headers, which the parsers do not limit together.
+HEAD_MAX_BYTES = 32 * 1024
+# More than any client sends in one list, empty elements included (RFC 9110 §5.6.1).
+ELEMENTS_MAX = 100
 
 # Those of RFC 9110, without CONNECT, and PATCH. The rest are unknown on any path.
 _METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"))
@@ -83,6 +88,9 @@ def check_head(request: web.Request) -> None:
     The connection is closed then: the client may mean another end of the request.
     """
     headers = request.headers
+    if _size_of_head(request) > HEAD_MAX_BYTES:
+        detail = f"The headers are longer than {HEAD_MAX_BYTES} bytes in all. Send fewer."
+        raise Problem(HEADERS_TOO_LARGE, detail, close=True)
     if request.version not in (HttpVersion11, HttpVersion10):
         raise Problem(HTTP_VERSION_NOT_SUPPORTED, close=True)
     if request.method not in _METHODS:
@@ -102,6 +110,13 @@ def check_head(request: web.Request) -> None:
         _check_transfer_codings(request)
     if hdrs.EXPECT in headers and not can_meet_expectations(request):
         raise Problem(EXPECTATION_FAILED, close=True)
+
+
+def _size_of_head(request: web.Request) -> int:
+    """Return the size of the target and of the headers, each with its colon, space and CR LF."""
+    fields = request.raw_headers
+    text = sum(map(len, itertools.chain.from_iterable(fields)))
+    return len(request.raw_path) + text + 4 * len(fields)
 
 
 @functools.lru_cache(maxsize=64)
@@ -134,9 +149,24 @@ def can_meet_expectations(request: web.Request) -> bool:
 
 
 def list_of(request: web.Request, name: str) -> list[str]:
-    """Return the elements of a list header in lower case, from all its lines (RFC 9110 §5.6.1)."""
-    parts = ",".join(request.headers.getall(name, ())).lower().split(",")
+    """Return the elements of a list header in lower case, without empty ones. Raises Problem 431.
+
+    See ``text_of_list``.
+    """
+    parts = text_of_list(request, name).lower().split(",")
     return [part.strip(" \t") for part in parts if part.strip(" \t")]
+
+
+def text_of_list(request: web.Request, name: str) -> str:
+    """Return a list header, all its lines in one (RFC 9110 §5.3).
+
+    Raises Problem 431 if it has more than ``ELEMENTS_MAX`` elements, before any is read.
+    """
+    text = ",".join(request.headers.getall(name, ()))
+    if text.count(",") >= ELEMENTS_MAX:
+        detail = f"{name} has more than {ELEMENTS_MAX} elements. Send fewer."
+        raise Problem(HEADERS_TOO_LARGE, detail, close=True)
+    return text
 
 
 def _send_one(name: str) -> str:

@@ -10,7 +10,7 @@ from itertools import islice
 from typing import Any, NoReturn
 from urllib.parse import unquote_plus
 
-from aiohttp import HttpVersion11, web
+from aiohttp import web
 from marshmallow import Schema, ValidationError, missing
 
 from service.http.codings import read_decoded
@@ -21,14 +21,12 @@ from service.http.problems import (
     CONTENT_TOO_LARGE,
     DUPLICATE_PARAMETER,
     EMPTY_BODY,
-    EXPECTATION_FAILED,
     MALFORMED_JSON,
     MALFORMED_QUERY,
     UNSUPPORTED_MEDIA_TYPE,
     Problem,
     invalid_fields,
 )
-from service.http.request_heads import can_meet_expectations
 from service.http.responses import JsonResponse
 from service.json_codec import encode
 
@@ -45,39 +43,6 @@ _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 
 class TooManyValuesError(ValueError):
     """A JSON document holds more values than any request needs."""
-
-
-async def meet_expectation(request: web.Request) -> None:
-    """Send 100 Continue if the client expects it; the middleware rejects other expectations.
-
-    aiohttp's own handler would reject them with a plain-text error.
-    """
-    continues = request.headers["Expect"].lower() == "100-continue"
-    if continues and request.version == HttpVersion11:
-        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        request.writer.output_size = 0  # the response has not started
-
-
-class UnmetExpectations(web.DynamicResource):
-    """Any other path, if a request expects something unknown.
-
-    aiohttp responds to those itself if the path is unknown. With this, the middleware does.
-    """
-
-    def __init__(self) -> None:
-        super().__init__("/{path:.*}")
-        self.add_route("*", _reject_expectation, expect_handler=meet_expectation)
-
-    async def resolve(
-        self, request: web.Request
-    ) -> "tuple[web.UrlMappingMatchInfo | None, set[str]]":
-        if can_meet_expectations(request):
-            return None, set()
-        return await super().resolve(request)
-
-
-async def _reject_expectation(request: web.Request) -> NoReturn:
-    raise Problem(EXPECTATION_FAILED)
 
 
 async def read_body(request: web.Request, schema: Schema) -> dict[str, Any]:

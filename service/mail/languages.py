@@ -29,7 +29,7 @@ def choose_language(accepted: str, available: Collection[str]) -> str | None:
     does not name.
     """
     weights: dict[str, float] = {}
-    for part in accepted.split(",")[:_RANGES_MAX]:
+    for part in accepted.split(",", _RANGES_MAX)[:_RANGES_MAX]:
         match = _RANGE.fullmatch(part.strip(" \t"))
         if match is not None:
             weights.setdefault(match["range"].lower(), float(match["q"] or 1))

@@ -78,8 +78,9 @@ in UTC.
 Errors are `application/problem+json` (RFC 9457) with a stable `code`; each status lists its codes.
 In addition, an unknown path returns 404, an unsupported method 405, a CORS preflight of an unlisted
 origin 403, a target of more than 8190 bytes 414, an expectation other than `100-continue` 417,
-more than 128 headers or one of more than 8192 bytes 431, an internal error 500, an unknown method
-or transfer coding 501, and a version of HTTP other than 1.0 and 1.1 505.
+more than 128 headers, one of more than 8192 bytes, more than 32 KiB of them or a list of more than
+100 elements 431, an internal error 500, an unknown method or transfer coding 501, and a version of
+HTTP other than 1.0 and 1.1 505.
 
 To find a request in the logs, send an `X-Request-ID` of up to 128 letters, digits, dots, hyphens
 and underscores. The response repeats it.

@@ -215,6 +215,14 @@ def is_trusted(ip: IPv4Address | IPv6Address) -> bool:
     return any(ip in ip_network(network) for network in CHAIN)
 
 
+@pytest.mark.parametrize("header", ["X-Forwarded-For", "Forwarded"])
+def test_at_most_32_proxies_are_asked_for_the_client(header: str) -> None:
+    prefix = "for=" if header == "Forwarded" else ""
+    hops = [f"{prefix}10.0.0.{n}" for n in range(100)]
+    found = [client_ip(request_of(header, lines)) for lines in (hops, [",".join(hops)])]
+    assert found == [ip_address("10.0.0.68")] * 2
+
+
 # What a client may send, in any form that makes parsers lose their place.
 FORGED = st.lists(
     st.one_of(

@@ -38,6 +38,30 @@ def watched_closely(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connections, "WATCH_EVERY_S", 0.05)
 
 
+async def test_connection_that_sends_a_head_without_end_is_closed(client: Client) -> None:
+    """It would fill the memory: the parsers keep up to a megabyte of a head."""
+    async with asyncio.timeout(10), connected(client) as wire:
+        wire.writer.write(get("/health/live")[:-2])
+        for number in range(100):
+            wire.writer.write(f"A{number}: {'a' * 8000}\r\n".encode())
+        assert await wire.closed()
+
+
+async def test_rest_of_a_rejected_body_is_discarded_so_that_the_response_arrives(
+    client: Client,
+) -> None:
+    head = get("/health/live", **{"Content-Length": "3000000"})
+    async with asyncio.timeout(10), connected(client) as wire:
+        # A client that reads only once it has sent everything.
+        wire.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        wire.writer.write(head)
+        for _ in range(30):
+            wire.writer.write(bytes(100_000))
+            await wire.writer.drain()
+        wire.writer.transport.resume_reading()  # type: ignore[attr-defined]
+        assert (await wire.reader.read()).startswith(b"HTTP/1.1 413 ")
+
+
 @pytest.mark.usefixtures("watched_closely")
 async def test_clients_that_do_not_read_are_let_go_and_counted(
     settings: Settings, start_app: StartApp, aiohttp_client: Any

@@ -16,6 +16,7 @@ from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
 from joserfc.jwk import ECKey
 from marshmallow import ValidationError
+from multidict import CIMultiDict
 
 from service.accounts.preferences import (
     check_json,
@@ -32,6 +33,7 @@ from service.auth.passwords import _resembles
 from service.auth.signing_keys import KEY_RING, KeyRing
 from service.auth.tokens import TOKEN_MAX_LENGTH, TOKEN_TYPE, verify_access_token
 from service.context import SETTINGS
+from service.docs.handlers import page_style
 from service.http.client_ip import client_ip
 from service.http.conditional import check_preconditions
 from service.http.field_errors import escape_pointer
@@ -39,6 +41,7 @@ from service.http.fields import EmailAddress, NewPassword, fold_email
 from service.http.idempotency import replay_first
 from service.http.pages import open_cursor
 from service.http.problems import Problem
+from service.http.request_heads import can_meet_expectations, list_of
 from service.http.requests import LONG_NUMBERS_MAX, load_json, read_query
 from service.json_codec import encode, same
 from service.mail.languages import choose_language
@@ -84,14 +87,20 @@ def if_match(text: str) -> None:
     check_preconditions(make_mocked_request("GET", "/", headers={"If-Match": text}), 1)
 
 
-def request_with(name: str, text: str) -> web.Request:
+def request_with(name: str, *lines: str) -> web.Request:
     app = web.Application()
     app[SETTINGS] = Settings(
         trusted_proxies=(ip_network("0.0.0.0/0"),),
         trusted_proxy_header="Forwarded" if name == "Forwarded" else "X-Forwarded-For",
     )
     transport = Mock(**{"get_extra_info.return_value": ("10.0.0.1", 1)})
-    return make_mocked_request("GET", "/", headers={name: text}, app=app, transport=transport)
+    headers = CIMultiDict((name, line) for line in lines)
+    return make_mocked_request("GET", "/", headers=headers, app=app, transport=transport)
+
+
+def large(name: str, element: str) -> web.Request:
+    """Return a request with as many elements as the parsers accept."""
+    return request_with(name, *[(element * (8000 // len(element)))[:-1]] * 100)
 
 
 def run_at_once(work: Awaitable[object]) -> None:
@@ -301,6 +310,11 @@ LARGEST: dict[str, Callable[[], object]] = {
     ),
     "Accept-Language": lambda: choose_language(("a" + "-a" * 4000 + ",") * 8, {"en"}),
     "settings, values": lambda: check_json({"x": [1] * 1998}),
+    "Accept-Encoding": lambda: run_at_once(page_style(large("Accept-Encoding", ","))),
+    "Content-Encoding": lambda: list_of(large("Content-Encoding", ","), "Content-Encoding"),
+    "Expect": lambda: can_meet_expectations(large("Expect", ",")),
+    "X-Forwarded-For": lambda: client_ip(large("X-Forwarded-For", "10.0.0.1,")),
+    "Forwarded": lambda: client_ip(large("Forwarded", "for=10.0.0.1,")),
 }
 
 

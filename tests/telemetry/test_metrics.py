@@ -105,6 +105,18 @@ async def test_clients_cannot_create_series(client: Client, registry: CollectorR
     assert value(registry, requests, method="other", status="501", **unmatched) == 5
 
 
+async def test_unmet_expectation_of_an_unknown_path_has_no_route(
+    client: Client, registry: CollectorRegistry
+) -> None:
+    with logged() as events:
+        for method, path in (("GET", "/nothing"), ("DELETE", LOGIN)):
+            response = await client.request(method, path, headers={"Expect": "x"})
+            assert response.status == 417
+    assert [event["route"] for event in events] == [None, None]
+    counted = {"method": "DELETE", "route": "unmatched", "status": "417"}
+    assert value(registry, "shinkei_http_requests_total", **counted) == 1
+
+
 async def test_root_is_counted_and_logged_as_a_route(
     client: Client, registry: CollectorRegistry
 ) -> None:
