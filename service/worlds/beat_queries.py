@@ -8,6 +8,7 @@ import asyncpg
 
 from service.db.connection import Connection
 from service.db.listing import Keyset
+from service.worlds.ids import texts
 from service.worlds.words import vector
 
 IN_ORDER = Keyset({"order_index": int, "id": uuid.UUID}, descending=False)
@@ -85,11 +86,11 @@ async def reorder(conn: Connection, story_id: uuid.UUID, beat_ids: Sequence[uuid
         """
         update story_beats
         set order_index = place, version = version + 1, updated_at = now()
-        from unnest($2::uuid[]) with ordinality as wanted (id, place)
+        from unnest($2::text[]::uuid[]) with ordinality as wanted (id, place)
         where story_beats.id = wanted.id and story_id = $1 and order_index <> place
         """,
         story_id,
-        beat_ids,
+        texts(beat_ids),
     )
 
 
@@ -226,7 +227,9 @@ async def clone_beats(
     """Copy those beats that ``copies`` names into another story, under their new ids."""
     await conn.execute(
         """
-        with copies (original, copy) as (select * from unnest($2::uuid[], $3::uuid[])),
+        with copies (original, copy) as (
+            select * from unnest($2::text[]::uuid[], $3::text[]::uuid[])
+        ),
         cloned as (
             insert into story_beats (
                 id, world_id, story_id, order_index, content, words, characters, type,
@@ -240,6 +243,6 @@ async def clone_beats(
         select copy, world_id, words from beat_words join copies on original = id
         """,
         clone_id,
-        list(copies.keys()),
-        list(copies.values()),
+        texts(copies.keys()),
+        texts(copies.values()),
     )

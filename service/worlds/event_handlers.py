@@ -16,6 +16,7 @@ from service.http.idempotency import write_once
 from service.http.problems import Problem
 from service.http.requests import read_body, read_query
 from service.worlds import event_queries, queries, samples, schemas, shapes
+from service.worlds.ids import uuids
 from service.worlds.limits import CAUSES_CYCLE, EVENTS_PER_WORLD, LIMIT_REACHED, check_limit
 from service.worlds.lists import LIST, dump_with, respond_with_list
 from service.worlds.rows import (
@@ -124,7 +125,7 @@ async def change_event(request: web.Request) -> web.Response:
 async def _change(conn: Connection, request: web.Request, change: dict[str, Any]) -> asyncpg.Record:
     event = await get_event(conn, request, event_queries.lock_event)
     check_preconditions(request, event["version"])
-    if set(change.get("caused_by_ids", ())) == set(event["caused_by_ids"]):
+    if set(change.get("caused_by_ids", ())) == set(uuids(event["caused_by_ids"])):
         change = {name: value for name, value in change.items() if name != "caused_by_ids"}
     if not changes(event, change):
         return event
@@ -167,7 +168,7 @@ async def _change_causes(conn: Connection, request: web.Request, *, adding: bool
     cause_id = id_of(request, "cause_id")
     if await event_queries.find_missing_events(conn, event["world_id"], [cause_id]):
         raise Problem(EVENT_NOT_FOUND)
-    others = [each for each in event["caused_by_ids"] if each != cause_id]
+    others = [each for each in uuids(event["caused_by_ids"]) if each != cause_id]
     wanted = [*others, cause_id] if adding else others
     if len(wanted) == len(event["caused_by_ids"]):
         return

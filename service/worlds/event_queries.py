@@ -8,6 +8,7 @@ import asyncpg
 
 from service.db.connection import Connection
 from service.db.listing import Keyset
+from service.worlds.ids import texts
 from service.worlds.words import vector
 
 IN_TIME = Keyset({"t": float, "id": uuid.UUID}, descending=False)
@@ -15,7 +16,7 @@ EVENT = """
     e.id, e.world_id, e.t, e.label_time, e.type, e.summary, e.description, e.location,
     e.location_id, e.tags, e.version, e.created_at, e.updated_at,
     array(
-        select cause_id from event_causes where event_id = e.id order by cause_id
+        select cause_id::text from event_causes where event_id = e.id order by cause_id
     ) as caused_by_ids
 """
 # Pairs that one statement inserts.
@@ -158,7 +159,9 @@ async def find_missing_events(
 ) -> set[uuid.UUID]:
     """Return those of the ids that no event of the world has."""
     rows = await conn.fetch(
-        "select id from world_events where world_id = $1 and id = any($2)", world_id, event_ids
+        "select id from world_events where world_id = $1 and id = any($2::text[]::uuid[])",
+        world_id,
+        texts(event_ids),
     )
     return set(event_ids) - {row["id"] for row in rows}
 
@@ -168,14 +171,14 @@ async def leads_to(conn: Connection, event_id: uuid.UUID, cause_ids: Sequence[uu
     found: bool = await conn.fetchval(
         """
         with recursive earlier (id) as (
-            select unnest($2::uuid[])
+            select unnest($2::text[]::uuid[])
             union
             select event_causes.cause_id from event_causes join earlier on event_id = earlier.id
         )
         select exists (select from earlier where id = $1)
         """,
         event_id,
-        cause_ids,
+        texts(cause_ids),
     )
     return found
 
@@ -184,17 +187,19 @@ async def set_causes(
     conn: Connection, world_id: uuid.UUID, event_id: uuid.UUID, cause_ids: Sequence[uuid.UUID]
 ) -> None:
     await conn.execute(
-        "delete from event_causes where event_id = $1 and cause_id <> all($2)", event_id, cause_ids
+        "delete from event_causes where event_id = $1 and cause_id <> all($2::text[]::uuid[])",
+        event_id,
+        texts(cause_ids),
     )
     await conn.execute(
         """
         insert into event_causes (world_id, event_id, cause_id)
-        select $1, $2, unnest($3::uuid[])
+        select $1, $2, unnest($3::text[]::uuid[])
         on conflict on constraint event_causes_pkey do nothing
         """,
         world_id,
         event_id,
-        cause_ids,
+        texts(cause_ids),
     )
 
 
@@ -207,11 +212,11 @@ async def insert_causes(
         await conn.execute(
             """
             insert into event_causes (world_id, event_id, cause_id)
-            select $1, unnest($2::uuid[]), unnest($3::uuid[])
+            select $1, unnest($2::text[]::uuid[]), unnest($3::text[]::uuid[])
             """,
             world_id,
-            [event_id for event_id, _ in few],
-            [cause_id for _, cause_id in few],
+            texts(event_id for event_id, _ in few),
+            texts(cause_id for _, cause_id in few),
         )
 
 

@@ -18,6 +18,7 @@ from service.http.requests import json_response, read_query
 from service.http.streaming import stream_json
 from service.json_codec import encode
 from service.worlds import event_queries, schemas, shapes, view_queries
+from service.worlds.ids import uuids
 from service.worlds.lists import LIST, Row, dump_with, list_of, respond_with_list
 from service.worlds.rows import get_event, get_world
 from service.worlds.spool import NO_ROOM
@@ -115,9 +116,9 @@ async def list_intersections(request: web.Request) -> web.StreamResponse:
         conn: Connection, after: list[object] | None, limit: int
     ) -> list[Row]:
         pairs = await view_queries.list_meetings(conn, world["id"], after, limit)
-        event_ids = list({event_id for pair in pairs for event_id in pair["event_ids"]})
-        events = await view_queries.list_event_labels(conn, event_ids)
-        by_id = {event["id"]: event for event in events}
+        event_ids = {event_id for pair in pairs for event_id in pair["event_ids"]}
+        events = await view_queries.list_event_labels(conn, uuids(event_ids))
+        by_id = {str(event["id"]): event for event in events}
         return [_meet(pair, by_id) for pair in pairs]
 
     return await respond_with_list(
@@ -125,7 +126,7 @@ async def list_intersections(request: web.Request) -> web.StreamResponse:
     )
 
 
-def _meet(pair: asyncpg.Record, events: dict[uuid.UUID, asyncpg.Record]) -> Row:
+def _meet(pair: asyncpg.Record, events: dict[str, asyncpg.Record]) -> Row:
     """Return a pair of stories with the events they share, and its position in the list."""
     shared = sorted((events[each] for each in pair["event_ids"]), key=itemgetter("t", "id"))
     return {

@@ -8,6 +8,7 @@ import asyncpg
 from service.db.connection import Connection
 from service.db.listing import Keyset
 from service.worlds.beat_queries import BEAT
+from service.worlds.ids import texts
 from service.worlds.story_queries import STORY
 from service.worlds.words import bare
 
@@ -59,8 +60,8 @@ async def list_stories_by_id(
     conn: Connection, story_ids: Sequence[uuid.UUID]
 ) -> list[asyncpg.Record]:
     return await conn.fetch(
-        f"select {STORY} from stories s where id = any($1)",  # noqa: S608
-        story_ids,
+        f"select {STORY} from stories s where id = any($1::text[]::uuid[])",  # noqa: S608
+        texts(story_ids),
     )
 
 
@@ -71,10 +72,10 @@ async def list_links(conn: Connection, event_ids: Sequence[uuid.UUID]) -> list[a
         select b.world_event_id, b.id, b.story_id, b.order_index, b.type, b.local_time_label,
             s.title
         from story_beats b join stories s on s.id = b.story_id
-        where b.world_event_id = any($1) and s.archived_at is null
+        where b.world_event_id = any($1::text[]::uuid[]) and s.archived_at is null
         order by b.story_id, b.order_index
         """,
-        event_ids,
+        texts(event_ids),
     )
 
 
@@ -90,7 +91,7 @@ async def list_meetings(
         select one.id as one_id, one.title as one_title, other.id as other_id,
             other.title as other_title, met.event_ids
         from stories one cross join lateral (
-            select told.story_id, array_agg(distinct told.world_event_id) as event_ids
+            select told.story_id, array_agg(distinct told.world_event_id)::text[] as event_ids
             from (
                 select distinct world_event_id from story_beats
                 where story_id = one.id and world_event_id is not null
@@ -114,7 +115,11 @@ async def list_event_labels(
 ) -> list[asyncpg.Record]:
     """Return when these events are, in that order."""
     return await conn.fetch(
-        "select id, t, label_time from world_events where id = any($1) order by t, id", event_ids
+        """
+        select id, t, label_time from world_events where id = any($1::text[]::uuid[])
+        order by t, id
+        """,
+        texts(event_ids),
     )
 
 
@@ -197,9 +202,9 @@ async def list_matches(
             $2::text::regconfig, {bare(text)}, websearch_to_tsquery($2::text::regconfig, $3),
             format('HighlightAll=true,StartSel=%1$s,StopSel=%1$s', $4::text)
         ) as marked
-        from {table} where id = any($1)
+        from {table} where id = any($1::text[]::uuid[])
         """,  # noqa: S608
-        ids,
+        texts(ids),
         text_search,
         words,
         mark,
