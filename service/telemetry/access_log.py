@@ -11,6 +11,8 @@ from service.context import LOG_CONTEXT, RequestContext
 
 log = logging.getLogger(__name__)
 
+# A 5xx, but for requests that use a method or version of HTTP that does not exist here.
+CLIENTS_MISTAKES = (501, 505)
 # The method is client input too.
 METHOD_MAX_CHARS = 20
 # Probes arrive every few seconds, so successful ones are logged at debug level.
@@ -21,6 +23,11 @@ _RECORDS: dict[int, dict[str, Any]] = {
     level: {**vars(logging.LogRecord(log.name, level, __file__, 0, "request", (), None))}
     for level in (logging.DEBUG, logging.INFO, logging.WARNING)
 }
+
+
+def is_failure(status: int) -> bool:
+    """Return whether a response is a failure of the service."""
+    return status >= 500 and status not in CLIENTS_MISTAKES
 
 
 def log_request(
@@ -37,8 +44,7 @@ def log_request(
     ``started`` is a ``time.perf_counter`` value.
     """
     route = route_template(request)
-    # A 501 or 505 is the client's mistake.
-    if status is None or (status >= 500 and status not in (501, 505)):
+    if status is None or is_failure(status):
         level = logging.WARNING
     elif route in PROBES:
         level = logging.DEBUG

@@ -36,7 +36,7 @@ from service import __version__
 from service.context import LOG_CONTEXT, REQUEST_CONTEXT, SETTINGS, TRACER
 from service.db.connection import CONNECTION_CLASS, PURPOSE, STATEMENT_MAX_CHARS
 from service.settings import Database, Settings
-from service.telemetry.access_log import PROBES, route_template
+from service.telemetry.access_log import PROBES, is_failure, route_template
 
 log = logging.getLogger(__name__)
 
@@ -151,7 +151,7 @@ def _trace_requests(tracer: Tracer, settings: Settings) -> Middleware:
                 request_context = REQUEST_CONTEXT.get()
                 span.set_attribute("shinkei.request_id", request_context.request_id)
             span.set_attribute("http.response.status_code", response.status)
-            if response.status >= 500:
+            if is_failure(response.status):
                 span.set_attribute(
                     "error.type", request_context.problem_code or str(response.status)
                 )

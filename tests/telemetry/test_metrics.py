@@ -20,6 +20,7 @@ from service.db.connection import POOL
 from service.health import sampling
 from service.process.exporter import DIRECTORY_VARIABLE, exporting
 from service.settings import Rate, Settings
+from service.telemetry.access_log import CLIENTS_MISTAKES
 from tests.support import described
 from tests.support.clients import Client
 from tests.support.factories import PASSWORD, assert_problem, register
@@ -334,6 +335,13 @@ async def test_dashboard_and_alerts_use_only_exported_metrics(
         named = set(re.findall(r"\bshinkei_\w+", (ROOT / "deploy" / file).read_text()))
         assert named
         assert named <= exported
+
+
+@pytest.mark.parametrize("file", ["grafana/dashboards/shinkei.json", "prometheus/alerts.yaml"])
+def test_alerts_and_dashboard_count_the_same_failures_as_the_log(file: str) -> None:
+    text = (ROOT / "deploy" / file).read_text().replace("\\", "")
+    excepted = "|".join(map(str, CLIENTS_MISTAKES))
+    assert set(re.findall(r'status=~"5\.\.",\s*status(\S+?)[,}]', text)) == {f'!~"{excepted}"'}
 
 
 async def test_metrics_of_the_outbox_return_after_its_table_was_missing(
