@@ -101,7 +101,7 @@ $(VENV)/dev.stamp: setup.cfg pyproject.toml requirements/dev.txt | $(BIN)/pip
 	@touch $@ $(VENV)/serve.stamp
 
 COMPILE = .venv-lock/bin/uv pip compile --quiet $(UPGRADE) --universal --python-version 3.11 \
-  --generate-hashes --no-annotate --custom-compile-command "make lock" --group build pyproject.toml
+  --generate-hashes --no-strip-extras --no-annotate --custom-compile-command "make lock" --group build pyproject.toml
 
 lock: .venv-lock/stamp ## Pin the dependencies, with hashes, in requirements/: UPGRADE=--upgrade
 	@$(COMPILE) --output-file requirements/service.txt

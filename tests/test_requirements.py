@@ -12,7 +12,8 @@ from tests.support.clients import ROOT
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 EXTRAS = {"service": (), "serve": ("embedded",), "dev": ("embedded", "dev")}
 PIN = re.compile(
-    r"([\w.-]+)==([\w.+!-]+)(?: ; [^\\]+)? \\\n((?:    --hash=sha256:[0-9a-f]{64}(?: \\)?\n)+)"
+    r"([\w.-]+)(?:\[[\w,-]+\])?==([\w.+!-]+)(?: ; [^\\]+)? \\\n"
+    r"((?:    --hash=sha256:[0-9a-f]{64}(?: \\)?\n)+)"
 )
 
 
