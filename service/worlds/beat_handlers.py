@@ -82,11 +82,8 @@ async def _create(conn: Connection, request: web.Request, values: dict[str, Any]
     number = await beat_queries.count_beats(conn, story["id"]) + 1
     check_limit(number, BEATS_PER_STORY, "beats in a story")
     await _check_event(conn, story["world_id"], values["world_event_id"])
-    last = await _find_last_place(conn, story["id"])
-    if values["order_index"] is None:
-        values = {**values, "order_index": last + 1}
-    else:
-        await beat_queries.make_room(conn, story["id"], values["order_index"])
+    place = await _find_place(conn, story["id"], values["order_index"])
+    values = {**values, "order_index": place}
     beat = await beat_queries.insert_beat(
         conn, uuid_utils.uuid7(), story["world_id"], story["id"], values
     )
@@ -94,14 +91,23 @@ async def _create(conn: Connection, request: web.Request, values: dict[str, Any]
     return render_row(schemas.BEAT, beat, location=location)
 
 
-async def _find_last_place(conn: Connection, story_id: uuid.UUID) -> int:
-    """Return the place of the last beat, or 0. If none can follow it, number the beats anew."""
+async def _find_place(conn: Connection, story_id: uuid.UUID, wanted: int | None) -> int:
+    """Return a free place: the one that is wanted, or else after the last beat.
+
+    If another beat is there, that one and those after it move on. If the last possible place is
+    taken, all beats are numbered anew before that.
+    """
     last = await beat_queries.find_last_place(conn, story_id)
-    if last < schemas.ORDER_MAX:
-        return last
-    places = await beat_queries.find_places(conn, story_id)
-    await beat_queries.reorder(conn, story_id, list(places))
-    return len(places)
+    if last == schemas.ORDER_MAX:
+        places = await beat_queries.find_places(conn, story_id)
+        await beat_queries.reorder(conn, story_id, list(places))
+        last = len(places)
+        if wanted is not None:
+            wanted = 1 + sum(place < wanted for place in places.values())
+    if wanted is None:
+        return last + 1
+    await beat_queries.make_room(conn, story_id, wanted)
+    return wanted
 
 
 async def _check_event(conn: Connection, world_id: uuid.UUID, event_id: uuid.UUID | None) -> None:
@@ -170,8 +176,8 @@ async def _change(conn: Connection, request: web.Request, change: dict[str, Any]
     if wanted["world_event_id"] != beat["world_event_id"]:
         await _check_event(conn, beat["world_id"], wanted["world_event_id"])
     if wanted["order_index"] != beat["order_index"]:
-        await _find_last_place(conn, beat["story_id"])
-        await beat_queries.make_room(conn, beat["story_id"], wanted["order_index"])
+        place = await _find_place(conn, beat["story_id"], wanted["order_index"])
+        wanted = {**wanted, "order_index": place}
     return await beat_queries.update_beat(
         conn, beat["id"], beat["world_id"], beat["story_id"], wanted
     )

@@ -63,6 +63,9 @@ class Plan:
             story_id = self.story_of(at)
             if beat["order_index"] is None:
                 beat["order_index"] = last[story_id] + 1
+            if beat["order_index"] > schemas.ORDER_MAX:
+                text = "No place follows that of the beats before."
+                raise invalid_fields(field_error(f"{at}/order_index", "invalid_number", text))
             last[story_id] = max(last[story_id], beat["order_index"])
             if beat["world_event_id"] is not None:
                 beat["world_event_id"] = self.find_event(

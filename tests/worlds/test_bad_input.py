@@ -204,6 +204,15 @@ async def test_beats_are_numbered_anew_if_the_last_possible_place_is_taken(
     assert [beat["order_index"] for beat in await target.world.get(path)] == [1, 2, 3]
 
 
+async def test_beat_is_put_before_the_same_beat_if_all_are_numbered_anew(target: Target) -> None:
+    path, valid = target.create["beat"]
+    for place in (10, 20, 2**31 - 1):
+        await target.world.post(path, {**valid, "content": str(place), "order_index": place})
+    await target.world.post(path, {**valid, "content": "new", "order_index": 20})
+    beats = await target.world.get(path)
+    assert [beat["content"] for beat in beats if beat["content"] in ("new", "20")] == ["new", "20"]
+
+
 @pytest.mark.parametrize("beat_ids", [*ids(5000)[:3], '["x"]', "[1]", "[null]", '["\\u0000"]'])
 async def test_wrong_beat_ids_are_named(target: Target, beat_ids: str) -> None:
     path, _ = target.create["beat"]
