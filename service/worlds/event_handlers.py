@@ -15,10 +15,10 @@ from service.http.descriptions import Success, describe
 from service.http.idempotency import write_once
 from service.http.problems import Problem
 from service.http.requests import read_body, read_query
-from service.worlds import event_queries, queries, samples, schemas, shapes
+from service.worlds import event_queries, queries, samples, schemas
 from service.worlds.ids import uuids
 from service.worlds.limits import CAUSES_CYCLE, EVENTS_PER_WORLD, LIMIT_REACHED, check_limit
-from service.worlds.lists import LIST, dump_with, respond_with_list
+from service.worlds.lists import LIST, WHOLE_LIST, dump_with, list_of, respond_with_list
 from service.worlds.rows import (
     EVENT_NOT_FOUND,
     WORLD_NOT_FOUND,
@@ -35,15 +35,15 @@ _EVENT = Success("The event.", schemas.EVENT, ("ETag",), samples.EVENT_EXAMPLE)
 
 
 @describe(
-    {200: Success("Events.", shapes.EVENTS, ("Link",), [samples.EVENT_EXAMPLE])},
-    query=LIST,
+    {200: Success("Events.", list_of(schemas.EVENT), ("Link",), [samples.EVENT_EXAMPLE])},
+    query=WHOLE_LIST,
     problems=(NO_ROOM,),
 )
 async def list_events(request: web.Request) -> web.StreamResponse:
     """List the events of a world in the order of their time.
 
-    With `limit`, the response is an object with the `events` and their `total`; otherwise it is
-    an array.
+    Clients of the system that this one replaces may send a `limit`. They get an object with the
+    `events` and their `total`.
     """
     query = read_query(request, LIST)
     world = await read(request.app, get_world, request)

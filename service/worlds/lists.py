@@ -32,12 +32,9 @@ Fetch: TypeAlias = Callable[[Connection, list[object] | None, int], Awaitable[Se
 Dump: TypeAlias = Callable[[Sequence[Any]], list[Any]]
 
 
-class ListSchema(Schema):
-    """Query parameters of a list."""
+class WholeListSchema(Schema):
+    """Query parameters of a list whose ``limit`` is not described."""
 
-    limit = Digits(
-        1, LIST_MAX, metadata={"description": f"At most this many rows; {LIST_MAX} by default."}
-    )
     cursor = Text(
         1,
         4000,
@@ -45,7 +42,16 @@ class ListSchema(Schema):
     )
 
 
+class ListSchema(WholeListSchema):
+    """Query parameters of a list."""
+
+    limit = Digits(
+        1, LIST_MAX, metadata={"description": f"At most this many rows; {LIST_MAX} by default."}
+    )
+
+
 LIST = ListSchema()
+WHOLE_LIST = WholeListSchema()
 
 
 def dump_with(schema: Schema) -> Dump:

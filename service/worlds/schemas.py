@@ -340,7 +340,7 @@ class ImportStoryWithBeatsSchema(ImportStorySchema):
     story_beats = fields.List(fields.Nested(ImportBeatSchema))
 
 
-class ImportSchema(Schema):
+class ImportDocumentSchema(Schema):
     """``POST /worlds/import``, for the description: the document is never loaded as a whole."""
 
     version = fields.String(required=True, metadata={"description": "1.0"})
@@ -436,4 +436,4 @@ IMPORT_WORLD = ImportWorldSchema()
 IMPORT_EVENT = ImportEventSchema()
 IMPORT_STORY = ImportStorySchema()
 IMPORT_BEAT = ImportBeatSchema()
-IMPORT = ImportSchema()
+IMPORT = ImportDocumentSchema()

@@ -8,16 +8,6 @@ from service.http.descriptions import Shape, array_of, object_of, ref
 from service.worlds.lists import LIST_MAX
 from service.worlds.schemas import BEAT, EVENT, RESULTS_MAX, WORLD, BeatSchema, StorySchema
 
-# With a limit, the object; generators understand a choice of types, but not one of schemas.
-EVENTS = Shape(
-    "Events",
-    {
-        "type": ["array", "object"],
-        "items": EVENT,
-        "maxItems": LIST_MAX,
-        "properties": {"total": {"type": "integer", "minimum": 0}, "events": array_of(EVENT)},
-    },
-)
 _ID = {"type": "string", "format": "uuid"}
 _TEXT = {"type": "string"}
 _OPTIONAL_TEXT = {"type": ["string", "null"]}

@@ -44,14 +44,17 @@ async def admin(client: Client) -> Account:
     return await register_as(client, "admin")
 
 
+async def ids_in(client: Client, path: str, account: Account) -> dict[str, str]:
+    """Return the values of the path's parameters for what belongs to the account."""
+    ids = {"user_id": account.profile["id"]}
+    return ids | (await ids_of_each(client, account) if OF_WORLDS.search(path) else {})
+
+
 async def send(
     client: Client, method: str, path: str, account: Account, body: Any = None, **headers: str
 ) -> ClientResponse:
     """Send a request about the account, with header names written with underscores."""
-    ids = {"user_id": account.profile["id"]}
-    if OF_WORLDS.search(path):
-        ids |= await ids_of_each(client, account)
-    url = path.format(**ids)
+    url = path.format(**await ids_in(client, path, account))
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     return await client.request(method, url, headers={**account.headers, **named}, json=body)
 
@@ -179,7 +182,7 @@ async def test_malformed_if_none_match_does_not_prevent_a_read(
 ) -> None:
     for path in TAGGED:
         for malformed in MALFORMED:
-            url = path.replace("{user_id}", admin.profile["id"])
+            url = path.format(**await ids_in(client, path, admin))
             headers = {**admin.headers, "If-None-Match": malformed}
             # The description asks clients for valid ETags.
             response = await client.get(url, headers=headers, middlewares=())

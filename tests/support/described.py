@@ -42,11 +42,18 @@ def checks_of(settings: Settings) -> tuple[ClientMiddlewareType, ClientMiddlewar
     )
 
 
+def _is_undescribed(request: ClientRequest) -> bool:
+    """Return whether the request is of clients of the system that this one replaces."""
+    return request.url.path.endswith("/events") and "limit" in request.url.query
+
+
 async def _check_answer(
     settings: Settings, request: ClientRequest, handler: ClientHandlerType
 ) -> ClientResponse:
     """Raise AssertionError if the document does not describe the response."""
     response = await handler(request)
+    if _is_undescribed(request):
+        return response
     received = Response(
         request.method,
         unquote(request.url.raw_path),
@@ -64,6 +71,8 @@ async def _check_request(
 ) -> ClientResponse:
     """Raise AssertionError if an accepted request violates the document."""
     response = await handler(request)
+    if _is_undescribed(request):
+        return response
     methods = _find_path(unquote(request.url.raw_path), settings) or {}
     if response.status < 300 and request.method.lower() in methods:
         operation = methods[request.method.lower()]
