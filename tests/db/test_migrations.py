@@ -29,7 +29,11 @@ from tests.support.tls import self_signed
 from tests.support.waiting import DEADLINE_S, eventually_blocking
 
 HERE = Path(__file__).parent
-HELD_LOCKS = "select pid from pg_locks where locktype = 'advisory'"
+# In this database; tests beside this one have others.
+HELD_LOCKS = """
+    select pid from pg_locks join pg_database on pg_database.oid = database
+    where locktype = 'advisory' and datname = current_database()
+"""
 # Everything that migrating connects for, as a function of the database and how long to wait for it.
 ACTIONS = [
     migrations.apply_pending,

@@ -17,7 +17,7 @@ from tests.support.wire import get
 
 CLIENTS = 500
 # The service holds back this much for each, or less.
-HELD_KIB = 128
+HELD_KIB = 160
 PROBE_MAX_S = 5
 # Without a line for each request, which nobody would read.
 QUIET = {"LOG_FORMAT": "console", "LOG_LEVEL": "warning"}
