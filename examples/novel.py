@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import aiohttp
 
 STORIES, BEATS, EVENTS = 10, 500, 300
-# One beat in so many tells of an event.
+# One beat in so many is linked to an event.
 BEATS_PER_EVENT = 8
 FIRST_YEAR = 2100
 # A word that only a few beats have, and one that most have.
@@ -118,8 +118,8 @@ def _compose_story(
     hero = NAMES[number % len(NAMES)]
     met = min(beats, len(timeline), max(3, beats // BEATS_PER_EVENT))
     events = sorted(dice.sample(timeline, met), key=lambda event: event["t"])
-    # The place of the beat that tells of each of them.
-    told = dict(zip(sorted(dice.sample(range(beats), met)), events, strict=True))
+    # The place of the beat linked to each of them.
+    linked = dict(zip(sorted(dice.sample(range(beats), met)), events, strict=True))
     return {
         "title": dice.choice(TITLES).format(dice.choice(THINGS), hero),
         "synopsis": _tell(dice, 2, hero),
@@ -128,7 +128,7 @@ def _compose_story(
         "pov_type": dice.choice(("first", "third", "omniscient")),
         "tags": dice.sample(PLACES, 2),
         "story_beats": [
-            _compose_beat(dice, place, hero, told.get(place)) for place in range(beats)
+            _compose_beat(dice, place, hero, linked.get(place)) for place in range(beats)
         ],
     }
 
@@ -169,8 +169,8 @@ async def write_novel(client: Client, document: dict[str, Any]) -> str:
     event = await client.call(201, "POST", f"{path}/events", event)
     await client.call(204, "POST", f"/events/{event['id']}/dependencies/{cause['id']}")
     story = await client.call(201, "POST", f"{path}/stories", {"title": "The Lamplighter"})
-    for told in (cause, event):
-        beat = {"content": "The lamp went out.", "world_event_id": told["id"]}
+    for linked in (cause, event):
+        beat = {"content": "The lamp went out.", "world_event_id": linked["id"]}
         await client.call(201, "POST", f"/stories/{story['id']}/beats", beat)
 
     print("-- what a reader asks for")

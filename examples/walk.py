@@ -278,7 +278,7 @@ async def write_stories(ada: Client, path: str, event: dict[str, Any]) -> None:
     await ada.send("GET", one, 200, "The story.")
     await ada.send("PUT", one, 200, "Changes it.", {"status": "active"})
     body = {"content": "The lamp went out.", "world_event_id": event["id"]}
-    beat = await ada.send("POST", f"{one}/beats", 201, "A beat that tells of an event.", body)
+    beat = await ada.send("POST", f"{one}/beats", 201, "A beat linked to an event.", body)
     other = await ada.send("POST", f"{one}/beats", 201, "Another.", {"content": "It was dark."})
     order = {"beat_ids": [other["id"], beat["id"]]}
     await ada.send("POST", f"{one}/beats/reorder", 200, "Puts them in another order.", order)
@@ -294,7 +294,7 @@ async def write_stories(ada: Client, path: str, event: dict[str, Any]) -> None:
     headline("Ada looks at the world as a whole, and copies it")
     await ada.send("GET", f"{path}/timeline", 200, "The events, and the stories that meet there.")
     await ada.send("GET", f"{path}/intersections", 200, "The same, by pairs of stories.")
-    await ada.send("GET", f"/api/v1/events/{event['id']}/beats", 200, "What tells of an event.")
+    await ada.send("GET", f"/api/v1/events/{event['id']}/beats", 200, "The beats linked to it.")
     await ada.send("GET", f"{path}/search?q=lamp", 200, "Where the word occurs.")
     await ada.send("GET", f"{path}/stories", 200, "The stories, latest change first.")
     await ada.send("GET", f"{path}/stories/tags", 200, "Their tags.")

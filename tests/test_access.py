@@ -54,7 +54,7 @@ async def test_every_route_checks_every_caller(client: Client, conn: Any) -> Non
             )
             ids = {"user_id": owner.profile["id"], "session_id": session_id}
             if of_world := OF_WORLDS.search(route.path):
-                untouched = untouched or await ids_of_each(client, owner, anew=True)
+                untouched = untouched or await ids_of_each(client, owner, fresh=True)
                 ids |= untouched
             path = route.path.format(**ids) + ("?q=lamp" if route.path.endswith("/search") else "")
             refused = expected(route, caller)

@@ -1,1 +1,1 @@
-"""Worlds, the events on their timelines, and the stories and beats that are told in them."""
+"""Worlds, the events on their timelines, and the stories in them, made of beats."""

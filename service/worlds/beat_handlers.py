@@ -69,7 +69,7 @@ async def _respond(
     body_max_bytes=schemas.BODY_MAX_BYTES,
 )
 async def create_beat(request: web.Request) -> web.Response:
-    """Add a beat to a story: at the end, or at `order_index`, from where others move on."""
+    """Add a beat to a story: at the end, or at `order_index`. Those that stand there move on."""
     values = {**schemas.NEW_BEAT, **await read_body(request, schemas.CREATE_BEAT)}
     return await write_once(request, _create, request, values)
 
@@ -95,7 +95,7 @@ async def _find_place(conn: Connection, story_id: uuid.UUID, wanted: int | None)
     """Return a free place: the one that is wanted, or else after the last beat.
 
     If another beat is there, that one and those after it move on. If the last possible place is
-    taken, all beats are numbered anew before that.
+    taken, all beats are numbered again before that.
     """
     last = await beat_queries.find_last_place(conn, story_id)
     if last == schemas.ORDER_MAX:

@@ -206,7 +206,7 @@ async def list_sizes(conn: Connection, story_id: uuid.UUID) -> list[asyncpg.Reco
 
 
 async def count_most_links(conn: Connection, story_id: uuid.UUID) -> int:
-    """Return how many beats tell of that event of the story of which most tell."""
+    """Return how many beats are linked to the story's event that has the most of them."""
     count: int = await conn.fetchval(
         """
         select coalesce(max(links), 0) from (

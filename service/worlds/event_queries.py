@@ -221,7 +221,7 @@ async def insert_causes(
 
 
 async def count_links(conn: Connection, event_id: uuid.UUID) -> int:
-    """Return how many beats tell of the event."""
+    """Return how many beats are linked to the event."""
     count: int = await conn.fetchval(
         "select count(*) from story_beats where world_event_id = $1", event_id
     )

@@ -9,10 +9,10 @@ from service.db.connection import Connection
 from service.http.problems import Problem, ProblemType
 from service.worlds import queries
 
-LIMIT_REACHED = ProblemType(
-    422, "limit_reached", "You have as many worlds, stories, events or beats as one may have."
-)
 Kind: TypeAlias = Literal["worlds", "stories", "beats"]
+LIMIT_REACHED = ProblemType(
+    422, "limit_reached", "You have reached the limit of worlds, stories, events or beats."
+)
 CAUSES_CYCLE = ProblemType(
     422, "causes_cycle", "An event cannot be among the causes of its own causes."
 )

@@ -1,4 +1,4 @@
-"""Lists of worlds and of what is in them: a JSON array, of bounded memory."""
+"""Lists of worlds, stories, events and beats: JSON arrays, in bounded memory."""
 
 import functools
 from collections.abc import Awaitable, Callable, Mapping, Sequence

@@ -77,7 +77,7 @@ async def count_in(
         update worlds
         set stories = stories + $3, events = events + $4, beats = beats + $5
         where id = $2 and user_id = $1 and deleted_at is null
-        returning id, text_search, stories, events, beats
+        returning id, stories, events, beats
         """,
         user_id,
         world_id,

@@ -20,6 +20,7 @@ from service.worlds.limits import BEATS_PER_STORY
 from service.worlds.lists import ListSchema
 
 NAME_MAX_LENGTH = 255
+COPY_SUFFIX = " (Copy)"
 LABEL_MAX_LENGTH = 255
 TYPE_MAX_LENGTH = 100
 TONE_MAX_LENGTH = 500
@@ -437,3 +438,8 @@ IMPORT_EVENT = ImportEventSchema()
 IMPORT_STORY = ImportStorySchema()
 IMPORT_BEAT = ImportBeatSchema()
 IMPORT = ImportDocumentSchema()
+
+
+def name_of_copy(name: str) -> str:
+    """Return the name or title of a copy, cut to the longest that is allowed."""
+    return name[: NAME_MAX_LENGTH - len(COPY_SUFFIX)] + COPY_SUFFIX

@@ -28,7 +28,6 @@ from service.worlds.rows import (
 )
 from service.worlds.spool import NO_ROOM
 
-COPY_SUFFIX = " (Copy)"
 # How fast people read, to estimate the time that a story takes.
 WORDS_PER_MINUTE = 250
 # What one statement copies, well below the deadline of a statement.
@@ -184,7 +183,7 @@ async def clone_story(request: web.Request) -> web.Response:
 async def _clone(conn: Connection, request: web.Request) -> web.Response:
     story = await get_story(conn, request, story_queries.lock_story)
     sizes = await beat_queries.list_sizes(conn, story["id"])
-    title = story["title"][: schemas.NAME_MAX_LENGTH - len(COPY_SUFFIX)] + COPY_SUFFIX
+    title = schemas.name_of_copy(story["title"])
     status = "draft" if story["status"] == "archived" else story["status"]
     clone = await story_queries.insert_story(
         conn, uuid_utils.uuid7(), story["world_id"], {**story, "title": title, "status": status}

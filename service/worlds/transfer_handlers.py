@@ -41,7 +41,6 @@ TRANSFERS_MAX = 16
 WORKING_MAX = 2
 # How long reading or writing the rows of a world may take.
 TRANSFER_TIMEOUT_S = 120
-COPY_SUFFIX = " (Copy)"
 
 TRANSFER_IN_PROGRESS = ProblemType(
     409,
@@ -128,7 +127,7 @@ async def duplicate_world(request: web.Request) -> web.StreamResponse:
         with open_spool() as spool:
             async with turn:
                 world = await _spool(request, spool)
-                name = world["name"][: schemas.NAME_MAX_LENGTH - len(COPY_SUFFIX)] + COPY_SUFFIX
+                name = schemas.name_of_copy(world["name"])
                 plan = await asyncio.to_thread(make_plan, spool, request.app[SETTINGS])
                 return await write_once(
                     request, _import, request, spool, plan, {"name": name, **body}

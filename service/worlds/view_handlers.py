@@ -38,7 +38,7 @@ NODES_AT_ONCE = 500
     problems=(NO_ROOM,),
 )
 async def list_beats_of_event(request: web.Request) -> web.StreamResponse:
-    """List the beats that tell of an event, each with its story, without archived stories."""
+    """List the beats linked to an event, each with its story, without archived stories."""
     query = read_query(request, LIST)
     event = await read(request.app, get_event, request)
 
@@ -53,14 +53,16 @@ async def list_beats_of_event(request: web.Request) -> web.StreamResponse:
         return [{**beat, "story": stories[beat["story_id"]]} for beat in beats]
 
     dump = dump_with(shapes.BEAT_WITH_STORY)
-    return await respond_with_list(request, query, view_queries.TOLD, list_beats_of_event, dump)
+    return await respond_with_list(
+        request, query, view_queries.IN_STORIES, list_beats_of_event, dump
+    )
 
 
 @describe(
     {200: Success("The timeline.", shapes.TIMELINE, ("Link",))}, query=LIST, problems=(NO_ROOM,)
 )
 async def read_timeline(request: web.Request) -> web.StreamResponse:
-    """List the events of a world in the order of their time, each with what tells of it.
+    """List the events of a world in the order of their time, each with the beats linked to it.
 
     `beats` are in the order of their stories, without their texts; `stories` are those that meet
     there. Archived stories are left out.
@@ -81,7 +83,7 @@ async def read_timeline(request: web.Request) -> web.StreamResponse:
 
 
 def _place(event: asyncpg.Record, links: list[asyncpg.Record]) -> Row:
-    """Return an event with what tells of it, and its position in the list."""
+    """Return an event with the beats linked to it, and its position in the list."""
     titles = {link["story_id"]: link["title"] for link in links}
     names = ("id", "story_id", "order_index", "type", "local_time_label")
     return {
@@ -107,7 +109,7 @@ def _without_position(rows: Any) -> list[Any]:
 async def list_intersections(request: web.Request) -> web.StreamResponse:
     """List the pairs of stories that share events, with these events in the order of their time.
 
-    Two stories share an event if each has a beat that tells of it. Archived ones are left out.
+    Two stories share an event if each has a beat linked to it. Archived stories are left out.
     """
     query = read_query(request, LIST)
     world = await read(request.app, get_world, request)
@@ -174,7 +176,7 @@ async def _draw(app: web.Application, world_id: uuid.UUID) -> AsyncGenerator[byt
 
 
 @describe(
-    {200: Success("What matches best.", shapes.RESULTS)},
+    {200: Success("The best matches.", shapes.RESULTS)},
     query=schemas.SEARCH,
     problems=(SEARCH_TOO_BROAD,),
 )

@@ -13,9 +13,8 @@ from service.worlds.story_queries import STORY
 from service.worlds.words import bare
 
 # By the story, then the order in it.
-TOLD = Keyset({"story_id": uuid.UUID, "order_index": int, "id": uuid.UUID}, descending=False)
+IN_STORIES = Keyset({"story_id": uuid.UUID, "order_index": int, "id": uuid.UUID}, descending=False)
 BY_PAIR = Keyset({"one_id": uuid.UUID, "other_id": uuid.UUID}, descending=False)
-BY_ID = Keyset({"id": uuid.UUID}, descending=False)
 # What a search looks at: the table of each kind, that of its words, its text, and its story.
 SOURCES = {
     "event": (
@@ -42,7 +41,7 @@ SOURCES = {
 async def list_beats_of_event(
     conn: Connection, event_id: uuid.UUID, after: list[object] | None, limit: int
 ) -> list[asyncpg.Record]:
-    """Return the beats that tell of the event, but for those of archived stories."""
+    """Return the beats linked to the event, except those of archived stories."""
     return await conn.fetch(
         f"""
         select {BEAT} from story_beats b join stories s on s.id = b.story_id
@@ -66,7 +65,7 @@ async def list_stories_by_id(
 
 
 async def list_links(conn: Connection, event_ids: Sequence[uuid.UUID]) -> list[asyncpg.Record]:
-    """Return the beats that tell of these events, without their texts, in the order of stories."""
+    """Return the beats linked to these events, without their texts, by story."""
     return await conn.fetch(
         """
         select b.world_event_id, b.id, b.story_id, b.order_index, b.type, b.local_time_label,
@@ -91,14 +90,14 @@ async def list_meetings(
         select one.id as one_id, one.title as one_title, other.id as other_id,
             other.title as other_title, met.event_ids
         from stories one cross join lateral (
-            select told.story_id, array_agg(distinct told.world_event_id)::text[] as event_ids
+            select linked.story_id, array_agg(distinct linked.world_event_id)::text[] as event_ids
             from (
                 select distinct world_event_id from story_beats
                 where story_id = one.id and world_event_id is not null
             ) mine
-                join story_beats told on told.world_event_id = mine.world_event_id
-                    and told.story_id > one.id
-            group by told.story_id
+                join story_beats linked on linked.world_event_id = mine.world_event_id
+                    and linked.story_id > one.id
+            group by linked.story_id
         ) met join stories other on other.id = met.story_id
         where one.world_id = $1 and one.archived_at is null and other.archived_at is null
             and ($2::uuid is null or (one.id >= $2 and (one.id, other.id) > ($2, $3::uuid)))

@@ -82,13 +82,13 @@ async def create_world(client: Client, account: Account, **values: Any) -> World
 _ids: dict[str, dict[str, str]] = {}
 
 
-async def ids_of_each(client: Client, account: Account, *, anew: bool = False) -> dict[str, str]:
+async def ids_of_each(client: Client, account: Account, *, fresh: bool = False) -> dict[str, str]:
     """Return the ids of a world, a story, a beat and two events of the account, by path parameter.
 
-    They are created once for each account, or ``anew``.
+    They are created once for each account, or again if ``fresh``.
     """
     owner = account.profile["id"]
-    if anew or owner not in _ids:
+    if fresh or owner not in _ids:
         world = await create_world(client, account)
         event, cause = await world.add_event(), await world.add_event()
         story = await world.add_story()

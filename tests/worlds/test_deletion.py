@@ -37,7 +37,7 @@ def small_slices(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def fill(conn: Any, world: World, count: int = 25) -> None:
-    """Add rows of each kind: events that cause each other, and beats that tell of them."""
+    """Add rows of each kind: events that cause each other, and beats linked to them."""
     await conn.execute(
         f"""
         with added_events as (

@@ -16,7 +16,7 @@ from tests.support.worlds import World
 
 WORLDS, STORIES, BEATS, EVENTS = 40, 4, 60, 30
 # The first of the worlds, and those of all others, have the same rows. Of the beats of a story, each
-# fifth tells of an event, and one in thirty has the rare word.
+# fifth is linked to an event, and one in thirty has the rare word.
 SEED = f"""
     insert into worlds (id, user_id, name, laws, chronology_mode, text_search)
     select md5('w' || w)::uuid, $1, '', '{{}}', 'linear', 'simple' from generate_series(1, {WORLDS}) w;

@@ -48,7 +48,7 @@ async def ask(client: Client, account: Account, route: Route, ids: Any, tag: str
 async def test_other_etag_is_refused_and_changes_nothing(
     client: Client, account: Account, conn: Any, route: Route
 ) -> None:
-    ids = await ids_of_each(client, account, anew=True)
+    ids = await ids_of_each(client, account, fresh=True)
     before = await conn.fetch(STATE)
     for tag in ('"2"', 'W/"1"', '"0", "7"'):
         await assert_problem(
@@ -60,7 +60,7 @@ async def test_other_etag_is_refused_and_changes_nothing(
 @pytest.mark.parametrize("route", HONOURING, ids=name_of)
 async def test_current_etag_is_accepted(client: Client, account: Account, route: Route) -> None:
     for tag in ('"1"', '"7", "1"', "*"):
-        ids = await ids_of_each(client, account, anew=True)
+        ids = await ids_of_each(client, account, fresh=True)
         response = await ask(client, account, route, ids, tag)
         assert response.status in (200, 204), await response.text()
 
