@@ -23,8 +23,9 @@ UNKNOWN_VERSION = ProblemType(
 # Of a row: levels of nesting, and members of an object or elements of an array.
 DEPTH_MAX = 8
 MEMBERS_MAX = 100
-# What the parser raises for what is no JSON, and for an exponent beyond what Decimal takes.
-UNREADABLE = (ijson.JSONError, InvalidOperation)
+# What the parser raises for text that is not JSON, for a surrogate as UTF-8, and for an exponent
+# beyond what Decimal takes.
+UNREADABLE = (ijson.JSONError, UnicodeDecodeError, InvalidOperation)
 MEMBERS = ("version", "exported_at", "world", "world_events", "stories")
 _EACH = None
 # Yields the names of an object, without their values.

@@ -192,6 +192,8 @@ NOT_JSON = {
     "a lone low surrogate": replaced("Orrery", "\\udc00"),
     "surrogates the wrong way round": replaced("Orrery", "\\ude00\\ud83d"),
     "a lone surrogate in a name": replaced('"Orrery"', '"Orrery", "\\ud800": 1'),
+    "a surrogate as UTF-8": VALID.replace(b"Orrery", b"Orr\xed\xa0\x80ry"),
+    "a surrogate as UTF-8 in a name": VALID.replace(b'"name"', b'"\xed\xa0\x80"'),
     "an exponent beyond all": replaced('"t": 1', '"t": 1e9999999999999999999'),
     "a negative one": replaced('"t": 1', '"t": -0e-9999999999999999999'),
     "too many digits": replaced('"t": 1', '"t": ' + "9" * 60_000),
