@@ -30,8 +30,9 @@ Start = Callable[[Awaitable[T]], Awaitable["asyncio.Task[T]"]]
 async def holding(conn: Any, statement: str, *arguments: Any) -> AsyncIterator[Start[Any]]:
     """Hold a statement's locks for the duration of the block, then commit.
 
-    Requests started in the block pass the lock in the order they were started. All have completed
-    when the context manager exits.
+    The request started first passes the lock first. If it changes the row, all others then race
+    for its new version, so an order of more than two cannot be relied on. All have completed when
+    the context manager exits.
     """
     tasks: list[asyncio.Task[Any]] = []
 

@@ -198,10 +198,21 @@ async def test_event_is_unlinked_from_a_beat_that_is_linked_while_it_is_deleted(
     async with holding(conn, LOCK, world.body["id"]) as start:
         linked = await start(ask("POST", f"/stories/{story['id']}/beats", beat))
         deleted = await start(ask("DELETE", f"/events/{event['id']}"))
-        late = await start(ask("POST", f"/stories/{story['id']}/beats", beat))
     assert ((await linked).status, (await deleted).status) == (201, 204)
-    await assert_problem(await late, 422, "invalid_fields")
     assert [beat["world_event_id"] for beat in await beats_of(world, story)] == [None]
+
+
+async def test_beat_cannot_be_linked_to_an_event_that_has_just_been_deleted(
+    conn: Any, world: World, ask: Any
+) -> None:
+    event, story = await world.add_event(), await world.add_story()
+    beat = {"content": "It was bright.", "world_event_id": event["id"]}
+    async with holding(conn, LOCK, world.body["id"]) as start:
+        deleted = await start(ask("DELETE", f"/events/{event['id']}"))
+        linked = await start(ask("POST", f"/stories/{story['id']}/beats", beat))
+    assert (await deleted).status == 204
+    await assert_problem(await linked, 422, "invalid_fields")
+    assert await beats_of(world, story) == []
 
 
 @pytest.fixture
