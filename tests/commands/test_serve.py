@@ -420,7 +420,12 @@ def test_connections_refused_at_start_are_reported_in_one_line(
     role = f"limited_{database.name[-12:]}"
     host, port = database.hosts[0]
     url = f"postgresql://{role}:hush@{host}:{port}/{database.name}"
-    variables = {"DATABASE_URL": url, "SECRET_KEY": SECRET_KEY, "DB_POOL_SIZE": "10"}
+    variables = {
+        "DATABASE_URL": url,
+        "SECRET_KEY": SECRET_KEY,
+        "DB_POOL_SIZE": "10",
+        "DB_CONNECT_TIMEOUT_S": "2",
+    }
     with connect(database) as conn:
         conn.execute(f"create role {role} login password 'hush' connection limit 3")
         try:
