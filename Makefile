@@ -34,13 +34,13 @@ serve: $(VENV)/serve.stamp ## Run the service on its embedded PostgreSQL: PORT, 
 PYTEST = $(BIN)/pytest $(if $(COVERAGE),--cov --cov-append --cov-report=)
 
 test: $(VENV)/dev.stamp ## Run the quick tests on an embedded PostgreSQL, or on DATABASE_URL
-	@$(PYTEST) -m "not slow"
+	@$(PYTEST) -m "not slow and not fault"
 
 test-slow: $(VENV)/dev.stamp ## Run the slow tests, and the properties with more examples
-	@$(PYTEST) -m "slow or property" --hypothesis-profile thorough
+	@$(PYTEST) -m "(slow or property) and not fault" --hypothesis-profile thorough
 
 check: lint ## Lint, and run the quick tests of one folder of tests/: FEATURE=sessions
-	@$(BIN)/pytest -q -m "not slow" tests/$(FEATURE)
+	@$(BIN)/pytest -q -m "not slow and not fault" tests/$(FEATURE)
 
 coverage: $(VENV)/dev.stamp ## Run both groups and require 95 % of branches to be covered
 	@rm -f .coverage .coverage.*

@@ -39,6 +39,7 @@ from tests.support.clients import FAST, PLENTY, SECRET_KEY, Client, StartApp
 from tests.support.logbook import log_into
 from tests.support.processes import adopt_orphans, end_with_parent, orphans
 from tests.support.served import Server
+from tests.support.waiting import DEADLINE_S
 
 SERVER_VARIABLE = "SHINKEI_TEST_SERVER"
 # Several times what a run needs for its databases and the WAL.
@@ -116,7 +117,7 @@ def pytest_configure(config: pytest.Config) -> None:
         _execute(database, cheaper, f"alter role {database.user} password '{database.password}'")
     template = dataclasses.replace(database, name=f"shinkei_template_{secrets.token_hex(4)}")
     _execute(database, f'create database "{template.name}"')
-    migrations.apply_pending(template)
+    migrations.apply_pending(template, DEADLINE_S)
     asyncio.run(_create_partitions(template))
     _owned.append((database, template.name))
     os.environ[SERVER_VARIABLE] = json.dumps(

@@ -29,8 +29,9 @@ class Proxy:
     jitter_s: float = 0
     # New connections are reset at once.
     refuses: bool = False
-    # Responses are lost, and their connections reset: the server has done what it was asked for.
-    loses_responses: bool = False
+    # The share of responses that are lost, and their connections reset: the server has done what
+    # it was asked for.
+    loses_responses: float = 0
     # A connection is reset once this many bytes of responses have passed.
     resets_after_bytes: float = float("inf")
     connections: int = 0
@@ -69,7 +70,7 @@ class Proxy:
                     self.round_trips += asks and answered
                     answered = not asks
                     passed_bytes += 0 if asks else len(data)
-                    lost = self.loses_responses and not asks
+                    lost = not asks and random.random() < self.loses_responses
                     if lost or passed_bytes > self.resets_after_bytes:
                         for stream in both:
                             _reset(stream)
