@@ -29,7 +29,7 @@ from pytest_aiohttp import AiohttpClient
 from service.app import create_app
 from service.audit.partitions import maintain_partitions
 from service.context import SETTINGS
-from service.db import migrations
+from service.db import migrations, pool
 from service.embedded import server as embedded
 from service.http.connections import CONNECTIONS
 from service.mail import sender
@@ -75,6 +75,8 @@ hypothesis.settings.load_profile("quick")
 
 # Many tests wait for a mail.
 sender.POLL_S = 0.1
+# A busy machine may keep a test from its next statement for longer than in production.
+pool.IDLE_IN_TRANSACTION_S = 60
 
 _owned: list[Any] = []
 _owned_connections: list[Any] = []

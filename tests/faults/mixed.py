@@ -41,7 +41,8 @@ async def mix(seconds: float, mode: str, seed: int, template: Path) -> list[str]
         for fault in (*of_postgres.FAULTS, *of_networks.FAULTS)
         if mode in fault.modes and not any(word in fault.name for word in _ONCE)
     ]
-    broken: list[str] = []
+    whole = Report("", mode)
+    happened = 0
     async with staged(mode, template) as stage, loading(stage, OURS) as load:
         load.start()
         await load.acknowledge(100)
@@ -53,14 +54,23 @@ async def mix(seconds: float, mode: str, seed: int, template: Path) -> list[str]
             memory, descriptors = stage.service.resources()
             measured = {**asdict(report), "memory_mib": memory >> 20, "descriptors": descriptors}
             print(json.dumps(measured), flush=True)
-            broken += [f"{report.scenario}: {each}" for each in report.violations]
+            happened += 1
+            whole.requests += report.requests
+            whole.refused += report.refused
+            whole.other_5xx += report.other_5xx
+            whole.control_failures += report.control_failures
+            whole.slowest_s = max(whole.slowest_s, report.slowest_s)
+            whole.recovery_s = max(whole.recovery_s, report.recovery_s)
+            whole.slowness = max(whole.slowness, report.slowness)
+            whole.violations += [f"{report.scenario}: {each}" for each in report.violations]
             await next_one
         await load.stop()
         await load.settle()
-        whole = Report("all of them", mode, acknowledged=load.acknowledged)
+        whole.scenario = f"{happened} random faults in {seconds / 60:g} minutes"
+        whole.acknowledged = load.acknowledged
         whole.lost, whole.doubled = await load.compare()
         whole.leaks = await find_leaks(stage, before)
-        whole.violations = [*broken, *judge_ledger(whole), *find_mistakes(stage, OURS)]
+        whole.violations += [*judge_ledger(whole), *find_mistakes(stage, OURS)]
         print(json.dumps(asdict(whole)), flush=True)
     return whole.violations
 
