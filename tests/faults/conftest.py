@@ -12,7 +12,8 @@ from tests.faults.stage import make_template
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     """Print what a run measured, and append it to the file that FAULTS_REPORT names."""
     measured = dict(report.user_properties).get("report")
-    if report.when != "call" or measured is None:
+    in_worker = "PYTEST_XDIST_WORKER" in os.environ
+    if report.when != "call" or measured is None or in_worker:
         return
     line = json.dumps(measured)
     print(f"\n{line}")

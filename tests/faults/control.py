@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import asyncpg
 
@@ -18,6 +18,7 @@ class Control:
     """How often the client failed, or waited for longer than ``PATIENCE_S``."""
 
     failures: int = 0
+    has_begun: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 @contextlib.asynccontextmanager
@@ -30,6 +31,7 @@ async def controlling(database: Database, statement: str) -> AsyncIterator[Contr
     control = Control()
     task = asyncio.create_task(_run(control, database, statement))
     try:
+        await control.has_begun.wait()
         yield control
     finally:
         task.cancel()
@@ -46,6 +48,7 @@ async def _run(control: Control, database: Database, statement: str) -> None:
             while True:
                 async with asyncio.timeout(PATIENCE_S), connection.transaction():
                     await connection.fetch(statement)
+                control.has_begun.set()
                 await asyncio.sleep(EVERY_S)
         except Exception:
             control.failures += 1

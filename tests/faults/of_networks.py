@@ -83,7 +83,7 @@ FAULTS = [
     Fault(the_network_falls_silent, unready=True, quick="pgbouncer"),
     Fault(the_network_falls_silent_for_10_s, unready=True),
     Fault(the_network_falls_silent_and_resets, unready=True),
-    Fault(a_round_trip_takes_200_ms_more_or_less, refusals=False),
+    Fault(a_round_trip_takes_200_ms_more_or_less),
     Fault(connections_are_reset),
     Fault(connections_are_reset_10_times_a_second),
     Fault(connections_are_reset_while_round_trips_take_100_ms),

@@ -387,7 +387,7 @@ FAULTS = [
         refusals=False,
         quick="direct",
     ),
-    Fault(tables_are_rewritten, refusals=False),
+    Fault(tables_are_rewritten),
     Fault(the_database_becomes_read_only, control=WRITING, unready=True),
     Fault(commits_wait_for_a_standby_that_is_gone, control=WRITING),
     Fault(the_password_is_another_for_a_while, unready=True),

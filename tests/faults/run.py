@@ -125,6 +125,7 @@ async def endure(fault: Fault, stage: Stage, load: Load) -> Report:
     load.forget()
     before = load.acknowledged
     async with controlling(stage.database, fault.control) as control:
+        control.failures = 0
         began = time.monotonic()
         seen = await fault.happen(stage, load)
         ended = time.monotonic()

@@ -357,7 +357,7 @@ async def staged(
     template: Path,
     *,
     mails: bool = False,
-    command: tuple[str, ...] = (),
+    command: tuple[str, ...] = SERVE,
     **variables: str,
 ) -> AsyncIterator[Stage]:
     """Start the parts of a mode on a copy of the template's cluster, for the block's duration."""
