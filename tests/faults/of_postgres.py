@@ -29,9 +29,10 @@ async def sessions_are_terminated_20_times_a_second(stage: Stage, load: Load) ->
             await asyncio.sleep(0.05)
 
 
-async def all_sessions_are_terminated(stage: Stage, load: Load) -> None:
-    await stage.postgres.execute(f"select pg_terminate_backend(pid) {SESSIONS}")
-    await asyncio.sleep(1)
+async def all_sessions_are_terminated_five_times(stage: Stage, load: Load) -> None:
+    for _ in range(5):
+        await stage.postgres.execute(f"select pg_terminate_backend(pid) {SESSIONS}")
+        await asyncio.sleep(0.5)
 
 
 async def statements_are_cancelled_50_times_a_second(stage: Stage, load: Load) -> int:
@@ -362,7 +363,7 @@ async def _count_migrations(stage: Stage) -> int:
 
 FAULTS = [
     Fault(sessions_are_terminated_20_times_a_second, quick="direct"),
-    Fault(all_sessions_are_terminated),
+    Fault(all_sessions_are_terminated_five_times),
     Fault(statements_are_cancelled_50_times_a_second),
     Fault(a_session_is_killed),
     Fault(a_session_hangs),
