@@ -132,6 +132,7 @@ async def endure(fault: Fault, stage: Stage, load: Load) -> Report:
     report.control_failures = control.failures if seen is None else seen
     await load.acknowledge(WRITES)
     await calm(load)
+    report.slowness = max(report.slowness, await asyncio.to_thread(measure_slowness))
     # With those of the fault, and those before it.
     report.acknowledged = load.acknowledged - before + WRITES
     measure(report, load, began, ended)

@@ -3,12 +3,14 @@
 import contextlib
 import dataclasses
 import os
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import psycopg
 
+from service.embedded.launcher import find_account, launcher
 from service.settings import Database
 from tests.support.processes import connect, reserved_port, started
 from tests.support.programs import require
@@ -23,7 +25,7 @@ def prepare(database: Database, directory: Path, port: int, pool_size: int = 20)
     """
     program = require("pgbouncer", "/usr/sbin/pgbouncer")
     host, server_port = database.hosts[0]
-    # PgBouncer refuses to run as root, and the user nobody must be able to read its file.
+    # PgBouncer refuses to run as root, and the other user must be able to read its file.
     directory.chmod(0o755)
     file = directory / "pgbouncer.ini"
     file.write_text(
@@ -41,8 +43,9 @@ def prepare(database: Database, directory: Path, port: int, pool_size: int = 20)
         server_login_retry = 1
         """.replace("        ", "")
     )
-    user = ["-u", "nobody"] if os.geteuid() == 0 else []
-    return [program, *user, str(file)]
+    # Not by its option -u: the kernel forgets whom a process dies with when it changes its user.
+    as_another = launcher(signal.SIGKILL, find_account()) if os.geteuid() == 0 else []
+    return [*as_another, program, str(file)]
 
 
 def through_port(database: Database, port: int) -> Database:
