@@ -28,6 +28,8 @@ from service.db.startup import prepare, start_errors
 from service.json_codec import encode
 from service.settings import Settings
 
+# Somewhat longer than a request may take by default.
+IDLE_IN_TRANSACTION_S = 5
 _EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _FIRST, _LAST = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
@@ -89,7 +91,7 @@ def _session_settings(settings: Settings) -> dict[str, str]:
     return {
         "statement_timeout": str(round(settings.db_command_timeout_s * 1000)),
         "lock_timeout": str(round(settings.db_lock_timeout_s * 1000)),
-        "idle_in_transaction_session_timeout": "5000",
+        "idle_in_transaction_session_timeout": str(IDLE_IN_TRANSACTION_S * 1000),
         "jit": "off",
     }
 
