@@ -22,7 +22,7 @@ export BRANCHES
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-slow faults faults-quick check coverage branches fuzz clients mutants lint format migrate bench bench-scale lock clean
+.PHONY: help serve test test-slow faults faults-quick check coverage branches fuzz clients mutants lint format migrate bench bench-scale ha failover audit sbom lock clean
 
 help: ## List these commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/' | column -t -s:
@@ -88,6 +88,19 @@ bench: $(VENV)/serve.stamp .venv-bench/stamp ## Compare requests with other stac
 bench-scale: $(VENV)/serve.stamp ## Measure lists of a million accounts, a sign-in flood, idling, and a soak
 	@exec $(BIN)/python -m benchmarks.scale
 
+ha: $(VENV)/serve.stamp ## Run three database nodes with Patroni, and two replicas of the service
+	@exec $(BIN)/python -m deploy.ha.cluster
+
+failover: $(VENV)/serve.stamp ## Kill the primary's node under load, and measure until writes succeed: CASES, RUNS
+	@exec $(BIN)/python -m benchmarks.failover
+
+audit: .venv-audit/stamp ## Look for known vulnerabilities in the pinned dependencies
+	@.venv-audit/bin/python -m tools.audit
+
+# What deploy/Dockerfile installs, and writes into the image.
+sbom: .venv-sbom/stamp ## Write a bill of materials (CycloneDX) of what the image installs: build/sbom.cdx.json
+	@.venv-sbom/bin/python -m tools.sbom build/sbom.cdx.json
+
 clean: ## Remove virtual environments and caches, but no data
 	@rm -rf .venv .venv-* .mutants benchmarks/peers/fastify/node_modules
 	@rm -rf $(CLIENTS)/node_modules $(CLIENTS)/.generated
@@ -149,4 +162,17 @@ PEERS := benchmarks/peers/fastify
 .venv-mutants/stamp: tests/mutants/requirements.txt
 	@$(PYTHON) -m venv .venv-mutants
 	@.venv-mutants/bin/pip install --disable-pip-version-check --quiet --requirement $<
+	@touch $@
+
+# Likewise for pip-audit.
+.venv-audit/stamp: tools/audit-requirements.txt
+	@$(PYTHON) -m venv .venv-audit
+	@.venv-audit/bin/pip install --disable-pip-version-check --quiet --requirement $<
+	@touch $@
+
+.venv-sbom/stamp: setup.cfg pyproject.toml requirements/service.txt
+	@$(PYTHON) -m venv --clear .venv-sbom
+	@.venv-sbom/bin/pip install --disable-pip-version-check --quiet --requirement requirements/service.txt
+	@.venv-sbom/bin/pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation .
+	@.venv-sbom/bin/pip uninstall --quiet --yes setuptools
 	@touch $@
