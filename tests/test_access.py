@@ -10,6 +10,7 @@ from service.http.route import Route
 from service.routes import ROUTES
 from tests.support.clients import Client
 from tests.support.factories import Account, register, register_as
+from tests.support.state import everything
 from tests.support.worlds import OF_WORLDS, ids_of_each
 
 CALLERS = ("anonymous", "user", "other user", "support", "admin")
@@ -74,21 +75,6 @@ async def test_every_route_checks_every_caller(client: Client, conn: Any) -> Non
 
 def role_of(caller: str) -> str:
     return caller.removeprefix("other ")
-
-
-async def everything(conn: Any) -> Any:
-    """Return the state that a refused request must not change."""
-    return await conn.fetch(
-        "select (select jsonb_agg(to_jsonb(users) - 'swept_epoch' order by id) from users),"
-        " (select jsonb_agg(to_jsonb(sessions) order by sessions.id) from sessions"
-        "  join users on users.id = user_id where epoch = session_epoch and expires_at > now()),"
-        " (select count(*) from audit_events), (select count(*) from action_tokens),"
-        " (select jsonb_agg(worlds order by id) from worlds),"
-        " (select jsonb_agg(world_events order by id) from world_events),"
-        " (select jsonb_agg(event_causes order by event_id) from event_causes),"
-        " (select jsonb_agg(stories order by id) from stories),"
-        " (select jsonb_agg(story_beats order by id) from story_beats)"
-    )
 
 
 async def renewed(client: Client, account: Account, role: str) -> Account:

@@ -1,7 +1,7 @@
 """The head of a request: what makes it invalid (RFC 9110, RFC 9112), and how clients are told.
 
 aiohttp has two parsers, in C and in Python, which reject different requests. What either accepts
-by mistake is checked here. ``tests/http/test_raw_requests.py`` lists the differences that remain.
+by mistake is checked here. ``tests/support/raw_requests.py`` lists the differences that remain.
 """
 
 import functools

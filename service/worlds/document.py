@@ -131,7 +131,7 @@ def _descend(
             if name in names or len(names) > MEMBERS_MAX:
                 raise Problem(MALFORMED_JSON)
             names.add(name)
-            if name == path[0]:
+            if path[0] != _NAMES and name == path[0]:
                 yield from _descend(events, event, path[1:], f"{at}/{name}", without)
             else:
                 _skip(events, event)

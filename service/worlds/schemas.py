@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from marshmallow import Schema, ValidationError, fields, pre_load, validate
+from marshmallow import Schema, ValidationError, fields, post_load, validate
 
 from service.http.field_errors import Message
 from service.http.fields import Digits, Text, Timestamp, UuidText
@@ -248,7 +248,7 @@ class ChangeBeatSchema(Schema):
     local_time_label = _optional(LABEL_MAX_LENGTH)
     generation_reasoning = _optional(TEXT_MAX_LENGTH)
 
-    @pre_load
+    @post_load
     def read_alias(self, data: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         """Read ``beat_type`` as ``type``."""
         if "beat_type" not in data:

@@ -71,6 +71,7 @@ async def test_document_is_valid(world: World) -> None:
 FAULTS: list[tuple[str, Any, str]] = [
     ("#/surprise", 1, "unknown_field"),
     ("#/a~1b", 1, "unknown_field"),
+    ("#/", 1, "unknown_field"),
     ("#/world", [], "invalid_type"),
     ("#/world", None, "invalid_type"),
     ("#/world/name", "", "too_short"),

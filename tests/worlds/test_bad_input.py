@@ -90,6 +90,7 @@ WRONG: dict[str, dict[str, list[str]]] = {
         "order_index": NOT_PLACES,
         "content": [*NOT_TEXT, "null", '""', too_long(LONG)],
         "type": choice('"Scene"'),
+        "beat_type": choice('"Scene"'),
         "world_event_id": [each for each in NOT_IDS if each != "null"] + [f'"{NO_ONE}"'],
         "generated_by": choice('"AI"'),
         "summary": [*NOT_TEXT, too_long(10_000)],
