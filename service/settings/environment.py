@@ -89,7 +89,8 @@ def _read_database(parts: Mapping[str, Any]) -> Database | None:
     password_file = parts.get("DB_PASS_FILE")
     pgbouncer = parts.get("DB_PGBOUNCER", False)
     if "DATABASE_URL" in parts:
-        database = parse_database_url(parts["DATABASE_URL"], options, password_file)
+        url = parts["DATABASE_URL"]
+        database = parse_database_url("DATABASE_URL", url, options, password_file)
         return replace(database, pgbouncer=pgbouncer)
     if not parts.keys() & {"DB_HOST", "DB_PORT", "DB_NAME", "DB_USER", "DB_PASS"}:
         return None
