@@ -1,19 +1,27 @@
-"""The check of DATABASE_DIRECT_URL, which must lead to the same database as the service's."""
+"""Checks of DATABASE_DIRECT_URL and DATABASE_REPLICA_URL: both must lead to the same database."""
 
 import contextlib
+import time
 from collections.abc import AsyncIterator
 
 import asyncpg
 
 from service.db.connecting import connect, is_read_only
 from service.db.connection import LOST
+from service.db.replica import (
+    UnusableReplica,
+    catch_up,
+    find_position,
+    find_system,
+    require_follower,
+)
 from service.doctor.connecting import Connection, Variables, unreachable
-from service.doctor.findings import Finding, fail, ok
+from service.doctor.findings import Finding, fail, ok, warn
 from service.settings import Database, Settings
 
 CONNECT_S = 2
 CLOSE_S = 1
-DIRECT = "DATABASE_DIRECT_URL"
+DIRECT, REPLICA = "DATABASE_DIRECT_URL", "DATABASE_REPLICA_URL"
 
 
 async def check_direct(conn: Connection, settings: Settings, variables: Variables) -> list[Finding]:
@@ -34,6 +42,41 @@ async def check_direct(conn: Connection, settings: Settings, variables: Variable
     return [ok("direct", f"{_place(database)} is the same database; migrations use it")]
 
 
+async def check_replica(
+    conn: Connection, settings: Settings, variables: Variables
+) -> list[Finding]:
+    """Check that the replica is a standby of the database, and how far behind it is.
+
+    Nothing that is wrong with it keeps the service from working.
+    """
+    database = settings.replica_database
+    if database is None:
+        return []
+    place = _place(database)
+    try:
+        async with _connected(database) as replica:
+            if (await _identify(replica)) != await _identify(conn):
+                detail = f"{place} is another database than the service's, so it is not used"
+                return [warn("replica", detail, f"Correct {REPLICA}.")]
+            position = await find_position(conn)
+            if position is None:
+                return []  # The service's database is a standby too, which another finding reports.
+            began_at = time.perf_counter()
+            try:
+                await catch_up(replica, position)
+                await require_follower(replica, await find_system(conn), position)
+            except UnusableReplica as error:
+                fix = "Lists and exports use the primary. Check the standby's log and its lag."
+                return [warn("replica", f"{place} is not used: {error}", fix)]
+    except (*LOST, asyncpg.PostgresError) as error:
+        return [_unreachable("replica", REPLICA, error, database)._replace(status="warn")]
+    took_ms = (time.perf_counter() - began_at) * 1000
+    detail = (
+        f"{place} is a standby of this database, which had replayed all within {took_ms:.0f} ms"
+    )
+    return [ok("replica", detail)]
+
+
 @contextlib.asynccontextmanager
 async def _connected(database: Database) -> AsyncIterator[Connection]:
     conn = await connect(database, timeout_s=CONNECT_S, command_timeout=CONNECT_S)
@@ -46,14 +89,8 @@ async def _connected(database: Database) -> AsyncIterator[Connection]:
 
 async def _identify(conn: Connection) -> tuple[int, int]:
     """Return what a database has in common with its copies on standbys, and with no other."""
-    row = await conn.fetchrow(
-        """
-        select (select system_identifier from pg_control_system()) as system, oid
-        from pg_database where datname = current_database()
-        """
-    )
-    assert row is not None  # noqa: S101
-    return row["system"], row["oid"]
+    oid: int = await conn.fetchval("select oid from pg_database where datname = current_database()")
+    return await find_system(conn), oid
 
 
 def _place(database: Database) -> str:

@@ -24,7 +24,7 @@ _CONTROLS = {"Cc", "Zl", "Zp"}
 # The value of DB_PORT in a container next to a service called db, unless the operator sets another.
 _SERVICE_LINK = re.compile(r"(tcp|udp|sctp)://([0-9.]+|\[[0-9a-f:.]+\]):[0-9]+")
 # Fields of Settings, and the variables that set them.
-_OTHER_URLS = {"direct_database": "DATABASE_DIRECT_URL"}
+_OTHER_URLS = {"direct_database": "DATABASE_DIRECT_URL", "replica_database": "DATABASE_REPLICA_URL"}
 
 
 def load_settings(environ: Mapping[str, str]) -> Settings:
@@ -120,7 +120,9 @@ def _read_other_url(name: str, parts: Mapping[str, Any]) -> Database | None:
     if name not in parts:
         return None
     options = _read_options(parts, "sslmode", "sslrootcert")
-    return parse_database_url(name, parts[name], options, parts.get("DB_PASS_FILE"))
+    database = parse_database_url(name, parts[name], options, parts.get("DB_PASS_FILE"))
+    past_pgbouncer = name == "DATABASE_DIRECT_URL"
+    return replace(database, pgbouncer=not past_pgbouncer and parts.get("DB_PGBOUNCER", False))
 
 
 def _read_options(parts: Mapping[str, Any], *names: str) -> dict[str, str]:

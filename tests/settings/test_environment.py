@@ -109,8 +109,20 @@ def test_environment_defaults_match_the_settings_class() -> None:
         ),
         ({"DATABASE_URL": "mysql://u@h/n"}, "DATABASE_URL: expected postgresql://"),
         (
+            {"DATABASE_REPLICA_URL": "postgresql://u@h/n"},
+            "DATABASE_URL: required if DATABASE_REPLICA_URL is set; expected postgresql://",
+        ),
+        (
             {"DATABASE_DIRECT_URL": "postgresql://u@h/n"},
             "DATABASE_URL: required if DATABASE_DIRECT_URL is set; expected postgresql://",
+        ),
+        (
+            {
+                **EXTERNAL,
+                "DATABASE_URL": "postgresql://u@h/n",
+                "DATABASE_REPLICA_URL": "mysql://u@h/n",
+            },
+            "DATABASE_REPLICA_URL: expected postgresql://",
         ),
         (
             {
@@ -320,6 +332,7 @@ SAMPLES = {
     "CORS_HEADERS": "x-datadog-trace-id",
     "CORS_ORIGINS": "https://app.example",
     "DATABASE_DIRECT_URL": "postgresql://u:p@direct/n",
+    "DATABASE_REPLICA_URL": "postgresql://u:p@standby/n",
     "DATABASE_URL": "postgresql://u:p@h/n",
     "DATA_DIR": "/tmp",
     "DB_HOST": "h",
@@ -379,7 +392,7 @@ def test_password_file_loses_the_line_break_at_its_end_alone(tmp_path: Path) -> 
 
 
 def test_other_urls_share_tls_and_the_password_file() -> None:
-    urls = ("DATABASE_URL", "DATABASE_DIRECT_URL")
+    urls = ("DATABASE_URL", "DATABASE_DIRECT_URL", "DATABASE_REPLICA_URL")
     shared = {
         "DB_PASS_FILE": __file__,
         "DB_SSLMODE": "require",
@@ -388,17 +401,22 @@ def test_other_urls_share_tls_and_the_password_file() -> None:
     }
     environ = {**EXTERNAL, **shared, **dict.fromkeys(urls, "postgresql://u@h/n")}
     settings = load_settings(environ)
-    primary, direct = settings.database, settings.direct_database
+    primary, direct, replica = (
+        settings.database,
+        settings.direct_database,
+        settings.replica_database,
+    )
     assert primary is not None
     assert direct is not None
-    assert primary.password_file == direct.password_file == Path(__file__)
+    assert replica is not None
+    assert primary.password_file == direct.password_file == replica.password_file == Path(__file__)
     assert dict(primary.options) == {"sslmode": "require", "target_session_attrs": "read-write"}
-    assert dict(direct.options) == {"sslmode": "require"}
-    assert (primary.pgbouncer, direct.pgbouncer) == (True, False)
+    assert dict(direct.options) == dict(replica.options) == {"sslmode": "require"}
+    assert (primary.pgbouncer, direct.pgbouncer, replica.pgbouncer) == (True, False, True)
 
 
 def test_secrets_are_hidden_from_repr() -> None:
-    urls = ("DATABASE_URL", "DATABASE_DIRECT_URL")
+    urls = ("DATABASE_URL", "DATABASE_DIRECT_URL", "DATABASE_REPLICA_URL")
     settings = load_settings({**EXTERNAL, **dict.fromkeys(urls, f"postgresql://u:{PASSWORD}@h/n")})
     assert SECRET_KEY not in repr(settings)
     assert PASSWORD not in repr(settings)

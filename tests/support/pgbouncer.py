@@ -16,10 +16,13 @@ from tests.support.waiting import eventually_blocking
 
 
 @contextlib.contextmanager
-def behind_pgbouncer(database: Database, *, default_pool_size: int = 20) -> Iterator[Database]:
+def behind_pgbouncer(
+    database: Database, *, default_pool_size: int = 20, server_lifetime: int = 3600
+) -> Iterator[Database]:
     """Yield the database through PgBouncer, which has this many connections to it for all clients.
 
-    With one, what a client leaves behind in its session is there for the next.
+    With one, what a client leaves behind in its session is there for the next. If they live for 0
+    seconds, each transaction has a new one.
     """
     program = require("pgbouncer", "/usr/sbin/pgbouncer")
     host, port = database.hosts[0]
@@ -39,6 +42,7 @@ def behind_pgbouncer(database: Database, *, default_pool_size: int = 20) -> Iter
             admin_users = {database.user}
             pool_mode = transaction
             default_pool_size = {default_pool_size}
+            server_lifetime = {server_lifetime}
             """.replace("            ", "")
         )
         user = ["-u", "nobody"] if os.geteuid() == 0 else []
