@@ -22,7 +22,7 @@ export BRANCHES
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-slow check coverage branches fuzz clients mutants lint format migrate bench bench-scale lock clean
+.PHONY: help serve test test-slow faults faults-quick check coverage branches fuzz clients mutants lint format migrate bench bench-scale ha failover audit sbom lock clean
 
 help: ## List these commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/' | column -t -s:
@@ -34,13 +34,22 @@ serve: $(VENV)/serve.stamp ## Run the service on its embedded PostgreSQL: PORT, 
 PYTEST = $(BIN)/pytest $(if $(COVERAGE),--cov --cov-append --cov-report=)
 
 test: $(VENV)/dev.stamp ## Run the quick tests on an embedded PostgreSQL, or on DATABASE_URL
-	@$(PYTEST) -m "not slow"
+	@$(PYTEST) -m "not slow and not fault"
 
 test-slow: $(VENV)/dev.stamp ## Run the slow tests, and the properties with more examples
-	@$(PYTEST) -m "slow or property" --hypothesis-profile thorough
+	@$(PYTEST) -m "(slow or property) and not fault" --hypothesis-profile thorough
+
+faults: $(VENV)/dev.stamp ## Have everything fail under load, and write docs/reliability.json: ONLY
+	@rm -f .faults.jsonl
+	@FAULTS_REPORT=.faults.jsonl $(BIN)/pytest -n 2 -m fault tests/faults $(if $(ONLY),-k '$(ONLY)')
+	@$(if $(ONLY),,$(BIN)/python -m tests.faults.mixed | tee .faults.mixed && tail -n 1 .faults.mixed >>.faults.jsonl)
+	@$(if $(ONLY),,$(BIN)/python -m tools.reliability .faults.jsonl)
+
+faults-quick: $(VENV)/dev.stamp ## Have a few things fail, as CI does
+	@$(BIN)/pytest -n 0 -m quick_fault tests/faults
 
 check: lint ## Lint, and run the quick tests of one folder of tests/: FEATURE=sessions
-	@$(BIN)/pytest -q -m "not slow" tests/$(FEATURE)
+	@$(BIN)/pytest -q -m "not slow and not fault" tests/$(FEATURE)
 
 coverage: $(VENV)/dev.stamp ## Run both groups and require 95 % of branches to be covered
 	@rm -f .coverage .coverage.*
@@ -78,6 +87,19 @@ bench: $(VENV)/serve.stamp .venv-bench/stamp ## Compare requests with other stac
 
 bench-scale: $(VENV)/serve.stamp ## Measure lists of a million accounts, a sign-in flood, idling, and a soak
 	@exec $(BIN)/python -m benchmarks.scale
+
+ha: $(VENV)/serve.stamp ## Run three database nodes with Patroni, and two replicas of the service
+	@exec $(BIN)/python -m deploy.ha.cluster
+
+failover: $(VENV)/serve.stamp ## Kill the primary's node under load, and measure until writes succeed: CASES, RUNS
+	@exec $(BIN)/python -m benchmarks.failover
+
+audit: .venv-audit/stamp ## Look for known vulnerabilities in the pinned dependencies
+	@.venv-audit/bin/python -m tools.audit
+
+# What deploy/Dockerfile installs, and writes into the image.
+sbom: .venv-sbom/stamp ## Write a bill of materials (CycloneDX) of what the image installs: build/sbom.cdx.json
+	@.venv-sbom/bin/python -m tools.sbom build/sbom.cdx.json
 
 clean: ## Remove virtual environments and caches, but no data
 	@rm -rf .venv .venv-* .mutants benchmarks/peers/fastify/node_modules
@@ -140,4 +162,17 @@ PEERS := benchmarks/peers/fastify
 .venv-mutants/stamp: tests/mutants/requirements.txt
 	@$(PYTHON) -m venv .venv-mutants
 	@.venv-mutants/bin/pip install --disable-pip-version-check --quiet --requirement $<
+	@touch $@
+
+# Likewise for pip-audit.
+.venv-audit/stamp: tools/audit-requirements.txt
+	@$(PYTHON) -m venv .venv-audit
+	@.venv-audit/bin/pip install --disable-pip-version-check --quiet --requirement $<
+	@touch $@
+
+.venv-sbom/stamp: setup.cfg pyproject.toml requirements/service.txt
+	@$(PYTHON) -m venv --clear .venv-sbom
+	@.venv-sbom/bin/pip install --disable-pip-version-check --quiet --requirement requirements/service.txt
+	@.venv-sbom/bin/pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation .
+	@.venv-sbom/bin/pip uninstall --quiet --yes setuptools
 	@touch $@

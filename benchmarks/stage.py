@@ -275,9 +275,18 @@ def write_files(directory: Path, identities: list[Identity]) -> dict[str, Path]:
 
 def machine(postgres: Database) -> dict[str, Any]:
     """Describe the machine, the time, the commit and the versions."""
-    lines, here = Path("/proc/cpuinfo").read_text().splitlines(), str(Path(__file__).parent)
     with psycopg.connect(**postgres.libpq_arguments()) as conn:
         major, minor = divmod(conn.info.server_version, 10_000)
+    return {
+        **host(),
+        "postgresql": {"version": f"{major}.{minor}", **POSTGRES},
+        "wrk": output("wrk", "-v").split()[1] if shutil.which("wrk") else None,
+    }
+
+
+def host() -> dict[str, Any]:
+    """Describe the machine, the time and the commit."""
+    lines, here = Path("/proc/cpuinfo").read_text().splitlines(), str(Path(__file__).parent)
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": output("git", "-C", here, "describe", "--always", "--dirty"),
@@ -285,8 +294,6 @@ def machine(postgres: Database) -> dict[str, Any]:
         "cores": os.cpu_count(),
         "kernel": platform.release(),
         "python": platform.python_version(),
-        "postgresql": {"version": f"{major}.{minor}", **POSTGRES},
-        "wrk": output("wrk", "-v").split()[1] if shutil.which("wrk") else None,
     }
 
 

@@ -29,7 +29,7 @@ from pytest_aiohttp import AiohttpClient
 from service.app import create_app
 from service.audit.partitions import maintain_partitions
 from service.context import SETTINGS
-from service.db import migrations
+from service.db import migrations, pool
 from service.embedded import server as embedded
 from service.http.connections import CONNECTIONS
 from service.mail import sender
@@ -39,6 +39,7 @@ from tests.support.clients import FAST, PLENTY, SECRET_KEY, Client, StartApp
 from tests.support.logbook import log_into
 from tests.support.processes import adopt_orphans, end_with_parent, orphans
 from tests.support.served import Server
+from tests.support.waiting import DEADLINE_S
 
 SERVER_VARIABLE = "SHINKEI_TEST_SERVER"
 # Several times what a run needs for its databases and the WAL.
@@ -74,6 +75,8 @@ hypothesis.settings.load_profile("quick")
 
 # Many tests wait for a mail.
 sender.POLL_S = 0.1
+# A busy machine may keep a test from its next statement for longer than in production.
+pool.IDLE_IN_TRANSACTION_S = 60
 
 _owned: list[Any] = []
 _owned_connections: list[Any] = []
@@ -116,7 +119,7 @@ def pytest_configure(config: pytest.Config) -> None:
         _execute(database, cheaper, f"alter role {database.user} password '{database.password}'")
     template = dataclasses.replace(database, name=f"shinkei_template_{secrets.token_hex(4)}")
     _execute(database, f'create database "{template.name}"')
-    migrations.apply_pending(template)
+    migrations.apply_pending(template, DEADLINE_S)
     asyncio.run(_create_partitions(template))
     _owned.append((database, template.name))
     os.environ[SERVER_VARIABLE] = json.dumps(

@@ -86,6 +86,14 @@ def test_links_and_files_in_documents_exist(path: str) -> None:
         assert list(ROOT.glob(f"{name}*")), name
 
 
+def test_tests_in_documents_exist() -> None:
+    """Those in docs/asvs.md are written from the tests."""
+    named = re.findall(r"`(tests/[\w/]+\.py)::(test_\w+)`", DOCUMENTS["docs/security.md"])
+    assert named
+    for path, name in named:
+        assert re.search(rf"^(async )?def {name}\(", (ROOT / path).read_text(), re.MULTILINE), name
+
+
 def anchors(markdown: str) -> set[str]:
     headings = re.findall(r"^#+ (.+)$", markdown, re.MULTILINE)
     return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}

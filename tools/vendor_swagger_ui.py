@@ -1,10 +1,10 @@
 """Copy the parts of Swagger UI that the page at /docs needs from its package, with licences.
 
-    npm pack swagger-ui-dist@5.35.0
-    python tools/vendor_swagger_ui.py swagger-ui-dist-5.35.0.tgz
+    npm pack swagger-ui-dist@<version>
+    python tools/vendor_swagger_ui.py swagger-ui-dist-<version>.tgz
 
-The bundle is stored compressed, as it is sent. For another version, set INTEGRITY to the output of
-`npm view swagger-ui-dist@<version> dist.integrity`.
+The bundle is stored compressed, as it is sent. For another version, set VERSION, and INTEGRITY to
+the output of `npm view swagger-ui-dist@<version> dist.integrity`.
 """
 
 import base64
@@ -14,6 +14,7 @@ import sys
 import tarfile
 from pathlib import Path
 
+VERSION = "5.35.0"
 INTEGRITY = (
     "sha512-"
     "U06rpMtW9V3XPGOBeamTUSr0Z09jMX4IJuANpE/EZbAhw0G8CgwrzU4YmXkn/h0wCDNsXdGarTNNHC3sU8yVUQ=="

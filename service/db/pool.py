@@ -32,6 +32,9 @@ from service.settings import Settings
 
 LogIfSlow: TypeAlias = Callable[[LoggedQuery], None] | None
 
+# Somewhat longer than a request may take by default.
+IDLE_IN_TRANSACTION_S = 5
+
 _EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _FIRST, _LAST = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
@@ -117,7 +120,7 @@ def _session_settings(settings: Settings, timeout_s: float) -> dict[str, str]:
     return {
         "statement_timeout": str(round(timeout_s * 1000)),
         "lock_timeout": str(round(settings.db_lock_timeout_s * 1000)),
-        "idle_in_transaction_session_timeout": "5000",
+        "idle_in_transaction_session_timeout": str(IDLE_IN_TRANSACTION_S * 1000),
         "jit": "off",
     }
 

@@ -109,7 +109,7 @@ async def read_event(request: web.Request) -> web.Response:
     return render_row(schemas.EVENT, await read(request.app, get_event, request))
 
 
-@describe(
+_describe_change = describe(
     {200: _EVENT._replace(description="The updated event.")},
     body=schemas.CHANGE_EVENT,
     example={"summary": "The sun rises.", "tags": ["dawn"]},
@@ -117,6 +117,9 @@ async def read_event(request: web.Request) -> web.Response:
     if_match="honoured",
     body_max_bytes=schemas.BODY_MAX_BYTES,
 )
+
+
+@_describe_change
 async def change_event(request: web.Request) -> web.Response:
     """Change an event. Omitted fields keep their values."""
     change = await read_body(request, schemas.CHANGE_EVENT)
@@ -187,14 +190,7 @@ async def read_event_of_world(request: web.Request) -> web.Response:
     return await read_event(request)
 
 
-@describe(
-    {200: _EVENT._replace(description="The updated event.")},
-    body=schemas.CHANGE_EVENT,
-    example={"summary": "The sun rises."},
-    problems=(CAUSES_CYCLE,),
-    if_match="honoured",
-    body_max_bytes=schemas.BODY_MAX_BYTES,
-)
+@_describe_change
 async def change_event_of_world(request: web.Request) -> web.Response:
     """Change an event of a world. Omitted fields keep their values."""
     return await change_event(request)

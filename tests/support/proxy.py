@@ -1,8 +1,9 @@
-"""A proxy to PostgreSQL: a network that is slow, falls silent, resets, or leads elsewhere."""
+"""A proxy to PostgreSQL: a network that is slow, silent, broken, or leads elsewhere."""
 
 import asyncio
 import contextlib
 import dataclasses
+import random
 import struct
 from collections.abc import AsyncIterator
 from socket import SO_LINGER, SOL_SOCKET
@@ -17,13 +18,22 @@ _RESET = struct.pack("ii", 1, 0)
 class Proxy:
     """The way to a database, as ``database``. New connections lead to ``target``.
 
-    Data takes ``delay_s`` in each direction, and waits while ``flowing`` is cleared.
+    Data takes ``delay_s`` in each direction, give or take ``jitter_s``, and waits while ``flowing``
+    is cleared.
     """
 
     target: Database
     delay_s: float
     database: Database
     flowing: asyncio.Event = dataclasses.field(default_factory=asyncio.Event)
+    jitter_s: float = 0
+    # New connections are reset at once.
+    refuses: bool = False
+    # The share of responses that are lost, and their connections reset: the server has done what
+    # it was asked for.
+    loses_responses: float = 0
+    # A connection is reset once this many bytes of responses have passed.
+    resets_after_bytes: float = float("inf")
     connections: int = 0
     round_trips: int = 0
     streams: set[asyncio.StreamWriter] = dataclasses.field(default_factory=set)
@@ -31,31 +41,53 @@ class Proxy:
     def reset_all(self) -> None:
         """Reset all open connections."""
         for stream in self.streams:
-            with contextlib.suppress(OSError):
-                stream.get_extra_info("socket").setsockopt(SOL_SOCKET, SO_LINGER, _RESET)
-            stream.transport.abort()
+            _reset(stream)
 
     async def carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Carry one connection until either side closes it."""
-        to_reader, to_writer = await asyncio.open_connection(*self.target.hosts[0])
+        if self.refuses:
+            _reset(writer)
+            return
+        try:
+            to_reader, to_writer = await asyncio.open_connection(*self.target.hosts[0])
+        except OSError:
+            _reset(writer)
+            return
         self.connections += 1
-        self.streams |= {writer, to_writer}
+        both = {writer, to_writer}
+        self.streams |= both
         answered = True
+        passed_bytes = 0
 
         async def pump(source: asyncio.StreamReader, to: asyncio.StreamWriter) -> None:
-            nonlocal answered
+            nonlocal answered, passed_bytes
             loop = asyncio.get_running_loop()
+            due = 0.0
             with contextlib.suppress(OSError):
                 while data := await source.read(65536):
                     await self.flowing.wait()
                     asks = source is reader
                     self.round_trips += asks and answered
                     answered = not asks
-                    loop.call_later(self.delay_s, _write, to, data)
-            loop.call_later(self.delay_s, to.close)
+                    passed_bytes += 0 if asks else len(data)
+                    lost = not asks and random.random() < self.loses_responses
+                    if lost or passed_bytes > self.resets_after_bytes:
+                        for stream in both:
+                            _reset(stream)
+                        return
+                    jitter_s = random.uniform(-self.jitter_s, self.jitter_s)
+                    due = max(due, loop.time() + self.delay_s + jitter_s)
+                    loop.call_at(due, _write, to, data)
+            loop.call_at(max(due, loop.time() + self.delay_s), to.close)
 
         await asyncio.gather(pump(reader, to_writer), pump(to_reader, writer))
-        self.streams -= {writer, to_writer}
+        self.streams -= both
+
+
+def _reset(stream: asyncio.StreamWriter) -> None:
+    with contextlib.suppress(OSError):
+        stream.get_extra_info("socket").setsockopt(SOL_SOCKET, SO_LINGER, _RESET)
+    stream.transport.abort()
 
 
 def _write(to: asyncio.StreamWriter, data: bytes) -> None:

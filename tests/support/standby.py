@@ -11,20 +11,22 @@ from tests.support.processes import connect
 from tests.support.waiting import eventually_blocking
 
 
-def start_standby(primary: embedded.Server, primary_dir: Path, data_dir: Path) -> embedded.Server:
+def start_standby(
+    primary: embedded.Server, primary_dir: Path, data_dir: Path, *, port: int = 0
+) -> embedded.Server:
     """Copy the primary with pg_basebackup, and start the copy as its standby."""
     database = primary.database
     data_dir.mkdir()
     shutil.copy(primary_dir / "postgres_password", data_dir)
-    host, port = database.hosts[0]
-    source = f"host={host} port={port} user={database.user} password={database.password}"
+    host, source_port = database.hosts[0]
+    source = f"host={host} port={source_port} user={database.user} password={database.password}"
     command = [str(find_bindir(None) / "pg_basebackup"), "--pgdata", str(data_dir / "postgres")]
     subprocess.run(
         [*command, "--dbname", source, "--write-recovery-conf", "--checkpoint", "fast"],
         check=True,
         timeout=120,
     )
-    return embedded.start(data_dir, options=FAST)
+    return embedded.start(data_dir, port=port, options=FAST)
 
 
 def promote(standby: embedded.Server, primary: embedded.Server) -> None:

@@ -1,6 +1,7 @@
 """Waiting for a condition: the only place where tests poll."""
 
 import asyncio
+import functools
 import inspect
 import time
 from collections.abc import Awaitable, Callable
@@ -22,7 +23,7 @@ async def eventually(condition: Callable[[], Awaitable[object] | object]) -> Any
             value = await value
         if value:
             return value
-        assert time.monotonic() < deadline, f"did not happen: {inspect.getsource(condition)}"
+        assert time.monotonic() < deadline, f"did not happen: {_describe(condition)}"
         await asyncio.sleep(LOOK_EVERY_S)
 
 
@@ -30,6 +31,12 @@ def eventually_blocking(condition: Callable[[], T]) -> T:
     """Do what ``eventually`` does, in a test without an event loop."""
     deadline = time.monotonic() + DEADLINE_S
     while not (value := condition()):
-        assert time.monotonic() < deadline, f"did not happen: {inspect.getsource(condition)}"
+        assert time.monotonic() < deadline, f"did not happen: {_describe(condition)}"
         time.sleep(LOOK_EVERY_S)
     return value
+
+
+def _describe(condition: Callable[[], object]) -> str:
+    if isinstance(condition, functools.partial):
+        return f"{condition}"
+    return inspect.getsource(condition)

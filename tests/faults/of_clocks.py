@@ -1,0 +1,69 @@
+"""Faults of the service's clock: it is set forward or back by minutes."""
+
+import asyncio
+import functools
+import subprocess
+import tempfile
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+
+from tests.faults.load import Load
+from tests.faults.run import Fault
+from tests.faults.stage import Stage
+
+HELD_S = 2
+STEP_S = 300
+HERE = Path(__file__).parent
+MODES = ("direct", "two workers")
+
+
+@functools.cache
+def library() -> Path:
+    """Compile the library that sets the clock of one process."""
+    built = Path(tempfile.mkdtemp(prefix="shinkei-clock-")) / "clock.so"
+    subprocess.run(
+        ["gcc", "-shared", "-fPIC", "-O2", "-o", str(built), str(HERE / "clock.c"), "-ldl"],
+        check=True,
+    )
+    return built
+
+
+def preloaded() -> dict[str, str]:
+    return {"LD_PRELOAD": str(library()), "CLOCK_OFFSET_FILE": "clock"}
+
+
+async def the_clock_is_set_forward(stage: Stage, load: Load) -> int:
+    return await _set_clock(stage, load, STEP_S)
+
+
+async def the_clock_is_set_back(stage: Stage, load: Load) -> int:
+    return await _set_clock(stage, load, -STEP_S)
+
+
+async def the_clock_is_set_back_and_forth(stage: Stage, load: Load) -> int:
+    for _ in range(3):
+        await _set_clock(stage, load, STEP_S)
+        await _set_clock(stage, load, -STEP_S)
+    return 3
+
+
+async def _set_clock(stage: Stage, load: Load, offset_s: int) -> int:
+    """Set the clock, and set it right again; return whether the service had the wrong time."""
+    file = stage.directory / "service" / "clock"
+    before = await _date(load)
+    file.write_text(str(offset_s))
+    await asyncio.sleep(HELD_S)
+    seen = abs(await _date(load) - before - offset_s) < STEP_S / 2
+    file.write_text("0")
+    return int(seen)
+
+
+async def _date(load: Load) -> float:
+    async with load.session.get(f"{load.url}/health/live") as response:
+        return parsedate_to_datetime(response.headers["Date"]).timestamp()
+
+
+FAULTS = [
+    Fault(happen, modes=MODES, refusals=False, settings=preloaded)
+    for happen in (the_clock_is_set_forward, the_clock_is_set_back, the_clock_is_set_back_and_forth)
+]

@@ -1,0 +1,239 @@
+"""Faults of the service itself: its processes, its machine, and what operators do to it."""
+
+import asyncio
+import contextlib
+import resource
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import aiohttp
+
+from tests.faults.load import BROKEN, Load
+from tests.faults.run import Fault
+from tests.faults.stage import Stage
+from tests.support.factories import PASSWORD
+from tests.support.processes import SHINKEI, dies_with_parent
+from tests.support.waiting import eventually
+
+HELD_S = 3
+ALONE_OR_TWO = ("direct", "two workers")
+
+
+class Asked(NamedTuple):
+    """A request: its method, path, body and headers."""
+
+    method: str
+    path: str
+    body: object
+    headers: dict[str, str]
+
+
+def real_hashes() -> dict[str, str]:
+    """The price of a password as in production."""
+    return {"PASSWORD_HASH_MEMORY_KIB": "19456", "PASSWORD_HASH_ITERATIONS": "2"}
+
+
+def small_pool() -> dict[str, str]:
+    return {"DB_POOL_SIZE": "4"}
+
+
+async def the_service_is_killed(stage: Stage, load: Load) -> int:
+    await stage.service.kill()
+    await asyncio.sleep(0.5)
+    await stage.service.start()
+    return sum(each.status == BROKEN for each in load.requests)
+
+
+async def a_worker_is_killed(stage: Stage, load: Load) -> int:
+    _, worker, *_ = stage.service.pids
+    stage.service.send(signal.SIGKILL, worker)
+
+    def is_replaced() -> bool:
+        pids = stage.service.pids
+        return worker not in pids and len(pids) == 3
+
+    await eventually(is_replaced)
+    return 1
+
+
+async def the_service_hangs(stage: Stage, load: Load) -> int:
+    stage.service.send(signal.SIGSTOP, *stage.service.pids)
+    await asyncio.sleep(2)
+    stage.service.send(signal.SIGCONT, *stage.service.pids)
+    return 1
+
+
+async def a_worker_hangs(stage: Stage, load: Load) -> int:
+    """It is replaced if it is silent for longer than this."""
+    _, worker, *_ = stage.service.pids
+    stage.service.send(signal.SIGSTOP, worker)
+    await asyncio.sleep(HELD_S)
+    stage.service.send(signal.SIGCONT, worker)
+    return 1
+
+
+async def the_service_is_stopped_and_started(stage: Stage, load: Load) -> int:
+    """Whoever got through has an answer: the load pauses before new connections are refused."""
+    first = len(load.probes)
+    stage.service.send(signal.SIGTERM)
+
+    def says_so() -> bool:
+        return any(each.kind == "ready" and each.status == 503 for each in load.probes[first:])
+
+    began = time.monotonic()
+    await eventually(says_so)
+    # As a load balancer does, once the probe has failed.
+    await load.pause()
+    broken = [each for each in load.requests if each.status == BROKEN]
+    assert not broken, broken[:2]
+    assert await stage.service.end() == 0
+    assert time.monotonic() - began < 10
+    await stage.service.start()
+    load.resume()
+    return 1
+
+
+async def the_workers_are_replaced(stage: Stage, load: Load) -> int:
+    """By SIGHUP, while everything goes on."""
+    _, *before = stage.service.pids
+    stage.service.send(signal.SIGHUP)
+
+    def are_replaced() -> bool:
+        _, *now = stage.service.pids
+        return len(now) == 2 and not set(now) & set(before)
+
+    await eventually(are_replaced)
+    return 1
+
+
+async def two_hundred_requests_arrive_at_a_pool_that_is_held(stage: Stage, load: Load) -> int:
+    """By requests that wait for rows, while probes go on."""
+    headers = load.writers[0].headers
+    async with stage.postgres.administrator() as administrator, administrator.transaction():
+        await administrator.execute("lock table users, worlds, sessions")
+        asked = [Asked("GET", "/users/me", None, headers)] * 200
+        return (await _ask_at_once(load, asked)).count(503)
+
+
+async def two_hundred_sign_in_at_once(stage: Stage, load: Load) -> int:
+    """With passwords that are wrong, each of which costs as much as a right one."""
+    asked = [
+        Asked(
+            "POST",
+            "/auth/login",
+            {"email": f"nobody{number}@example.com", "password": PASSWORD},
+            {},
+        )
+        for number in range(200)
+    ]
+    statuses = await _ask_at_once(load, asked)
+    assert set(statuses) <= {401, 503}, set(statuses)
+    return len(statuses)
+
+
+async def _ask_at_once(load: Load, asked: list[Asked]) -> list[int]:
+    """Send all requests at once, each on a connection of its own, and return their statuses."""
+    connector = aiohttp.TCPConnector(limit=0, force_close=True)
+    async with aiohttp.ClientSession(connector=connector) as session:
+        crowd = Load(session, load.url)
+        answers = await asyncio.gather(*(crowd.send(*each) for each in asked))
+        load.requests += [each for each in crowd.requests if each.status == 503]
+    return [status for status, _ in answers]
+
+
+async def descriptors_run_out(stage: Stage, load: Load) -> int:
+    """The process sleeps meanwhile: a loop that accepts in vain would use a whole core."""
+    pid = stage.service.pids[-1]
+    used = _count_descriptors(pid)
+    limits = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (used + 20, limits[1]))
+    connections = []
+    with contextlib.ExitStack() as stack:
+        for _ in range(200):
+            _, writer = await asyncio.open_connection("127.0.0.1", stage.service.port)
+            stack.callback(writer.transport.abort)
+            connections.append(writer)
+        began = _cpu_s(pid)
+        await asyncio.sleep(HELD_S)
+        spent = _cpu_s(pid) - began
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, limits)
+    assert spent < HELD_S / 2, f"{spent} s of CPU"
+    return len(connections)
+
+
+def _count_descriptors(pid: int) -> int:
+    return sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir())
+
+
+def _cpu_s(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / 100
+
+
+async def the_signing_key_is_replaced(stage: Stage, load: Load) -> int:
+    for _ in range(2):
+        command = dies_with_parent(*SHINKEI, "keys", "rotate", "--now")
+        rotating = await asyncio.create_subprocess_exec(
+            *command,
+            cwd=stage.directory / "service",
+            env=stage.service.environment,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=sys.stderr,
+        )
+        assert await rotating.wait() == 0
+        await asyncio.sleep(0.5)
+    return 2
+
+
+async def an_import_is_killed(stage: Stage, load: Load) -> int:
+    """Either all of the world is there, or none of it."""
+    headers = load.writers[3].headers
+    document = await load.expect("GET", f"/worlds/{load.writers[3].world}/export", None, headers)
+    template = document["world_events"][0]
+    document["world"]["name"] = "Copied"
+    document["world_events"] = [
+        template | {"id": f"00000000-0000-4000-8000-{number:012}", "caused_by_ids": []}
+        for number in range(20_000)
+    ]
+    document["stories"] = []
+    url = f"{load.url}{load.api}/worlds/import"
+    for pause_s in (0.3, 0.6, 1.0):
+
+        async def send() -> None:
+            with contextlib.suppress(aiohttp.ClientError, OSError):
+                async with load.session.post(url, json=document, headers=headers) as response:
+                    await response.read()
+
+        sending = asyncio.create_task(send())
+        await asyncio.sleep(pause_s)
+        await stage.service.kill()
+        await sending
+        await stage.service.start()
+    worlds = await stage.postgres.value(
+        "select count(*) from worlds where name = 'Copied' and (select count(*) from world_events"
+        " where world_id = worlds.id) <> 20000"
+    )
+    assert worlds == 0
+    return 3
+
+
+FAULTS = [
+    Fault(the_service_is_killed, breaks=True, quick="pgbouncer"),
+    Fault(a_worker_is_killed, modes=("two workers",), breaks=True, quick="two workers"),
+    Fault(the_service_hangs, modes=ALONE_OR_TWO),
+    Fault(a_worker_hangs, modes=("two workers",)),
+    Fault(the_service_is_stopped_and_started, breaks=True),
+    Fault(the_workers_are_replaced, modes=("two workers",), refusals=False),
+    Fault(
+        two_hundred_requests_arrive_at_a_pool_that_is_held,
+        modes=ALONE_OR_TWO,
+        settings=small_pool,
+    ),
+    Fault(two_hundred_sign_in_at_once, modes=ALONE_OR_TWO, settings=real_hashes),
+    Fault(descriptors_run_out, modes=("direct",), breaks=True),
+    Fault(the_signing_key_is_replaced, refusals=False),
+    Fault(an_import_is_killed, modes=ALONE_OR_TWO, breaks=True),
+]
