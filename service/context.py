@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import asyncpg
 from aiohttp import web
@@ -55,6 +55,13 @@ TRACER: web.AppKey["Tracer"] = web.AppKey("tracer")
 USER: web.RequestKey["asyncpg.Record"] = web.RequestKey("user")
 
 
+class Position(NamedTuple):
+    """How far the primary's WAL goes: its timeline, and an LSN there."""
+
+    timeline: int
+    lsn: str
+
+
 @dataclass(slots=True)
 class RequestContext:
     """The current request's data for its response headers and its log line."""
@@ -71,6 +78,10 @@ class RequestContext:
     # Number of database uses, and the total time spent on them.
     database_calls: int = 0
     database_s: float = 0.0
+    # What the replica must have replayed to serve this request, once that is known, and whether a
+    # read there has failed. Then the others of the request use the primary.
+    position: Position | None = None
+    leaves_replica: bool = False
     # Ends the handler; a streamed response lifts it.
     deadline: asyncio.Timeout | None = None
 

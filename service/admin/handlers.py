@@ -15,6 +15,7 @@ from service.admin import changes, lists, schemas
 from service.admin.changes import lock_account, record_change
 from service.audit.events import record
 from service.db.connection import Connection
+from service.db.replica import read_replica
 from service.db.transactions import read, write
 from service.http import examples
 from service.http.conditional import etag_of, require_if_match
@@ -61,12 +62,14 @@ async def list_users(request: web.Request) -> web.Response:
     query = read_query(request, schemas.LIST_USERS)
     keyset = lists.SORTS[query["sort"]]
     after = read_cursor(request, query, keyset)
-    rows = await read(request.app, lists.list_accounts, query, keyset, after, query["limit"] + 1)
+    rows = await read_replica(
+        request.app, lists.list_accounts, query, keyset, after, query["limit"] + 1
+    )
     count = {}
     if "count" in query:
         exact = query["count"] == "exact"
         counted = lists.count_accounts if exact else lists.estimate_accounts
-        count = {"count": await read(request.app, counted, query)}
+        count = {"count": await read_replica(request.app, counted, query)}
     return render_page(request, query, keyset, rows, schemas.ADMIN_USER, **count)
 
 

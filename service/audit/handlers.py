@@ -3,7 +3,7 @@
 from aiohttp import web
 
 from service.audit import queries, schemas
-from service.db.transactions import read
+from service.db.replica import read_replica
 from service.http.descriptions import Success, describe
 from service.http.pages import page_example, read_cursor, render_page
 from service.http.requests import read_query
@@ -25,5 +25,5 @@ async def list_events(request: web.Request) -> web.Response:
     query = read_query(request, schemas.LIST_EVENTS)
     keyset = queries.NEWEST_FIRST
     after = read_cursor(request, query, keyset)
-    rows = await read(request.app, queries.list_events, query, after, query["limit"] + 1)
+    rows = await read_replica(request.app, queries.list_events, query, after, query["limit"] + 1)
     return render_page(request, query, keyset, rows, schemas.AUDIT_EVENT)

@@ -62,7 +62,7 @@ async def _run(
     contexts: tuple[CleanupContext, ...],
 ) -> T:
     app = web.Application()
-    app[SETTINGS] = dataclasses.replace(settings, db_pool_size=1)
+    app[SETTINGS] = dataclasses.replace(settings, db_pool_size=1, replica_database=None)
     app[LIFECYCLE] = Lifecycle()
     app.cleanup_ctx.extend([database_context, *contexts])
     runner = web.AppRunner(app)

@@ -1,5 +1,7 @@
 """``shinkei migrate``."""
 
+import dataclasses
+
 import click
 
 from service.commands.output import json_option
@@ -25,6 +27,8 @@ def command(status: bool, rollback: int | None, as_json: bool) -> None:
         raise click.UsageError("--status and --rollback cannot be combined.")
     settings = read_settings()
     configure_logging(settings)
+    if settings.direct_database is not None:
+        settings = dataclasses.replace(settings, database=settings.direct_database)
     with database_of(settings) as ready:
         database, wait_s = ready.database, ready.db_connect_timeout_s
         assert database is not None  # noqa: S101

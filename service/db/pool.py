@@ -4,7 +4,7 @@ import asyncio
 import functools
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, TypeAlias
 
 import asyncpg
 import orjson
@@ -12,6 +12,7 @@ from aiohttp import web
 from asyncpg.connection import LoggedQuery
 
 from service.context import SETTINGS, time_to_close_s
+from service.db import replica
 from service.db.connecting import CONNECTOR, Connector, connect, wait_for_database
 from service.db.connection import (
     CONNECTION_CLASS,
@@ -23,13 +24,17 @@ from service.db.connection import (
     Waiting,
 )
 from service.db.failover import FAILOVER, Failover, stop_looking
+from service.db.replica import Replica, replica_context
 from service.db.slow_queries import slow_query_logger
 from service.db.startup import prepare, start_errors
 from service.json_codec import encode
 from service.settings import Settings
 
+LogIfSlow: TypeAlias = Callable[[LoggedQuery], None] | None
+
 # Somewhat longer than a request may take by default.
 IDLE_IN_TRANSACTION_S = 5
+
 _EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _FIRST, _LAST = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
@@ -45,7 +50,7 @@ async def database_context(app: web.Application) -> AsyncIterator[None]:
     await prepare(settings)
     async with slow_query_logger(settings.slow_query_ms) as log_if_slow:
         with start_errors(settings) as database:
-            session = _session_settings(settings)
+            session = _session_settings(settings, settings.db_command_timeout_s)
             began_at = asyncio.get_running_loop().time()
             # While the pool opens, each attempt is repeated like that of the first connection.
             app[CONNECTOR] = Connector(
@@ -57,9 +62,17 @@ async def database_context(app: web.Application) -> AsyncIterator[None]:
                     session=session,
                 )
             )
-            app[POOL] = await _open_pool(app, log_if_slow)
+            app[POOL] = await _open_pool(
+                app,
+                app[CONNECTOR],
+                log_if_slow,
+                # A fixed size, so that no request has to open a connection unless one was lost.
+                min_size=settings.db_pool_size,
+                timeout_s=settings.db_command_timeout_s,
+            )
             app[CONNECTOR].attempt = functools.partial(connect, database, session=session)
-        yield
+        async with replica_context(app, await _open_replica(app, log_if_slow)):
+            yield
         stop_looking(app)
         try:
             async with asyncio.timeout(time_to_close_s(app)):
@@ -69,36 +82,50 @@ async def database_context(app: web.Application) -> AsyncIterator[None]:
         await app[CONNECTOR].close()
 
 
-async def _open_pool(
-    app: web.Application, log_if_slow: Callable[[LoggedQuery], None] | None
-) -> "asyncpg.Pool[asyncpg.Record]":
+async def _open_replica(app: web.Application, log_if_slow: LogIfSlow) -> Replica | None:
+    """Create the replica's pool, which opens connections when they are needed."""
     settings = app[SETTINGS]
+    database = settings.replica_database
+    if database is None:
+        return None
+    timeout_s = min(settings.db_command_timeout_s, replica.STATEMENT_S)
+    session = _session_settings(settings, timeout_s)
+    connector = Connector(functools.partial(connect, database, session=session))
+    pool = await _open_pool(app, connector, log_if_slow, min_size=0, timeout_s=timeout_s)
+    return Replica(pool, connector, database.pgbouncer)
+
+
+async def _open_pool(
+    app: web.Application,
+    connector: Connector,
+    log_if_slow: LogIfSlow,
+    *,
+    min_size: int,
+    timeout_s: float,
+) -> "asyncpg.Pool[asyncpg.Record]":
     connection_class: type[Any] = app.get(CONNECTION_CLASS, asyncpg.Connection)
     return await asyncpg.create_pool(
-        connect=app[CONNECTOR].connect,
-        # A fixed size, so that no request has to open a connection unless one was lost.
-        min_size=settings.db_pool_size,
-        max_size=settings.db_pool_size,
+        connect=connector.connect,
+        min_size=min_size,
+        max_size=app[SETTINGS].db_pool_size,
         connection_class=connection_class,
         # Longer than statement_timeout, so that PostgreSQL cancels first if it is reachable.
-        command_timeout=settings.db_command_timeout_s + 0.5,
+        command_timeout=timeout_s + 0.5,
         init=functools.partial(_prepare_connection, log_if_slow=log_if_slow),
         reset=_skip_reset,
     )
 
 
-def _session_settings(settings: Settings) -> dict[str, str]:
+def _session_settings(settings: Settings, timeout_s: float) -> dict[str, str]:
     return {
-        "statement_timeout": str(round(settings.db_command_timeout_s * 1000)),
+        "statement_timeout": str(round(timeout_s * 1000)),
         "lock_timeout": str(round(settings.db_lock_timeout_s * 1000)),
         "idle_in_transaction_session_timeout": str(IDLE_IN_TRANSACTION_S * 1000),
         "jit": "off",
     }
 
 
-async def _prepare_connection(
-    conn: Connection, *, log_if_slow: Callable[[LoggedQuery], None] | None
-) -> None:
+async def _prepare_connection(conn: Connection, *, log_if_slow: LogIfSlow) -> None:
     """Set up a new connection once; releasing it resets nothing."""
     await _set_codecs(conn)
     if log_if_slow is not None:

@@ -1,4 +1,7 @@
-"""The two ways to use the pool: ``read`` runs one query, ``write`` runs one transaction."""
+"""The two ways to use the pool: ``read`` runs one query, ``write`` runs one transaction.
+
+``replica.read_replica`` is the third way to read.
+"""
 
 import asyncio
 import functools
@@ -69,7 +72,7 @@ async def read(
     """
     for attempt in (1, 2):
         try:
-            async with _acquire(app, query) as conn:
+            async with acquire(app, query) as conn:
                 return await query(conn, *args, **kwargs)
         except TimeoutError as error:  # an OSError too, but not retried
             raise DatabaseUnavailable from error
@@ -100,7 +103,7 @@ async def write(
     """
     for attempt in range(1, WRITE_ATTEMPTS + 1):
         try:
-            async with _acquire(app, work, writes=True) as conn, _transaction(conn):
+            async with acquire(app, work, writes=True) as conn, _transaction(conn):
                 return await work(conn, *args, **kwargs)
         except RETRYABLE as error:
             if attempt == WRITE_ATTEMPTS:
@@ -125,7 +128,7 @@ async def _transaction(conn: Connection, **options: Any) -> AsyncIterator[None]:
     """Run a transaction that commits at the end, or rolls back on an error.
 
     After a timeout or a cancellation no ROLLBACK is sent, because it could hang on a dead
-    connection as well. ``_acquire`` evicts the connection. The server then ends the transaction
+    connection as well. ``acquire`` evicts the connection. The server then ends the transaction
     when it notices the closed connection, or through its own timeouts.
     """
     transaction = conn.transaction(**options)
@@ -164,11 +167,18 @@ async def plan_for_many_rows(conn: Connection) -> None:
 
 
 @asynccontextmanager
-async def _acquire(
-    app: web.Application, purpose: Callable[..., object], *, writes: bool = False
+async def acquire(
+    app: web.Application,
+    purpose: Callable[..., object],
+    *,
+    writes: bool = False,
+    pool: "asyncpg.Pool[asyncpg.Record] | None" = None,
 ) -> AsyncIterator[Connection]:
-    """Acquire a connection, release it afterwards, and report both times to the timers."""
-    settings = app[SETTINGS]
+    """Acquire a connection, release it afterwards, and report both times to the timers.
+
+    It is the primary's, unless it is from another ``pool``.
+    """
+    settings, pool = app[SETTINGS], pool or app[POOL]
     name = _name(purpose.__module__, purpose.__name__)
     PURPOSE.set(name)
     asked = time.perf_counter()
@@ -178,7 +188,7 @@ async def _acquire(
         waiting.count += 1
         try:
             async with asyncio.timeout(settings.db_acquire_timeout_s):
-                conn = await (_acquire_to_write(app) if writes else app[POOL].acquire())
+                conn = await (_acquire_to_write(app) if writes else pool.acquire())
         except asyncpg.SyntaxOrAccessError as error:
             # No statement of ours is wrong: the role may not connect.
             raise DatabaseUnavailable from error
@@ -201,7 +211,7 @@ async def _acquire(
             raise MisuseError(str(error)) from error
         finally:
             try:
-                await app[POOL].release(conn, timeout=settings.db_close_timeout_s)
+                await pool.release(conn, timeout=settings.db_close_timeout_s)
             finally:
                 if writes:
                     app[WRITES].release()

@@ -22,6 +22,7 @@ from service.doctor.connecting import (
     unreachable,
 )
 from service.doctor.findings import Finding, fail, ok, warn, within
+from service.doctor.other_urls import check_direct, check_replica
 from service.settings import Settings, SettingsError
 
 Check: TypeAlias = Callable[[Connection, Settings, Variables], Awaitable[list[Finding]]]
@@ -349,4 +350,6 @@ _CHECKS: tuple[Check, ...] = (
     _check_pool,
     _check_clock,
     _check_keys,
+    check_direct,
+    check_replica,
 )

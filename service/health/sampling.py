@@ -13,6 +13,7 @@ from service.auth.passwords import HASHER
 from service.auth.signing_keys import KEY_RING
 from service.db.connecting import CONNECTOR
 from service.db.connection import DATABASE_TIMERS, POOL, POOL_WAITING
+from service.db.replica import REPLICA
 from service.db.transactions import read
 from service.exceptions import DatabaseUnavailable
 from service.jobs.tasks import end_tasks
@@ -65,6 +66,7 @@ async def _metrics_context(app: web.Application) -> AsyncIterator[None]:
     await end_tasks(app, *tasks)
     # Include the counts since the last sample.
     _count_tokens(app)
+    _count_replica_reads(app)
 
 
 async def _repeat(
@@ -98,6 +100,7 @@ async def _sample(app: web.Application, late_s: float) -> None:
     metrics.password_hashes_queued.set(max(0, hasher.queued - hasher.workers))
     metrics.event_loop_lag.observe(max(0, late_s))
     _count_tokens(app)
+    _count_replica_reads(app)
 
 
 def _count_tokens(app: web.Application) -> None:
@@ -106,6 +109,18 @@ def _count_tokens(app: web.Application) -> None:
     metrics.token_cache.labels("hit").inc(ring.hits)
     metrics.token_cache.labels("miss").inc(ring.misses)
     ring.hits = ring.misses = 0
+
+
+def _count_replica_reads(app: web.Application) -> None:
+    """Move the replica's counts into the metrics: ``db`` knows no metrics."""
+    metrics, replica = app[METRICS], app[REPLICA]
+    if replica is None:
+        return
+    metrics.db_replica_in_use.set(replica.in_use)
+    reads = metrics.counters["db_replica_reads"]
+    reads.labels("replica").inc(replica.reads_there)
+    reads.labels("primary").inc(replica.reads_on_primary)
+    replica.reads_there = replica.reads_on_primary = 0
 
 
 async def _sample_backlogs(app: web.Application, late_s: float) -> None:

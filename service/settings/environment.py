@@ -23,6 +23,8 @@ from service.settings.variables import SettingsError
 _CONTROLS = {"Cc", "Zl", "Zp"}
 # The value of DB_PORT in a container next to a service called db, unless the operator sets another.
 _SERVICE_LINK = re.compile(r"(tcp|udp|sctp)://([0-9.]+|\[[0-9a-f:.]+\]):[0-9]+")
+# Fields of Settings, and the variables that set them.
+_OTHER_URLS = {"direct_database": "DATABASE_DIRECT_URL", "replica_database": "DATABASE_REPLICA_URL"}
 
 
 def load_settings(environ: Mapping[str, str]) -> Settings:
@@ -53,11 +55,16 @@ def load_settings(environ: Mapping[str, str]) -> Settings:
         variable = setting.metadata.get("variable")
         if variable and variable.name in given:
             values[setting.name] = variable.parse(given[variable.name])
-    database = _read_database(
-        {one.name: one.parse(given[one.name]) for one in DATABASE_VARIABLES if one.name in given}
-    )
+    parts = {
+        one.name: one.parse(given[one.name]) for one in DATABASE_VARIABLES if one.name in given
+    }
+    database = _read_database(parts)
     if database is not None and "secret_key" not in values:
         raise VARIABLES["SECRET_KEY"].missing("with an external database")
+    for setting_name, name in _OTHER_URLS.items():
+        if name in given and database is None:
+            raise VARIABLES["DATABASE_URL"].missing(f"if {name} is set")
+        values[setting_name] = _read_other_url(name, parts)
     if MAIL_TOKEN_FILE.name in given:
         token_file = MAIL_TOKEN_FILE.parse(given[MAIL_TOKEN_FILE.name])
         values["mail_server"] = _with_token(values.get("mail_server"), token_file)
@@ -81,15 +88,12 @@ def load_settings(environ: Mapping[str, str]) -> Settings:
 
 def _read_database(parts: Mapping[str, Any]) -> Database | None:
     """Build the database from its variables, or return None if none is configured."""
-    options = {
-        option: parts[f"DB_{option.upper()}"]
-        for option in ("sslmode", "sslrootcert", "target_session_attrs")
-        if f"DB_{option.upper()}" in parts
-    }
+    options = _read_options(parts, "sslmode", "sslrootcert", "target_session_attrs")
     password_file = parts.get("DB_PASS_FILE")
     pgbouncer = parts.get("DB_PGBOUNCER", False)
     if "DATABASE_URL" in parts:
-        database = parse_database_url(parts["DATABASE_URL"], options, password_file)
+        url = parts["DATABASE_URL"]
+        database = parse_database_url("DATABASE_URL", url, options, password_file)
         return replace(database, pgbouncer=pgbouncer)
     if not parts.keys() & {"DB_HOST", "DB_PORT", "DB_NAME", "DB_USER", "DB_PASS"}:
         return None
@@ -109,6 +113,22 @@ def _read_database(parts: Mapping[str, Any]) -> Database | None:
         options=tuple(options.items()),
         pgbouncer=pgbouncer,
     )
+
+
+def _read_other_url(name: str, parts: Mapping[str, Any]) -> Database | None:
+    """Build another way to the database, which has its own hosts but the same TLS and password."""
+    if name not in parts:
+        return None
+    options = _read_options(parts, "sslmode", "sslrootcert")
+    database = parse_database_url(name, parts[name], options, parts.get("DB_PASS_FILE"))
+    past_pgbouncer = name == "DATABASE_DIRECT_URL"
+    return replace(database, pgbouncer=not past_pgbouncer and parts.get("DB_PGBOUNCER", False))
+
+
+def _read_options(parts: Mapping[str, Any], *names: str) -> dict[str, str]:
+    """Return the options that variables such as DB_SSLMODE set."""
+    named = {name: f"DB_{name.upper()}" for name in names}
+    return {name: parts[variable] for name, variable in named.items() if variable in parts}
 
 
 def _with_token(server: MailServer | None, token_file: Path) -> MailServer:

@@ -81,9 +81,13 @@ class Settings:
         "How long to keep serving after SIGTERM, while `/health/ready` already fails.")
 
     database: Database | None = None
+    # Past a pooler, for migrations.
+    direct_database: Database | None = None
+    # A standby, for lists and exports.
+    replica_database: Database | None = None
     db_pool_size: int = variable("DB_POOL_SIZE", DATABASE, 10, integer(1, 1000, "connections"),
         "Connections per process, all opened at startup and kept open. With two or more, at least a"
-        " fifth of them is reserved for reads.")
+        " fifth of them is reserved for reads. As many to the replica, opened when needed.")
     db_connect_timeout_s: float = variable("DB_CONNECT_TIMEOUT_S", DATABASE, 10, seconds(0, 600),
         "How long to wait for the database at startup.")
     db_command_timeout_s: float = variable("DB_COMMAND_TIMEOUT_S", DATABASE, 3, seconds(0.01, 600),
@@ -246,6 +250,11 @@ DATABASE_VARIABLES: tuple[Variable[Any], ...] = (
         " (docs/deployment.md lists them). In the password, write `@` as `%40`, `/` as `%2F` and"
         " `%` as `%25`. Takes precedence over the parts below; without either, an embedded"
         " PostgreSQL is started."),
+    Variable("DATABASE_DIRECT_URL", DATABASE, None, text(DATABASE_URL_FORM),
+        "The same database, past a pooler. `shinkei migrate` and `MIGRATE_ON_START` use it."),
+    Variable("DATABASE_REPLICA_URL", DATABASE, None, text(DATABASE_URL_FORM),
+        "A standby of the same database, for lists and exports (docs/deployment.md). They are read"
+        " there if it has all that was written before the request, and otherwise on the primary."),
     Variable("DB_HOST", DATABASE, None, text("the name or IP address of the PostgreSQL server"),
         "The server, or several separated by commas."),
     Variable("DB_PORT", DATABASE, None, text("a port from 1 to 65535, or one for each host"),
@@ -254,18 +263,21 @@ DATABASE_VARIABLES: tuple[Variable[Any], ...] = (
     Variable("DB_USER", DATABASE, None, text("the name of the database's user"), "The role."),
     Variable("DB_PASS", DATABASE, None, text("a password"), "The role's password."),
     Variable("DB_PASS_FILE", DATABASE, None, READABLE_FILE,
-        "A file with the password. It is read for each new connection, so that it can rotate."),
+        "A file with the password of all three URLs. It is read for each new connection, so that it"
+        " can rotate."),
     Variable("DB_SSLMODE", DATABASE, None, choice(*SSLMODES),
-        "Whether to use TLS and what to verify, as in libpq. `verify-full` trusts the system's"
-        " authorities unless `DB_SSLROOTCERT` is set.", shown_default="`prefer`"),
+        "Whether to use TLS and what to verify, as in libpq, for all three URLs. `verify-full`"
+        " trusts the system's authorities unless `DB_SSLROOTCERT` is set.",
+        shown_default="`prefer`"),
     Variable("DB_SSLROOTCERT", DATABASE, None, text("the path of a certificate"),
         "The certificate of the authority to trust."),
     Variable("DB_TARGET_SESSION_ATTRS", DATABASE, None, choice("any", "read-write", "primary"),
-        "Which of several hosts to use: `read-write` and `primary` find the primary.",
+        "Which of several hosts of the primary to use: `read-write` and `primary` find it.",
         shown_default="`any`"),
     Variable("DB_PGBOUNCER", DATABASE, False, flag(),
-        "Set to `true` behind PgBouncer in transaction mode. Turns named prepared statements and"
-        " session settings off; docs/deployment.md lists what to set on the role instead."),
+        "Set to `true` behind PgBouncer in transaction mode, before the primary or the replica."
+        " Turns named prepared statements and session settings off; docs/deployment.md lists what"
+        " to set on the role instead."),
 )
 # Forms ``Settings.mail_server``, with MAIL_URL.
 MAIL_TOKEN_FILE: Variable[Any] = Variable("MAIL_TOKEN_FILE", MAIL, None, READABLE_FILE,

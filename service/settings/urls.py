@@ -1,4 +1,4 @@
-"""Parsers of DATABASE_URL and MAIL_URL, which also accept unescaped passwords."""
+"""Parsers of the URLs of databases and of MAIL_URL, which also accept unescaped passwords."""
 
 import re
 from collections.abc import Mapping
@@ -104,29 +104,29 @@ LIBPQ_OPTIONS = _PARTS | _SHARED.keys() | _IGNORED | _FIXED.keys() | _LACKING.ke
 
 
 def parse_database_url(
-    url: str, options: Mapping[str, str], password_file: Path | None
+    variable: str, url: str, options: Mapping[str, str], password_file: Path | None
 ) -> Database:
     """Parse the URL as libpq does; ``options`` override the options in the URL.
 
-    Raises SettingsError.
+    Raises SettingsError, which names ``variable``.
     """
     try:
         given = _read_uri(url)
     except ValueError:
-        raise SettingsError(f"DATABASE_URL: expected {DATABASE_URL_FORM}") from None
+        raise SettingsError(f"{variable}: expected {DATABASE_URL_FORM}") from None
     hosts = given.pop("host", "").split(",")
     ports = given.pop("port", "").split(",")
     user, password = given.pop("user", ""), given.pop("password", "")
     name = given.pop("dbname", "") or user
     # libpq would take the user and the host from the machine; asyncpg looks elsewhere.
     if not user or not all(hosts):
-        raise SettingsError(f"DATABASE_URL: expected {DATABASE_URL_FORM}")
+        raise SettingsError(f"{variable}: expected {DATABASE_URL_FORM}")
     if any(host.startswith("@") for host in hosts):
-        raise SettingsError("DATABASE_URL: abstract Unix sockets are not supported")
-    kept = {**_select_options(given), **options}
-    refuse_conflicts(kept, "DB_SSLMODE" if "sslmode" in options else "DATABASE_URL: sslmode")
+        raise SettingsError(f"{variable}: abstract Unix sockets are not supported")
+    kept = {**_select_options(variable, given), **options}
+    refuse_conflicts(kept, "DB_SSLMODE" if "sslmode" in options else f"{variable}: sslmode")
     return Database(
-        hosts=pair_hosts(hosts, ports, "DATABASE_URL"),
+        hosts=pair_hosts(hosts, ports, variable),
         name=name,
         user=user,
         password=password,
@@ -192,7 +192,7 @@ def _decode(text: str) -> str:
     return decoded
 
 
-def _select_options(given: Mapping[str, str]) -> dict[str, str]:
+def _select_options(variable: str, given: Mapping[str, str]) -> dict[str, str]:
     """Return the options for both drivers; an empty one is as good as none.
 
     Raises SettingsError, naming an option that cannot be honoured.
@@ -201,13 +201,13 @@ def _select_options(given: Mapping[str, str]) -> dict[str, str]:
     for name, value in given.items():
         if name not in LIBPQ_OPTIONS:
             shown = f" {name}" if re.fullmatch(r"[\w.-]+", name) else ""
-            raise SettingsError(f"DATABASE_URL: unknown option{shown}")
+            raise SettingsError(f"{variable}: unknown option{shown}")
         choices = _SHARED.get(name) or _FIXED.get(name)
         if choices and value not in choices:
-            raise SettingsError(f"DATABASE_URL: {name}: expected one of {', '.join(choices)}")
+            raise SettingsError(f"{variable}: {name}: expected one of {', '.join(choices)}")
         if name in _LACKING and value:
             instead = f"; use {_LACKING[name]}" if _LACKING[name] else ""
-            raise SettingsError(f"DATABASE_URL: option {name} is not supported{instead}")
+            raise SettingsError(f"{variable}: option {name} is not supported{instead}")
         if name in _SHARED and value:
             kept[name] = value
     return kept

@@ -23,6 +23,7 @@ Counted: TypeAlias = Literal[
     "idempotent_replays",
     "mails",
     "connections_dropped",
+    "db_replica_reads",
 ]
 # Why a connection was closed before its client did so.
 Dropped: TypeAlias = Literal["not_reading", "idle", "overload"]
@@ -39,6 +40,7 @@ LABELS: dict[Counted, tuple[str, tuple[str, ...]]] = {
     ),
     "mails": ("outcome", ("sent", "failed", "unknown", "given_up")),
     "connections_dropped": ("reason", get_args(Dropped)),
+    "db_replica_reads": ("server", ("replica", "primary")),
 }
 HELP: dict[Counted, str] = {
     "sign_ins": (
@@ -49,6 +51,7 @@ HELP: dict[Counted, str] = {
     "throttled_requests": "Requests rejected by a rate limit",
     "idempotent_replays": "Requests that got the stored response for their Idempotency-Key",
     "mails": "Attempts to send a mail; failed and unknown ones are retried, given_up ones are not",
+    "db_replica_reads": "Reads for lists and exports if there is a replica, by where they ran",
     "connections_dropped": "Connections closed on clients that did not read, or for their number",
 }
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
@@ -70,6 +73,7 @@ class Metrics:
     db_pool_connections_in_use: "Gauge"
     db_pool_connecting: "Gauge"
     db_pool_waiting: "Gauge"
+    db_replica_in_use: "Gauge"
     db_acquire_wait: "Histogram"
     db_query_duration: "Histogram"
     password_hash_threads: "Gauge"
@@ -141,6 +145,7 @@ def create(registry: "CollectorRegistry") -> Metrics:
         db_pool_connections_in_use=gauge("db_pool_connections_in_use", "Connections in use"),
         db_pool_connecting=gauge("db_pool_connecting", "Connections being opened"),
         db_pool_waiting=gauge("db_pool_waiting", "Requests and jobs waiting for a connection"),
+        db_replica_in_use=gauge("db_replica_in_use", "Processes that use the replica"),
         db_acquire_wait=histogram("db_acquire_wait_seconds", "Time spent waiting for a connection"),
         db_query_duration=histogram(
             "db_query_duration_seconds",

@@ -28,6 +28,7 @@ from service.auth.tokens import INVALID_ACCESS_TOKEN, SESSION_ENDED
 from service.context import SETTINGS, USER
 from service.db.connection import Connection
 from service.db.listing import Keyset
+from service.db.replica import read_replica
 from service.db.transactions import read, write
 from service.http import examples
 from service.http.conditional import check_preconditions, etag_of
@@ -321,7 +322,7 @@ async def export_me(request: web.Request) -> web.StreamResponse:
 
 async def _export(app: web.Application, user: asyncpg.Record) -> AsyncGenerator[bytes, None]:
     """Yield the document, reading one page at a time, so that no connection is held meanwhile."""
-    networks = await read(app, known_networks.export_networks, user["id"])
+    networks = await read_replica(app, known_networks.export_networks, user["id"])
     yield b'{"account":' + encode(schemas.OWN_PROFILE.dump(user))
     yield b',"known_networks":' + encode(schemas.KNOWN_NETWORK.dump(networks, many=True))
     yield b',"sessions":'
@@ -344,7 +345,7 @@ async def _export_worlds(app: web.Application, user: asyncpg.Record) -> AsyncGen
     Raises Problem 401 if the session ends before it is complete.
     """
     separator, after = b"[", None
-    while worlds := await read(app, world_queries.list_worlds, user["id"], after, 1):
+    while worlds := await read_replica(app, world_queries.list_worlds, user["id"], after, 1):
         await _require_session(app, user)
         after = [worlds[0]["id"]]
         with open_spool() as spool:
@@ -369,7 +370,7 @@ async def _export_list(
     before, after = b"[", None
     while True:
         await _require_session(app, user)
-        rows = await read(app, query, user["id"], after, EXPORT_PAGE)
+        rows = await read_replica(app, query, user["id"], after, EXPORT_PAGE)
         if rows:
             yield before + encode(schema.dump(rows, many=True))[1:-1]
             before, after = b",", [rows[-1][name] for name in keyset.columns]

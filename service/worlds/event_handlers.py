@@ -9,6 +9,7 @@ from aiohttp import web
 
 from service.context import USER
 from service.db.connection import Connection
+from service.db.replica import read_replica
 from service.db.transactions import read, write
 from service.http.conditional import check_preconditions
 from service.http.descriptions import Success, describe
@@ -49,7 +50,7 @@ async def list_events(request: web.Request) -> web.StreamResponse:
     world = await read(request.app, get_world, request)
     around = b"[", b"]"
     if "limit" in query:
-        total = await read(request.app, event_queries.count_events, world["id"])
+        total = await read_replica(request.app, event_queries.count_events, world["id"])
         around = b'{"total":%d,"events":[' % total, b"]}"
 
     async def list_events(

@@ -7,7 +7,8 @@ import asyncpg
 from aiohttp import web
 
 from service.db.connection import Connection
-from service.db.transactions import read, snapshot
+from service.db.replica import read_replica
+from service.db.transactions import snapshot
 from service.worlds import queries
 from service.worlds.document import write_document
 from service.worlds.spool import CHUNK_BYTES, write_spool
@@ -37,4 +38,4 @@ async def spool_world(
             await write_spool(spool, bytes(waiting))
         return world
 
-    return await read(app, export_world)
+    return await read_replica(app, export_world)

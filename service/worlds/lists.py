@@ -11,7 +11,8 @@ from marshmallow import Schema
 from service.context import SETTINGS
 from service.db.connection import Connection
 from service.db.listing import Keyset
-from service.db.transactions import read, snapshot
+from service.db.replica import read_replica
+from service.db.transactions import snapshot
 from service.http.descriptions import array_of
 from service.http.fields import Digits, Text
 from service.http.pages import link_to_next, make_cursor, open_cursor
@@ -90,7 +91,7 @@ async def respond_with_list(
         url = request.rel_url.with_path(path, keep_query=True)
         return link_to_next(url, make_cursor(secret_key, path, query, keyset, row))
 
-    rows = await read(request.app, fetch, start, min(limit, size) + 1)
+    rows = await read_replica(request.app, fetch, start, min(limit, size) + 1)
     if len(rows) <= size or limit <= size:
         headers = link(rows[limit - 1]) if len(rows) > limit else {}
         return JsonResponse(around[0] + _join(dump, rows[:limit]) + around[1], headers=headers)
@@ -114,7 +115,7 @@ async def respond_with_list(
         return rows[wanted - 1] if len(rows) > wanted else None
 
     with open_spool() as spool:
-        last = await read(request.app, read_list)
+        last = await read_replica(request.app, read_list)
         return await stream_json(request, send(spool), link(last) if last else {})
 
 

@@ -9,6 +9,7 @@ from aiohttp import web
 
 from service.context import USER
 from service.db.connection import Connection
+from service.db.replica import read_replica
 from service.db.transactions import plan_for_many_rows, read, write
 from service.http.conditional import check_preconditions
 from service.http.descriptions import Success, describe
@@ -74,7 +75,7 @@ async def _respond(
 @describe({200: Success("The tags.", shapes.STORY_TAGS, (), {"tags": ["mystery", "sea"]})})
 async def list_tags(request: web.Request) -> web.Response:
     """List the tags of a world's stories, without those of archived ones, in order."""
-    return json_response({"tags": await read(request.app, _list_tags, request)})
+    return json_response({"tags": await read_replica(request.app, _list_tags, request)})
 
 
 async def _list_tags(conn: Connection, request: web.Request) -> list[str]:

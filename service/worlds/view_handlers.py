@@ -11,6 +11,7 @@ import asyncpg
 from aiohttp import web
 
 from service.db.connection import Connection
+from service.db.replica import read_replica
 from service.db.transactions import read, snapshot
 from service.http.descriptions import Success, describe
 from service.http.problems import SEARCH_TOO_BROAD, Problem
@@ -155,13 +156,13 @@ async def _draw(app: web.Application, world_id: uuid.UUID) -> AsyncGenerator[byt
     yield b'{"world_id":' + encode(world_id) + b',"nodes":['
     drawn: set[uuid.UUID] = set()
     separator, node = b"", None
-    while nodes := await read(app, view_queries.list_nodes, world_id, node, NODES_AT_ONCE):
+    while nodes := await read_replica(app, view_queries.list_nodes, world_id, node, NODES_AT_ONCE):
         yield separator + encode([dict(each) for each in nodes])[1:-1]
         drawn.update(each["id"] for each in nodes)
         separator, node = b",", nodes[-1]["id"]
     yield b'],"edges":['
     separator, edge = b"", None
-    while edges := await read(app, view_queries.list_edges, world_id, edge, NODES_AT_ONCE):
+    while edges := await read_replica(app, view_queries.list_edges, world_id, edge, NODES_AT_ONCE):
         # Events may have been added since the nodes were read.
         between = [
             {"source": each["cause_id"], "target": each["event_id"], "type": "causes"}
@@ -187,7 +188,8 @@ async def search_world(request: web.Request) -> web.Response:
     marked. Archived stories are left out.
     """
     query = read_query(request, schemas.SEARCH)
-    return json_response(await read(request.app, _search, request, query["q"], query["limit"]))
+    found = await read_replica(request.app, _search, request, query["q"], query["limit"])
+    return json_response(found)
 
 
 async def _search(conn: Connection, request: web.Request, text: str, limit: int) -> dict[str, Any]:

@@ -108,6 +108,30 @@ def test_environment_defaults_match_the_settings_class() -> None:
             "SECRET_KEY: required with an external database; expected at least 32 bytes",
         ),
         ({"DATABASE_URL": "mysql://u@h/n"}, "DATABASE_URL: expected postgresql://"),
+        (
+            {"DATABASE_REPLICA_URL": "postgresql://u@h/n"},
+            "DATABASE_URL: required if DATABASE_REPLICA_URL is set; expected postgresql://",
+        ),
+        (
+            {"DATABASE_DIRECT_URL": "postgresql://u@h/n"},
+            "DATABASE_URL: required if DATABASE_DIRECT_URL is set; expected postgresql://",
+        ),
+        (
+            {
+                **EXTERNAL,
+                "DATABASE_URL": "postgresql://u@h/n",
+                "DATABASE_REPLICA_URL": "mysql://u@h/n",
+            },
+            "DATABASE_REPLICA_URL: expected postgresql://",
+        ),
+        (
+            {
+                **EXTERNAL,
+                "DATABASE_URL": "postgresql://u@h/n",
+                "DATABASE_DIRECT_URL": "postgresql://u@h/n?a=b",
+            },
+            "DATABASE_DIRECT_URL: unknown option a",
+        ),
         ({"DATABASE_URL": "postgresql://h/n"}, "DATABASE_URL: expected postgresql://"),
         ({"DATABASE_URL": "postgresql://u@/n"}, "DATABASE_URL: expected postgresql://"),
         ({"DATABASE_URL": "postgresql://u@h:x/n"}, "DATABASE_URL: expected postgresql://"),
@@ -307,6 +331,8 @@ def test_port_that_is_no_such_link_is_refused(link: str) -> None:
 SAMPLES = {
     "CORS_HEADERS": "x-datadog-trace-id",
     "CORS_ORIGINS": "https://app.example",
+    "DATABASE_DIRECT_URL": "postgresql://u:p@direct/n",
+    "DATABASE_REPLICA_URL": "postgresql://u:p@standby/n",
     "DATABASE_URL": "postgresql://u:p@h/n",
     "DATA_DIR": "/tmp",
     "DB_HOST": "h",
@@ -365,7 +391,32 @@ def test_password_file_loses_the_line_break_at_its_end_alone(tmp_path: Path) -> 
     assert settings.database.read_password() == " a password "
 
 
+def test_other_urls_share_tls_and_the_password_file() -> None:
+    urls = ("DATABASE_URL", "DATABASE_DIRECT_URL", "DATABASE_REPLICA_URL")
+    shared = {
+        "DB_PASS_FILE": __file__,
+        "DB_SSLMODE": "require",
+        "DB_TARGET_SESSION_ATTRS": "read-write",
+        "DB_PGBOUNCER": "true",
+    }
+    environ = {**EXTERNAL, **shared, **dict.fromkeys(urls, "postgresql://u@h/n")}
+    settings = load_settings(environ)
+    primary, direct, replica = (
+        settings.database,
+        settings.direct_database,
+        settings.replica_database,
+    )
+    assert primary is not None
+    assert direct is not None
+    assert replica is not None
+    assert primary.password_file == direct.password_file == replica.password_file == Path(__file__)
+    assert dict(primary.options) == {"sslmode": "require", "target_session_attrs": "read-write"}
+    assert dict(direct.options) == dict(replica.options) == {"sslmode": "require"}
+    assert (primary.pgbouncer, direct.pgbouncer, replica.pgbouncer) == (True, False, True)
+
+
 def test_secrets_are_hidden_from_repr() -> None:
-    settings = load_settings({**EXTERNAL, "DATABASE_URL": f"postgresql://u:{PASSWORD}@h/n"})
+    urls = ("DATABASE_URL", "DATABASE_DIRECT_URL", "DATABASE_REPLICA_URL")
+    settings = load_settings({**EXTERNAL, **dict.fromkeys(urls, f"postgresql://u:{PASSWORD}@h/n")})
     assert SECRET_KEY not in repr(settings)
     assert PASSWORD not in repr(settings)

@@ -17,11 +17,17 @@ from tests.support.programs import require
 from tests.support.waiting import eventually_blocking
 
 
-def prepare(database: Database, directory: Path, port: int, pool_size: int = 20) -> list[str]:
+def prepare(
+    database: Database,
+    directory: Path,
+    port: int,
+    pool_size: int = 20,
+    server_lifetime: int = 3600,
+) -> list[str]:
     """Write PgBouncer's configuration, and return the command that runs it.
 
-    It has ``pool_size`` connections to the database for all clients, and connects again as
-    docs/deployment.md says.
+    It has ``pool_size`` connections to the database for all clients, each for ``server_lifetime``
+    seconds, and connects again as docs/deployment.md says.
     """
     program = require("pgbouncer", "/usr/sbin/pgbouncer")
     host, server_port = database.hosts[0]
@@ -41,6 +47,7 @@ def prepare(database: Database, directory: Path, port: int, pool_size: int = 20)
         pool_mode = transaction
         default_pool_size = {pool_size}
         server_login_retry = 1
+        server_lifetime = {server_lifetime}
         """.replace("        ", "")
     )
     # Not by its option -u: the kernel forgets whom a process dies with when it changes its user.
@@ -54,13 +61,16 @@ def through_port(database: Database, port: int) -> Database:
 
 
 @contextlib.contextmanager
-def behind_pgbouncer(database: Database, *, default_pool_size: int = 20) -> Iterator[Database]:
+def behind_pgbouncer(
+    database: Database, *, default_pool_size: int = 20, server_lifetime: int = 3600
+) -> Iterator[Database]:
     """Yield the database through PgBouncer, which has this many connections to it for all clients.
 
-    With one, what a client leaves behind in its session is there for the next.
+    With one, what a client leaves behind in its session is there for the next. If they live for 0
+    seconds, each transaction has a new one.
     """
     with reserved_port() as port, tempfile.TemporaryDirectory() as directory:
-        command = prepare(database, Path(directory), port, default_pool_size)
+        command = prepare(database, Path(directory), port, default_pool_size, server_lifetime)
         with started(*command):
             through = through_port(database, port)
             eventually_blocking(lambda: answers(through))
