@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 DOCUMENT = ROOT / "docs/reliability.md"
 EVIDENCE = ROOT / "docs/reliability.json"
 PEER = ROOT / "docs/reliability-peer.json"
-MODES = ("direct", "pgbouncer", "two hosts", "two workers")
+MODES = ("direct", "pgbouncer", "two hosts", "two workers", "replica")
 TABLE = r"(?<=<!-- {name} -->\n).*?(?=<!-- /{name} -->)"
 Run = dict[str, Any]
 
@@ -32,7 +32,7 @@ def tables(runs: list[Run]) -> str:
     return (
         f"\n{_sum_up(runs)}\n\nThe seconds from a fault's end until the last request that failed,"
         " by mode, and those of the slowest request:\n\n"
-        f"| fault | {' | '.join(MODES)} | slowest |\n|---|---|---|---|---|---|\n{''.join(rows)}\n"
+        f"| fault | {' | '.join(MODES)} | slowest |\n|{'---|' * 7}\n{''.join(rows)}\n"
     )
 
 

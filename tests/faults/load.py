@@ -21,6 +21,8 @@ from tests.support.waiting import eventually
 
 WRITERS = 6
 PAUSE_S = 0.05
+# A writer lists its events after each write whose number this divides.
+LOOK_AFTER = 9
 PROBE_EVERY_S = 0.1
 SIGN_IN_EVERY_S = 0.4
 # Far longer than any request may take.
@@ -74,6 +76,7 @@ class Load:
         self.writers: list[Writer] = []
         self.requests: list[Outcome] = []
         self.probes: list[Outcome] = []
+        self.stale: list[str] = []
         self._tasks: list[asyncio.Task[None]] = []
         self._stopping = False
         self._going = asyncio.Event()
@@ -193,6 +196,15 @@ class Load:
         written[summary] = False
         status = await self._insert(writer, summary, keyed=written is writer.keyed)
         written[summary] = status == 201
+        if status == 201 and number % LOOK_AFTER == 0:
+            await self._look(writer, summary)
+
+    async def _look(self, writer: Writer, summary: str) -> None:
+        """List the events of the writer's world, which has what has just been written."""
+        path = f"/worlds/{writer.world}/events"
+        status, events = await self.send("GET", path, None, writer.headers)
+        if status == 200 and summary not in (event["summary"] for event in events):
+            self.stale.append(summary)
 
     async def rename(self, writer: Writer) -> None:
         """Count the name of the writer's account up."""

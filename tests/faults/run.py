@@ -48,6 +48,8 @@ class Fault:
     modes: tuple[str, ...] = MODES
     # What the client without defences does.
     control: str = "select count(*) from users"
+    # The client without defences uses the replica.
+    of_replica: bool = False
     # In this mode, it is among the quick runs.
     quick: str = ""
     # Readiness must fail within READY_S: the fault lasts longer than that.
@@ -124,7 +126,11 @@ async def endure(fault: Fault, stage: Stage, load: Load) -> Report:
     report.slowness = await asyncio.to_thread(measure_slowness)
     load.forget()
     before = load.acknowledged
-    async with controlling(stage.database, fault.control) as control:
+    database = stage.database
+    if fault.of_replica:
+        assert stage.second is not None
+        database = stage.second.database
+    async with controlling(database, fault.control) as control:
         control.failures = 0
         began = time.monotonic()
         seen = await fault.happen(stage, load)
@@ -223,6 +229,7 @@ def judge(report: Report, fault: Fault, load: Load, ended: float) -> list[str]:
     require(not report.other_5xx, f"G2: {report.other_5xx} responses of 5xx other than 503")
     wrong = [each for each in load.requests if _is_wrong(each, fault)]
     require(not wrong, f"G2: {len(wrong)} wrong responses, such as {wrong[:2]}")
+    require(not load.stale, f"{len(load.stale)} lists lacked what their reader had written")
     if not fault.breaks:
         dead = [each for each in load.probes if each.kind == "live" and each.status != 200]
         require(not dead, f"live: {dead[:2]}")

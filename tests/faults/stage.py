@@ -281,6 +281,8 @@ class Stage:
     mail_port: int
     standby: Postgres | None = None
     pooler: Pooler | None = None
+    # The way to the standby.
+    second: Proxy | None = None
     promoted: bool = False
 
     @property
@@ -300,14 +302,12 @@ class Stage:
         self.promoted = True
 
 
-def variables_of(*databases: Database) -> dict[str, str]:
-    """Return the settings that lead to a database, or to the primary of several."""
+def url_of(*databases: Database) -> str:
+    """Return the URL of a database, or of the primary of several."""
     first = databases[0]
     hosts = ",".join(f"{host}:{port}" for each in databases for host, port in each.hosts)
     url = f"postgresql://{first.user}:{quote(first.password)}@{hosts}/{first.name}"
-    if len(databases) > 1:
-        url += "?target_session_attrs=read-write"
-    return {"DATABASE_URL": url, "DB_PGBOUNCER": "true" if first.pgbouncer else ""}
+    return f"{url}?target_session_attrs=read-write" if len(databases) > 1 else url
 
 
 @contextlib.contextmanager
@@ -381,7 +381,9 @@ async def staged(
             stack.push_async_callback(pooler.end, signal.SIGKILL)
             await pooler.start()
             behind = pooler.database
-        if mode == "two hosts":
+        variables = {**variables, "WORKERS": "2" if mode == "two workers" else "1"}
+        second: Proxy | None = None
+        if mode in ("two hosts", "replica"):
             standby = Postgres(directory / "standby", standby_port, do)
             standby.server = await do(
                 start_standby,
@@ -392,15 +394,18 @@ async def staged(
             )
             stack.push_async_callback(_stop, standby)
             second = await stack.enter_async_context(proxying(standby.database))
+        if second is not None and mode == "two hosts":
             others = (second.database,)
+        if second is not None and mode == "replica":
+            variables["DATABASE_REPLICA_URL"] = url_of(second.database)
         proxy = await stack.enter_async_context(proxying(behind))
         (directory / "service").mkdir()
         service = Service(
             directory / "service",
             service_port,
             {
-                **variables_of(proxy.database, *others),
-                "WORKERS": "2" if mode == "two workers" else "1",
+                "DATABASE_URL": url_of(proxy.database, *others),
+                "DB_PGBOUNCER": "true" if behind.pgbouncer else "",
                 "MAIL_URL": f"smtp://127.0.0.1:{mail_port}" if mails else "",
                 **variables,
             },
@@ -409,7 +414,9 @@ async def staged(
         )
         stack.push_async_callback(_kill, service)
         await service.start()
-        yield Stage(mode, directory, do, postgres, proxy, service, mail_port, standby, pooler)
+        yield Stage(
+            mode, directory, do, postgres, proxy, service, mail_port, standby, pooler, second
+        )
 
 
 async def _stop(postgres: Postgres) -> None:

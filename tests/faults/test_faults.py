@@ -13,6 +13,7 @@ from tests.faults import (
     of_networks,
     of_pgbouncer,
     of_postgres,
+    of_replicas,
     of_services,
 )
 from tests.faults.run import Fault, run
@@ -23,6 +24,7 @@ FAULTS = [
         of_postgres,
         of_networks,
         of_pgbouncer,
+        of_replicas,
         of_services,
         of_clients,
         of_mail,
