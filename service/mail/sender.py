@@ -11,6 +11,7 @@ answer, or the replica dies, the mail is not sent again and again to someone who
 
 import asyncio
 import contextlib
+import importlib
 import logging
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -60,6 +61,9 @@ class ClaimLostError(Exception):
 async def mail_context(app: web.Application) -> AsyncIterator[None]:
     """Read the templates, and send mails that are due while the application runs."""
     app[MAIL_TEMPLATES] = read_templates(app[SETTINGS].mail_templates_dir)
+    # A slow import, which commands do not need. When the first mail is due, the process may have
+    # run out of descriptors.
+    await asyncio.to_thread(importlib.import_module, "service.mail.smtp")
     stopping = asyncio.Event()
     task = asyncio.create_task(_send_until(app, stopping), name="mail")
     yield
@@ -127,7 +131,7 @@ async def _settle(
 
 async def _attempt(app: web.Application, row: asyncpg.Record) -> float | None:
     """Attempt one delivery. Returns the seconds until the next one, or None if it was the last."""
-    # A slow import, which commands and workers do not need to start.
+    # Already imported by ``mail_context``.
     import aiosmtplib
 
     from service.mail.smtp import NoAnswerError, TokenFileError
