@@ -42,7 +42,7 @@ test-slow: $(VENV)/dev.stamp ## Run the slow tests, and the properties with more
 faults: $(VENV)/dev.stamp ## Have everything fail under load, and write docs/reliability.json: ONLY
 	@rm -f .faults.jsonl
 	@FAULTS_REPORT=.faults.jsonl $(BIN)/pytest -n 2 -m fault tests/faults $(if $(ONLY),-k '$(ONLY)')
-	@$(if $(ONLY),,$(BIN)/python -m tests.faults.mixed | tee .faults.mixed && tail -n 1 .faults.mixed >>.faults.jsonl)
+	@$(if $(ONLY),,$(BIN)/python -m tests.faults.mixed --report .faults.jsonl)
 	@$(if $(ONLY),,$(BIN)/python -m tools.reliability .faults.jsonl)
 
 faults-quick: $(VENV)/dev.stamp ## Have a few things fail, as CI does

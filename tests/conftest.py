@@ -14,7 +14,6 @@ import re
 import secrets
 import shutil
 import signal
-import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -38,14 +37,11 @@ from tests.support import described, forks
 from tests.support.clients import FAST, PLENTY, SECRET_KEY, Client, StartApp
 from tests.support.logbook import log_into
 from tests.support.processes import adopt_orphans, end_with_parent, orphans
+from tests.support.scratch import find_memory, make_directory, remove_leftovers
 from tests.support.served import Server
 from tests.support.waiting import DEADLINE_S
 
 SERVER_VARIABLE = "SHINKEI_TEST_SERVER"
-# Several times what a run needs for its databases and the WAL.
-MEMORY_ENOUGH_BYTES = 2 * 2**30
-# Prefix of the run's directories; its process id follows.
-PREFIX = "shinkei-tests-"
 
 LOG_VARIABLE = "SHINKEI_TEST_LOG"
 # Test passwords, hashes, links, JWTs, emails, and anything shaped like 256 random bits.
@@ -99,8 +95,8 @@ def pytest_configure(config: pytest.Config) -> None:
         end_with_parent()
     else:
         adopt_orphans()
-        _remove_leftovers()
-        _log_dir.append(Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-")))
+        remove_leftovers()
+        _log_dir.append(make_directory())
         os.environ[LOG_VARIABLE] = str(_log_dir[0] / "log")
     log_into(Path(os.environ[LOG_VARIABLE]))
     if hasattr(config, "workerinput"):
@@ -108,7 +104,7 @@ def pytest_configure(config: pytest.Config) -> None:
     settings = load_settings({"SECRET_KEY": SECRET_KEY, **_given_database()})
     database = settings.database
     if database is None:
-        data_dir = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-", dir=_find_memory()))
+        data_dir = make_directory(find_memory())
         server = embedded.start(data_dir, options=FAST)
         _owned.append((server, data_dir))
         database = server.database
@@ -148,22 +144,6 @@ def pytest_collection_finish() -> None:
     """Exclude imported and collected objects from garbage collection, to save time."""
     gc.collect()
     gc.freeze()
-
-
-def _find_memory() -> Path | None:
-    """Return an in-memory directory if it has room: databases are created faster there."""
-    memory = Path("/dev/shm")
-    enough = memory.is_dir() and shutil.disk_usage(memory).free > MEMORY_ENOUGH_BYTES
-    return memory if enough and os.access(memory, os.W_OK) else None
-
-
-def _remove_leftovers() -> None:
-    """Remove the directories of runs that were killed."""
-    for parent in filter(None, (_find_memory(), Path(tempfile.gettempdir()))):
-        for path in parent.glob(f"{PREFIX}*"):
-            pid = path.name.removeprefix(PREFIX).partition("-")[0]
-            if not pid.isdecimal() or not Path("/proc", pid).exists():
-                shutil.rmtree(path, ignore_errors=True)
 
 
 @pytest.hookimpl(trylast=True)

@@ -30,6 +30,8 @@ T = TypeVar("T")
 
 # How long a read waits for the standby to replay.
 CATCH_UP_S = 0.1
+# How long it may take to say whether it has. Then it counts as silent.
+SILENT_S = 0.5
 # How long the standby may take for a statement. Then the primary has time to run it again.
 STATEMENT_S = 1
 # The part of the time that a request has left which a read there may use.
@@ -39,8 +41,9 @@ LOOK_EVERY_S = 1
 # Minimum time between warnings, as a standby may fail and recover every few seconds.
 WARN_EVERY_S = 60
 _POLL_S = 0.002
-# The standby is well, and only this statement failed: for example, it was in the way of replay.
-_OF_THE_STATEMENT = (*RETRYABLE, asyncpg.QueryCanceledError, asyncpg.DataError)
+# The standby is well, and only this read failed: it was in the way of replay, took too long, or
+# found all connections in use.
+_OF_THE_READ = (*RETRYABLE, asyncpg.QueryCanceledError, asyncpg.DataError, TimeoutError)
 
 # A commit is acknowledged once its WAL is flushed, or with synchronous_commit off once inserted.
 # WAL of transactions that are in progress may be inserted long before it is flushed and sent.
@@ -201,11 +204,17 @@ async def _caught_up(
     conn: Connection, position: Position, replica: Replica
 ) -> AsyncIterator[Connection]:
     """Yield the connection once its server has all up to the position. Raises UnusableReplica."""
-    server = await catch_up(conn, position)
+    try:
+        async with asyncio.timeout(SILENT_S):
+            server = await catch_up(conn, position)
+    except TimeoutError:
+        raise UnusableReplica("no response") from None
     if (server, position.timeline) not in replica.followed:
         assert replica.system is not None  # noqa: S101
         follower = await require_follower(conn, replica.system, position)
-        replica.followed.add((follower, position.timeline))
+        if follower != server:
+            raise UnusableReplica("PgBouncer leads to several servers")
+        replica.followed.add((server, position.timeline))
     if not replica.pgbouncer:
         yield conn
         return
@@ -217,11 +226,11 @@ async def _caught_up(
 
 
 async def _leave_after(app: web.Application, replica: Replica, error: Exception) -> None:
-    """Leave the replica after an error that is not the statement's, and look for its return."""
+    """Leave the replica after an error that is not the read's, and look for its return."""
     of_server = isinstance(
         error, (UnusableReplica, DatabaseUnavailable, *LOST, asyncpg.PostgresError)
     )
-    if not replica.in_use or not of_server or isinstance(error, _OF_THE_STATEMENT):
+    if not replica.in_use or not of_server or isinstance(error, _OF_THE_READ):
         return
     replica.in_use = False
     replica.connector.drop()

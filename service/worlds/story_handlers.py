@@ -75,12 +75,10 @@ async def _respond(
 @describe({200: Success("The tags.", shapes.STORY_TAGS, (), {"tags": ["mystery", "sea"]})})
 async def list_tags(request: web.Request) -> web.Response:
     """List the tags of a world's stories, without those of archived ones, in order."""
-    return json_response({"tags": await read_replica(request.app, _list_tags, request)})
-
-
-async def _list_tags(conn: Connection, request: web.Request) -> list[str]:
-    world = await get_world(conn, request)
-    return await story_queries.list_tags(conn, world["id"])
+    world = await read(request.app, get_world, request)
+    return json_response(
+        {"tags": await read_replica(request.app, story_queries.list_tags, world["id"])}
+    )
 
 
 @describe(

@@ -188,12 +188,12 @@ async def search_world(request: web.Request) -> web.Response:
     marked. Archived stories are left out.
     """
     query = read_query(request, schemas.SEARCH)
-    found = await read_replica(request.app, _search, request, query["q"], query["limit"])
+    world = await read(request.app, get_world, request)
+    found = await read_replica(request.app, _search, world, query["q"], query["limit"])
     return json_response(found)
 
 
-async def _search(conn: Connection, request: web.Request, text: str, limit: int) -> dict[str, Any]:
-    world = await get_world(conn, request)
+async def _search(conn: Connection, world: asyncpg.Record, text: str, limit: int) -> dict[str, Any]:
     words = read_search(text)
     try:
         rows = await view_queries.search(conn, world["id"], world["text_search"], words, limit)

@@ -20,9 +20,10 @@ from tests.support.factories import PASSWORD, bearer
 from tests.support.waiting import eventually
 
 WRITERS = 6
-PAUSE_S = 0.05
 # A writer lists its events after each write whose number this divides.
 LOOK_AFTER = 9
+# As many events as a list has at most.
+LIST_MAX = 1000
 PROBE_EVERY_S = 0.1
 SIGN_IN_EVERY_S = 0.4
 # Far longer than any request may take.
@@ -69,6 +70,7 @@ class Load:
 
     api = "/api/v1"
     has_readiness = True
+    pause_s = 0.05
 
     def __init__(self, session: aiohttp.ClientSession, url: str) -> None:
         self.session = session
@@ -77,6 +79,8 @@ class Load:
         self.requests: list[Outcome] = []
         self.probes: list[Outcome] = []
         self.stale: list[str] = []
+        # When the requests without an answer yet began.
+        self.waiting: Counter[float] = Counter()
         self._tasks: list[asyncio.Task[None]] = []
         self._stopping = False
         self._going = asyncio.Event()
@@ -99,8 +103,8 @@ class Load:
 
     def start(self) -> None:
         for writer in self.writers:
-            self.repeat(PAUSE_S, self._write, writer)
-        self.repeat(PAUSE_S, self.read)
+            self.repeat(self.pause_s, self._write, writer)
+        self.repeat(self.pause_s, self.read)
         self.repeat(SIGN_IN_EVERY_S, self._sign_in)
         self.repeat(SIGN_IN_EVERY_S, self._refresh)
         for probe in ("live", "ready"):
@@ -143,8 +147,16 @@ class Load:
 
         await eventually(acknowledged)
 
+    def count_hindered(self) -> int:
+        """Return how many requests were refused or took more than a second."""
+        return sum(
+            (each.status != 200 and each.status >= 500) or each.ended - each.began > 1
+            for each in self.requests
+        )
+
     def forget(self) -> None:
         """Forget the outcomes so far, but not the ledger."""
+        self.stale.clear()
         self.requests.clear()
         self.probes.clear()
 
@@ -158,21 +170,23 @@ class Load:
         writer.keyed[summary] = await self._insert(writer, summary, keyed=True) == 201
         return writer.keyed[summary]
 
-    async def compare(self) -> tuple[int, int]:
-        """Compare the ledger with what the service has; return how many are lost, and doubled."""
+    async def compare(self, postgres: Postgres) -> tuple[int, int]:
+        """Compare the ledger with what is stored; return how many are lost, and doubled."""
         lost = doubled = 0
-        for writer in self.writers:
-            written = writer.keyed | writer.plain
-            path = f"/worlds/{writer.world}/events"
-            events = await self.expect("GET", path, None, writer.headers) if written else []
-            found = Counter(event["summary"] for event in events)
-            lost += sum(known and not found[summary] for summary, known in written.items())
-            doubled += sum(count > 1 for count in found.values())
-            assert found.keys() <= written.keys(), found.keys() - written.keys()
-            profile = await self.expect("GET", "/users/me", None, writer.headers)
-            name = int(profile["name"] or 0)
-            lost += max(0, writer.name_acknowledged - name)
-            assert name <= writer.name_sent
+        async with postgres.administrator() as administrator:
+            for writer in self.writers:
+                written = writer.keyed | writer.plain
+                rows = await administrator.fetch(
+                    "select summary from world_events where world_id::text = $1", writer.world
+                )
+                found = Counter(row["summary"] for row in rows)
+                lost += sum(known and not found[summary] for summary, known in written.items())
+                doubled += sum(count > 1 for count in found.values())
+                assert found.keys() <= written.keys(), found.keys() - written.keys()
+                stored = "select name from users where email = $1"
+                name = int(await administrator.fetchval(stored, writer.email) or 0)
+                lost += max(0, writer.name_acknowledged - name)
+                assert name <= writer.name_sent
         return lost, doubled
 
     async def expect(
@@ -196,7 +210,7 @@ class Load:
         written[summary] = False
         status = await self._insert(writer, summary, keyed=written is writer.keyed)
         written[summary] = status == 201
-        if status == 201 and number % LOOK_AFTER == 0:
+        if status == 201 and number % LOOK_AFTER == 0 and number < LIST_MAX:
             await self._look(writer, summary)
 
     async def _look(self, writer: Writer, summary: str) -> None:
@@ -253,6 +267,7 @@ class Load:
     ) -> tuple[int, Any]:
         """Send a request once, note its outcome, and return its status and body."""
         began = time.monotonic()
+        self.waiting[began] += 1
         wrong, parsed = "", None
         sending = self.session.request(
             method, self.url + self.api + path, json=body, headers=headers
@@ -267,6 +282,7 @@ class Load:
             status = TIMEOUT
         except (OSError, aiohttp.ClientError) as error:
             status, wrong = BROKEN, repr(error)
+        self.waiting -= Counter([began])
         outcome = Outcome(f"{method} {path}", began, time.monotonic(), status, wrong)
         self.requests.append(outcome)
         return status, parsed

@@ -16,10 +16,12 @@ from dataclasses import asdict
 from pathlib import Path
 
 from tests.faults import of_networks, of_postgres
+from tests.faults.load import Load
 from tests.faults.run import (
     MODES,
     OURS,
     Report,
+    Subject,
     endure,
     find_leaks,
     find_mistakes,
@@ -33,8 +35,16 @@ EVERY_S = 20
 _ONCE = ("migrate", "migration", "promoted")
 
 
-async def mix(seconds: float, mode: str, seed: int, template: Path) -> list[str]:
-    """Return the promises that were broken."""
+class SlowerLoad(Load):
+    """A load that stays below the limit of 5,000 events in a world."""
+
+    pause_s = 0.2
+
+
+async def mix(
+    seconds: float, mode: str, seed: int, template: Path, report_to: Path | None
+) -> list[str]:
+    """Return the promises that were broken, and append a report on the whole to the file."""
     chosen = random.Random(seed)
     faults = [
         fault
@@ -43,7 +53,7 @@ async def mix(seconds: float, mode: str, seed: int, template: Path) -> list[str]
     ]
     whole = Report("", mode)
     happened = 0
-    async with staged(mode, template) as stage, loading(stage, OURS) as load:
+    async with staged(mode, template) as stage, loading(stage, Subject(load=SlowerLoad)) as load:
         load.start()
         await load.acknowledge(100)
         before = stage.service.resources()
@@ -68,10 +78,14 @@ async def mix(seconds: float, mode: str, seed: int, template: Path) -> list[str]
         await load.settle()
         whole.scenario = f"{happened} random faults in {seconds / 60:g} minutes"
         whole.acknowledged = load.acknowledged
-        whole.lost, whole.doubled = await load.compare()
+        whole.lost, whole.doubled = await load.compare(stage.primary)
         whole.leaks = await find_leaks(stage, before)
         whole.violations += [*judge_ledger(whole), *find_mistakes(stage, OURS)]
-        print(json.dumps(asdict(whole)), flush=True)
+        line = json.dumps(asdict(whole))
+        print(line, flush=True)
+        if report_to is not None:
+            with report_to.open("a") as file:
+                file.write(f"{line}\n")
     return whole.violations
 
 
@@ -80,11 +94,14 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=15)
     parser.add_argument("--seed", type=int, default=random.randrange(1000))
     parser.add_argument("--mode", choices=MODES, default="direct")
+    parser.add_argument("--report", type=Path, help="append a line on the whole to this file")
     options = parser.parse_args()
     print(f"seed {options.seed}", file=sys.stderr)
     with tempfile.TemporaryDirectory(prefix="shinkei-faults-") as directory:
         template = make_template(Path(directory))
-        broken = asyncio.run(mix(options.minutes * 60, options.mode, options.seed, template))
+        broken = asyncio.run(
+            mix(options.minutes * 60, options.mode, options.seed, template, options.report)
+        )
     return 1 if broken else 0
 
 

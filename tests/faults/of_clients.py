@@ -104,6 +104,7 @@ async def clients_send_what_is_no_request(stage: Stage, load: Load) -> int:
             writer.write(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03 no HTTP at all\r\n\r\n")
         for reader, _ in streams:
             refused += (await reader.read(12)).startswith(b"HTTP/1.1 400")
+    assert refused == len(streams)
     return refused
 
 
@@ -117,7 +118,7 @@ async def clients_disappear_in_the_middle_of_requests(stage: Stage, load: Load) 
                 writer.write(request)
                 writer.get_extra_info("socket").setsockopt(SOL_SOCKET, SO_LINGER, pack("ii", 1, 0))
             await asyncio.sleep(0.02)
-    return 600
+    return sum(bool(event.get("client_gone")) for event in stage.service.log)
 
 
 async def two_thousand_clients_connect_and_say_nothing(stage: Stage, load: Load) -> int:

@@ -3,13 +3,13 @@
 import asyncio
 import functools
 import subprocess
-import tempfile
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 
 from tests.faults.load import Load
 from tests.faults.run import Fault
 from tests.faults.stage import Stage
+from tests.support.scratch import make_directory
 
 HELD_S = 2
 STEP_S = 300
@@ -20,7 +20,7 @@ MODES = ("direct", "two workers")
 @functools.cache
 def library() -> Path:
     """Compile the library that sets the clock of one process."""
-    built = Path(tempfile.mkdtemp(prefix="shinkei-clock-")) / "clock.so"
+    built = make_directory() / "clock.so"
     subprocess.run(
         ["gcc", "-shared", "-fPIC", "-O2", "-o", str(built), str(HERE / "clock.c"), "-ldl"],
         check=True,
@@ -41,10 +41,8 @@ async def the_clock_is_set_back(stage: Stage, load: Load) -> int:
 
 
 async def the_clock_is_set_back_and_forth(stage: Stage, load: Load) -> int:
-    for _ in range(3):
-        await _set_clock(stage, load, STEP_S)
-        await _set_clock(stage, load, -STEP_S)
-    return 3
+    steps = (STEP_S, -STEP_S) * 3
+    return sum([await _set_clock(stage, load, offset_s) for offset_s in steps])
 
 
 async def _set_clock(stage: Stage, load: Load, offset_s: int) -> int:

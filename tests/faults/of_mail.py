@@ -44,16 +44,32 @@ async def _fail_then_deliver(
         registering = asyncio.create_task(_register(load))
         failures = await happen(mailbox)
         await registering
+    await _require_all(stage, mailbox)
+    return failures
+
+
+async def _require_all(stage: Stage, earlier: Mailbox) -> None:
+    """Have a server accept what is due, and require the mail of each account."""
     mailbox = Mailbox()
     async with listening(stage.mail_port, mailbox):
-        # As if the time until the next attempt had passed.
-        await stage.postgres.execute("update mail_outbox set next_attempt_at = now()")
 
         async def is_empty() -> bool:
+            # As if the time until the next attempt had passed.
+            await stage.postgres.execute("update mail_outbox set next_attempt_at = now()")
             return not await stage.postgres.value("select count(*) from mail_outbox")
 
         await eventually(is_empty)
-    return failures
+    taken = {to for mail in (*earlier.taken, *mailbox.taken) for to in mail.recipients}
+    missing = {f"reader{number}@example.com" for number in range(REGISTERED)} - taken
+    assert not missing, missing
+
+
+async def the_mail_server_is_not_there(stage: Stage, load: Load) -> int:
+    await _register(load)
+    refused = "select count(*) from mail_outbox where attempts > 0"
+    await eventually(lambda: stage.postgres.value(refused))
+    await _require_all(stage, Mailbox())
+    return REGISTERED
 
 
 def _answering(**answers: str) -> Callable[[Mailbox], Awaitable[int]]:
@@ -109,6 +125,7 @@ async def the_mail_server_says_nothing(stage: Stage, load: Load) -> int:
 FAULTS = [
     Fault(happen, modes=MODES, refusals=False, mails=True)
     for happen in (
+        the_mail_server_is_not_there,
         the_mail_server_refuses_everything_for_now,
         the_mail_server_refuses_what_it_has_read,
         the_mail_server_closes_in_the_middle,

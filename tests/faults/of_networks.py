@@ -72,11 +72,11 @@ async def connections_are_cut_in_the_middle_of_a_response(stage: Stage, load: Lo
     stage.proxy.resets_after_bytes = float("inf")
 
 
-async def responses_are_lost(stage: Stage, load: Load) -> None:
+async def responses_to_commits_are_lost(stage: Stage, load: Load) -> None:
     """PostgreSQL has done what it was asked for, and nobody learns of it."""
-    stage.proxy.loses_responses = 0.1
+    stage.proxy.loses_commits = 0.3
     await asyncio.sleep(HELD_S)
-    stage.proxy.loses_responses = 0
+    stage.proxy.loses_commits = 0
 
 
 FAULTS = [
@@ -89,5 +89,5 @@ FAULTS = [
     Fault(connections_are_reset_while_round_trips_take_100_ms),
     Fault(connections_are_refused, unready=True),
     Fault(connections_are_cut_in_the_middle_of_a_response),
-    Fault(responses_are_lost, quick="direct"),
+    Fault(responses_to_commits_are_lost, quick="direct"),
 ]

@@ -11,7 +11,7 @@ import asyncpg
 
 from tests.faults.load import Load
 from tests.faults.run import Fault
-from tests.faults.stage import NAME, Connection, Postgres, Stage
+from tests.faults.stage import CONNECTIONS, NAME, Connection, Postgres, Stage
 from tests.support.processes import SHINKEI, dies_with_parent, environment
 from tests.support.waiting import eventually
 
@@ -19,13 +19,14 @@ HELD_S = 3
 SESSIONS = "from pg_stat_activity where backend_type = 'client backend' and pid <> pg_backend_pid()"
 # Only these have sessions with statements of their own prepared.
 PREPARING = ("direct", "two hosts", "two workers")
+THREE = f"from (select pid {SESSIONS} order by random() limit 3) as some"
 WRITING = "insert into control values (1)"
 
 
 async def sessions_are_terminated_20_times_a_second(stage: Stage, load: Load) -> None:
     async with stage.postgres.administrator() as administrator:
         for _ in range(20 * HELD_S):
-            await administrator.execute(f"select pg_terminate_backend(pid) {SESSIONS} limit 3")
+            await administrator.execute(f"select pg_terminate_backend(pid) {THREE}")
             await asyncio.sleep(0.05)
 
 
@@ -51,13 +52,17 @@ async def a_session_is_killed(stage: Stage, load: Load) -> None:
     await asyncio.sleep(HELD_S)
 
 
-async def a_session_hangs(stage: Stage, load: Load) -> int:
-    """One process of the server is stopped while the others work."""
-    pid = await stage.postgres.value(f"select pid {SESSIONS} order by query_start desc limit 1")
-    os.kill(pid, signal.SIGSTOP)
+async def three_sessions_hang(stage: Stage, load: Load) -> int:
+    """Their processes are stopped while the others work."""
+    async with stage.postgres.administrator() as administrator:
+        latest = f"select pid {SESSIONS} order by state_change desc limit 3"
+        pids = [row["pid"] for row in await administrator.fetch(latest)]
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
     await asyncio.sleep(HELD_S + 1)
-    os.kill(pid, signal.SIGCONT)
-    return 1
+    for pid in pids:
+        os.kill(pid, signal.SIGCONT)
+    return load.count_hindered()
 
 
 async def the_server_is_stopped_and_started(stage: Stage, load: Load) -> None:
@@ -108,8 +113,12 @@ async def others_take_all_connections(stage: Stage, load: Load) -> int:
     taken: list[Connection] = []
     await _take_connections(stage.postgres, taken)
     await asyncio.sleep(HELD_S)
+    held = len(taken)
+    # There is room for none but those that have been closed meanwhile.
+    await _take_connections(stage.postgres, taken)
+    refused = len(taken) - held < CONNECTIONS / 2
     _give_back(taken)
-    return 1
+    return int(refused)
 
 
 async def others_take_all_connections_when_the_pool_has_lost_its_own(
@@ -211,8 +220,12 @@ async def _fail(stage: Stage, trigger: str) -> int:
         f"{trigger} for each row execute function fail()",
     )
     await asyncio.sleep(HELD_S)
-    await stage.postgres.execute("drop trigger fails on world_events")
-    failures: int = await stage.postgres.value("select last_value from failures")
+    failures: int = await stage.postgres.value(
+        "select case when is_called then last_value else 0 end from failures"
+    )
+    await stage.postgres.execute(
+        "drop trigger fails on world_events", "drop function fail", "drop sequence failures"
+    )
     return failures
 
 
@@ -229,11 +242,15 @@ async def columns_are_added_changed_and_dropped(stage: Stage, load: Load) -> Non
 
 async def tables_are_rewritten(stage: Stage, load: Load) -> int:
     """By VACUUM FULL, which locks each of them meanwhile."""
+    tables = ["users", "worlds", "world_events", "sessions", "refresh_tokens"]
+    nodes = "select array_agg(relfilenode order by oid) from pg_class where relname = any($1)"
     async with stage.postgres.administrator() as administrator:
+        before = await administrator.fetchval(nodes, tables)
         for _ in range(5):
-            for table in ("users", "worlds", "world_events", "sessions", "audit_events"):
+            for table in tables:
                 await administrator.execute(f"vacuum full {table}")
-    return 1
+        after = await administrator.fetchval(nodes, tables)
+    return len(set(after) - set(before))
 
 
 async def the_database_becomes_read_only(stage: Stage, load: Load) -> None:
@@ -290,6 +307,12 @@ async def the_primary_is_stopped_and_the_standby_promoted(stage: Stage, load: Lo
 async def the_primary_is_killed_and_the_standby_promoted(stage: Stage, load: Load) -> None:
     """What has been acknowledged is on the standby too: commits wait for it."""
     await _set(stage.postgres, "synchronous_standby_names = '*'")
+
+    async def is_synchronous() -> bool:
+        states = "select count(*) from pg_stat_replication where sync_state = 'sync'"
+        return bool(await stage.postgres.value(states))
+
+    await eventually(is_synchronous)
     await load.acknowledge(20)
     await stage.postgres.stop(signal.SIGKILL)
     await stage.promote()
@@ -366,7 +389,7 @@ FAULTS = [
     Fault(all_sessions_are_terminated_five_times),
     Fault(statements_are_cancelled_50_times_a_second),
     Fault(a_session_is_killed),
-    Fault(a_session_hangs),
+    Fault(three_sessions_hang),
     Fault(the_server_is_stopped_and_started, unready=True, quick="two workers"),
     Fault(the_server_is_stopped_for_10_s, unready=True),
     Fault(the_server_is_stopped_without_a_checkpoint),
@@ -374,18 +397,19 @@ FAULTS = [
     Fault(the_server_is_restarted_three_times),
     Fault(the_server_hangs, unready=True),
     Fault(the_server_hangs_for_moments),
-    Fault(others_take_all_connections, modes=PREPARING, refusals=False),
+    Fault(others_take_all_connections, modes=PREPARING, refusals=False, unready=False),
     Fault(others_take_all_connections_when_the_pool_has_lost_its_own, modes=PREPARING),
-    Fault(a_table_is_locked),
-    Fault(all_worlds_are_locked, control="select from worlds for update"),
-    Fault(transactions_deadlock, quick="direct"),
-    Fault(a_third_of_inserts_cannot_be_serialized),
-    Fault(a_third_of_commits_cannot_be_serialized),
+    Fault(a_table_is_locked, unready=False),
+    Fault(all_worlds_are_locked, control="select from worlds for update", unready=False),
+    Fault(transactions_deadlock, quick="direct", unready=False),
+    Fault(a_third_of_inserts_cannot_be_serialized, unready=False),
+    Fault(a_third_of_commits_cannot_be_serialized, unready=False),
     Fault(
         columns_are_added_changed_and_dropped,
         modes=PREPARING,
         control="select * from users limit 1",
         refusals=False,
+        unready=False,
         quick="direct",
     ),
     Fault(tables_are_rewritten),
@@ -393,7 +417,7 @@ FAULTS = [
     Fault(commits_wait_for_a_standby_that_is_gone, control=WRITING),
     Fault(the_password_is_another_for_a_while, unready=True),
     Fault(the_database_takes_no_connections, unready=True),
-    Fault(the_standby_is_stopped_and_started, modes=("two hosts",), refusals=False),
+    Fault(the_standby_is_stopped_and_started, modes=("two hosts",), refusals=False, unready=False),
     Fault(the_primary_is_stopped_and_the_standby_promoted, modes=("two hosts",), quick="two hosts"),
     Fault(the_primary_is_killed_and_the_standby_promoted, modes=("two hosts",)),
     Fault(

@@ -62,17 +62,43 @@ async def the_replica_is_promoted_by_mistake(stage: Stage, load: Load) -> int:
 
 
 FAULTS = [
-    Fault(the_replica_is_stopped_and_started, modes=MODES, refusals=False, of_replica=True),
-    Fault(the_replica_hangs, modes=MODES, refusals=False, of_replica=True, quick="replica"),
-    Fault(the_network_to_the_replica_falls_silent, modes=MODES, refusals=False, of_replica=True),
+    Fault(
+        the_replica_is_stopped_and_started,
+        modes=MODES,
+        refusals=False,
+        unready=False,
+        of_replica=True,
+    ),
+    Fault(
+        the_replica_hangs,
+        modes=MODES,
+        refusals=False,
+        unready=False,
+        of_replica=True,
+        quick="replica",
+    ),
+    Fault(
+        the_network_to_the_replica_falls_silent,
+        modes=MODES,
+        refusals=False,
+        unready=False,
+        of_replica=True,
+    ),
     Fault(
         connections_to_the_replica_are_reset_10_times_a_second,
         modes=MODES,
         refusals=False,
+        unready=False,
         of_replica=True,
     ),
-    Fault(the_replica_stops_replaying, modes=MODES, refusals=False),
-    Fault(the_replica_is_promoted_by_mistake, modes=MODES, refusals=False),
+    Fault(the_replica_stops_replaying, modes=MODES, refusals=False, unready=False),
+    Fault(
+        the_replica_is_promoted_by_mistake,
+        modes=MODES,
+        refusals=False,
+        unready=False,
+        replica_returns=False,
+    ),
     Fault(of_postgres.the_server_is_stopped_and_started, modes=MODES, unready=True),
     Fault(of_postgres.the_server_hangs, modes=MODES, unready=True),
     Fault(of_postgres.tables_are_rewritten, modes=MODES),

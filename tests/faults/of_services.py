@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import io
+import json
 import resource
 import signal
 import sys
@@ -11,7 +13,7 @@ from typing import NamedTuple
 
 import aiohttp
 
-from tests.faults.load import BROKEN, Load
+from tests.faults.load import BROKEN, WRITERS, Load
 from tests.faults.run import Fault
 from tests.faults.stage import Stage
 from tests.support.factories import PASSWORD
@@ -19,6 +21,8 @@ from tests.support.processes import SHINKEI, dies_with_parent
 from tests.support.waiting import eventually
 
 HELD_S = 3
+# As many events as a world may have.
+IMPORTED = 5_000
 ALONE_OR_TWO = ("direct", "two workers")
 
 
@@ -63,7 +67,8 @@ async def the_service_hangs(stage: Stage, load: Load) -> int:
     stage.service.send(signal.SIGSTOP, *stage.service.pids)
     await asyncio.sleep(2)
     stage.service.send(signal.SIGCONT, *stage.service.pids)
-    return 1
+    await load.acknowledge(WRITERS)
+    return load.count_hindered()
 
 
 async def a_worker_hangs(stage: Stage, load: Load) -> int:
@@ -72,7 +77,8 @@ async def a_worker_hangs(stage: Stage, load: Load) -> int:
     stage.service.send(signal.SIGSTOP, worker)
     await asyncio.sleep(HELD_S)
     stage.service.send(signal.SIGCONT, worker)
-    return 1
+    await load.acknowledge(WRITERS)
+    return load.count_hindered()
 
 
 async def the_service_is_stopped_and_started(stage: Stage, load: Load) -> int:
@@ -140,7 +146,8 @@ async def _ask_at_once(load: Load, asked: list[Asked]) -> list[int]:
     async with aiohttp.ClientSession(connector=connector) as session:
         crowd = Load(session, load.url)
         answers = await asyncio.gather(*(crowd.send(*each) for each in asked))
-        load.requests += [each for each in crowd.requests if each.status == 503]
+        # A wrong password is refused as it should be.
+        load.requests += [each for each in crowd.requests if each.status != 401]
     return [status for status, _ in answers]
 
 
@@ -153,15 +160,26 @@ async def descriptors_run_out(stage: Stage, load: Load) -> int:
     connections = []
     with contextlib.ExitStack() as stack:
         for _ in range(200):
-            _, writer = await asyncio.open_connection("127.0.0.1", stage.service.port)
+            reader, writer = await asyncio.open_connection("127.0.0.1", stage.service.port)
             stack.callback(writer.transport.abort)
-            connections.append(writer)
+            writer.write(b"GET /health/live HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+            connections.append(reader)
         began = _cpu_s(pid)
         await asyncio.sleep(HELD_S)
         spent = _cpu_s(pid) - began
+        unanswered = [await _has_nothing(reader) for reader in connections]
     resource.prlimit(pid, resource.RLIMIT_NOFILE, limits)
     assert spent < HELD_S / 2, f"{spent} s of CPU"
-    return len(connections)
+    return sum(unanswered)
+
+
+async def _has_nothing(reader: asyncio.StreamReader) -> bool:
+    """Return whether no response has arrived, on a connection that is open or has been closed."""
+    try:
+        async with asyncio.timeout(0.001):
+            return not await reader.read(1)
+    except (TimeoutError, ConnectionResetError):
+        return True
 
 
 def _count_descriptors(pid: int) -> int:
@@ -190,34 +208,52 @@ async def the_signing_key_is_replaced(stage: Stage, load: Load) -> int:
 
 async def an_import_is_killed(stage: Stage, load: Load) -> int:
     """Either all of the world is there, or none of it."""
-    headers = load.writers[3].headers
-    document = await load.expect("GET", f"/worlds/{load.writers[3].world}/export", None, headers)
+    writer = load.writers[3]
+    document = await load.expect("GET", f"/worlds/{writer.world}/export", None, writer.headers)
     template = document["world_events"][0]
     document["world"]["name"] = "Copied"
     document["world_events"] = [
         template | {"id": f"00000000-0000-4000-8000-{number:012}", "caused_by_ids": []}
-        for number in range(20_000)
+        for number in range(IMPORTED)
     ]
     document["stories"] = []
-    url = f"{load.url}{load.api}/worlds/import"
-    for pause_s in (0.3, 0.6, 1.0):
 
-        async def send() -> None:
-            with contextlib.suppress(aiohttp.ClientError, OSError):
-                async with load.session.post(url, json=document, headers=headers) as response:
-                    await response.read()
+    content = json.dumps(document).encode()
+    headers = writer.headers | {"Content-Type": "application/json"}
 
+    async def send() -> int:
+        url, body = f"{load.url}{load.api}/worlds/import", io.BytesIO(content)
+        with contextlib.suppress(aiohttp.ClientError, OSError):
+            async with load.session.post(url, data=body, headers=headers) as response:
+                return response.status
+        return BROKEN
+
+    async def is_inserting() -> bool:
+        long = "select count(*) from pg_stat_activity where now() - xact_start > interval '0.05 s'"
+        ours = f"{long} and backend_type = 'client backend' and state <> 'idle'"
+        return bool(await stage.postgres.value(ours))
+
+    killed = 0
+    for _ in range(3):
         sending = asyncio.create_task(send())
-        await asyncio.sleep(pause_s)
+        await eventually(is_inserting)
         await stage.service.kill()
-        await sending
+        killed += await sending == BROKEN
         await stage.service.start()
-    worlds = await stage.postgres.value(
-        "select count(*) from worlds where name = 'Copied' and (select count(*) from world_events"
-        " where world_id = worlds.id) <> 20000"
-    )
-    assert worlds == 0
-    return 3
+    assert await _count_events_of_copies(stage) == []
+    status = await send()
+    assert status == 201, status
+    assert await _count_events_of_copies(stage) == [IMPORTED]
+    return killed
+
+
+async def _count_events_of_copies(stage: Stage) -> list[int]:
+    async with stage.postgres.administrator() as administrator:
+        rows = await administrator.fetch(
+            "select (select count(*) from world_events where world_id = worlds.id) as events"
+            " from worlds where name = 'Copied'"
+        )
+    return [row["events"] for row in rows]
 
 
 FAULTS = [

@@ -16,7 +16,7 @@ from joserfc import jwt
 from joserfc.jwk import OctKey
 
 from tests.faults import of_networks, of_postgres
-from tests.faults.load import PAUSE_S, PROBE_EVERY_S, WRITERS, Load, Writer
+from tests.faults.load import PROBE_EVERY_S, WRITERS, Load, Writer
 from tests.faults.run import Fault, Report, Subject, run
 from tests.faults.stage import Postgres, make_template
 from tests.support.clients import ROOT, SECRET_KEY
@@ -55,8 +55,8 @@ class PeerLoad(Load):
 
     def start(self) -> None:
         for writer in self.writers:
-            self.repeat(PAUSE_S, self.rename, writer)
-        self.repeat(PAUSE_S, self.read)
+            self.repeat(self.pause_s, self.rename, writer)
+        self.repeat(self.pause_s, self.read)
         self.repeat(PROBE_EVERY_S, self.probe, "live")
 
 

@@ -8,7 +8,6 @@ import os
 import shutil
 import signal
 import subprocess
-import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -32,6 +31,7 @@ from tests.support.processes import (
     reserved_port,
 )
 from tests.support.proxy import Proxy, proxying
+from tests.support.scratch import find_memory, make_directory
 from tests.support.standby import start_standby
 from tests.support.waiting import DEADLINE_S, eventually
 
@@ -39,11 +39,18 @@ T = TypeVar("T")
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
 SERVE = (*SHINKEI, "serve")
+READS = "db_replica_reads_total"
+LIMITS = (
+    "statement_timeout = '3s'",
+    "lock_timeout = '2s'",
+    "idle_in_transaction_session_timeout = '5s'",
+)
 # What the tests' own sessions are called.
 NAME = "faults"
 
 # Processes are killed here, but never the machine: the operating system keeps what was written.
-OPTIONS = {"fsync": "off", "autovacuum": "off", "max_connections": "100"}
+CONNECTIONS = 100
+OPTIONS = {"fsync": "off", "autovacuum": "off", "max_connections": str(CONNECTIONS)}
 # Deadlines as in production, unlike in other tests; limits that the load stays below.
 VARIABLES = {
     "DB_CONNECT_TIMEOUT_S": "",
@@ -98,8 +105,8 @@ class Postgres:
     async def connect(self, name: str | None = None) -> Connection:
         """Connect as the superuser, past the proxy and PgBouncer, to this database or another."""
         database = dataclasses.replace(self.database, name=name or self.database.name)
-        arguments = database.asyncpg_arguments()
-        return await asyncpg.connect(**arguments, server_settings={"application_name": NAME})
+        own = {each.partition(" ")[0]: "0" for each in LIMITS} | {"application_name": NAME}
+        return await asyncpg.connect(**database.asyncpg_arguments(), server_settings=own)
 
     @contextlib.asynccontextmanager
     async def administrator(self, name: str | None = None) -> AsyncIterator[Connection]:
@@ -295,11 +302,31 @@ class Stage:
         """The server that accepts writes."""
         return self.standby if self.promoted and self.standby else self.postgres
 
+    async def until_replica_serves(self) -> None:
+        """Return once the replica has served more lists than now."""
+        before = await self._replica_reads()
+
+        async def serves() -> bool:
+            return await self._replica_reads() > before
+
+        await eventually(serves)
+
+    async def _replica_reads(self) -> float:
+        port = self.service.variables["METRICS_PORT"]
+        return float(await self.do(_count_replica_reads, f"http://127.0.0.1:{port}/metrics"))
+
     async def promote(self) -> None:
         """Make the standby the primary."""
         assert self.standby is not None
         await self.standby.execute("select pg_promote(true, 60)")
         self.promoted = True
+
+
+def _count_replica_reads(url: str) -> float:
+    with urlopen(url, timeout=DEADLINE_S) as response:
+        text = response.read().decode()
+    lines = [line for line in text.splitlines() if READS in line and 'server="replica"' in line]
+    return sum(float(line.rpartition(" ")[2]) for line in lines)
 
 
 def url_of(*databases: Database) -> str:
@@ -342,13 +369,14 @@ def make_template(directory: Path) -> Path:
 
 @contextlib.contextmanager
 def _directory() -> Iterator[Path]:
-    """Yield a directory, in memory if there is one, where clusters are copied faster."""
-    memory = Path("/dev/shm")
-    parent = memory if memory.is_dir() and os.access(memory, os.W_OK) else None
-    with tempfile.TemporaryDirectory(prefix="shinkei-faults-", dir=parent) as directory:
-        # PgBouncer reads its file as another user.
-        Path(directory).chmod(0o711)
-        yield Path(directory)
+    """Yield a directory, in memory if there is room, where clusters are copied faster."""
+    directory = make_directory(find_memory())
+    # PgBouncer reads its file as another user.
+    directory.chmod(0o711)
+    try:
+        yield directory
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 @contextlib.asynccontextmanager
@@ -364,8 +392,8 @@ async def staged(
     async with contextlib.AsyncExitStack() as stack:
         directory = stack.enter_context(_directory())
         do = stack.enter_context(hands())
-        port, standby_port, pooler_port, service_port, mail_port = (
-            stack.enter_context(reserved_port()) for _ in range(5)
+        port, standby_port, pooler_port, service_port, mail_port, metrics_port = (
+            stack.enter_context(reserved_port()) for _ in range(6)
         )
         await do(shutil.copytree, template, directory / "primary")
         postgres = Postgres(directory / "primary", port, do)
@@ -376,6 +404,10 @@ async def staged(
         pooler: Pooler | None = None
         standby: Postgres | None = None
         if mode == "pgbouncer":
+            # As docs/deployment.md says, because the service cannot set them.
+            await postgres.execute(
+                *(f"alter role {postgres.database.user} set {each}" for each in LIMITS)
+            )
             (directory / "pgbouncer").mkdir()
             pooler = Pooler(directory / "pgbouncer", pooler_port, postgres.database, do)
             stack.push_async_callback(pooler.end, signal.SIGKILL)
@@ -398,6 +430,7 @@ async def staged(
             others = (second.database,)
         if second is not None and mode == "replica":
             variables["DATABASE_REPLICA_URL"] = url_of(second.database)
+            variables["METRICS_PORT"] = str(metrics_port)
         proxy = await stack.enter_async_context(proxying(behind))
         (directory / "service").mkdir()
         service = Service(

@@ -2,6 +2,7 @@
 
 import json
 
+from tests.faults.catalogue import FAULTS
 from tools.reliability import DOCUMENT, EVIDENCE, document
 
 
@@ -10,10 +11,19 @@ def test_document_shows_the_evidence() -> None:
     assert text == document(text), "run: python -m tools.reliability"
 
 
-def test_evidence_has_at_least_120_runs_that_kept_the_promises() -> None:
+def test_evidence_has_every_run_and_the_mixed_one() -> None:
     runs = json.loads(EVIDENCE.read_text(encoding="utf-8"))
-    assert len(runs) >= 120
-    for run in runs:
+    wanted = {(fault.name, mode) for fault in FAULTS for mode in fault.modes}
+    found = {(run["scenario"], run["mode"]) for run in runs}
+    assert wanted <= found
+    (mixed,) = found - wanted
+    assert "random faults" in mixed[0]
+
+
+def test_promises_were_kept_in_every_run() -> None:
+    for run in json.loads(EVIDENCE.read_text(encoding="utf-8")):
         assert (run["lost"], run["doubled"], run["other_5xx"]) == (0, 0, 0), run
         assert run["acknowledged"] >= 100, run
         assert run["violations"] == [], run
+        assert run["control_failures"] > 0, run
+        assert max(run["slowest_s"], run["recovery_s"]) <= 5, run

@@ -6,32 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults import (
-    of_clients,
-    of_clocks,
-    of_mail,
-    of_networks,
-    of_pgbouncer,
-    of_postgres,
-    of_replicas,
-    of_services,
-)
+from tests.faults.catalogue import FAULTS
 from tests.faults.run import Fault, run
 
-FAULTS = [
-    fault
-    for module in (
-        of_postgres,
-        of_networks,
-        of_pgbouncer,
-        of_replicas,
-        of_services,
-        of_clients,
-        of_mail,
-        of_clocks,
-    )
-    for fault in module.FAULTS
-]
 RUNS = [
     pytest.param(
         fault,

@@ -11,6 +11,7 @@ from socket import SO_LINGER, SOL_SOCKET
 from service.settings import Database
 
 # Closing sends RST instead of FIN (socket(7)).
+_COMMITTED = b"COMMIT\0"
 _RESET = struct.pack("ii", 1, 0)
 
 
@@ -29,9 +30,9 @@ class Proxy:
     jitter_s: float = 0
     # New connections are reset at once.
     refuses: bool = False
-    # The share of responses that are lost, and their connections reset: the server has done what
-    # it was asked for.
-    loses_responses: float = 0
+    # The share of responses to COMMIT that are lost, and their connections reset: the server has
+    # done what it was asked for.
+    loses_commits: float = 0
     # A connection is reset once this many bytes of responses have passed.
     resets_after_bytes: float = float("inf")
     connections: int = 0
@@ -70,7 +71,8 @@ class Proxy:
                     self.round_trips += asks and answered
                     answered = not asks
                     passed_bytes += 0 if asks else len(data)
-                    lost = not asks and random.random() < self.loses_responses
+                    commits = not asks and _COMMITTED in data
+                    lost = commits and random.random() < self.loses_commits
                     if lost or passed_bytes > self.resets_after_bytes:
                         for stream in both:
                             _reset(stream)
