@@ -79,11 +79,13 @@ async def the_server_is_stopped_for_10_s(stage: Stage, load: Load) -> None:
 
 async def the_server_is_stopped_without_a_checkpoint(stage: Stage, load: Load) -> None:
     await stage.postgres.stop(signal.SIGQUIT)
+    await asyncio.sleep(1)
     await stage.postgres.start()
 
 
 async def the_server_is_killed(stage: Stage, load: Load) -> None:
     await stage.postgres.stop(signal.SIGKILL)
+    await asyncio.sleep(1)
     await stage.postgres.start()
 
 

@@ -7,6 +7,7 @@ import random
 import struct
 from collections.abc import AsyncIterator
 from socket import SO_LINGER, SOL_SOCKET
+from typing import Any
 
 from service.settings import Database
 
@@ -38,6 +39,7 @@ class Proxy:
     connections: int = 0
     round_trips: int = 0
     streams: set[asyncio.StreamWriter] = dataclasses.field(default_factory=set)
+    carried: "set[asyncio.Future[Any]]" = dataclasses.field(default_factory=set)
 
     def reset_all(self) -> None:
         """Reset all open connections."""
@@ -80,15 +82,24 @@ class Proxy:
                     jitter_s = random.uniform(-self.jitter_s, self.jitter_s)
                     due = max(due, loop.time() + self.delay_s + jitter_s)
                     loop.call_at(due, _write, to, data)
-            loop.call_at(max(due, loop.time() + self.delay_s), to.close)
+            await asyncio.sleep(max(due - loop.time(), self.delay_s))
+            to.close()
 
-        await asyncio.gather(pump(reader, to_writer), pump(to_reader, writer))
-        self.streams -= both
+        pumps = asyncio.gather(pump(reader, to_writer), pump(to_reader, writer))
+        self.carried.add(pumps)
+        try:
+            await pumps
+        finally:
+            self.carried.remove(pumps)
+            self.streams -= both
 
 
 def _reset(stream: asyncio.StreamWriter) -> None:
-    with contextlib.suppress(OSError):
-        stream.get_extra_info("socket").setsockopt(SOL_SOCKET, SO_LINGER, _RESET)
+    sock = stream.get_extra_info("socket")
+    # There is none once the stream has been closed.
+    if sock is not None:
+        with contextlib.suppress(OSError):
+            sock.setsockopt(SOL_SOCKET, SO_LINGER, _RESET)
     stream.transport.abort()
 
 
@@ -109,8 +120,10 @@ async def proxying(target: Database, delay_s: float = 0) -> AsyncIterator[Proxy]
         yield proxy
     finally:
         server.close()
-        for stream in proxy.streams:
-            stream.close()
+        proxy.reset_all()
+        proxy.flowing.set()
+        if proxy.carried:
+            await asyncio.wait(proxy.carried)
 
 
 @contextlib.asynccontextmanager
