@@ -79,7 +79,8 @@ async def clients_never_read(stage: Stage, load: Load) -> int:
 
         def are_let_go() -> bool:
             for _, writer in streams:
-                writer.write(b"\r\n")
+                if not writer.is_closing():
+                    writer.write(b"\r\n")
             return all(writer.is_closing() for _, writer in streams)
 
         await eventually(are_let_go)

@@ -12,14 +12,14 @@ import asyncpg
 from tests.faults.load import Load
 from tests.faults.run import Fault
 from tests.faults.stage import CONNECTIONS, NAME, Connection, Postgres, Stage
-from tests.support.processes import SHINKEI, dies_with_parent, environment
+from tests.support.processes import SHINKEI, dies_with_parent
 from tests.support.waiting import eventually
 
 HELD_S = 3
 SESSIONS = "from pg_stat_activity where backend_type = 'client backend' and pid <> pg_backend_pid()"
 # Only these have sessions with statements of their own prepared.
 PREPARING = ("direct", "two hosts", "two workers")
-THREE = f"from (select pid {SESSIONS} order by random() limit 3) as some"
+THREE = f"from (select pid {SESSIONS} order by random() limit 3) as three"
 WRITING = "insert into control values (1)"
 
 
@@ -375,7 +375,7 @@ async def _migrate(stage: Stage) -> asyncio.subprocess.Process:
     return await asyncio.create_subprocess_exec(
         *dies_with_parent(*SHINKEI, "migrate"),
         cwd=stage.directory / "service",
-        env=environment(DATABASE_URL=url),
+        env=stage.service.environment | {"DATABASE_URL": url},
         stdout=asyncio.subprocess.DEVNULL,
         stderr=sys.stderr,
     )
