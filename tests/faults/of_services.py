@@ -14,6 +14,7 @@ from typing import NamedTuple
 import aiohttp
 
 from tests.faults.load import BROKEN, WRITERS, Load
+from tests.faults.of_clients import connected
 from tests.faults.run import Fault
 from tests.faults.stage import Stage
 from tests.support.factories import PASSWORD
@@ -159,17 +160,14 @@ async def descriptors_run_out(stage: Stage, load: Load) -> int:
     used = _count_descriptors(pid)
     limits = resource.prlimit(pid, resource.RLIMIT_NOFILE)
     resource.prlimit(pid, resource.RLIMIT_NOFILE, (used + 20, limits[1]))
-    connections = []
-    with contextlib.ExitStack() as stack:
-        for _ in range(200):
-            reader, writer = await asyncio.open_connection("127.0.0.1", stage.service.port)
-            stack.callback(writer.transport.abort)
-            writer.write(b"GET /health/live HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
-            connections.append(reader)
+    async with connected(stage, 200) as streams:
+        for _, writer in streams:
+            if not writer.is_closing():
+                writer.write(b"GET /health/live HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
         began = _cpu_s(pid)
         await asyncio.sleep(HELD_S)
         spent = _cpu_s(pid) - began
-        unanswered = [await _has_nothing(reader) for reader in connections]
+        unanswered = [await _has_nothing(reader) for reader, _ in streams]
     resource.prlimit(pid, resource.RLIMIT_NOFILE, limits)
     assert spent < HELD_S / 2, f"{spent} s of CPU"
     return sum(unanswered)
