@@ -19,10 +19,12 @@ from tests.faults import of_networks, of_postgres
 from tests.faults.load import PROBE_EVERY_S, WRITERS, Load, Writer
 from tests.faults.run import Fault, Report, Subject, run
 from tests.faults.stage import Postgres, make_template
+from tests.support import waiting
 from tests.support.clients import ROOT, SECRET_KEY
 from tests.support.factories import bearer
-from tests.support.waiting import DEADLINE_S
 
+# A peer that serves nothing for so long is not waited for.
+PATIENCE_S = 20
 SERVER = ROOT / "benchmarks/peers/fastify/server.js"
 # These are about what a peer does not have.
 _OURS = ("migrate", "migration", "serialized", "deadlock", "worlds")
@@ -64,6 +66,7 @@ PEER = Subject(("node", str(SERVER)), PeerLoad, is_peer=True)
 
 
 def main() -> None:
+    waiting.DEADLINE_S = PATIENCE_S
     with tempfile.TemporaryDirectory(prefix="shinkei-faults-") as directory:
         template = make_template(Path(directory))
         for fault in FAULTS:
@@ -71,7 +74,7 @@ def main() -> None:
                 report = asyncio.run(run(fault, "direct", template, PEER))
             except AssertionError as error:
                 # It had not recovered when the harness lost its patience.
-                report = Report(fault.name, "direct", recovery_s=DEADLINE_S)
+                report = Report(fault.name, "direct", recovery_s=PATIENCE_S)
                 report.violations = [f"{error}"[:300]]
             print(json.dumps(asdict(report)), flush=True)
 
