@@ -67,7 +67,7 @@ async def connections_are_refused(stage: Stage, load: Load) -> None:
 
 async def connections_are_cut_in_the_middle_of_a_response(stage: Stage, load: Load) -> None:
     for _ in range(10 * HELD_S):
-        stage.proxy.resets_after_bytes = random.uniform(500, 20_000)
+        stage.proxy.resets_after_bytes = random.uniform(1_000, 4_000)
         await asyncio.sleep(0.1)
     stage.proxy.resets_after_bytes = float("inf")
 

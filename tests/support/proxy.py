@@ -80,7 +80,8 @@ class Proxy:
                             _reset(stream)
                         return
                     jitter_s = random.uniform(-self.jitter_s, self.jitter_s)
-                    due = max(due, loop.time() + self.delay_s + jitter_s)
+                    # Timers that are due at the same time fire in any order.
+                    due = max(due + 0.001, loop.time() + self.delay_s + jitter_s)
                     loop.call_at(due, _write, to, data)
             await asyncio.sleep(max(due - loop.time(), self.delay_s))
             to.close()
