@@ -88,7 +88,7 @@ def main() -> None:
     parser.add_argument("--peer")
     options = parser.parse_args()
     if options.runs:
-        # In the order of the tests, whatever order they ran in.
+        # By name, whatever order they ran in.
         runs = sorted(_read(options.runs), key=lambda run: (run["scenario"], run["mode"]))
         _write(EVIDENCE, runs)
     if options.peer:

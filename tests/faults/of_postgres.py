@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import os
 import signal
 import sys
@@ -11,7 +12,7 @@ import asyncpg
 
 from tests.faults.load import Load
 from tests.faults.run import Fault
-from tests.faults.stage import CONNECTIONS, NAME, Connection, Postgres, Stage
+from tests.faults.stage import CONNECTIONS, NAME, Connection, Postgres, Stage, url_of
 from tests.support.processes import SHINKEI, dies_with_parent
 from tests.support.waiting import eventually
 
@@ -369,9 +370,7 @@ async def a_migration_is_killed(stage: Stage, load: Load) -> int:
 
 
 async def _migrate(stage: Stage) -> asyncio.subprocess.Process:
-    host, port = stage.postgres.database.hosts[0]
-    database = stage.postgres.database
-    url = f"postgresql://{database.user}:{database.password}@{host}:{port}/fresh"
+    url = url_of(dataclasses.replace(stage.postgres.database, name="fresh"))
     return await asyncio.create_subprocess_exec(
         *dies_with_parent(*SHINKEI, "migrate"),
         cwd=stage.directory / "service",

@@ -37,7 +37,7 @@ class Asked(NamedTuple):
 
 
 def real_hashes() -> dict[str, str]:
-    """The price of a password as in production."""
+    """The cost of a hash as in production."""
     return {"PASSWORD_HASH_MEMORY_KIB": "19456", "PASSWORD_HASH_ITERATIONS": "2"}
 
 

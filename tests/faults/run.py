@@ -52,6 +52,7 @@ class Fault:
     control: str = "select count(*) from users"
     # The client without defences uses the replica.
     of_replica: bool = False
+    # The replica serves again afterwards.
     replica_returns: bool = True
     # In this mode, it is among the quick runs.
     quick: str = ""
@@ -60,7 +61,6 @@ class Fault:
     # Requests may be refused or broken meanwhile.
     refusals: bool = True
     breaks: bool = False
-    recovery_s: float = RECOVERY_S
     # The service sends mail to ``stage.mail_port``, instead of writing it to files.
     mails: bool = False
     settings: Callable[[], dict[str, str]] = dict
@@ -248,7 +248,7 @@ def judge(report: Report, fault: Fault, load: Load, ended: float) -> list[str]:
         require(not dead, f"live: {dead[:2]}")
     require(report.slowest_s <= REQUEST_S * slower, f"G3: a request took {report.slowest_s} s")
     require(
-        report.recovery_s <= fault.recovery_s * slower,
+        report.recovery_s <= RECOVERY_S * slower,
         f"G4: full service only after {report.recovery_s} s",
     )
     after = report.unready_after_s

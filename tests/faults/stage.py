@@ -29,6 +29,7 @@ from tests.support.processes import (
     environment,
     processes,
     reserved_port,
+    workers_of,
 )
 from tests.support.proxy import Proxy, proxying
 from tests.support.scratch import find_memory, make_directory
@@ -84,10 +85,8 @@ class Postgres:
         assert self.server is not None
         return self.server.database
 
-    async def start(self, **options: str) -> None:
-        self.server = await self.do(
-            embedded.start, self.data_dir, port=self.port, options={**OPTIONS, **options}
-        )
+    async def start(self) -> None:
+        self.server = await self.do(embedded.start, self.data_dir, port=self.port, options=OPTIONS)
 
     async def stop(self, how: signal.Signals = signal.SIGINT) -> None:
         """Stop it: SIGINT is a fast shutdown, SIGQUIT an immediate one, SIGKILL no shutdown."""
@@ -264,7 +263,7 @@ class Service:
         """Its process and its workers."""
         assert self.process is not None
         first = self.process.pid
-        return [first, *sorted(pid for pid, one in processes().items() if one.parent == first)]
+        return [first, *sorted(workers_of(first))]
 
     def resources(self) -> tuple[int, int]:
         """Return the resident memory in bytes and the open descriptors of all processes."""

@@ -8,8 +8,8 @@ import pytest
 from tests.faults import of_networks, of_postgres
 from tests.faults.run import Fault, Subject, run
 
-# The defect, a fault under which it shows, and the promise that it breaks.
 _FAULTS: list[Fault] = [*of_networks.FAULTS, *of_postgres.FAULTS]
+# The defect, a fault under which it shows, and the promise that it breaks.
 CASES = [
     ("a_retry_too_many", of_networks.responses_to_commits_are_lost, "doubled"),
     ("a_commit_that_is_swallowed", of_postgres.a_third_of_commits_cannot_be_serialized, "lost"),
