@@ -3,12 +3,11 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from socket import SO_LINGER, SOL_SOCKET
-from struct import pack
 
 from tests.faults.load import Load
 from tests.faults.run import Fault
 from tests.faults.stage import Stage
+from tests.support.proxy import reset
 from tests.support.waiting import eventually
 
 MODES = ("direct", "two workers")
@@ -117,8 +116,9 @@ async def clients_disappear_in_the_middle_of_requests(stage: Stage, load: Load) 
         async with connected(stage, 30) as streams:
             for _, writer in streams:
                 writer.write(request)
-                writer.get_extra_info("socket").setsockopt(SOL_SOCKET, SO_LINGER, pack("ii", 1, 0))
             await asyncio.sleep(0.02)
+            for _, writer in streams:
+                reset(writer)
     return sum(bool(event.get("client_gone")) for event in stage.service.log)
 
 

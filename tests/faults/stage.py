@@ -32,6 +32,7 @@ from tests.support.processes import (
     workers_of,
 )
 from tests.support.proxy import Proxy, proxying
+from tests.support.scrape import Samples, metrics_at
 from tests.support.scratch import find_memory, make_directory
 from tests.support.standby import start_standby
 from tests.support.waiting import DEADLINE_S, eventually
@@ -40,7 +41,7 @@ T = TypeVar("T")
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
 SERVE = (*SHINKEI, "serve")
-READS = "db_replica_reads_total"
+READS = "shinkei_db_replica_reads_total"
 LIMITS = (
     "statement_timeout = '3s'",
     "lock_timeout = '2s'",
@@ -313,21 +314,15 @@ class Stage:
         await eventually(serves)
 
     async def _replica_reads(self) -> float:
-        port = self.service.variables["METRICS_PORT"]
-        return float(await self.do(_count_replica_reads, f"http://127.0.0.1:{port}/metrics"))
+        port = int(self.service.variables["METRICS_PORT"])
+        samples: Samples = await self.do(metrics_at, port)
+        return samples[READS, frozenset({("server", "replica")})]
 
     async def promote(self) -> None:
         """Make the standby the primary."""
         assert self.standby is not None
         await self.standby.execute("select pg_promote(true, 60)")
         self.promoted = True
-
-
-def _count_replica_reads(url: str) -> float:
-    with urlopen(url, timeout=DEADLINE_S) as response:
-        text = response.read().decode()
-    lines = [line for line in text.splitlines() if READS in line and 'server="replica"' in line]
-    return sum(float(line.rpartition(" ")[2]) for line in lines)
 
 
 def url_of(*databases: Database) -> str:

@@ -44,17 +44,17 @@ class Proxy:
     def reset_all(self) -> None:
         """Reset all open connections."""
         for stream in self.streams:
-            _reset(stream)
+            reset(stream)
 
     async def carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Carry one connection until either side closes it."""
         if self.refuses:
-            _reset(writer)
+            reset(writer)
             return
         try:
             to_reader, to_writer = await asyncio.open_connection(*self.target.hosts[0])
         except OSError:
-            _reset(writer)
+            reset(writer)
             return
         self.connections += 1
         both = {writer, to_writer}
@@ -77,7 +77,7 @@ class Proxy:
                     lost = commits and random.random() < self.loses_commits
                     if lost or passed_bytes > self.resets_after_bytes:
                         for stream in both:
-                            _reset(stream)
+                            reset(stream)
                         return
                     jitter_s = random.uniform(-self.jitter_s, self.jitter_s)
                     # Timers that are due at the same time fire in any order.
@@ -95,7 +95,8 @@ class Proxy:
             self.streams -= both
 
 
-def _reset(stream: asyncio.StreamWriter) -> None:
+def reset(stream: asyncio.StreamWriter) -> None:
+    """Close the connection with a reset."""
     sock = stream.get_extra_info("socket")
     # There is none once the stream has been closed.
     if sock is not None:
