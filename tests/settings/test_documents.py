@@ -11,11 +11,18 @@ from service.settings import VARIABLES
 from tests.support.clients import ROOT
 from tools.configuration import DOCUMENT, markdown
 
+
+def texts(directory: str) -> list[Path]:
+    """Every file below it, without what Python compiled from a script there."""
+    below = sorted((ROOT / directory).rglob("*"))
+    return [path for path in below if path.is_file() and path.suffix != ".pyc"]
+
+
 EXAMPLES = [
     ROOT / "README.md",
     ROOT / "CONTRIBUTING.md",
     *sorted((ROOT / "docs").glob("*.md")),
-    *sorted(path for path in (ROOT / "deploy").rglob("*") if path.is_file()),
+    *texts("deploy"),
     *sorted((ROOT / "examples").glob("*.py")),
 ]
 # Variables of the system, Python, OpenTelemetry, neighbouring services and development.
@@ -26,10 +33,7 @@ OTHERS = re.compile(
 )
 # Names that ``make ha`` fills in.
 FILLED_IN = {
-    name
-    for path in (ROOT / "deploy/ha").iterdir()
-    if path.is_file()
-    for name in re.findall(r"\$\{(\w+)\}", path.read_text())
+    name for path in texts("deploy/ha") for name in re.findall(r"\$\{(\w+)\}", path.read_text())
 }
 # A variable that is set (NAME=value, NAME: value, name: NAME) or named in code (`NAME_S`).
 NAMED = re.compile(
