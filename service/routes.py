@@ -8,6 +8,7 @@ from service.auth import handlers as auth
 from service.auth.guards import admin, anyone, optionally_signed_in, signed_in, support
 from service.context import SETTINGS
 from service.docs import handlers as docs
+from service.factors import related_origins as passkeys
 from service.health import handlers as health
 from service.http.conditional import revalidate
 from service.http.descriptions import description_of, is_revalidated
@@ -38,6 +39,7 @@ ROUTES = (
     Route("GET", "/health/ready", health.ready, anyone),
     Route("GET", "/health/startup", health.startup, anyone),
     Route("GET", "/.well-known/jwks.json", auth.jwks, anyone),
+    Route("GET", "/.well-known/webauthn", passkeys.related_origins, anyone),
     Route("GET", "/docs", docs.page, anyone),
     Route("GET", "/docs/page.js", docs.page_script, anyone),
     Route("GET", "/docs/page.css", docs.page_style, anyone),

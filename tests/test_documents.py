@@ -44,7 +44,7 @@ async def test_tour_of_the_readme_does_what_it_says(client: Client) -> None:
     require("curl")
     bash = require("bash")
     tour = DOCUMENTS["README.md"].split("## A one-minute tour")[1]
-    script = blocks(tour, "sh")[0].replace("http://127.0.0.1:8080", str(client.make_url("")))
+    script = blocks(tour, "sh")[0].replace("http://localhost:8080", str(client.make_url("")))
     again = script[script.rindex("curl ") :]
     process = await asyncio.create_subprocess_exec(
         bash, "-euc", f"{script}\n{again}", stdout=asyncio.subprocess.PIPE

@@ -17,6 +17,7 @@ PUBLIC = {
     ("GET", "/health/ready"),
     ("GET", "/health/startup"),
     ("GET", "/.well-known/jwks.json"),
+    ("GET", "/.well-known/webauthn"),
     ("GET", "/docs"),
     ("GET", "/docs/page.js"),
     ("GET", "/docs/page.css"),

@@ -11,6 +11,7 @@ from service.doctor.machine import (
     check_embedded,
     check_files,
     check_origin,
+    check_passkeys,
     check_passwords,
     check_variables,
 )
@@ -31,6 +32,7 @@ def examine(environ: Mapping[str, str]) -> Iterator[Finding]:
     yield from _check_database(settings, environ)
     yield from check_passwords(settings)
     yield from check_origin(settings, environ)
+    yield from check_passkeys(settings)
     yield from asyncio.run(check_mail(settings))
 
 

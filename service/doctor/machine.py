@@ -14,6 +14,7 @@ from service.embedded import server as embedded
 from service.embedded.binaries import require_wanted
 from service.embedded.cluster import read_secret
 from service.exceptions import StartError
+from service.factors.webauthn import relying_party
 from service.settings import VARIABLES, Database, Settings, SettingsError, is_local
 from service.settings.unknown import find_unknown
 
@@ -176,3 +177,14 @@ def check_origin(settings: Settings, environ: Mapping[str, str]) -> Iterator[Fin
         yield warn("origin", detail, "Terminate TLS in a proxy, and set PUBLIC_ORIGIN to https://…")
     else:
         yield ok("origin", f"links in emails begin with {origin}")
+
+
+def check_passkeys(settings: Settings) -> Iterator[Finding]:
+    """Check that some page can use passkeys."""
+    rp = relying_party(settings)
+    if rp is None:
+        detail = f"passkeys are off: pages of {settings.public_origin} cannot use any"
+        fix = "Set PUBLIC_ORIGIN to an origin with https:// and a domain name, or set RP_ID."
+        yield warn("passkeys", detail, fix)
+    else:
+        yield ok("passkeys", f"passkeys of {rp.id} work on {', '.join(sorted(rp.origins))}")

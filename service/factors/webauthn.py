@@ -8,7 +8,6 @@ import base64
 import codecs
 import hashlib
 import hmac
-import ipaddress
 import re
 import struct
 import uuid
@@ -18,13 +17,13 @@ from urllib.parse import urlsplit
 
 import orjson
 
-from service.settings import Settings
+from service.settings import Settings, has_passkeys
 
 if TYPE_CHECKING:
     from fido2.cose import CoseKey
 
 ES256, EDDSA, RS256 = -7, -8, -257
-# In the order of preference. Every authenticator has the first; RS256 is for Windows Hello on a TPM.
+# In the order of preference. Nearly all have the first. Windows Hello has RS256 on some machines.
 ALGORITHMS = (ES256, EDDSA, RS256)
 # How long the browser waits for its user: the shortest time that §15.1 recommends.
 TIMEOUT_S = 300
@@ -140,12 +139,12 @@ class _AuthenticatorData(NamedTuple):
 
 
 def relying_party(settings: Settings) -> RelyingParty | None:
-    """Return the site that passkeys belong to, or None if the public origin is an IP address."""
-    host = urlsplit(settings.public_origin).hostname or ""
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return RelyingParty(host, frozenset({settings.public_origin}))
+    """Return the site that passkeys belong to, or None if no page of ours could use them."""
+    origins = settings.rp_origins or frozenset({settings.public_origin})
+    if settings.rp_id:
+        return RelyingParty(settings.rp_id, origins)
+    if has_passkeys(settings.public_origin):
+        return RelyingParty(urlsplit(settings.public_origin).hostname or "", origins)
     return None
 
 
@@ -435,7 +434,7 @@ def _read_cbor(encoded: bytes, member: str) -> Any:
 
 
 def _read_key(encoded: bytes) -> "CoseKey":
-    """Return a public key that is complete, of an algorithm that we offer. Raises PasskeyRefused."""
+    """Return a complete public key of an algorithm that we offer. Raises PasskeyRefused."""
     from fido2.cose import CoseKey
 
     key = _read_cbor(encoded, "public key")

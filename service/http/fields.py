@@ -167,6 +167,22 @@ class DisplayName(Text):
         return text
 
 
+class LimitedList(fields.List[Any]):
+    """A list whose elements are checked only if there are not too many."""
+
+    def __init__(self, inner: fields.Field[Any], limit: int, **kwargs: Any) -> None:
+        super().__init__(inner, **kwargs)
+        self.limit = limit
+        self.json_schema: dict[str, Any] = {"maxItems": limit}
+
+    def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> list[Any]:
+        if not isinstance(value, list):
+            raise invalid("invalid_type", "Expected an array.")
+        if len(value) > self.limit:
+            raise invalid("too_many", f"Must have at most {self.limit} elements.")
+        return super()._deserialize(value, attr, data, **kwargs)
+
+
 class UuidText(fields.UUID):
     """A UUID in the format of RFC 9562 §4; Python also accepts braces and a urn prefix."""
 

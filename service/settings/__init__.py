@@ -4,7 +4,7 @@ from service.settings.connections import Database, MailServer, default_origin, h
 from service.settings.environment import load_settings
 from service.settings.mail import is_full_name, split_sender
 from service.settings.model import GROUPS, VARIABLES, Settings
-from service.settings.variables import Rate, SettingsError, Variable
+from service.settings.variables import Rate, SettingsError, Variable, has_passkeys
 
 __all__ = [
     "GROUPS",
@@ -16,6 +16,7 @@ __all__ = [
     "SettingsError",
     "Variable",
     "default_origin",
+    "has_passkeys",
     "http_origin",
     "is_full_name",
     "is_local",

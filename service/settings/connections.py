@@ -94,8 +94,12 @@ def in_brackets(host: str) -> str:
 
 
 def http_origin(host: str, port: int) -> str:
-    """Return the origin of a server that speaks HTTP on this host and port."""
-    return f"http://{in_brackets(host)}:{port}"
+    """Return the origin of a server that speaks HTTP on this host and port.
+
+    Pages of an IP address have no passkeys, so 127.0.0.1 is called ``localhost``. ``::1`` is not:
+    that name may be only of the other.
+    """
+    return f"http://{'localhost' if host == '127.0.0.1' else in_brackets(host)}:{port}"
 
 
 def default_origin(host: str, port: int) -> str:

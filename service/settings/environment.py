@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from service.settings.connections import (
     Database,
@@ -17,7 +18,7 @@ from service.settings.connections import (
 )
 from service.settings.model import DATABASE_VARIABLES, MAIL_TOKEN_FILE, VARIABLES, Settings
 from service.settings.urls import pair_hosts, parse_database_url, refuse_conflicts
-from service.settings.variables import SettingsError
+from service.settings.variables import SettingsError, has_passkeys
 
 # Control characters, and the separators of lines and paragraphs.
 _CONTROLS = {"Cc", "Zl", "Zp"}
@@ -74,11 +75,13 @@ def load_settings(environ: Mapping[str, str]) -> Settings:
     if "mail_server" in values and "public_origin" not in values and is_wildcard(host):
         condition = "if MAIL_URL is set and HOST means every interface"
         raise VARIABLES["PUBLIC_ORIGIN"].missing(condition)
+    values.setdefault("public_origin", default_origin(host, port))
+    if "rp_id" in values or "rp_origins" in values:
+        _check_passkeys(values)
     return Settings(
         **{
             "migrate_on_start": database is None,
             "data_dir": Settings.data_dir.absolute(),
-            "public_origin": default_origin(host, port),
             "token_audience": values.get("token_issuer", Settings.token_issuer),
             **values,
         },
@@ -143,6 +146,24 @@ def _with_token(server: MailServer | None, token_file: Path) -> MailServer:
             " the mail server is not on this machine"
         )
     return replace(server, token_file=token_file)
+
+
+def _check_passkeys(values: Mapping[str, Any]) -> None:
+    """Reject an RP ID that no page could use. Raises SettingsError."""
+    # A slow import, which reads the list of public suffixes.
+    from fido2.rpid import verify_rp_id
+
+    public_origin = values["public_origin"]
+    if "rp_id" not in values and not has_passkeys(public_origin):
+        condition = "if RP_ORIGINS is set and PUBLIC_ORIGIN is an IP address or not https://"
+        raise VARIABLES["RP_ID"].missing(condition)
+    rp_id = values.get("rp_id") or urlsplit(public_origin).hostname
+    origins = {public_origin, *values.get("rp_origins", ())}
+    if not any(verify_rp_id(rp_id, origin) for origin in origins):
+        raise VARIABLES["RP_ID"].refusal(
+            ": the host of PUBLIC_ORIGIN or of one of RP_ORIGINS, or a domain above it that is no"
+            " public suffix"
+        )
 
 
 def _check_traces(environ: Mapping[str, str]) -> None:

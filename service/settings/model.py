@@ -10,9 +10,11 @@ from service.settings.mail import EHLO_NAME, SENDER
 from service.settings.urls import DATABASE_URL_FORM, MAIL_URL, SSLMODES
 from service.settings.variables import (
     DIRECTORY,
+    DOMAIN,
     HEADERS,
     NETWORKS,
     ORIGINS,
+    PASSKEY_ORIGINS,
     PATH,
     PUBLIC_ORIGIN,
     RATE,
@@ -124,7 +126,8 @@ class Settings:
         "The origin of your front end; links in emails begin with it. If it is `https://`,"
         " responses carry HSTS. An IPv6 address is in brackets. Required if `MAIL_URL` is set and"
         " `HOST` means every interface.",
-        shown_default="`http://HOST:PORT`, with `localhost` if `HOST` means every interface")
+        shown_default="`http://HOST:PORT`, with `localhost` if `HOST` is `127.0.0.1` or means every"
+        " interface")
     cors_origins: frozenset[str] = variable("CORS_ORIGINS", REQUESTS, frozenset(), ORIGINS,
         "Origins whose pages may call the API from a browser.")
     cors_headers: frozenset[str] = variable("CORS_HEADERS", REQUESTS, frozenset(), HEADERS,
@@ -177,6 +180,15 @@ class Settings:
         " it if a container may use fewer cores than its machine has.")
     # How many hashes may wait before a sign-in gets a 503.
     password_hash_queue: int = 200
+    rp_id: str = variable("RP_ID", ACCOUNTS, "", DOMAIN,
+        "The domain that passkeys belong to: the host of the pages that use them, or a domain above"
+        " it. Passkeys of another one no longer work, so choose it once.",
+        shown_default="the host of `PUBLIC_ORIGIN`; no passkeys if that is an IP address or not"
+        " `https://`, unless it is `localhost`")
+    rp_origins: frozenset[str] = variable("RP_ORIGINS", ACCOUNTS, frozenset(), PASSKEY_ORIGINS,
+        "Origins whose pages may use passkeys. Browsers learn of those outside `RP_ID` at"
+        " `https://RP_ID/.well-known/webauthn`, which this service serves; they take at least five"
+        " domains there.", shown_default="`PUBLIC_ORIGIN`")
     deletion_grace_days: int = variable("DELETION_GRACE_DAYS", ACCOUNTS, 30,
         integer(0, 3650, "days"),
         "How long after a deletion request the account is erased. Until then the owner's sign-in"

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_network
 from pathlib import Path
 from typing import Generic, NamedTuple, TypeVar
+from urllib.parse import urlsplit
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -242,15 +243,55 @@ _PUBLIC_ORIGIN = re.compile(
 
 
 def _parse_public_origin(text: str) -> str:
+    """Parse an origin. Returns it as browsers send it, for comparison with theirs."""
     match = _PUBLIC_ORIGIN.fullmatch(text)
     if match is None:
         raise ValueError
     _check_ip_and_port(match)
-    return text
+    url = urlsplit(text.lower())
+    is_default = (url.scheme, str(url.port)) in _DEFAULT_PORTS
+    return f"{url.scheme}://{url.netloc.rpartition(':')[0] if is_default else url.netloc}"
 
 
 PUBLIC_ORIGIN = Parser(
     "an origin without a path, such as https://app.example", _parse_public_origin
+)
+
+
+# A domain name (RFC 1123 §2.1). Its last label is no number, as that would be an IP address.
+_LABEL = "(?:[a-z0-9-]{0,61}[a-z0-9])?"
+_DOMAIN = re.compile(rf"(?=.{{1,253}}$)(?:[a-z0-9]{_LABEL}\.)*[a-z]{_LABEL}")
+
+
+def _parse_domain(text: str) -> str:
+    if not _DOMAIN.fullmatch(text):
+        raise ValueError
+    return text
+
+
+DOMAIN = Parser("a domain name in lower case, such as app.example", _parse_domain)
+
+
+def has_passkeys(origin: str) -> bool:
+    """Return whether browsers let pages of this origin use passkeys."""
+    url = urlsplit(origin)
+    host = url.hostname or ""
+    is_local = host == "localhost" or host.endswith(".localhost")
+    is_secure = url.scheme == "https" or (url.scheme == "http" and is_local)
+    return is_secure and _DOMAIN.fullmatch(host) is not None
+
+
+def _parse_passkey_origins(text: str) -> frozenset[str]:
+    origins = _parse_origins(text)
+    if not origins or not all(map(has_passkeys, origins)):
+        raise ValueError
+    return origins
+
+
+PASSKEY_ORIGINS = Parser(
+    "origins as browsers send them, separated by commas, such as https://app.example: https:// and"
+    " no IP address, or http://localhost",
+    _parse_passkey_origins,
 )
 
 

@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 from marshmallow import fields
 
 from service.http.field_errors import invalid
-from service.http.fields import NUMBER_LIMITS, InexactFloat, Text, UuidText
+from service.http.fields import NUMBER_LIMITS, InexactFloat, LimitedList, Text, UuidText
 
 TAGS_MAX = 20
 TAG_MAX_LENGTH = 100
@@ -65,36 +65,20 @@ class StoryStatus(fields.String):
         return "active" if status == self.ALIAS else status
 
 
-class _List(fields.List[Any]):
-    """A list whose elements are checked only if there are not too many."""
-
-    def __init__(self, inner: fields.Field[Any], limit: int, **kwargs: Any) -> None:
-        super().__init__(inner, **kwargs)
-        self.limit = limit
-
-    def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> list[Any]:
-        if not isinstance(value, list):
-            raise invalid("invalid_type", "Expected an array.")
-        if len(value) > self.limit:
-            raise invalid("too_many", f"Must have at most {self.limit} elements.")
-        return super()._deserialize(value, attr, data, **kwargs)
-
-
-class Tags(_List):
+class Tags(LimitedList):
     """Tags, in their order."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(Text(1, TAG_MAX_LENGTH), TAGS_MAX, **kwargs)
-        self.json_schema = {"maxItems": TAGS_MAX}
 
 
-class Ids(_List):
+class Ids(LimitedList):
     """Ids of rows, in their order, each only once if ``distinct``."""
 
     def __init__(self, limit: int, *, distinct: bool = True, **kwargs: Any) -> None:
         super().__init__(UuidText(), limit, **kwargs)
         self.distinct = distinct
-        self.json_schema = {"maxItems": limit, "uniqueItems": distinct}
+        self.json_schema["uniqueItems"] = distinct
 
     def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> list[Any]:
         ids = super()._deserialize(value, attr, data, **kwargs)

@@ -323,11 +323,16 @@ def test_embedded_server_that_cannot_start_is_reported(
     [
         ({"PORT": "x"}, "settings", "PORT: expected a whole number from 0 to 65535"),
         ({"DB_POOLSIZE": "5"}, "settings", "DB_POOLSIZE is not a setting and is ignored"),
-        ({"MAIL_URL": "smtp://127.0.0.1:1"}, "origin", "begin with http://127.0.0.1:8080, which"),
+        ({"MAIL_URL": "smtp://127.0.0.1:1"}, "origin", "begin with http://localhost:8080, which"),
         (
             {"MAIL_URL": "smtp://127.0.0.1:1", "PUBLIC_ORIGIN": "http://app.example"},
             "origin",
             "begin with http://app.example: their tokens are sent in the clear",
+        ),
+        (
+            {"PUBLIC_ORIGIN": "https://192.0.2.1"},
+            "passkeys",
+            "passkeys are off: pages of https://192.0.2.1 cannot use any",
         ),
         ({"PASSWORD_HASH_MEMORY_KIB": "64"}, "passwords", "OWASP's minimum is 19456 KiB"),
     ],

@@ -27,6 +27,7 @@ UNLISTED = (
 )
 CACHED = {
     "/.well-known/jwks.json": "public, max-age=300",
+    "/.well-known/webauthn": "public, max-age=3600",
     "/openapi.json": "public, no-cache",
     **{
         route.path: "public, no-cache"

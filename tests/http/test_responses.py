@@ -24,6 +24,7 @@ PATHS = {
     "/health/live": 200,
     "/health/nothing": 404,
     "/.well-known/jwks.json": 200,
+    "/.well-known/webauthn": 200,
     "/api/v1/users/me": 200,
     "/api/v1/users?limit=1": 200,
     "/api/v1/users?limit=0": 422,

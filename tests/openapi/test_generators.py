@@ -14,6 +14,7 @@ OPERATION_IDS = """
     audit_list_events
     auth_jwks
     docs_home docs_page docs_page_script docs_page_style docs_swagger_ui_script docs_swagger_ui_style
+    factors_related_origins
     health health_live health_ready health_startup
     openapi_spec
     recovery_forgot_password recovery_inspect_link recovery_resend_verification

@@ -29,7 +29,7 @@ def test_environment_defaults_match_the_settings_class() -> None:
     assert load_settings({}) == Settings(
         data_dir=Path.cwd() / ".data",
         migrate_on_start=True,
-        public_origin="http://127.0.0.1:8080",
+        public_origin="http://localhost:8080",
     )
 
 
@@ -279,12 +279,12 @@ def test_default_origin_has_an_ipv6_host_in_brackets(host: str, origin: str) -> 
     assert load_settings({"HOST": host}).public_origin == origin
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "::", "0"])
-def test_default_origin_is_localhost_if_the_host_is_every_interface(host: str) -> None:
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "0.0.0.0", "::", "0"])
+def test_default_origin_is_localhost_if_browsers_here_reach_the_host_by_it(host: str) -> None:
     assert load_settings({"HOST": host}).public_origin == "http://localhost:8080"
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost", "192.0.2.1", "app.example"])
+@pytest.mark.parametrize("host", ["127.0.0.2", "::1", "localhost", "192.0.2.1", "app.example"])
 def test_public_origin_is_optional_if_the_host_is_one_interface(host: str) -> None:
     settings = load_settings({"MAIL_URL": "smtp://mail.example", "HOST": host})
     assert host in settings.public_origin
@@ -351,6 +351,8 @@ SAMPLES = {
     "MIGRATE_ON_START": "true",
     "PUBLIC_ORIGIN": "https://app.example",
     "SECRET_KEY": SECRET_KEY,
+    "RP_ID": "localhost",
+    "RP_ORIGINS": "https://app.example",
     "TOKEN_AUDIENCE": "https://api.example",
     "TRUSTED_PROXIES": "10.0.0.0/8",
 }

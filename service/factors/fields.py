@@ -1,0 +1,99 @@
+"""Fields of passkeys, as browsers send them."""
+
+import re
+from typing import Any
+
+from marshmallow import EXCLUDE, Schema, fields, validate
+
+from service.factors.webauthn import (
+    ATTESTATION_MAX_BYTES,
+    AUTHENTICATOR_DATA_MAX_BYTES,
+    CLIENT_DATA_MAX_BYTES,
+    SIGNATURE_MAX_BYTES,
+    TRANSPORTS_MAX,
+    USER_HANDLE_MAX_BYTES,
+)
+from service.http.field_errors import invalid
+from service.http.fields import LimitedList, too_long
+
+# Longer than any credential id, so that one that is too long has the problem of its own.
+ID_MAX_BYTES = 1536
+TRANSPORT_MAX_LENGTH = 32
+
+
+class Characters(fields.Field[str]):
+    """Text of 1 to ``max_length`` characters, all of one class of ASCII, such as ``a-z``."""
+
+    def __init__(self, allowed: str, max_length: int, format_: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.max_length = max_length
+        self.pattern = re.compile(f"[{allowed}]+")
+        self.json_schema = {
+            "type": "string",
+            "format": format_,
+            "minLength": 1,
+            "maxLength": max_length,
+            "pattern": f"^[{allowed}]*$",
+        }
+
+    def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> str:
+        if not isinstance(value, str):
+            raise invalid("invalid_type", "Expected a string.")
+        if len(value) > self.max_length:
+            raise too_long(self.max_length)
+        if not value:
+            raise invalid("too_short", "Must not be empty.")
+        if not self.pattern.fullmatch(value):
+            raise invalid("invalid_characters", "Contains characters that are not allowed here.")
+        return value
+
+
+def base64url(max_bytes: int, **kwargs: Any) -> Characters:
+    """Create a field for bytes in base64url without padding (RFC 4648 §5)."""
+    return Characters("A-Za-z0-9_-", -(-max_bytes * 4 // 3), "base64url", **kwargs)
+
+
+def _credential(name: str, response: dict[str, fields.Field[Any]]) -> type[Schema]:
+    """Create the schema of a credential's JSON. Members that are not described are ignored."""
+    inner = Schema.from_dict(response, name=f"{name}Response")
+    return Schema.from_dict(
+        {
+            "id": base64url(ID_MAX_BYTES, required=True),
+            "rawId": base64url(ID_MAX_BYTES, required=True),
+            "type": fields.String(required=True, validate=validate.OneOf(["public-key"])),
+            "response": fields.Nested(inner, required=True, unknown=EXCLUDE),
+        },
+        name=name,
+    )
+
+
+_CLIENT_DATA = {"clientDataJSON": base64url(CLIENT_DATA_MAX_BYTES, required=True)}
+
+
+def registration_credential(**kwargs: Any) -> fields.Nested:
+    """Create a field for what ``toJSON()`` returns of a new passkey."""
+    schema = _credential(
+        "RegistrationCredential",
+        {
+            **_CLIENT_DATA,
+            "attestationObject": base64url(ATTESTATION_MAX_BYTES, required=True),
+            "transports": LimitedList(
+                Characters("a-z0-9-", TRANSPORT_MAX_LENGTH, "transport"), TRANSPORTS_MAX
+            ),
+        },
+    )
+    return fields.Nested(schema, unknown=EXCLUDE, **kwargs)
+
+
+def authentication_credential(**kwargs: Any) -> fields.Nested:
+    """Create a field for what ``toJSON()`` returns of a passkey that was used."""
+    schema = _credential(
+        "AuthenticationCredential",
+        {
+            **_CLIENT_DATA,
+            "authenticatorData": base64url(AUTHENTICATOR_DATA_MAX_BYTES, required=True),
+            "signature": base64url(SIGNATURE_MAX_BYTES, required=True),
+            "userHandle": base64url(USER_HANDLE_MAX_BYTES, allow_none=True),
+        },
+    )
+    return fields.Nested(schema, unknown=EXCLUDE, **kwargs)
