@@ -29,6 +29,7 @@ from joserfc import jwt
 from joserfc.jwk import OctKey
 
 from service.app import create_app
+from service.auth.assurance import Assurance
 from service.auth.passwords import hash_password
 from service.auth.tokens import sign_access_token
 from service.db import migrations
@@ -160,7 +161,8 @@ async def seed(database: Database, users: int, sessions: int) -> list[Identity]:
             session_id, refresh_token = uuid_utils.uuid7(), new_refresh_token()
             records.append((session_id, user_id))
             tokens.append((hash_refresh_token(refresh_token), session_id))
-            access_token = await sign_access_token(app, user_id, session_id)
+            assurance = Assurance(["pwd"], 1, datetime.now(UTC))
+            access_token = await sign_access_token(app, user_id, session_id, assurance)
             peer_tokens = _hs256(user_id), _hs256(user_id, aud=["fastapi-users:auth"])
             identities.append(Identity(email, access_token, refresh_token, *peer_tokens))
         await conn.executemany(

@@ -23,6 +23,7 @@ from service.context import SETTINGS
 from service.db.connection import Connection
 from service.db.transactions import read, write
 from service.exceptions import DatabaseUnavailable
+from service.factors import queries as factors
 from service.http.idempotency import LIFETIME_H
 from service.jobs.periodic import Job, SlicedJob
 from service.sessions import queries as session_queries
@@ -100,6 +101,11 @@ async def forget_links(app: web.Application, conn: Connection) -> None:
         """,
         EXPIRED_AT_ONCE,
     )
+
+
+async def forget_challenges(app: web.Application, conn: Connection) -> None:
+    """Delete expired challenges, and apps for one-time codes that were never confirmed."""
+    await factors.delete_expired(conn, EXPIRED_AT_ONCE)
 
 
 async def forget_stored_responses(app: web.Application, conn: Connection) -> None:
@@ -201,6 +207,7 @@ async def _lock(conn: Connection, user_id: uuid.UUID) -> None:
 JOBS = (
     SlicedJob("forget sessions", 30, forget_sessions),
     Job("forget links", 300, forget_links),
+    Job("forget challenges", 300, forget_challenges),
     Job("forget stored responses", 300, forget_stored_responses),
     Job("forget keys", 300, forget_keys),
     SlicedJob("delete worlds", 30, delete_worlds),

@@ -5,7 +5,19 @@ from aiohttp import web
 from service.admin import handlers as administration
 from service.audit import handlers as audit
 from service.auth import handlers as auth
-from service.auth.guards import admin, anyone, optionally_signed_in, signed_in, support
+from service.auth.guards import (
+    aal2,
+    admin,
+    admin_recently,
+    anyone,
+    enrolling,
+    optionally_signed_in,
+    recently,
+    recently_enrolling,
+    recently_or_by_password,
+    signed_in,
+    support,
+)
 from service.context import SETTINGS
 from service.docs import handlers as docs
 from service.factors import related_origins as passkeys
@@ -20,10 +32,10 @@ from service.openapi import handlers as openapi
 from service.recovery import handlers as recovery
 from service.recovery import verification
 from service.sessions import handlers as sessions
-from service.sessions import sign_in
+from service.sessions import passkey_sign_in, reauthentication, second_factor, sign_in
 from service.settings import Settings
+from service.users import factors, registration
 from service.users import handlers as users
-from service.users import registration
 from service.worlds import beat_handlers as beats
 from service.worlds import event_handlers as events
 from service.worlds import handlers as worlds
@@ -49,6 +61,13 @@ ROUTES = (
     # Sign-in
     Route("POST", "/api/v1/auth/register", registration.register, anyone),
     Route("POST", "/api/v1/auth/login", sign_in.login, anyone),
+    Route("POST", "/api/v1/auth/second-factor", second_factor.use_second_factor, anyone),
+    Route(
+        "POST", "/api/v1/auth/second-factor/options", second_factor.second_factor_options, anyone
+    ),
+    Route("POST", "/api/v1/auth/passkey/options", passkey_sign_in.passkey_options, anyone),
+    Route("POST", "/api/v1/auth/passkey", passkey_sign_in.use_passkey, anyone),
+    Route("POST", "/api/v1/auth/reauthenticate", reauthentication.reauthenticate, enrolling),
     Route("POST", "/api/v1/auth/refresh", sessions.refresh, anyone),
     Route("POST", "/api/v1/auth/logout", sessions.logout, optionally_signed_in),
     # Links in mails
@@ -62,11 +81,24 @@ ROUTES = (
     Route("GET", "/api/v1/users/me", users.read_me, signed_in),
     Route("PUT", "/api/v1/users/me", users.replace_me, signed_in),
     Route("PATCH", "/api/v1/users/me", users.merge_me, signed_in),
-    Route("DELETE", "/api/v1/users/me", users.delete_me, signed_in),
-    Route("POST", "/api/v1/users/me/deletion", users.request_deletion, signed_in),
-    Route("GET", "/api/v1/users/me/export", users.export_me, signed_in),
-    Route("POST", "/api/v1/users/me/password", users.change_password, signed_in),
-    Route("POST", "/api/v1/users/me/email", users.change_email, signed_in),
+    Route("DELETE", "/api/v1/users/me", users.delete_me, recently_or_by_password),
+    Route("POST", "/api/v1/users/me/deletion", users.request_deletion, recently_or_by_password),
+    Route("GET", "/api/v1/users/me/export", users.export_me, recently),
+    Route("POST", "/api/v1/users/me/password", users.change_password, recently_or_by_password),
+    Route("POST", "/api/v1/users/me/email", users.change_email, recently_or_by_password),
+    Route("GET", "/api/v1/users/me/factors", factors.list_factors, enrolling),
+    Route("POST", "/api/v1/users/me/factors/totp", factors.start_totp, recently_enrolling),
+    Route(
+        "POST",
+        "/api/v1/users/me/factors/{factor_id}/confirm",
+        factors.confirm_totp,
+        recently_enrolling,
+    ),
+    Route("POST", "/api/v1/users/me/passkeys/options", factors.passkey_options, recently_enrolling),
+    Route("POST", "/api/v1/users/me/passkeys", factors.add_passkey, recently_enrolling),
+    Route("PATCH", "/api/v1/users/me/factors/{factor_id}", factors.rename_factor, signed_in),
+    Route("DELETE", "/api/v1/users/me/factors/{factor_id}", factors.remove_factor, recently),
+    Route("POST", "/api/v1/users/me/recovery-codes", factors.make_recovery_codes, aal2),
     Route("GET", "/api/v1/users/me/sessions", sessions.list_mine, signed_in),
     Route("DELETE", "/api/v1/users/me/sessions", sessions.end_others, signed_in),
     Route("DELETE", "/api/v1/users/me/sessions/{session_id}", sessions.end_one, signed_in),
@@ -159,6 +191,16 @@ ROUTES = (
         "/api/v1/users/{user_id}/sessions/{session_id}",
         administration.end_session,
         admin,
+    ),
+    Route("GET", "/api/v1/users/{user_id}/factors", administration.list_factors, support),
+    Route(
+        "DELETE", "/api/v1/users/{user_id}/factors", administration.remove_factors, admin_recently
+    ),
+    Route(
+        "DELETE",
+        "/api/v1/users/{user_id}/factors/{factor_id}",
+        administration.remove_factor,
+        admin_recently,
     ),
     Route("GET", "/api/v1/audit-events", audit.list_events, admin),
 )

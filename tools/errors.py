@@ -24,7 +24,8 @@ def problems() -> list[ProblemType]:
     declared = {
         (value.status, value.code, value.detail): value
         for module in modules
-        for value in vars(module).values()
+        for variable in vars(module).values()
+        for value in (variable if type(variable) is tuple else (variable,))
         if isinstance(value, ProblemType)
     }
     return [problem for _, problem in sorted(declared.items())]

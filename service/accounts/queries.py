@@ -402,7 +402,7 @@ _NOT_DUE = "(purge_at is null or purge_at > now())"
 # Decides whether the account may sign in. An expired suspension no longer counts, and owners may
 # cancel only their own deletion.
 _SIGN_IN_STATE = """
-    status, email_verified_at is not null as email_verified,
+    status, email_verified_at is not null as email_verified, has_second_factor,
     case status
         when 'suspended' then coalesce(suspended_until > now(), true)
         when 'deleting' then deleted_by_admin
@@ -441,9 +441,21 @@ async def lock_credentials(
     return await conn.fetchrow(
         f"""
         select id, version, {_SIGN_IN_STATE} from users
-        where id = $1 and password_hash = $2 and {_NOT_DUE}
+        where id = $1 and password_hash is not distinct from $2 and {_NOT_DUE}
         for no key update
         """,  # noqa: S608
         user_id,
         password_hash,
+    )
+
+
+async def lock_sign_in(conn: Connection, user_id: uuid.UUID) -> asyncpg.Record | None:
+    """Lock the account and return its sign-in state, as ``lock_credentials`` does."""
+    return await conn.fetchrow(
+        f"""
+        select id, version, {_SIGN_IN_STATE} from users
+        where id = $1 and {_NOT_DUE}
+        for no key update
+        """,  # noqa: S608
+        user_id,
     )

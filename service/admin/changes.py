@@ -18,6 +18,8 @@ from service.admin import schemas
 from service.audit.events import Author, record
 from service.context import SETTINGS
 from service.db.connection import Connection
+from service.factors import queries as factors
+from service.factors.problems import FACTOR_NOT_FOUND
 from service.http.conditional import check_preconditions
 from service.http.fields import fold_email
 from service.http.problems import ACCOUNT_NOT_FOUND, EMAIL_TAKEN, Problem, ProblemType
@@ -190,6 +192,38 @@ async def delete(
     await send_mail(conn, app, user, "account_deletion_by_admin", date=date)
     await record_change(conn, by, "user.delete", user, deleting)
     return deleting
+
+
+async def remove_factors(
+    conn: Connection,
+    app: web.Application,
+    user_id: uuid.UUID,
+    by: Author,
+    factor_id: uuid.UUID | None = None,
+) -> int:
+    """Remove the account's factor, or all of them, and return how many were removed.
+
+    Ends all its sessions and notifies its owner by mail, unless it had none. With the last one, the
+    recovery codes go too. Raises Problem 404 if there is no such factor.
+    """
+    user = await lock_account(conn, user_id, by)
+    if factor_id is None:
+        removed = await factors.delete_factors(conn, user["id"])
+    else:
+        removed = await factors.delete_factor(conn, user["id"], factor_id)
+        if not removed:
+            raise Problem(FACTOR_NOT_FOUND)
+    if not removed:
+        return 0
+    if not await factors.update_has_second_factor(conn, user["id"]):
+        await factors.delete_recovery_codes(conn, user["id"])
+    await factors.delete_challenges(conn, user["id"])
+    await session_queries.end_sessions(conn, user["id"])
+    await send_mail(conn, app, user, "second_factor_removed")
+    for factor in removed:
+        before = {"factor_id": str(factor["id"]), "type": factor["type"]}
+        await record(conn, by, "factor.remove", user["id"], before=before)
+    return len(removed)
 
 
 async def record_change(

@@ -17,6 +17,7 @@ from service.audit.events import record
 from service.db.connection import Connection
 from service.db.replica import read_replica
 from service.db.transactions import read, write
+from service.factors.listing import FACTORS, FACTORS_EXAMPLE, describe_factors
 from service.http import examples
 from service.http.conditional import etag_of, require_if_match
 from service.http.descriptions import Success, describe
@@ -286,6 +287,38 @@ async def _end_session(conn: Connection, request: web.Request) -> None:
     if not await session_queries.end_session(conn, user_id, session_id):
         raise Problem(SESSION_NOT_FOUND)
     await record(conn, request, "session.end", user_id, before={"session_id": str(session_id)})
+
+
+@describe({200: Success("The factors.", FACTORS, example=FACTORS_EXAMPLE)})
+async def list_factors(request: web.Request) -> web.Response:
+    """List an account's second factors and passkeys, without their secrets."""
+    user_id = _user_id(request)
+    if await read(request.app, accounts.find_account, user_id) is None:
+        raise Problem(ACCOUNT_NOT_FOUND)
+    return json_response(await read(request.app, describe_factors, user_id))
+
+
+@describe({204: Success("Removed. All sessions have ended.")}, if_match="honoured")
+async def remove_factors(request: web.Request) -> web.Response:
+    """Remove all second factors, passkeys and recovery codes of an account.
+
+    All its sessions end, and its owner is notified by email. The password stays as it is.
+    """
+    await write(request.app, changes.remove_factors, request.app, _user_id(request), request)
+    return web.Response(status=204)
+
+
+@describe({204: Success("Removed. All sessions have ended.")}, if_match="honoured")
+async def remove_factor(request: web.Request) -> web.Response:
+    """Remove one second factor or passkey of an account.
+
+    All its sessions end, and its owner is notified by email. With the last one, the recovery codes
+    go too.
+    """
+    factor_id = uuid.UUID(request.match_info["factor_id"])
+    user_id = _user_id(request)
+    await write(request.app, changes.remove_factors, request.app, user_id, request, factor_id)
+    return web.Response(status=204)
 
 
 def _user_id(request: web.Request) -> uuid.UUID:

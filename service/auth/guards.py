@@ -1,12 +1,21 @@
-"""Access guards of the route table: who may call a route."""
+"""Access guards of the route table: who may call a route, and how they must have proved it."""
 
 import functools
 import uuid
+from collections.abc import Callable
 
 import asyncpg
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
+from service.auth.assurance import (
+    ENROLMENT_REQUIRED,
+    INSUFFICIENT_AUTHENTICATION,
+    RECENT_S,
+    require_enrolment,
+    require_level,
+    require_recent,
+)
 from service.auth.tokens import (
     INVALID_ACCESS_TOKEN,
     SESSION_ENDED,
@@ -23,6 +32,13 @@ SIGNED_IN: web.AppKey["Coalesced[uuid.UUID, asyncpg.Record]"] = web.AppKey("sign
 NOT_SIGNED_IN = ProblemType(401, "not_signed_in", "Sign in and send the access token.", CHALLENGE)
 FORBIDDEN = ProblemType(403, "forbidden", "Your role does not allow this.")
 _TOKEN_PROBLEMS = (NOT_SIGNED_IN, INVALID_ACCESS_TOKEN, MISCONFIGURED)
+# If REQUIRE_SECOND_FACTOR asks for more than the session has.
+_POLICY_PROBLEMS = (*_TOKEN_PROBLEMS, INSUFFICIENT_AUTHENTICATION, ENROLMENT_REQUIRED)
+_MINUTES = RECENT_S // 60
+_RECENTLY = (
+    f"whose session was proved in the last {_MINUTES} minutes: with a second factor, if the"
+    " account has one."
+)
 
 
 @describe_access("No sign-in needed.")
@@ -49,13 +65,75 @@ async def identify(app: web.Application, request: web.Request) -> None:
     REQUEST_CONTEXT.get().user_id = user["id"]
 
 
-@describe_access("For any signed-in user.", *_TOKEN_PROBLEMS)
-def signed_in(app: web.Application, handler: Handler) -> Handler:
-    """Allow the bearer of a valid access token whose session has not ended."""
+@describe_access(
+    "For any signed-in user, even without the second factor that the service asks for.",
+    *_TOKEN_PROBLEMS,
+)
+def enrolling(app: web.Application, handler: Handler) -> Handler:
+    """Allow the bearer of a valid access token whose session has not ended.
+
+    Only what is needed to sign out, or to reach the level that REQUIRE_SECOND_FACTOR asks for, has
+    this guard rather than ``signed_in``.
+    """
 
     @functools.wraps(handler)
     async def guarded(request: web.Request) -> web.StreamResponse:
         await identify(app, request)
+        return await handler(request)
+
+    return guarded
+
+
+@describe_access("For any signed-in user.", *_POLICY_PROBLEMS)
+def signed_in(app: web.Application, handler: Handler) -> Handler:
+    """Allow like ``enrolling``, unless the session is short of REQUIRE_SECOND_FACTOR."""
+
+    @functools.wraps(handler)
+    async def guarded(request: web.Request) -> web.StreamResponse:
+        await identify(app, request)
+        require_enrolment(app, request[USER])
+        return await handler(request)
+
+    return guarded
+
+
+@describe_access(
+    "For any signed-in user. Takes a recent proof, or the password if the account has no second"
+    " factor.",
+    *_POLICY_PROBLEMS,
+)
+def recently_or_by_password(app: web.Application, handler: Handler) -> Handler:
+    """Allow like ``signed_in``; the handler calls ``attempts.require_proof``."""
+    return signed_in(app, handler)
+
+
+@describe_access(f"For any signed-in user {_RECENTLY}", *_POLICY_PROBLEMS)
+def recently(app: web.Application, handler: Handler) -> Handler:
+    """Allow like ``signed_in``, with a recent proof of the account's own level."""
+    return signed_in(app, _if(require_recent, handler))
+
+
+@describe_access(
+    f"For any signed-in user {_RECENTLY}", *_TOKEN_PROBLEMS, INSUFFICIENT_AUTHENTICATION
+)
+def recently_enrolling(app: web.Application, handler: Handler) -> Handler:
+    """Allow like ``enrolling``, with a recent proof of the account's own level."""
+    return enrolling(app, _if(require_recent, handler))
+
+
+@describe_access(
+    f"For any signed-in user who has proved a second factor in the last {_MINUTES} minutes.",
+    *_POLICY_PROBLEMS,
+)
+def aal2(app: web.Application, handler: Handler) -> Handler:
+    """Allow like ``signed_in``, with a recent proof of level 2."""
+    return signed_in(app, _if(lambda user: require_level(user, 2, RECENT_S), handler))
+
+
+def _if(require: Callable[[asyncpg.Record], None], handler: Handler) -> Handler:
+    @functools.wraps(handler)
+    async def guarded(request: web.Request) -> web.StreamResponse:
+        require(request[USER])
         return await handler(request)
 
     return guarded
@@ -67,16 +145,22 @@ def optionally_signed_in(app: web.Application, handler: Handler) -> Handler:
     return handler
 
 
-@describe_access("For administrators and support.", *_TOKEN_PROBLEMS, FORBIDDEN)
+@describe_access("For administrators and support.", *_POLICY_PROBLEMS, FORBIDDEN)
 def support(app: web.Application, handler: Handler) -> Handler:
     """Allow support staff and administrators."""
     return signed_in(app, _only_for(handler, "support", "admin"))
 
 
-@describe_access("For administrators.", *_TOKEN_PROBLEMS, FORBIDDEN)
+@describe_access("For administrators.", *_POLICY_PROBLEMS, FORBIDDEN)
 def admin(app: web.Application, handler: Handler) -> Handler:
     """Allow administrators only."""
     return signed_in(app, _only_for(handler, "admin"))
+
+
+@describe_access(f"For administrators {_RECENTLY}", *_POLICY_PROBLEMS, FORBIDDEN)
+def admin_recently(app: web.Application, handler: Handler) -> Handler:
+    """Allow administrators only, with a recent proof of the account's own level."""
+    return admin(app, _if(require_recent, handler))
 
 
 def _only_for(handler: Handler, *roles: str) -> Handler:

@@ -35,11 +35,20 @@ TOKEN_MEMBERS = {
     "refresh_token": {**_TEXT, "description": "Can be used once, to get a new pair of tokens."},
 }
 TOKENS = Shape("Tokens", object_of(**TOKEN_MEMBERS))
+ACCESS_TOKEN = Shape(
+    "AccessToken",
+    object_of(
+        **{name: member for name, member in TOKEN_MEMBERS.items() if name != "refresh_token"}
+    ),
+)
 TOKENS_EXAMPLE = {
     "access_token": "eyJhbGciOiJFUzI1NiIsInR5cCI6ImF0K2p3dCJ9.eyJzdWIiOiLigKYifQ.c2ln",
     "token_type": "bearer",
     "expires_in": 900,
     "refresh_token": "q7RkV2xW9yB4nM1cP8tL5zH3jF6dS0aG_uE-iO2wKXo",
+}
+ACCESS_TOKEN_EXAMPLE = {
+    name: member for name, member in TOKENS_EXAMPLE.items() if name != "refresh_token"
 }
 
 _JWK = object_of(

@@ -15,6 +15,7 @@ import uuid_utils.compat as uuid_utils
 from aiohttp import web
 from asyncpg.pgproto.pgproto import UUID
 
+from service.auth.assurance import Assurance
 from service.auth.bearer import Bearer
 from service.auth.signing_keys import (
     ALGORITHM,
@@ -62,8 +63,14 @@ class _UnknownKeyError(Exception):
         self.key_id = key_id
 
 
-async def sign_access_token(app: web.Application, user_id: uuid.UUID, session_id: uuid.UUID) -> str:
-    """Return a token that is valid for ``access_token_ttl_s``, or until its session ends."""
+async def sign_access_token(
+    app: web.Application, user_id: uuid.UUID, session_id: uuid.UUID, assurance: Assurance
+) -> str:
+    """Return a token that is valid for ``access_token_ttl_s``, or until its session ends.
+
+    Its ``acr``, ``amr`` and ``auth_time`` say what the session proved when it was issued (RFC 9068
+    §2.2.1). This service itself reads that from the database at each request.
+    """
     key = await signing_key(app)
     from joserfc import jwt
 
@@ -77,6 +84,9 @@ async def sign_access_token(app: web.Application, user_id: uuid.UUID, session_id
             "sub": str(user_id),
             "sid": str(session_id),
             "client_id": CLIENT_ID,
+            "acr": f"aal{assurance.aal}",
+            "amr": assurance.amr,
+            "auth_time": int(assurance.proved_at.timestamp()),
             "iat": now,
             "exp": now + settings.access_token_ttl_s,
             "jti": str(uuid_utils.uuid7()),
@@ -95,14 +105,13 @@ def _registry() -> "JWSRegistry":
 
 
 async def token_response(
-    app: web.Application, user_id: uuid.UUID, session_id: uuid.UUID, refresh_token: str
+    app: web.Application, user_id: uuid.UUID, session_id: uuid.UUID, assurance: Assurance
 ) -> dict[str, object]:
-    """Return the response body of a sign-in or a refresh (RFC 6749 §5.1)."""
+    """Return the response body with a new access token (RFC 6749 §5.1), but no refresh token."""
     return {
-        "access_token": await sign_access_token(app, user_id, session_id),
+        "access_token": await sign_access_token(app, user_id, session_id, assurance),
         "token_type": "bearer",
         "expires_in": app[SETTINGS].access_token_ttl_s,
-        "refresh_token": refresh_token,
     }
 
 

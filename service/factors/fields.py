@@ -5,6 +5,7 @@ from typing import Any
 
 from marshmallow import EXCLUDE, Schema, fields, validate
 
+from service.factors.totp import DIGITS
 from service.factors.webauthn import (
     ATTESTATION_MAX_BYTES,
     AUTHENTICATOR_DATA_MAX_BYTES,
@@ -22,16 +23,18 @@ TRANSPORT_MAX_LENGTH = 32
 
 
 class Characters(fields.Field[str]):
-    """Text of 1 to ``max_length`` characters, all of one class of ASCII, such as ``a-z``."""
+    """Text of characters that are all of one class of ASCII, such as ``a-z``."""
 
-    def __init__(self, allowed: str, max_length: int, format_: str, **kwargs: Any) -> None:
+    def __init__(
+        self, allowed: str, max_length: int, format_: str, *, min_length: int = 1, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
-        self.max_length = max_length
+        self.min_length, self.max_length = min_length, max_length
         self.pattern = re.compile(f"[{allowed}]+")
         self.json_schema = {
             "type": "string",
             "format": format_,
-            "minLength": 1,
+            "minLength": min_length,
             "maxLength": max_length,
             "pattern": f"^[{allowed}]*$",
         }
@@ -41,8 +44,9 @@ class Characters(fields.Field[str]):
             raise invalid("invalid_type", "Expected a string.")
         if len(value) > self.max_length:
             raise too_long(self.max_length)
-        if not value:
-            raise invalid("too_short", "Must not be empty.")
+        if len(value) < self.min_length:
+            least = f"{self.min_length} character{'s' * (self.min_length > 1)}"
+            raise invalid("too_short", f"Must be at least {least} long.")
         if not self.pattern.fullmatch(value):
             raise invalid("invalid_characters", "Contains characters that are not allowed here.")
         return value
@@ -51,6 +55,11 @@ class Characters(fields.Field[str]):
 def base64url(max_bytes: int, **kwargs: Any) -> Characters:
     """Create a field for bytes in base64url without padding (RFC 4648 §5)."""
     return Characters("A-Za-z0-9_-", -(-max_bytes * 4 // 3), "base64url", **kwargs)
+
+
+def one_time_code(**kwargs: Any) -> Characters:
+    """Create a field for the code of an app: six digits."""
+    return Characters("0-9", DIGITS, "one-time-code", min_length=DIGITS, **kwargs)
 
 
 def _credential(name: str, response: dict[str, fields.Field[Any]]) -> type[Schema]:
@@ -70,30 +79,33 @@ def _credential(name: str, response: dict[str, fields.Field[Any]]) -> type[Schem
 _CLIENT_DATA = {"clientDataJSON": base64url(CLIENT_DATA_MAX_BYTES, required=True)}
 
 
+# Made once, because the API's description names each class.
+_REGISTRATION = _credential(
+    "RegistrationCredential",
+    {
+        **_CLIENT_DATA,
+        "attestationObject": base64url(ATTESTATION_MAX_BYTES, required=True),
+        "transports": LimitedList(
+            Characters("a-z0-9-", TRANSPORT_MAX_LENGTH, "transport"), TRANSPORTS_MAX
+        ),
+    },
+)
+_AUTHENTICATION = _credential(
+    "AuthenticationCredential",
+    {
+        **_CLIENT_DATA,
+        "authenticatorData": base64url(AUTHENTICATOR_DATA_MAX_BYTES, required=True),
+        "signature": base64url(SIGNATURE_MAX_BYTES, required=True),
+        "userHandle": base64url(USER_HANDLE_MAX_BYTES, allow_none=True),
+    },
+)
+
+
 def registration_credential(**kwargs: Any) -> fields.Nested:
     """Create a field for what ``toJSON()`` returns of a new passkey."""
-    schema = _credential(
-        "RegistrationCredential",
-        {
-            **_CLIENT_DATA,
-            "attestationObject": base64url(ATTESTATION_MAX_BYTES, required=True),
-            "transports": LimitedList(
-                Characters("a-z0-9-", TRANSPORT_MAX_LENGTH, "transport"), TRANSPORTS_MAX
-            ),
-        },
-    )
-    return fields.Nested(schema, unknown=EXCLUDE, **kwargs)
+    return fields.Nested(_REGISTRATION, unknown=EXCLUDE, **kwargs)
 
 
 def authentication_credential(**kwargs: Any) -> fields.Nested:
     """Create a field for what ``toJSON()`` returns of a passkey that was used."""
-    schema = _credential(
-        "AuthenticationCredential",
-        {
-            **_CLIENT_DATA,
-            "authenticatorData": base64url(AUTHENTICATOR_DATA_MAX_BYTES, required=True),
-            "signature": base64url(SIGNATURE_MAX_BYTES, required=True),
-            "userHandle": base64url(USER_HANDLE_MAX_BYTES, allow_none=True),
-        },
-    )
-    return fields.Nested(schema, unknown=EXCLUDE, **kwargs)
+    return fields.Nested(_AUTHENTICATION, unknown=EXCLUDE, **kwargs)

@@ -56,6 +56,7 @@ def _render(problem: Problem, request_id: str) -> bytes:
         "code": problem.code,
         "request_id": request_id,
     }
+    body |= problem.members
     if problem.errors:
         body["errors"] = problem.errors
     return orjson.dumps(body)

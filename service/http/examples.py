@@ -2,6 +2,7 @@
 
 USER_ID = "01a1fba4-8e29-73c2-8fdb-0edde7bcd9f3"
 SESSION_ID = "01a1fba4-8e2b-7d51-9a14-6c8b3a0f5e72"
+FACTOR_ID = "01a1fba4-8e2f-7ac1-b4d6-91e25c7f3a08"
 EVENT_ID = "01a1fba4-8e2d-7b9c-8b52-3a7d1f6e9c04"
 REQUEST_ID = "01a1fba48e2973c28fdb0edde7bcd9f3"
 EMAIL = "ada@example.com"

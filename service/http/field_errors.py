@@ -1,7 +1,7 @@
 """Errors of single fields: what is wrong, for people, with a stable code, for programs."""
 
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import Any
 
@@ -83,6 +83,17 @@ def code_of(message: str) -> str:
 def field_error(pointer: str, code: str, text: str) -> FieldError:
     """Create an error for ``invalid_fields``. Raises KeyError for an unknown code."""
     return FieldError(pointer, Message(code, text), code)
+
+
+def require_one(body: Mapping[str, Any], *names: str) -> None:
+    """Raise Problem 422 unless the body has exactly one of these members."""
+    sent = [name for name in names if name in body]
+    if not sent:
+        text = f"Send one of {', '.join(names)}."
+        raise invalid_fields(field_error(f"#/{names[0]}", "required", text))
+    if len(sent) > 1:
+        text = f"Send either this or {sent[0]}."
+        raise invalid_fields(field_error(f"#/{sent[1]}", "exclusive", text))
 
 
 def field_errors(error: ValidationError, pointer: str) -> Problem:

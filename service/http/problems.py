@@ -33,6 +33,7 @@ class FieldError:
 class Problem(Exception):
     """A problem response; ``detail`` overrides the default of its ``kind``.
 
+    ``members`` are added to the document (RFC 9457 §3.2), if their kind has some.
     ``close`` closes the connection, for requests whose remaining bytes cannot be read.
     """
 
@@ -43,6 +44,7 @@ class Problem(Exception):
         *,
         errors: Iterable[FieldError] = (),
         headers: Mapping[str, str] | None = None,
+        members: Mapping[str, object] | None = None,
         close: bool = False,
     ) -> None:
         self.status = kind.status
@@ -51,6 +53,7 @@ class Problem(Exception):
         super().__init__(self.detail)
         self.errors = tuple(errors)
         self.headers = {**kind.headers, **(headers or {})}
+        self.members = members or {}
         self.close = close
 
 

@@ -27,6 +27,11 @@ VALUES: Mapping[str, frozenset[str]] = {
     "email_change": frozenset({"link", "date"}),
     "email_changed": frozenset({"link", "date"}),
     "account_exists": frozenset(),
+    "second_factor_added": frozenset(),
+    "second_factor_removed": frozenset(),
+    "second_factor_locked": frozenset(),
+    "recovery_codes_replaced": frozenset(),
+    "recovery_code_used": frozenset({"left"}),
     "account_deletion": frozenset({"date"}),
     "account_deletion_by_admin": frozenset({"date"}),
 }

@@ -129,6 +129,15 @@ PROBLEM = Shape(
                     "additionalProperties": False,
                 },
             },
+            "challenge": {
+                "type": "string",
+                "description": "If the code is `second_factor_required`: to send with the factor.",
+            },
+            "factors": {
+                "type": "array",
+                "items": {"type": "string", "enum": ["totp", "passkey", "recovery_code"]},
+                "description": "If the code is `second_factor_required`: what to choose from.",
+            },
         },
         "required": ["type", "title", "status", "detail", "code", "request_id"],
         "additionalProperties": False,

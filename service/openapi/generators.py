@@ -4,6 +4,7 @@ docs/clients.md says which; ``make clients`` tries them.
 """
 
 import json
+import re
 from typing import Any
 
 _EXAMPLES = ("example", "examples")
@@ -39,8 +40,8 @@ def _complete_enumerations(node: Any) -> Any:
     values = completed.get("enum", [completed.get("const")])
     if isinstance(values, list) and all(isinstance(value, str) for value in values):
         completed.setdefault("type", "string")
-        if any(value.startswith("-") for value in values):
+        if "enum" in completed and any("-" in value for value in values):
             # A list sorted the other way: -email would be VALUE_1.
-            names = [value.replace("-", "descending_", 1) for value in values]
+            names = [re.sub("^-", "descending_", value).replace("-", "_") for value in values]
             completed["x-enum-varnames"] = names
     return completed

@@ -11,6 +11,7 @@ from service.auth.passwords import hash_password, require_acceptable
 from service.context import REQUEST_CONTEXT
 from service.db.connection import Connection
 from service.db.transactions import read
+from service.factors import queries as factors
 from service.http.fields import fold_email
 from service.http.problems import EMAIL_TAKEN, Problem, ProblemType
 from service.mail import notices
@@ -66,6 +67,7 @@ async def take_over(
     if not user["email_verified"]:
         await record_change(conn, request, user, "email.verify", user["email"])
         await known_networks.forget_networks_of(conn, user["id"])
+        await factors.forget_factors(conn, user["id"])
         user = await accounts.claim_account(conn, user["id"])
     await accounts.update_password(conn, user["id"], password_hash)
     await session_queries.end_sessions(conn, user["id"])

@@ -11,6 +11,7 @@ from service.auth.passwords import TOO_MANY_SIGN_INS
 from service.context import REQUEST_CONTEXT
 from service.db.connection import Connection
 from service.db.transactions import read
+from service.factors import queries as factors
 from service.http import examples
 from service.http.descriptions import Success, describe
 from service.http.fields import fold_email
@@ -132,8 +133,9 @@ async def _reset(
 async def revert_email(request: web.Request) -> web.Response:
     """Restore an account's previous email with the token from a mailed link.
 
-    All sessions end, the password is removed, and the restored email receives a link to set a new
-    one. Ask a person before you call this: mail scanners open links too.
+    All sessions end. The password is removed, and so are the second factors that were added since
+    the change. The restored email receives a link to set a new password. Ask a person before you
+    call this: mail scanners open links too.
     """
     body = await read_body(request, schemas.TOKEN_ONLY)
     return await write_once(request, _revert, request, links.hash_token(body["token"]))
@@ -147,6 +149,8 @@ async def _revert(conn: Connection, request: web.Request, token_hash: bytes) -> 
     await accounts.update_password(conn, user["id"], None)
     await queries.delete_tokens(conn, user["id"], "email_change")
     await queries.delete_reverts_since(conn, user["id"], token["created_at"])
+    # Whoever changed the email may have added factors, to keep the owner out.
+    await factors.forget_factors(conn, user["id"], token["created_at"])
     restored = await accounts.lock_profile(conn, user["id"])
     assert restored is not None  # noqa: S101
     await links.start_password_reset(conn, request.app, restored)

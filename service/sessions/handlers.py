@@ -3,9 +3,11 @@
 import uuid
 from typing import NamedTuple
 
+import asyncpg
 from aiohttp import web
 
 from service.audit.events import record, user_agent
+from service.auth.assurance import assurance_of
 from service.auth.guards import identify
 from service.auth.schemas import TOKENS, TOKENS_EXAMPLE
 from service.auth.tokens import INVALID_ACCESS_TOKEN, SESSION_ENDED, token_response
@@ -35,8 +37,7 @@ INVALID_REFRESH_TOKEN = ProblemType(
 class Refreshed(NamedTuple):
     """A refreshed session and its next refresh token."""
 
-    user_id: uuid.UUID
-    session_id: uuid.UUID
+    session: asyncpg.Record
     refresh_token: str
 
 
@@ -52,7 +53,11 @@ async def refresh(request: web.Request) -> web.Response:
     refreshed = await write(request.app, _rotate, request, body["refresh_token"])
     if refreshed is None:
         raise Problem(INVALID_REFRESH_TOKEN)
-    return json_response(await token_response(request.app, *refreshed))
+    session = refreshed.session
+    tokens = await token_response(
+        request.app, session["user_id"], session["id"], assurance_of(session)
+    )
+    return json_response({**tokens, "refresh_token": refreshed.refresh_token})
 
 
 async def _rotate(conn: Connection, request: web.Request, token: str) -> Refreshed | None:
@@ -84,7 +89,7 @@ async def _rotate(conn: Connection, request: web.Request, token: str) -> Refresh
         await queries.end_session(conn, session["user_id"], session["id"])
         await record(conn, request, "session.replay", session["user_id"])
         return None
-    return Refreshed(session["user_id"], session["id"], successor)
+    return Refreshed(session, successor)
 
 
 @describe(

@@ -2,6 +2,7 @@
 
 import uuid
 from collections.abc import Sequence
+from datetime import datetime
 
 import asyncpg
 
@@ -16,6 +17,20 @@ SESSION = """
     host(ip) as ip
 """
 SESSIONS_NEWEST_FIRST = Keyset({"id": uuid.UUID}, descending=True)
+
+
+def _level(has_second_factor: str) -> str:
+    """Return the level of a session: at most 1 once the account has no second factor.
+
+    ``has_second_factor`` is SQL for whether the session's account has one.
+    """
+    return f"least(sessions.aal, 1 + ({has_second_factor})::int)"
+
+
+_LEVEL = _level("users.has_second_factor")
+_PROVED_AT = f"case {_LEVEL} when 2 then sessions.aal2_at else sessions.aal1_at end"
+# What a session proves, for queries that join users: see auth.assurance.
+ASSURANCE = f"sessions.amr, {_LEVEL} as aal, {_PROVED_AT} as proved_at, sessions.created_at"
 
 
 def _live(epoch: str) -> str:
@@ -58,7 +73,9 @@ def select_sessions(
     """Build the query for a page of live sessions after a place in SESSIONS_NEWEST_FIRST."""
     beyond = SESSIONS_NEWEST_FIRST.beyond(4) if after else "true"
     statement = f"""
-        select {SESSION}, id = $3 as current from sessions
+        select {SESSION}, id = $3 as current, amr,
+               'aal' || {_level("select has_second_factor from users where users.id = $1")} as acr
+        from sessions
         where {LIVE_OF_ACCOUNT} and {beyond}
         order by {SESSIONS_NEWEST_FIRST.order_by()}
         limit $2
@@ -76,22 +93,30 @@ async def insert_session(
     idle_ttl_s: int,
     user_agent: str,
     ip: IpAddress | None,
-) -> None:
-    """Insert a session that ends after ``ttl_s``, or after ``idle_ttl_s`` without a refresh."""
-    await conn.execute(
+    amr: Sequence[str],
+    aal: int,
+) -> datetime:
+    """Insert a session that ends after ``ttl_s``, or after ``idle_ttl_s`` without a refresh.
+
+    Its owner has just proved the level ``aal``, and the one below it. Returns that time.
+    """
+    proved_at: datetime = await conn.fetchval(
         f"""
         with session as (
             insert into sessions (
-                user_id, id, epoch, expires_at, idle_expires_at, user_agent, ip
+                user_id, id, epoch, expires_at, idle_expires_at, user_agent, ip,
+                amr, aal, aal1_at, aal2_at
             )
             values (
                 $1, $2, {EPOCH_OF_ACCOUNT}, now() + make_interval(secs => $3),
-                now() + make_interval(secs => $4), $5, $6
+                now() + make_interval(secs => $4), $5, $6,
+                $8, $9::smallint, now(), case when $9 = 2 then now() end
             )
             returning id
         )
         insert into refresh_tokens (token_hash, session_id)
         select $7, id from session
+        returning now()
         """,  # noqa: S608
         user_id,
         session_id,
@@ -100,20 +125,26 @@ async def insert_session(
         user_agent,
         ip,
         refresh_token_hash,
+        amr,
+        aal,
     )
+    return proved_at
 
 
 async def find_signed_in(
     conn: Connection, session_ids: Sequence[uuid.UUID]
 ) -> dict[uuid.UUID, asyncpg.Record]:
-    """Return each live session's user profile and session id, keyed by session id.
+    """Return each live session's user profile, id and assurance, keyed by session id.
+
+    ``proved_s_ago`` is null for a session whose owner proved its level before such times were kept.
 
     The ids are sent as text. For an array of another type, asyncpg would introspect the catalog
     once per connection, which is slow.
     """
     rows = await conn.fetch(
         f"""
-        select {PROFILE}, sessions.id as session_id
+        select {PROFILE}, users.has_second_factor, sessions.id as session_id, {_LEVEL} as aal,
+               extract(epoch from now() - {_PROVED_AT})::float8 as proved_s_ago
         from sessions
         join users on users.id = sessions.user_id
         where sessions.id = any($1::text[]::uuid[]) and {LIVE}
@@ -128,7 +159,7 @@ async def lock_family(conn: Connection, refresh_token_hash: bytes) -> asyncpg.Re
     for _ in range(TRIES):
         row = await conn.fetchrow(
             f"""
-            select sessions.id, sessions.user_id
+            select sessions.id, sessions.user_id, {ASSURANCE}
             from refresh_tokens
             join sessions on sessions.id = refresh_tokens.session_id
             join users on users.id = sessions.user_id
@@ -140,6 +171,39 @@ async def lock_family(conn: Connection, refresh_token_hash: bytes) -> asyncpg.Re
         if row is not None:
             return row
     return None
+
+
+async def prove_level(
+    conn: Connection,
+    user_id: uuid.UUID,
+    session_id: uuid.UUID,
+    *,
+    method: str,
+    levels: Sequence[int],
+) -> asyncpg.Record | None:
+    """Note that the session's owner has just proved ``levels``, and return its assurance.
+
+    Its level rises to the highest of them, and never falls. ``method`` is added to the methods
+    unless it is among them. Returns None if the session has ended.
+    """
+    return await conn.fetchrow(
+        f"""
+        update sessions
+        set aal = greatest(aal, $3::smallint),
+            aal1_at = case when $4 then now() else aal1_at end,
+            aal2_at = case when $5 then now() else aal2_at end,
+            amr = case when $6 = any(amr) then amr else amr || $6::text end
+        from users
+        where sessions.id = $2 and sessions.user_id = $1 and users.id = $1 and {LIVE}
+        returning {ASSURANCE}
+        """,  # noqa: S608
+        user_id,
+        session_id,
+        max(levels),
+        1 in levels,
+        2 in levels,
+        method,
+    )
 
 
 async def use_refresh_token(conn: Connection, refresh_token_hash: bytes) -> bool:

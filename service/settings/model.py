@@ -152,6 +152,9 @@ class Settings:
     require_email_verification: bool = variable("REQUIRE_EMAIL_VERIFICATION", ACCOUNTS, False,
         flag(), "Refuse sign-in until the link in the verification email has been followed."
         " Registration then always responds with 202.")
+    require_second_factor: str = variable("REQUIRE_SECOND_FACTOR", ACCOUNTS, "none",
+        choice("none", "admins", "all"), "Which accounts must have a second factor. Without one,"
+        " their sessions may do nothing but set one up.")
     access_token_ttl_s: int = variable("ACCESS_TOKEN_TTL_S", ACCOUNTS, 15 * 60,
         integer(10, 86_400, "seconds"), "How long an access token is valid.")
     session_ttl_s: int = variable("SESSION_TTL_S", ACCOUNTS, 30 * 86_400,
@@ -161,6 +164,8 @@ class Settings:
     sessions_per_account: int = variable("SESSIONS_PER_ACCOUNT", ACCOUNTS, 100,
         integer(1, 10_000, "sessions"),
         "Maximum sessions of an account; a sign-in beyond it ends the oldest.")
+    service_name: str = variable("SERVICE_NAME", ACCOUNTS, "Shinkei", text("any text"),
+        "The name under which an app lists its one-time codes.")
     token_issuer: str = variable("TOKEN_ISSUER", ACCOUNTS, "shinkei",
         text("any text"), "The `iss` claim of access tokens.")
     token_audience: str = variable("TOKEN_AUDIENCE", ACCOUNTS, "shinkei",

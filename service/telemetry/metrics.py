@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 Counted: TypeAlias = Literal[
     "sign_ins",
+    "sign_in_methods",
     "registrations",
     "throttled_requests",
     "idempotent_replays",
@@ -29,7 +30,11 @@ Counted: TypeAlias = Literal[
 Dropped: TypeAlias = Literal["not_reading", "idle", "overload"]
 # Known label values, so that each series exists at 0 before the first event.
 LABELS: dict[Counted, tuple[str, tuple[str, ...]]] = {
-    "sign_ins": ("outcome", ("success", "wrong", "refused", "throttled")),
+    "sign_ins": (
+        "outcome",
+        ("success", "second_factor_required", "wrong", "refused", "throttled"),
+    ),
+    "sign_in_methods": ("method", ("pwd", "otp", "hwk", "swk", "rec")),
     "throttled_requests": (
         "policy",
         (
@@ -44,8 +49,12 @@ LABELS: dict[Counted, tuple[str, tuple[str, ...]]] = {
 }
 HELP: dict[Counted, str] = {
     "sign_ins": (
-        "Password sign-ins, and wrong or throttled passwords elsewhere; refused means that the"
-        " account is suspended or unverified"
+        "Sign-ins, and wrong or throttled proofs elsewhere; refused means that the account is"
+        " suspended or unverified"
+    ),
+    "sign_in_methods": (
+        "Methods of successful sign-ins (RFC 8176): a password, a one-time code, a passkey that is"
+        " bound to one device or synchronized, a recovery code"
     ),
     "registrations": "Accounts created by registration",
     "throttled_requests": "Requests rejected by a rate limit",

@@ -18,10 +18,10 @@ tell which accounts are known in its network, unless an attacker also uses up th
 
 import hmac
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
 from operator import attrgetter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from aiohttp import web
 
@@ -37,6 +37,7 @@ from service.telemetry import metrics
 from service.throttle.known_networks import forget_networks, is_known_network
 
 DELETE_BATCH = 50_000
+_PER_ACCOUNT = "-per-account"
 
 TOO_MANY_REQUESTS = ProblemType(429, "too_many_requests", "Too many attempts. Try again later.")
 
@@ -117,19 +118,40 @@ async def check(request: web.Request, action: Action, account: str | None = None
         raise Problem(TOO_MANY_REQUESTS, headers={"Retry-After": str(_wait_s(counts[-1]))})
 
 
-async def refund(conn: Connection, request: web.Request) -> None:
+async def refund(conn: Connection, request: web.Request, earlier: Sequence[Count] = ()) -> None:
     """Refund the counts that are for failures only, in the transaction of a success.
 
-    Call it last in the transaction, because other requests wait for the locked rows.
+    ``earlier`` are those of the sign-in's other requests. Call it last in the transaction, because
+    other requests wait for the locked rows.
     """
+    counts = [*earlier, *request.get(COUNTS, ())]
+    # In the order in which all replicas lock them.
+    counts.sort(key=lambda count: count.limit.name.endswith(_PER_ACCOUNT))
     _set_headers(
         [
             count._replace(ahead=await refund_count(conn, count))
             if count.limit.only_failures
             else count
-            for count in request.get(COUNTS, ())
+            for count in counts
         ]
     )
+
+
+def counts_to_keep(request: web.Request) -> list[list[Any]]:
+    """Return what ``refund`` would refund for this request, as JSON for ``kept_counts``."""
+    return [
+        [count.limit.name, *count.limit.rate, count.key.hex()]
+        for count in request.get(COUNTS, ())
+        if count.limit.only_failures
+    ]
+
+
+def kept_counts(kept: Iterable[Sequence[Any]]) -> list[Count]:
+    """Return counts from ``counts_to_keep``, without the subjects that their keys stand for."""
+    return [
+        Count(Limit(name, Rate(*rate), "", True), bytes.fromhex(key), True, timedelta(0))
+        for name, *rate, key in kept
+    ]
 
 
 def _set_headers(counts: Sequence[Count]) -> None:
@@ -176,7 +198,7 @@ async def _limits(
         if action.all_per_ip and network and await is_known_network(conn, account, network):
             subject = f"{account}\0{network}"
         rate = action.per_account(settings)
-        limits.append(Limit(f"{action.name}-per-account", rate, subject, only_failures))
+        limits.append(Limit(f"{action.name}{_PER_ACCOUNT}", rate, subject, only_failures))
     return limits
 
 

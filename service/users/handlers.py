@@ -14,7 +14,7 @@ from service.accounts import queries as accounts
 from service.accounts.rules import LAST_ADMINISTRATOR, keep_an_administrator
 from service.audit import queries as audit_queries
 from service.audit.events import record
-from service.auth.attempts import require_own
+from service.auth.attempts import require_proof
 from service.auth.guards import SIGNED_IN
 from service.auth.passwords import (
     REPLACED_MEANWHILE,
@@ -30,13 +30,14 @@ from service.db.connection import Connection
 from service.db.listing import Keyset
 from service.db.replica import read_replica
 from service.db.transactions import read, write
+from service.factors.listing import describe_factors
 from service.http import examples
 from service.http.conditional import check_preconditions, etag_of
 from service.http.descriptions import Success, describe
-from service.http.field_errors import field_errors
+from service.http.field_errors import field_error, field_errors
 from service.http.fields import fold_email
 from service.http.idempotency import write_once
-from service.http.problems import RETRY_SOON, Problem, ProblemType
+from service.http.problems import RETRY_SOON, Problem, ProblemType, invalid_fields
 from service.http.requests import (
     json_response,
     read_body,
@@ -148,13 +149,14 @@ async def _change_profile(
     idempotent=True,
 )
 async def change_password(request: web.Request) -> web.Response:
-    """Change the password.
+    """Change the password, or set one if the account has none.
 
-    All other sessions end.
+    All other sessions end. The current password is required if there is one. If the account has a
+    second factor, or no password, the session must also have been proved recently.
     """
     body = await read_body(request, schemas.CHANGE_PASSWORD)
     user = request[USER]
-    account = await _verify_own_password(request, body["current_password"])
+    account = await _prove(request, body.get("current_password"), is_required=True)
     personal = (user["email"], user["name"])
     require_acceptable(request.app, body["password"], "#/password", personal)
     password_hash = await hash_password(request.app, body["password"])
@@ -163,17 +165,27 @@ async def change_password(request: web.Request) -> web.Response:
     )
 
 
-async def _verify_own_password(request: web.Request, password: str) -> asyncpg.Record:
-    """Return the caller's credentials once the password is verified against them."""
+async def _prove(
+    request: web.Request, password: str | None, *, is_required: bool = False
+) -> asyncpg.Record:
+    """Return the caller's credentials after ``require_proof``.
+
+    Raises Problem 422 if the password ``is_required`` but missing from an account that has one.
+    """
     account = await read(request.app, accounts.find_own_credentials, request[USER]["id"])
     if account is None:
         raise _account_gone()
-    await require_own(request, request[USER], account["password_hash"], password)
+    password_hash = account["password_hash"]
+    if is_required and password is None and password_hash is not None:
+        raise invalid_fields(
+            field_error("#/current_password", "required", "Required to change it.")
+        )
+    await require_proof(request, password_hash, password)
     return account
 
 
 async def _change_password(
-    conn: Connection, request: web.Request, old_hash: str, new_hash: str
+    conn: Connection, request: web.Request, old_hash: str | None, new_hash: str
 ) -> web.Response:
     user = request[USER]
     await _lock_credentials(conn, request, old_hash)
@@ -188,7 +200,7 @@ async def _change_password(
 
 
 async def _lock_credentials(
-    conn: Connection, request: web.Request, password_hash: str
+    conn: Connection, request: web.Request, password_hash: str | None
 ) -> asyncpg.Record:
     """Lock the account. Raises a Problem if the password has changed or the session has ended."""
     user = request[USER]
@@ -217,7 +229,7 @@ async def change_email(request: web.Request) -> web.Response:
     require_room(request.app)
     # A success is not refunded: even a successful request can send mail to someone else.
     await throttle.check(request, throttle.VERIFICATION, fold_email(body["email"]))
-    account = await _verify_own_password(request, body["password"])
+    account = await _prove(request, body.get("password"))
     async with uniform_time():
         return await write_once(
             request, _change_email, request, body["email"], account["password_hash"]
@@ -225,7 +237,7 @@ async def change_email(request: web.Request) -> web.Response:
 
 
 async def _change_email(
-    conn: Connection, request: web.Request, email: str, password_hash: str
+    conn: Connection, request: web.Request, email: str, password_hash: str | None
 ) -> web.Response:
     user = request[USER]
     await _lock_credentials(conn, request, password_hash)
@@ -248,6 +260,7 @@ _describe_deletion = describe(
         )
     },
     body=schemas.DELETE_ACCOUNT,
+    body_required=False,
     example={"password": examples.PASSWORD},
     problems=(*_PASSWORD_PROBLEMS, LAST_ADMINISTRATOR),
     if_match="honoured",
@@ -261,8 +274,8 @@ async def delete_me(request: web.Request) -> web.Response:
     All sessions end. Signing in during the grace period cancels the deletion. If a proxy or client
     drops the body of a DELETE, use `POST /api/v1/users/me/deletion`.
     """
-    body = await read_body(request, schemas.DELETE_ACCOUNT)
-    account = await _verify_own_password(request, body["password"])
+    body = await read_body(request, schemas.DELETE_ACCOUNT) if await request.read() else {}
+    account = await _prove(request, body.get("password"))
     purge_at = await write(request.app, _delete_me, request, account["password_hash"])
     return json_response(schemas.DELETION.dump({"purge_at": purge_at}), status=202)
 
@@ -273,7 +286,7 @@ async def request_deletion(request: web.Request) -> web.Response:
     return await delete_me(request)
 
 
-async def _delete_me(conn: Connection, request: web.Request, password_hash: str) -> datetime:
+async def _delete_me(conn: Connection, request: web.Request, password_hash: str | None) -> datetime:
     user = request[USER]
     await keep_an_administrator(conn, user["id"])
     account = await _lock_credentials(conn, request, password_hash)
@@ -325,6 +338,8 @@ async def _export(app: web.Application, user: asyncpg.Record) -> AsyncGenerator[
     networks = await read_replica(app, known_networks.export_networks, user["id"])
     yield b'{"account":' + encode(schemas.OWN_PROFILE.dump(user))
     yield b',"known_networks":' + encode(schemas.KNOWN_NETWORK.dump(networks, many=True))
+    factors = await read_replica(app, describe_factors, user["id"])
+    yield b',"factors":' + encode(factors["items"])
     yield b',"sessions":'
     sessions = session_queries.list_sessions, session_queries.SESSIONS_NEWEST_FIRST
     async for part in _export_list(app, user, *sessions, SESSION):

@@ -92,7 +92,7 @@ async def _register(
     user = await _create_account(conn, request, body, password_hash)
     if user is None:
         raise Problem(EMAIL_TAKEN)
-    tokens = await open_session(conn, request, user["id"])
+    tokens = await open_session(conn, request, user["id"], ["pwd"], 1)
     return json_response({**tokens, "user": OWN_PROFILE.dump(user)}, status=201)
 
 

@@ -4,6 +4,7 @@ from marshmallow import Schema, fields, validate
 
 from service.accounts.preferences import IS_EMAIL, NAME_MAX_LENGTH, ROLES, PreferencesField
 from service.auth.schemas import TOKEN_MEMBERS
+from service.factors.schemas import FACTOR, FACTOR_EXAMPLE
 from service.http import examples
 from service.http.descriptions import Shape, array_of, object_of
 from service.http.fields import DisplayName, EmailAddress, NewPassword, Password, Timestamp
@@ -40,23 +41,23 @@ class ReplaceProfileSchema(Schema):
 
 
 class ChangePasswordSchema(Schema):
-    """``POST /users/me/password``."""
+    """``POST /users/me/password``. ``current_password`` is required if there is one."""
 
-    current_password = Password(required=True)
+    current_password = Password()
     password = NewPassword(required=True)
 
 
 class ChangeEmailSchema(Schema):
-    """``POST /users/me/email``."""
+    """``POST /users/me/email``: the password, or a recent proof."""
 
     email = EmailAddress(required=True)
-    password = Password(required=True)
+    password = Password()
 
 
 class DeleteAccountSchema(Schema):
-    """``DELETE /users/me``."""
+    """``DELETE /users/me``: the password, or a recent proof."""
 
-    password = Password(required=True)
+    password = Password()
 
 
 class DeletionSchema(RowSchema):
@@ -122,6 +123,7 @@ EXPORT = Shape(
     "Export",
     object_of(
         account=OWN_PROFILE,
+        factors=array_of(FACTOR),
         sessions=array_of(SESSION),
         known_networks=array_of(KNOWN_NETWORK),
         audit_events=array_of(OWN_AUDIT_EVENT),
@@ -130,6 +132,7 @@ EXPORT = Shape(
 )
 EXPORT_EXAMPLE = {
     "account": PROFILE_EXAMPLE,
+    "factors": [FACTOR_EXAMPLE],
     "sessions": [SESSION_EXAMPLE],
     "known_networks": [{"network": f"{examples.IP}/32", "last_seen_at": examples.SEEN_AT}],
     "audit_events": [

@@ -497,6 +497,8 @@ async def test_admin_lists_and_ends_the_sessions_of_an_account(client: Client) -
         "expires_at": sessions[0]["expires_at"],
         "user_agent": sessions[0]["user_agent"],
         "ip": sessions[0]["ip"],
+        "amr": ["pwd"],
+        "acr": "aal1",
     }
 
     ended = await client.delete(f"{url}/{sessions[0]['id']}", headers=admin.headers)

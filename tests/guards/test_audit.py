@@ -119,7 +119,7 @@ async def replaying(client: Client, settings: Settings, account: Account, admin:
 
 OWNERS: list[tuple[Act, str, bool, Any, Any]] = [
     (registering, "user.register", True, None, None),
-    (signing_in, "session.start", True, None, None),
+    (signing_in, "session.start", True, None, {"amr": ["pwd"]}),
     (
         verifying,
         "email.verify",

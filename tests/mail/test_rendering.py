@@ -15,6 +15,7 @@ SAMPLE = {
     "link": "https://app.example/verify?a=1&b=2#token=abc",
     "minutes": "30",
     "date": "2030-01-31 12:00 UTC",
+    "left": "9",
 }
 
 

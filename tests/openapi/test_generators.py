@@ -9,8 +9,8 @@ from tests.support.described import document_of_defaults
 # Each is a function in every generated client, so renaming one breaks their users.
 OPERATION_IDS = """
     admin_change_user admin_create_user admin_delete_user admin_end_session admin_end_sessions
-    admin_list_sessions admin_list_users admin_read_user admin_reinstate_user admin_reset_password
-    admin_suspend_user
+    admin_list_factors admin_list_sessions admin_list_users admin_read_user admin_reinstate_user
+    admin_remove_factor admin_remove_factors admin_reset_password admin_suspend_user
     audit_list_events
     auth_jwks
     docs_home docs_page docs_page_script docs_page_style docs_swagger_ui_script docs_swagger_ui_style
@@ -20,9 +20,12 @@ OPERATION_IDS = """
     recovery_forgot_password recovery_inspect_link recovery_resend_verification
     recovery_reset_password recovery_revert_email recovery_verify_email
     sessions_end_one sessions_end_others sessions_list_mine sessions_login sessions_logout
-    sessions_refresh
-    users_change_email users_change_password users_delete_me users_export_me users_merge_me
-    users_read_me users_register users_replace_me users_request_deletion
+    sessions_passkey_options sessions_reauthenticate sessions_refresh sessions_second_factor_options
+    sessions_use_passkey sessions_use_second_factor
+    users_add_passkey users_change_email users_change_password users_confirm_totp users_delete_me
+    users_export_me users_list_factors users_make_recovery_codes users_merge_me
+    users_passkey_options users_read_me users_register users_remove_factor users_rename_factor
+    users_replace_me users_request_deletion users_start_totp
     worlds_add_cause worlds_change_beat worlds_change_event worlds_change_event_of_world
     worlds_change_reasoning worlds_change_story worlds_change_world worlds_clone_story
     worlds_create_beat worlds_create_event worlds_create_story worlds_create_world

@@ -3,7 +3,6 @@
 import dataclasses
 import itertools
 import json
-import sys
 from typing import Any
 
 import pytest
@@ -14,7 +13,6 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 from service.app import create_app
 from service.http.descriptions import description_of
 from service.http.fields import NUMBER_LIMITS
-from service.http.problems import ProblemType
 from service.openapi.document import document
 from service.routes import ROUTES
 from service.settings import Settings
@@ -31,6 +29,7 @@ from tests.support.described import (
 )
 from tests.support.factories import PASSWORD, register
 from tests.support.schemas import row_schemas
+from tools.errors import problems
 
 
 def operations() -> list[tuple[str, dict[str, Any]]]:
@@ -74,13 +73,7 @@ def test_protected_operations_declare_their_security() -> None:
 
 
 def test_every_declared_problem_is_described() -> None:
-    modules = [module for name, module in sys.modules.items() if name.startswith("service.")]
-    declared = {
-        (kind.status, kind.code)
-        for module in modules
-        for kind in vars(module).values()
-        if isinstance(kind, ProblemType)
-    }
+    declared = {(kind.status, kind.code) for kind in problems()}
     described = {
         (int(name.removeprefix("Problem")[:3]), code)
         for name, response in document_of_defaults()["components"]["responses"].items()

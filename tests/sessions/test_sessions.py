@@ -43,6 +43,8 @@ async def test_session_list_marks_the_current_one(client: Client) -> None:
         "expires_at",
         "user_agent",
         "ip",
+        "amr",
+        "acr",
         "current",
     }
     assert (newest["current"], oldest["current"]) == (True, False)

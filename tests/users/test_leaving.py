@@ -58,6 +58,7 @@ async def test_export_contains_all_stored_data(client: Client) -> None:
     document = await response.json()
     assert set(document) == {
         "account",
+        "factors",
         "sessions",
         "known_networks",
         "audit_events",

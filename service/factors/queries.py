@@ -1,0 +1,482 @@
+"""SQL for second factors and recovery codes."""
+
+import uuid
+from collections.abc import Sequence
+from datetime import datetime
+
+import asyncpg
+
+from service.db.connection import Connection
+
+# Wrong codes in a row after which an app's codes are no longer accepted (NIST SP 800-63B-4 §3.2.2).
+FAILURES_MAX = 100
+# How long an app may take to be confirmed.
+PENDING_TTL_S = 3600
+
+_CONFIRMED = "confirmed_at is not null"
+# Factors of the account $1 that accept codes now.
+_ACCEPTS_CODES = f"""
+    user_id = $1 and type = 'totp' and {_CONFIRMED} and failures < {FAILURES_MAX}
+"""
+FACTOR = "id, type, name, created_at, last_used_at"
+
+
+async def list_factors(conn: Connection, user_id: uuid.UUID) -> list[asyncpg.Record]:
+    """Return the account's confirmed factors, oldest first."""
+    return await conn.fetch(
+        f"select {FACTOR} from factors where user_id = $1 and {_CONFIRMED} order by id",  # noqa: S608
+        user_id,
+    )
+
+
+async def count_factors(conn: Connection, user_id: uuid.UUID, type_: str) -> int:
+    count: int = await conn.fetchval(
+        f"select count(*) from factors where user_id = $1 and type = $2 and {_CONFIRMED}",  # noqa: S608
+        user_id,
+        type_,
+    )
+    return count
+
+
+async def count_recovery_codes(conn: Connection, user_id: uuid.UUID) -> int:
+    count: int = await conn.fetchval(
+        "select count(*) from recovery_codes where user_id = $1", user_id
+    )
+    return count
+
+
+async def find_usable(conn: Connection, user_id: uuid.UUID) -> list[str]:
+    """Return what the account can sign in with after its password."""
+    row = await conn.fetchrow(
+        f"""
+        select exists (select from factors where {_ACCEPTS_CODES}) as totp,
+               exists (select from factors where user_id = $1 and type = 'passkey') as passkey,
+               exists (select from recovery_codes where user_id = $1) as recovery_code
+        """,  # noqa: S608
+        user_id,
+    )
+    assert row is not None  # noqa: S101
+    return [name for name, usable in row.items() if usable]
+
+
+async def update_has_second_factor(conn: Connection, user_id: uuid.UUID) -> bool:
+    """Note whether the account has a second factor, and return that. The account must be locked."""
+    has: bool = await conn.fetchval(
+        f"""
+        update users set has_second_factor = exists (
+            select from factors where user_id = $1 and {_CONFIRMED}
+        )
+        where id = $1
+        returning has_second_factor
+        """,  # noqa: S608
+        user_id,
+    )
+    return has
+
+
+# Apps (TOTP)
+
+
+async def insert_pending_totp(
+    conn: Connection, *, factor_id: uuid.UUID, user_id: uuid.UUID, name: str, sealed_secret: bytes
+) -> None:
+    """Insert an app that is to be confirmed, in place of others that are."""
+    await conn.execute(f"delete from factors where user_id = $1 and not {_CONFIRMED}", user_id)  # noqa: S608
+    await conn.execute(
+        """
+        insert into factors (id, user_id, type, name, sealed_secret)
+        values ($1, $2, 'totp', $3, $4)
+        """,
+        factor_id,
+        user_id,
+        name,
+        sealed_secret,
+    )
+
+
+async def find_pending_totp(
+    conn: Connection, user_id: uuid.UUID, factor_id: uuid.UUID
+) -> asyncpg.Record | None:
+    """Return the app to be confirmed, with the database's time."""
+    return await conn.fetchrow(
+        f"""
+        select id, name, sealed_secret, extract(epoch from clock_timestamp())::float8 as unix_time_s
+        from factors
+        where id = $2 and user_id = $1 and type = 'totp' and not {_CONFIRMED}
+          and created_at > now() - make_interval(secs => {PENDING_TTL_S})
+        """,  # noqa: S608
+        user_id,
+        factor_id,
+    )
+
+
+async def confirm_totp(conn: Connection, factor_id: uuid.UUID, step: int) -> bool:
+    """Confirm a pending app with the code of a step, which is then used. Return whether it was."""
+    status = await conn.execute(
+        f"""
+        update factors set confirmed_at = now(), last_used_at = now(), last_step = $2
+        where id = $1 and not {_CONFIRMED}
+        """,  # noqa: S608
+        factor_id,
+        step,
+    )
+    return status == "UPDATE 1"
+
+
+async def count_failure(conn: Connection, user_id: uuid.UUID) -> list[asyncpg.Record]:
+    """Count a wrong code against the account's apps, and return those that accept codes until now.
+
+    Called before the code is compared, so that guesses in parallel never exceed FAILURES_MAX. The
+    right code resets the count: see ``use_step``. With each comes the database's time.
+    """
+    return await conn.fetch(
+        f"""
+        update factors set failures = failures + 1 where {_ACCEPTS_CODES}
+        returning id, sealed_secret, last_step, failures,
+                  extract(epoch from clock_timestamp())::float8 as unix_time_s
+        """,  # noqa: S608
+        user_id,
+    )
+
+
+async def use_step(conn: Connection, factor_id: uuid.UUID, step: int) -> bool:
+    """Use up the codes of a time step, and those before. Return whether they were unused."""
+    status = await conn.execute(
+        """
+        update factors set last_step = $2, last_used_at = now(), failures = 0
+        where id = $1 and (last_step is null or last_step < $2)
+        """,
+        factor_id,
+        step,
+    )
+    return status == "UPDATE 1"
+
+
+# Passkeys
+
+
+async def find_passkey_handle(conn: Connection, user_id: uuid.UUID) -> bytes | None:
+    """Return what authenticators know the account by, once it has been chosen."""
+    handle: bytes | None = await conn.fetchval(
+        "select passkey_handle from users where id = $1", user_id
+    )
+    return handle
+
+
+async def set_passkey_handle(conn: Connection, user_id: uuid.UUID, handle: bytes) -> bytes:
+    """Choose what authenticators know the account by, unless it has been. Return it."""
+    kept: bytes = await conn.fetchval(
+        """
+        update users set passkey_handle = coalesce(passkey_handle, $2)
+        where id = $1 returning passkey_handle
+        """,
+        user_id,
+        handle,
+    )
+    return kept
+
+
+async def list_passkeys(conn: Connection, user_id: uuid.UUID) -> list[asyncpg.Record]:
+    """Return the ids and transports of the account's credentials."""
+    return await conn.fetch(
+        """
+        select credential_id, transports from factors
+        where user_id = $1 and type = 'passkey' order by id
+        """,
+        user_id,
+    )
+
+
+async def insert_passkey(
+    conn: Connection,
+    *,
+    factor_id: uuid.UUID,
+    user_id: uuid.UUID,
+    name: str,
+    credential_id: bytes,
+    public_key: bytes,
+    sign_count: int,
+    backup_eligible: bool,
+    backed_up: bool,
+    transports: Sequence[str],
+    aaguid: uuid.UUID,
+) -> asyncpg.Record | None:
+    """Insert a passkey and return it, or None if some account already has its credential id."""
+    return await conn.fetchrow(
+        f"""
+        insert into factors (
+            id, user_id, type, name, confirmed_at, credential_id, public_key, sign_count,
+            backup_eligible, backed_up, transports, aaguid
+        )
+        values ($1, $2, 'passkey', $3, now(), $4, $5, $6, $7, $8, $9, $10)
+        on conflict on constraint factors_credential_id_key do nothing
+        returning {FACTOR}
+        """,  # noqa: S608
+        factor_id,
+        user_id,
+        name,
+        credential_id,
+        public_key,
+        sign_count,
+        backup_eligible,
+        backed_up,
+        transports,
+        aaguid,
+    )
+
+
+async def find_passkey(conn: Connection, credential_id: bytes) -> asyncpg.Record | None:
+    """Return the passkey with its account's id, email and handle."""
+    return await conn.fetchrow(
+        """
+        select factors.id, factors.user_id, credential_id, public_key, sign_count, backup_eligible,
+               users.email, users.email_folded, users.passkey_handle
+        from factors
+        join users on users.id = factors.user_id
+        where credential_id = $1
+        """,
+        credential_id,
+    )
+
+
+async def use_passkey(
+    conn: Connection, factor_id: uuid.UUID, old_count: int, new_count: int, *, backed_up: bool
+) -> bool:
+    """Note the use of a passkey. Return False if its counter has changed since it was checked.
+
+    Authenticators that do not count send 0 each time.
+    """
+    status = await conn.execute(
+        """
+        update factors set sign_count = $3, backed_up = $4, last_used_at = now()
+        where id = $1 and sign_count = $2
+        """,
+        factor_id,
+        old_count,
+        new_count,
+        backed_up,
+    )
+    return status == "UPDATE 1"
+
+
+async def use_challenge(conn: Connection, challenge_hash: bytes, ttl_s: float) -> bool:
+    """Note that a passkey's challenge has been used. Return whether this was its first use."""
+    status = await conn.execute(
+        """
+        insert into used_challenges (challenge_hash, expires_at)
+        values ($1, now() + make_interval(secs => $2))
+        on conflict on constraint used_challenges_pkey do nothing
+        """,
+        challenge_hash,
+        ttl_s,
+    )
+    return status == "INSERT 0 1"
+
+
+# Any factor
+
+
+async def rename_factor(
+    conn: Connection, user_id: uuid.UUID, factor_id: uuid.UUID, name: str
+) -> asyncpg.Record | None:
+    return await conn.fetchrow(
+        f"""
+        update factors set name = $3 where id = $2 and user_id = $1 and {_CONFIRMED}
+        returning {FACTOR}
+        """,  # noqa: S608
+        user_id,
+        factor_id,
+        name,
+    )
+
+
+async def delete_factor(
+    conn: Connection, user_id: uuid.UUID, factor_id: uuid.UUID
+) -> list[asyncpg.Record]:
+    """Delete a confirmed factor and return it, in a list that is empty if there is none."""
+    return await conn.fetch(
+        f"""
+        delete from factors where id = $2 and user_id = $1 and {_CONFIRMED} returning {FACTOR}
+        """,  # noqa: S608
+        user_id,
+        factor_id,
+    )
+
+
+async def delete_factors(
+    conn: Connection, user_id: uuid.UUID, since: datetime | None = None
+) -> list[asyncpg.Record]:
+    """Delete the account's factors, or those added ``since``. Return the confirmed ones."""
+    rows = await conn.fetch(
+        f"""
+        delete from factors where user_id = $1 and ($2::timestamptz is null or created_at >= $2)
+        returning {FACTOR}, {_CONFIRMED} as confirmed
+        """,  # noqa: S608
+        user_id,
+        since,
+    )
+    return [row for row in rows if row["confirmed"]]
+
+
+async def forget_factors(
+    conn: Connection, user_id: uuid.UUID, since: datetime | None = None
+) -> None:
+    """Delete the account's factors, or those added ``since``, because they may be somebody else's.
+
+    Without any left, its recovery codes go too. The account must be locked, and its sessions ended.
+    """
+    if not await delete_factors(conn, user_id, since):
+        return
+    if not await update_has_second_factor(conn, user_id):
+        await delete_recovery_codes(conn, user_id)
+    await delete_challenges(conn, user_id)
+
+
+# Recovery codes
+
+
+async def replace_recovery_codes(
+    conn: Connection, user_id: uuid.UUID, sealed_key: bytes, hashes: Sequence[bytes]
+) -> None:
+    await conn.execute("update users set recovery_key = $2 where id = $1", user_id, sealed_key)
+    await conn.execute("delete from recovery_codes where user_id = $1", user_id)
+    await conn.execute(
+        "insert into recovery_codes (user_id, code_hmac) select $1, unnest($2::bytea[])",
+        user_id,
+        hashes,
+    )
+
+
+async def find_recovery_key(conn: Connection, user_id: uuid.UUID) -> bytes | None:
+    """Return the sealed key of the account's recovery codes."""
+    key: bytes | None = await conn.fetchval("select recovery_key from users where id = $1", user_id)
+    return key
+
+
+async def use_recovery_code(conn: Connection, user_id: uuid.UUID, code_hmac: bytes) -> bool:
+    """Delete the code. Return whether it was there: of concurrent calls, one finds it."""
+    status = await conn.execute(
+        "delete from recovery_codes where user_id = $1 and code_hmac = $2", user_id, code_hmac
+    )
+    return status == "DELETE 1"
+
+
+async def delete_recovery_codes(conn: Connection, user_id: uuid.UUID) -> None:
+    await conn.execute("delete from recovery_codes where user_id = $1", user_id)
+    await conn.execute("update users set recovery_key = null where id = $1", user_id)
+
+
+# Sign-ins that need a second factor
+
+
+async def insert_challenge(
+    conn: Connection,
+    *,
+    token_hash: bytes,
+    user_id: uuid.UUID,
+    amr: Sequence[str],
+    tries: int,
+    ttl_s: int,
+    throttle_counts: object,
+    newest: int,
+) -> None:
+    """Insert a challenge, and delete those of the account but the ``newest`` before it."""
+    await conn.execute(
+        """
+        delete from sign_in_challenges where token_hash in (
+            select token_hash from sign_in_challenges where user_id = $1
+            order by created_at desc offset $2
+        )
+        """,
+        user_id,
+        newest,
+    )
+    await conn.execute(
+        """
+        insert into sign_in_challenges (
+            token_hash, user_id, epoch, amr, tries_left, throttle_counts, expires_at
+        )
+        select $2, id, session_epoch, $3, $4, $5, now() + make_interval(secs => $6)
+        from users where id = $1
+        """,
+        user_id,
+        token_hash,
+        amr,
+        tries,
+        throttle_counts,
+        ttl_s,
+    )
+
+
+_LIVE_CHALLENGE = """
+    token_hash = $1 and tries_left > 0 and sign_in_challenges.expires_at > now()
+    and users.id = sign_in_challenges.user_id and users.session_epoch = sign_in_challenges.epoch
+"""
+
+
+async def find_challenge(conn: Connection, token_hash: bytes) -> asyncpg.Record | None:
+    """Return the live challenge's account, with its email."""
+    return await conn.fetchrow(
+        f"""
+        select users.id as user_id, users.email, users.email_folded
+        from sign_in_challenges, users where {_LIVE_CHALLENGE}
+        """,  # noqa: S608
+        token_hash,
+    )
+
+
+async def take_try(conn: Connection, token_hash: bytes) -> bool:
+    """Take one of the live challenge's tries. Return whether one was left."""
+    status = await conn.execute(
+        f"""
+        update sign_in_challenges set tries_left = tries_left - 1 from users
+        where {_LIVE_CHALLENGE}
+        """,  # noqa: S608
+        token_hash,
+    )
+    return status == "UPDATE 1"
+
+
+async def use_sign_in_challenge(conn: Connection, token_hash: bytes) -> asyncpg.Record | None:
+    """Delete the challenge of a sign-in that succeeds, and return it.
+
+    Its account must be locked. The last try may be the right one, so none need be left.
+    """
+    return await conn.fetchrow(
+        """
+        delete from sign_in_challenges using users
+        where token_hash = $1 and sign_in_challenges.expires_at > now()
+          and users.id = sign_in_challenges.user_id
+          and users.session_epoch = sign_in_challenges.epoch
+        returning sign_in_challenges.amr, sign_in_challenges.throttle_counts
+        """,
+        token_hash,
+    )
+
+
+async def delete_challenges(conn: Connection, user_id: uuid.UUID) -> None:
+    """End the account's sign-ins that need a second factor."""
+    await conn.execute("delete from sign_in_challenges where user_id = $1", user_id)
+
+
+async def delete_expired(conn: Connection, rows_max: int) -> None:
+    """Delete some of the expired challenges, and of the apps that were not confirmed in time."""
+    for table, key in (("sign_in_challenges", "token_hash"), ("used_challenges", "challenge_hash")):
+        await conn.execute(
+            f"""
+            delete from {table} where {key} in (
+                select {key} from {table} where expires_at < now() limit $1
+            )
+            """,  # noqa: S608
+            rows_max,
+        )
+    await conn.execute(
+        f"""
+        delete from factors where id in (
+            select id from factors
+            where not {_CONFIRMED} and created_at < now() - make_interval(secs => {PENDING_TTL_S})
+            limit $1
+        )
+        """,  # noqa: S608
+        rows_max,
+    )

@@ -1,0 +1,373 @@
+"""Endpoints for owners to list, add, rename and remove their second factors and passkeys."""
+
+import os
+import uuid
+
+import asyncpg
+import uuid_utils.compat as uuid_utils
+from aiohttp import web
+
+from service.accounts import queries as accounts
+from service.audit.events import record
+from service.auth.assurance import needs_second_factor
+from service.auth.tokens import INVALID_ACCESS_TOKEN, SESSION_ENDED
+from service.context import SETTINGS, USER
+from service.db.connection import Connection
+from service.db.transactions import read, write
+from service.factors import challenges, codes, passkeys, queries, schemas, totp
+from service.factors.aaguids import name_of
+from service.factors.listing import FACTORS, FACTORS_EXAMPLE, describe_factors
+from service.factors.problems import (
+    CREDENTIAL_TAKEN,
+    EXPIRED_CHALLENGE,
+    FACTOR_NOT_FOUND,
+    LAST_SECOND_FACTOR,
+    LAST_WAY_IN,
+    PASSKEYS_NOT_CONFIGURED,
+    REFUSED_REGISTRATION,
+    TOO_MANY_FACTORS,
+    WRONG_CODE,
+    refused,
+)
+from service.factors.webauthn import (
+    NewPasskey,
+    PasskeyRefused,
+    creation_options,
+    verify_registration,
+)
+from service.http import examples
+from service.http.descriptions import Success, describe
+from service.http.problems import MISCONFIGURED, Problem
+from service.http.requests import json_response, read_body
+from service.mail.notices import send_mail
+from service.sessions import queries as session_queries
+
+# Of one account.
+TOTP_MAX = 3
+PASSKEYS_MAX = 20
+_HANDLE_BYTES = 32
+
+
+@describe(
+    {
+        200: Success("The factors.", FACTORS, example=FACTORS_EXAMPLE),
+    }
+)
+async def list_factors(request: web.Request) -> web.Response:
+    """List the account's second factors and passkeys, oldest first."""
+    return json_response(await read(request.app, describe_factors, request[USER]["id"]))
+
+
+@describe(
+    {201: Success("To be confirmed.", schemas.PENDING_TOTP, example=schemas.PENDING_TOTP_EXAMPLE)},
+    body=schemas.START_TOTP,
+    body_required=False,
+    example={"name": "Phone"},
+    problems=(TOO_MANY_FACTORS,),
+)
+async def start_totp(request: web.Request) -> web.Response:
+    """Begin to add an app that makes one-time codes (TOTP).
+
+    The app works once it is confirmed with a code. One that is not confirmed within an hour, or
+    before the next one is begun, is dropped.
+    """
+    body = await read_body(request, schemas.START_TOTP) if await request.read() else {}
+    name = body.get("name", schemas.START_TOTP.fields["name"].load_default)
+    secret, factor_id = totp.new_secret(), uuid_utils.uuid7()
+    await write(request.app, _start_totp, request, factor_id, name, secret)
+    uri = totp.otpauth_uri(secret, request.app[SETTINGS].service_name, request[USER]["email"])
+    pending = {
+        "id": factor_id,
+        "secret": totp.to_base32(secret),
+        "otpauth_uri": uri,
+        "qr_svg": totp.qr_svg(uri),
+    }
+    return json_response(pending, status=201)
+
+
+async def _start_totp(
+    conn: Connection, request: web.Request, factor_id: uuid.UUID, name: str, secret: bytes
+) -> None:
+    user = await _lock_owner(conn, request)
+    if await queries.count_factors(conn, user["id"], "totp") >= TOTP_MAX:
+        raise Problem(TOO_MANY_FACTORS)
+    await queries.insert_pending_totp(
+        conn,
+        factor_id=factor_id,
+        user_id=user["id"],
+        name=name,
+        sealed_secret=codes.seal_secret(request.app, factor_id, secret),
+    )
+
+
+@describe(
+    {
+        200: Success(
+            "Confirmed.",
+            schemas.NEW_RECOVERY_CODES,
+            example={"recovery_codes": schemas.CODES_EXAMPLE},
+        )
+    },
+    body=schemas.CONFIRM_TOTP,
+    example={"code": "492039"},
+    problems=(WRONG_CODE, MISCONFIGURED),
+)
+async def confirm_totp(request: web.Request) -> web.Response:
+    """Confirm an app with a code that it shows.
+
+    With the first second factor, all other sessions end, and the response has recovery codes.
+    """
+    body = await read_body(request, schemas.CONFIRM_TOTP)
+    new_codes = await write(request.app, _confirm_totp, request, body["code"])
+    return json_response({"recovery_codes": new_codes})
+
+
+async def _confirm_totp(conn: Connection, request: web.Request, code: str) -> list[str] | None:
+    user = await _lock_owner(conn, request)
+    pending = await queries.find_pending_totp(conn, user["id"], _factor_id(request))
+    if pending is None:
+        raise Problem(FACTOR_NOT_FOUND)
+    match = codes.match_code(request.app, [pending], code)
+    if match is None or not await queries.confirm_totp(conn, pending["id"], match.step):
+        raise Problem(WRONG_CODE)
+    return await _added(conn, request, user, pending["id"], "totp", "otp")
+
+
+@describe(
+    {
+        200: Success(
+            "What the browser is to ask the authenticator.",
+            schemas.CREATION_CHALLENGE,
+            example={
+                "challenge_id": schemas.EXAMPLE_CHALLENGE,
+                "options": schemas.CREATION_OPTIONS_EXAMPLE,
+                "expires_at": examples.EXPIRES_AT,
+            },
+        )
+    },
+    problems=(TOO_MANY_FACTORS, PASSKEYS_NOT_CONFIGURED),
+)
+async def passkey_options(request: web.Request) -> web.Response:
+    """Return the options for adding a passkey.
+
+    Pass `options` to `PublicKeyCredential.parseCreationOptionsFromJSON()`.
+    """
+    rp, user = passkeys.site(request.app), request[USER]
+    rows = await read(request.app, queries.list_passkeys, user["id"])
+    if len(rows) >= PASSKEYS_MAX:
+        raise Problem(TOO_MANY_FACTORS)
+    handle = await read(request.app, queries.find_passkey_handle, user["id"])
+    if handle is None:
+        chosen = os.urandom(_HANDLE_BYTES)
+        handle = await write(request.app, queries.set_passkey_handle, user["id"], chosen)
+    challenge = challenges.new_passkey_challenge(request.app, _registration(user))
+    options = creation_options(
+        rp,
+        user_handle=handle,
+        email=user["email"],
+        display_name=user["name"] or user["email"],
+        challenge=challenge.value,
+        exclude=[row["credential_id"] for row in rows],
+    )
+    return json_response(
+        {"challenge_id": challenge.id, "options": options, "expires_at": challenge.expires_at}
+    )
+
+
+@describe(
+    {
+        201: Success(
+            "Added.",
+            schemas.NEW_PASSKEY,
+            example={**schemas.FACTOR_EXAMPLE, "recovery_codes": schemas.CODES_EXAMPLE},
+        )
+    },
+    body=schemas.ADD_PASSKEY,
+    example={
+        "challenge_id": schemas.EXAMPLE_CHALLENGE,
+        "credential": schemas.REGISTRATION_EXAMPLE,
+        "name": "Phone",
+    },
+    problems=(
+        EXPIRED_CHALLENGE,
+        *REFUSED_REGISTRATION,
+        CREDENTIAL_TAKEN,
+        TOO_MANY_FACTORS,
+        PASSKEYS_NOT_CONFIGURED,
+    ),
+)
+async def add_passkey(request: web.Request) -> web.Response:
+    """Add a passkey.
+
+    Send the `challenge_id` of the options and what `toJSON()` of the browser's credential returns.
+    With the first second factor, all other sessions end, and the response has recovery codes.
+    """
+    body = await read_body(request, schemas.ADD_PASSKEY)
+    rp, user = passkeys.site(request.app), request[USER]
+    challenge = challenges.open_passkey_challenge(
+        request.app, body["challenge_id"], _registration(user), EXPIRED_CHALLENGE
+    )
+    try:
+        passkey = verify_registration(rp, challenge, body["credential"])
+    except PasskeyRefused as error:
+        raise refused(error, REFUSED_REGISTRATION) from None
+    name = body.get("name") or name_of(passkey.aaguid) or "Passkey"
+    added = await write(request.app, _add_passkey, request, challenge, passkey, name)
+    return json_response(added, status=201)
+
+
+async def _add_passkey(
+    conn: Connection, request: web.Request, challenge: bytes, passkey: NewPasskey, name: str
+) -> dict[str, object]:
+    user = await _lock_owner(conn, request)
+    await challenges.use_passkey_challenge(conn, challenge, EXPIRED_CHALLENGE)
+    if await queries.count_factors(conn, user["id"], "passkey") >= PASSKEYS_MAX:
+        raise Problem(TOO_MANY_FACTORS)
+    factor = await queries.insert_passkey(
+        conn, factor_id=uuid_utils.uuid7(), user_id=user["id"], name=name, **passkey._asdict()
+    )
+    if factor is None:
+        raise Problem(CREDENTIAL_TAKEN)
+    method = passkeys.method_of(passkey.backup_eligible)
+    new_codes = await _added(conn, request, user, factor["id"], "passkey", method)
+    return {**schemas.FACTOR.dump(factor), "recovery_codes": new_codes}
+
+
+@describe(
+    {200: Success("Renamed.", schemas.FACTOR, example=schemas.FACTOR_EXAMPLE)},
+    body=schemas.RENAME_FACTOR,
+    example={"name": "Work laptop"},
+)
+async def rename_factor(request: web.Request) -> web.Response:
+    """Rename a second factor or passkey."""
+    body = await read_body(request, schemas.RENAME_FACTOR)
+    return json_response(await write(request.app, _rename, request, body["name"]))
+
+
+async def _rename(conn: Connection, request: web.Request, name: str) -> dict[str, object]:
+    user_id = request[USER]["id"]
+    factor = await queries.rename_factor(conn, user_id, _factor_id(request), name)
+    if factor is None:
+        raise Problem(FACTOR_NOT_FOUND)
+    await record(
+        conn, request, "factor.rename", user_id, after=_event(factor["id"], factor["type"])
+    )
+    renamed: dict[str, object] = schemas.FACTOR.dump(factor)
+    return renamed
+
+
+@describe(
+    {204: Success("Removed. All other sessions have ended.")},
+    problems=(LAST_SECOND_FACTOR, LAST_WAY_IN),
+)
+async def remove_factor(request: web.Request) -> web.Response:
+    """Remove a second factor or passkey.
+
+    All other sessions end. With the last one, the recovery codes go too.
+    """
+    await write(request.app, _remove, request)
+    return web.Response(status=204)
+
+
+async def _remove(conn: Connection, request: web.Request) -> None:
+    user = await _lock_owner(conn, request)
+    removed = await queries.delete_factor(conn, user["id"], _factor_id(request))
+    if not removed:
+        raise Problem(FACTOR_NOT_FOUND)
+    await _keep_a_way_in(conn, user["id"])
+    if not await queries.update_has_second_factor(conn, user["id"]):
+        if needs_second_factor(request.app, user["role"]):
+            raise Problem(LAST_SECOND_FACTOR)
+        await queries.delete_recovery_codes(conn, user["id"])
+    await session_queries.end_sessions(conn, user["id"], but=request[USER]["session_id"])
+    await queries.delete_challenges(conn, user["id"])
+    await send_mail(conn, request.app, user, "second_factor_removed")
+    for factor in removed:
+        before = _event(factor["id"], factor["type"])
+        await record(conn, request, "factor.remove", user["id"], before=before)
+
+
+async def _keep_a_way_in(conn: Connection, user_id: uuid.UUID) -> None:
+    """Raise Problem 409 if the account has neither a password nor a passkey."""
+    account = await accounts.find_own_credentials(conn, user_id)
+    has_password = account is not None and account["password_hash"] is not None
+    if not has_password and await queries.count_factors(conn, user_id, "passkey") == 0:
+        raise Problem(LAST_WAY_IN)
+
+
+@describe(
+    {
+        200: Success(
+            "New codes. The old ones no longer work.",
+            schemas.RECOVERY_CODES,
+            example={"recovery_codes": schemas.CODES_EXAMPLE},
+        )
+    }
+)
+async def make_recovery_codes(request: web.Request) -> web.Response:
+    """Make ten new recovery codes, in place of those that are left."""
+    new_codes = await write(request.app, _make_recovery_codes, request)
+    return json_response({"recovery_codes": new_codes})
+
+
+async def _make_recovery_codes(conn: Connection, request: web.Request) -> list[str]:
+    user = await _lock_owner(conn, request)
+    new_codes = await codes.replace_recovery_codes(conn, request.app, user["id"])
+    await queries.delete_challenges(conn, user["id"])
+    await send_mail(conn, request.app, user, "recovery_codes_replaced")
+    await record(conn, request, "factor.replace_codes", user["id"])
+    return new_codes
+
+
+async def _added(
+    conn: Connection,
+    request: web.Request,
+    user: asyncpg.Record,
+    factor_id: uuid.UUID,
+    type_: str,
+    method: str,
+) -> list[str] | None:
+    """Do what follows from a new factor, and return recovery codes if it is the first.
+
+    The session has just proved it. Others, which have not, end with the first.
+    """
+    new_codes = None
+    if not request[USER]["has_second_factor"]:
+        new_codes = await codes.replace_recovery_codes(conn, request.app, user["id"])
+        await session_queries.end_sessions(conn, user["id"], but=request[USER]["session_id"])
+    await queries.update_has_second_factor(conn, user["id"])
+    await queries.delete_challenges(conn, user["id"])
+    await session_queries.prove_level(
+        conn, user["id"], request[USER]["session_id"], method=method, levels=[2]
+    )
+    await send_mail(conn, request.app, user, "second_factor_added")
+    await record(conn, request, "factor.add", user["id"], after=_event(factor_id, type_))
+    return new_codes
+
+
+async def _lock_owner(conn: Connection, request: web.Request) -> asyncpg.Record:
+    """Lock the caller's account and return its profile.
+
+    Raises a Problem if the session has ended. What the session proves is read again, because
+    another request may have added or removed a factor meanwhile.
+    """
+    user = await accounts.lock_profile(conn, request[USER]["id"])
+    found = await session_queries.find_signed_in(conn, [request[USER]["session_id"]])
+    session = found.get(request[USER]["session_id"])
+    if user is None or session is None:
+        raise Problem(INVALID_ACCESS_TOKEN, SESSION_ENDED)
+    request[USER] = session
+    return user
+
+
+def _registration(user: asyncpg.Record) -> str:
+    """Bind the challenge of a registration to its session."""
+    return f"{challenges.REGISTRATION} {user['session_id']}"
+
+
+def _factor_id(request: web.Request) -> uuid.UUID:
+    return uuid.UUID(request.match_info["factor_id"])
+
+
+def _event(factor_id: uuid.UUID, type_: str) -> dict[str, object]:
+    return {"factor_id": str(factor_id), "type": type_}

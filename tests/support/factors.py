@@ -1,0 +1,100 @@
+"""Second factors for tests, added over HTTP as a client would."""
+
+import base64
+import time
+from typing import Any, NamedTuple
+
+from service.db.connection import POOL
+from service.factors import totp
+from tests.support.clients import Client
+from tests.support.factories import Account, bearer
+
+
+class App(NamedTuple):
+    """An app that makes one-time codes, and the recovery codes that came with it."""
+
+    factor_id: str
+    secret: bytes
+    recovery_codes: list[str] | None
+
+    def code(self, steps: int = 0) -> str:
+        """Return the code of now, or of so many time steps later."""
+        return totp.code_at(self.secret, totp.step_at(time.time()) + steps)
+
+    def wrong_code(self) -> str:
+        """Return a code that is good at no time near now."""
+        near = {self.code(steps) for steps in range(-3, 4)}
+        return next(code for code in (f"{n:06}" for n in range(10)) if code not in near)
+
+
+async def start_totp(client: Client, headers: dict[str, str]) -> App:
+    """Begin to add an app."""
+    response = await client.post("/api/v1/users/me/factors/totp", headers=headers, json={})
+    assert response.status == 201, await response.text()
+    begun = await response.json()
+    secret = base64.b32decode(begun["secret"] + "=" * (-len(begun["secret"]) % 8))
+    return App(begun["id"], secret, None)
+
+
+async def add_totp(client: Client, headers: dict[str, str]) -> App:
+    """Add an app, which has then used the code of now."""
+    app = await start_totp(client, headers)
+    response = await confirm(client, headers, app, app.code())
+    assert response.status == 200, await response.text()
+    return app._replace(recovery_codes=(await response.json())["recovery_codes"])
+
+
+async def confirm(client: Client, headers: dict[str, str], app: App, code: str) -> Any:
+    path = f"/api/v1/users/me/factors/{app.factor_id}/confirm"
+    return await client.post(path, headers=headers, json={"code": code})
+
+
+async def ask_for_challenge(client: Client, account: Account) -> dict[str, Any]:
+    """Sign in with the password alone and return the problem, with its challenge."""
+    response = await log_in(client, account)
+    problem: dict[str, Any] = await response.json(content_type=None)
+    assert (response.status, problem["code"]) == (401, "second_factor_required"), problem
+    return problem
+
+
+async def log_in(client: Client, account: Account) -> Any:
+    body = {"email": account.profile["email"], "password": account.password}
+    return await client.post("/api/v1/auth/login", json=body)
+
+
+async def answer(client: Client, challenge: str, **proof: Any) -> Any:
+    """Send a second factor."""
+    body = {"challenge": challenge, **proof}
+    return await client.post("/api/v1/auth/second-factor", json=body)
+
+
+async def sign_in_with(client: Client, account: Account, **proof: Any) -> Account:
+    """Sign in with the password and a second factor."""
+    problem = await ask_for_challenge(client, account)
+    response = await answer(client, problem["challenge"], **proof)
+    assert response.status == 200, await response.text()
+    tokens = await response.json()
+    return account._replace(headers=bearer(tokens["access_token"]), tokens=tokens)
+
+
+async def forget_used_codes(client: Client) -> None:
+    """Make codes that were used good again, so that a test need not wait for the next ones."""
+    assert client.app is not None
+    await client.app[POOL].execute("update factors set last_step = null")
+
+
+async def prove(client: Client, headers: dict[str, str], **proof: Any) -> Any:
+    """Prove again who the owner of the session is."""
+    return await client.post("/api/v1/auth/reauthenticate", headers=headers, json=proof)
+
+
+async def age_proofs(client: Client, hours: int = 1) -> None:
+    """Move the time at which any session was proved into the past."""
+    assert client.app is not None
+    await client.app[POOL].execute(
+        """
+        update sessions set aal1_at = aal1_at - make_interval(hours => $1),
+                            aal2_at = aal2_at - make_interval(hours => $1)
+        """,
+        hours,
+    )
