@@ -10,7 +10,7 @@ from typing import TypeAlias
 import asyncpg
 
 from service.auth import queries
-from service.auth.signing_keys import LEEWAY_S, check_secret_key, verifies_s
+from service.auth.signing_keys import LEEWAY_S, check_secret_keys, verifies_s
 from service.db import migrations
 from service.db.connecting import connect
 from service.db.connection import LOST, explain
@@ -326,7 +326,7 @@ async def _check_keys(conn: Connection, settings: Settings, variables: Variables
         # Not migrated, which another finding reports.
         return []
     try:
-        check_secret_key(rows, settings.secret_key)
+        check_secret_keys(rows, settings.secret_keys)
     except SettingsError:
         return [
             fail(
