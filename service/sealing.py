@@ -1,4 +1,8 @@
-"""Encryption of secrets that the database stores, with keys derived from SECRET_KEY."""
+"""Encryption of secrets that the database stores, with keys derived from SECRET_KEY.
+
+While SECRET_KEY is being replaced, there are two keys: ``Settings.secret_keys``, the one that seals
+first. Each of them opens.
+"""
 
 import functools
 import os
@@ -11,7 +15,7 @@ _NONCE_BYTES = 12
 
 
 class SealError(Exception):
-    """The value was sealed with another SECRET_KEY, purpose or row, or was altered or cut short."""
+    """The value was sealed with another key, purpose or row, or was altered or cut short."""
 
 
 @functools.lru_cache(maxsize=64)
@@ -30,15 +34,17 @@ def seal(secret_key: str, purpose: str, bound_to: str, plain: bytes) -> bytes:
     return nonce + _cipher(secret_key, purpose).encrypt(nonce, plain, bound_to.encode())
 
 
-def unseal(secret_key: str, purpose: str, bound_to: str, sealed: bytes) -> bytes:
-    """Decrypt the result of ``seal``. Raises SealError."""
+def unseal(secret_keys: tuple[str, ...], purpose: str, bound_to: str, sealed: bytes) -> bytes:
+    """Decrypt the result of ``seal`` with the first key that opens it. Raises SealError."""
     from cryptography.exceptions import InvalidTag
 
     nonce, ciphertext = sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:]
-    try:
-        return _cipher(secret_key, purpose).decrypt(nonce, ciphertext, bound_to.encode())
-    except (InvalidTag, ValueError):  # ValueError if too little is left for a nonce
-        raise SealError from None
+    for secret_key in secret_keys:
+        try:
+            return _cipher(secret_key, purpose).decrypt(nonce, ciphertext, bound_to.encode())
+        except (InvalidTag, ValueError):  # ValueError if too little is left for a nonce
+            continue
+    raise SealError
 
 
 def _cipher(secret_key: str, purpose: str) -> "AESGCM":

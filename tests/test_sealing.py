@@ -8,7 +8,7 @@ KEY = "a secret key of the tests, long enough to be taken"
 
 
 def test_sealed_bytes_open_in_their_own_place() -> None:
-    assert unseal(KEY, "mail", "row 1", seal(KEY, "mail", "row 1", b"secret")) == b"secret"
+    assert unseal((KEY,), "mail", "row 1", seal(KEY, "mail", "row 1", b"secret")) == b"secret"
 
 
 @pytest.mark.parametrize(
@@ -22,7 +22,15 @@ def test_sealed_bytes_open_in_their_own_place() -> None:
 )
 def test_sealed_bytes_open_nowhere_else(key: str, purpose: str, place: str) -> None:
     with pytest.raises(SealError):
-        unseal(key, purpose, place, seal(KEY, "mail", "row 1", b"secret"))
+        unseal((key,), purpose, place, seal(KEY, "mail", "row 1", b"secret"))
+
+
+@pytest.mark.parametrize("keys", [(KEY, KEY[::-1]), (KEY[::-1], KEY)])
+def test_either_of_two_keys_opens(keys: tuple[str, ...]) -> None:
+    sealed = seal(KEY, "mail", "row 1", b"secret")
+    assert unseal(keys, "mail", "row 1", sealed) == b"secret"
+    with pytest.raises(SealError):
+        unseal(keys, "mail", "row 2", sealed)
 
 
 def test_same_bytes_are_sealed_differently_each_time() -> None:
@@ -34,11 +42,11 @@ def test_changed_byte_is_detected(place: int) -> None:
     sealed = bytearray(seal(KEY, "mail", "row 1", b"secret"))
     sealed[place] ^= 1
     with pytest.raises(SealError):
-        unseal(KEY, "mail", "row 1", bytes(sealed))
+        unseal((KEY,), "mail", "row 1", bytes(sealed))
 
 
 @pytest.mark.parametrize("length", [0, 1, 7, 8, 12, 27])
 def test_cut_bytes_are_detected(length: int) -> None:
     sealed = seal(KEY, "mail", "row 1", b"secret")[:length]
     with pytest.raises(SealError):
-        unseal(KEY, "mail", "row 1", sealed)
+        unseal((KEY,), "mail", "row 1", sealed)

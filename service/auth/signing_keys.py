@@ -55,7 +55,7 @@ PUBLIC_KEYS_MAX_AGE_S = 300
 PUBLICATION_LEAD_S = 600
 # How long some process may keep signing with a key after its successor starts to sign.
 HANDOVER_S = 60
-_PURPOSE = "signing keys"
+PURPOSE = "signing keys"
 # Key ids are JWK thumbprints (RFC 7638).
 _KEY_ID = re.compile("[A-Za-z0-9_-]{43}")
 
@@ -193,7 +193,7 @@ async def _load(app: web.Application) -> None:
     ring.keys = known
     ring.schedule = [(at, key) for at, key in ring.schedule if str(key.kid) in known]
     ring.schedule = [
-        (began_at + row["signs_in_s"], known.get(row["id"]) or _open(row, settings.secret_key))
+        (began_at + row["signs_in_s"], known.get(row["id"]) or _open(row, settings.secret_keys))
         for row in rows
     ]
     ring.keys = {str(key.kid): key for _, key in ring.schedule}
@@ -234,7 +234,7 @@ async def rotate_keys(
     """
     await queries.lock_signing_keys(conn)
     rows = await queries.list_signing_keys(conn, verifies_s(settings))
-    check_secret_key(rows, settings.secret_key)
+    check_secret_keys(rows, settings.secret_keys)
     waiting = next((row for row in rows if row["signs_in_s"] > 0), None)
     if waiting and not now:
         raise StartError(
@@ -280,10 +280,10 @@ async def _record(
     )
 
 
-def check_secret_key(rows: Iterable[asyncpg.Record], secret_key: str) -> None:
-    """Raise SettingsError if this SECRET_KEY does not open one of the keys."""
+def check_secret_keys(rows: Iterable[asyncpg.Record], secret_keys: tuple[str, ...]) -> None:
+    """Raise SettingsError if there is a key that ``secret_keys`` do not open."""
     for row in rows:
-        _open(row, secret_key)
+        _open(row, secret_keys)
 
 
 async def _insert_key(conn: Connection, secret_key: str, signs_in_s: float) -> asyncpg.Record:
@@ -291,15 +291,15 @@ async def _insert_key(conn: Connection, secret_key: str, signs_in_s: float) -> a
 
     key = ECKey.generate_key("P-256", auto_kid=True)
     private = orjson.dumps(key.as_dict(private=True))
-    sealed = seal(secret_key, _PURPOSE, str(key.kid), private)
+    sealed = seal(secret_key, PURPOSE, str(key.kid), private)
     return await queries.insert_signing_key(conn, str(key.kid), sealed, signs_in_s)
 
 
-def _open(row: asyncpg.Record, secret_key: str) -> "ECKey":
+def _open(row: asyncpg.Record, secret_keys: tuple[str, ...]) -> "ECKey":
     from joserfc.jwk import ECKey
 
     try:
-        plain = unseal(secret_key, _PURPOSE, row["id"], row["encrypted_key"])
+        plain = unseal(secret_keys, PURPOSE, row["id"], row["encrypted_key"])
     except SealError:
         raise SettingsError(
             "SECRET_KEY: expected the value that sealed this database's signing keys"

@@ -13,7 +13,7 @@ import click
 from aiohttp import web
 
 from service.auth.queries import list_signing_keys
-from service.auth.signing_keys import check_secret_key, verifies_s
+from service.auth.signing_keys import check_secret_keys, verifies_s
 from service.commands.output import progress, visible
 from service.context import LIFECYCLE, SETTINGS, Lifecycle
 from service.db import migrations
@@ -87,7 +87,7 @@ async def require_services_key(app: web.Application) -> None:
     """Raise SettingsError if SECRET_KEY is not the service's, which could not open our mail."""
     settings = app[SETTINGS]
     rows = await read(app, list_signing_keys, verifies_s(settings))
-    check_secret_key(rows, settings.secret_key)
+    check_secret_keys(rows, settings.secret_keys)
 
 
 @contextlib.contextmanager

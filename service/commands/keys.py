@@ -1,4 +1,7 @@
-"""``shinkei keys``: the keys that sign access tokens. docs/accounts.md shows the timeline."""
+"""``shinkei keys``: the keys that sign access tokens, and SECRET_KEY, which seals them.
+
+docs/accounts.md shows the timeline of the former, docs/deployment.md how to replace the latter.
+"""
 
 from typing import TYPE_CHECKING, Any
 
@@ -11,11 +14,12 @@ if TYPE_CHECKING:
     from aiohttp import web
 
     from service.audit.events import Operator
+    from service.resealing import Resealed
 
 
 @click.group()
 def command() -> None:
-    """List and rotate signing keys."""
+    """List and rotate signing keys, and replace SECRET_KEY."""
 
 
 @command.command("list")
@@ -81,3 +85,55 @@ async def _rotate(app: "web.Application", by: "Operator", *, now: bool, revoke: 
     if revoke:
         return await write(app, revoke_keys, app[SETTINGS], by)
     return await write(app, rotate_keys, app[SETTINGS], by, now=now)
+
+
+@command.command()
+@operator_option
+@json_option
+def reseal(operator: str | None, as_json: bool) -> None:
+    """Seal all that SECRET_KEY_PREVIOUS has sealed with SECRET_KEY.
+
+    Prints for each kind how many values were moved, and how many neither key opens. Run it beside
+    the service, once all replicas have the new SECRET_KEY. It may be stopped and repeated.
+    """
+    from service.commands.connection import run
+    from service.commands.output import print_json, print_table
+    from service.exceptions import StartError
+    from service.sessions.handlers import RETRY_GRACE_S
+
+    by = name_operator(operator)
+    results = run(lambda app: _reseal(app, by))
+    if as_json:
+        print_json({"items": [result._asdict() for result in results]})
+    else:
+        print_table(("kind", "moved", "unopened"), results)
+    unopened = [f"{result.unopened} of {result.kind}" for result in results if result.unopened]
+    if unopened:
+        raise StartError(
+            "neither SECRET_KEY nor SECRET_KEY_PREVIOUS opens "
+            f"{', '.join(unopened)}; all else is sealed with SECRET_KEY"
+        )
+    if not as_json:
+        click.echo(
+            "SECRET_KEY_PREVIOUS can be removed, if all replicas have had this SECRET_KEY for"
+            f" {RETRY_GRACE_S // 60} minutes.",
+            err=True,
+        )
+
+
+async def _reseal(app: "web.Application", by: "Operator") -> "list[Resealed]":
+    from service.commands.output import progress
+    from service.context import SETTINGS
+    from service.resealing import SEALED, reseal
+    from service.settings import SettingsError
+
+    if not app[SETTINGS].secret_key_previous:
+        raise SettingsError(
+            "SECRET_KEY_PREVIOUS: required to reseal; expected the key that SECRET_KEY replaces"
+        )
+    results = []
+    with progress("resealing") as say:
+        for column in SEALED:
+            say(f"resealing: {column.purpose}")
+            results.append(await reseal(app, by, column))
+    return results

@@ -45,12 +45,12 @@ async def fetch_pages(
     from service.http.pages import make_page, open_cursor
     from service.json_codec import plain
 
-    secret_key = app[SETTINGS].secret_key
+    settings = app[SETTINGS]
     path, keyset, fetch, schema = listing
     while True:
-        after = open_cursor(secret_key, path, query, keyset)
+        after = open_cursor(settings.secret_keys, path, query, keyset)
         rows = await read(app, fetch, query, after, query["limit"] + 1)
-        page = make_page(secret_key, path, query, keyset, rows, schema)
+        page = make_page(settings.secret_key, path, query, keyset, rows, schema)
         yield plain(page)
         if not (whole and page["has_more"]):
             return

@@ -10,7 +10,7 @@ from typing import TypeAlias
 import asyncpg
 
 from service.auth import queries
-from service.auth.signing_keys import LEEWAY_S, check_secret_key, verifies_s
+from service.auth.signing_keys import LEEWAY_S, check_secret_keys, verifies_s
 from service.db import migrations
 from service.db.connecting import connect
 from service.db.connection import LOST, explain
@@ -23,6 +23,7 @@ from service.doctor.connecting import (
 )
 from service.doctor.findings import Finding, fail, ok, warn, within
 from service.doctor.other_urls import check_direct, check_replica
+from service.resealing import SEALED, count_previous
 from service.settings import Settings, SettingsError
 
 Check: TypeAlias = Callable[[Connection, Settings, Variables], Awaitable[list[Finding]]]
@@ -34,6 +35,8 @@ OLDEST_VERSION = 15
 SKEW_WARN_S = 2
 # Migrations create these; they come with PostgreSQL, in its contrib package.
 EXTENSIONS = ("pg_trgm", "btree_gin")
+# How many rows of each kind are opened to see which key seals them.
+SEALED_ROWS = 2000
 # Each process keeps one connection for its probes, outside the pool.
 ASIDE = 1
 
@@ -326,7 +329,7 @@ async def _check_keys(conn: Connection, settings: Settings, variables: Variables
         # Not migrated, which another finding reports.
         return []
     try:
-        check_secret_key(rows, settings.secret_key)
+        check_secret_keys(rows, settings.secret_keys)
     except SettingsError:
         return [
             fail(
@@ -338,7 +341,37 @@ async def _check_keys(conn: Connection, settings: Settings, variables: Variables
         ]
     if not rows:
         return [ok("keys", "none yet: the service creates the first when it starts")]
-    return [ok("keys", f"SECRET_KEY decrypts the signing keys ({len(rows)})")]
+    which = "SECRET_KEY or SECRET_KEY_PREVIOUS" if settings.secret_key_previous else "SECRET_KEY"
+    return [ok("keys", f"{which} decrypts the signing keys ({len(rows)})")]
+
+
+async def _check_sealed(
+    conn: Connection, settings: Settings, variables: Variables
+) -> list[Finding]:
+    """Check whether SECRET_KEY_PREVIOUS is still needed, in a part of each table if it is large."""
+    if not settings.secret_key_previous:
+        return []
+    found, more = [], []
+    for column in SEALED:
+        try:
+            count, unseen = await count_previous(conn, settings, column, SEALED_ROWS)
+        except asyncpg.UndefinedTableError:
+            # Not migrated, which another finding reports.
+            return []
+        if count:
+            found.append(f"{column.purpose} ({count}{' or more' if unseen else ''})")
+        if unseen:
+            more.append(column.purpose)
+    if found:
+        detail = f"SECRET_KEY_PREVIOUS still seals {', '.join(found)}"
+        fix = "Run shinkei keys reseal, once all replicas have this SECRET_KEY."
+        return [warn("sealed", detail, fix)]
+    if more:
+        detail = f"SECRET_KEY_PREVIOUS seals none of the {SEALED_ROWS} last {' and '.join(more)}"
+        fix = "Run shinkei keys reseal, which looks at all, before you remove SECRET_KEY_PREVIOUS."
+        return [warn("sealed", detail, fix)]
+    detail = "SECRET_KEY_PREVIOUS seals nothing: if SECRET_KEY has replaced it, it can be removed"
+    return [ok("sealed", detail)]
 
 
 _CHECKS: tuple[Check, ...] = (
@@ -350,6 +383,7 @@ _CHECKS: tuple[Check, ...] = (
     _check_pool,
     _check_clock,
     _check_keys,
+    _check_sealed,
     check_direct,
     check_replica,
 )

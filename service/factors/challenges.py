@@ -72,7 +72,7 @@ def open_passkey_challenge(
     """Return the challenge. Raises ``refusal`` if it has expired, or is not for this purpose."""
     try:
         sealed = base64.urlsafe_b64decode(challenge_id + "=" * (-len(challenge_id) % 4))
-        plain = unseal(app[SETTINGS].secret_key, _PURPOSE, purpose, sealed)
+        plain = unseal(app[SETTINGS].secret_keys, _PURPOSE, purpose, sealed)
     except (ValueError, SealError):
         raise Problem(refusal) from None
     (expires_at,) = _EXPIRES_AT.unpack(plain[: _EXPIRES_AT.size])

@@ -85,7 +85,7 @@ async def use_recovery_code(
 
 def _unseal(app: web.Application, purpose: str, bound_to: str, sealed: bytes) -> bytes:
     try:
-        return unseal(app[SETTINGS].secret_key, purpose, bound_to, sealed)
+        return unseal(app[SETTINGS].secret_keys, purpose, bound_to, sealed)
     except SealError:
         raise SettingsError(
             "SECRET_KEY: expected the value that sealed this database's second factors"

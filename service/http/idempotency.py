@@ -37,7 +37,7 @@ LIFETIME_H = 24
 # A hash of the body, set by a handler that streams it.
 BODY_DIGEST: web.RequestKey[bytes] = web.RequestKey("body_digest")
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
-_PURPOSE = "idempotent answers"
+PURPOSE = "idempotent answers"
 _KEPT_HEADERS = ("Content-Type", "ETag", "Location")
 
 
@@ -52,9 +52,9 @@ async def write_once(
     Without an Idempotency-Key, ``work`` simply runs. With a key, repeating the request returns the
     stored response.
 
-    Raises Problem 422 if the key was used for a different request, or if SECRET_KEY has changed
-    since; 409 while the first request is in progress; 400 if the key is malformed. A problem raised
-    by ``work`` is not stored, because nothing was written.
+    Raises Problem 422 if the key was used for a different request, or if the response was sealed
+    with another SECRET_KEY; 409 while the first request is in progress; 400 if the key is
+    malformed. A problem raised by ``work`` is not stored, because nothing was written.
     """
     key = _key(request)
     if key is None:
@@ -85,8 +85,8 @@ async def write_once(
             fingerprint,
             seal(
                 request.app[SETTINGS].secret_key,
-                _PURPOSE,
-                _bound_to(caller, key),
+                PURPOSE,
+                bound_to(caller, key),
                 _write_response(response),
             ),
         )
@@ -131,15 +131,15 @@ def _key(request: web.Request) -> str | None:
 
 def _replay(request: web.Request, key: str, sealed: bytes) -> web.Response:
     try:
-        bound_to = _bound_to(_caller(request), key)
-        stored = unseal(request.app[SETTINGS].secret_key, _PURPOSE, bound_to, sealed)
+        row = bound_to(_caller(request), key)
+        stored = unseal(request.app[SETTINGS].secret_keys, PURPOSE, row, sealed)
     except SealError:
         raise Problem(IDEMPOTENT_RESPONSE_LOST) from None
     count(request.app, "idempotent_replays")
     return _read_response(stored)
 
 
-def _bound_to(caller: bytes, key: str) -> str:
+def bound_to(caller: bytes, key: str) -> str:
     """Name the row that a sealed response is bound to; the response may contain tokens."""
     return f"{caller.hex()} {key}"
 

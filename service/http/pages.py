@@ -73,7 +73,7 @@ def read_cursor(
     request: web.Request, query: Mapping[str, Any], keyset: Keyset
 ) -> list[object] | None:
     """Return the position after which the page begins: see ``open_cursor``."""
-    return open_cursor(request.app[SETTINGS].secret_key, request.path, query, keyset)
+    return open_cursor(request.app[SETTINGS].secret_keys, request.path, query, keyset)
 
 
 def render_page(
@@ -92,7 +92,7 @@ def render_page(
 
 
 def open_cursor(
-    secret_key: str, path: str, query: Mapping[str, Any], keyset: Keyset
+    secret_keys: tuple[str, ...], path: str, query: Mapping[str, Any], keyset: Keyset
 ) -> list[object] | None:
     """Return the position after which the page begins, or None for the first page.
 
@@ -105,7 +105,7 @@ def open_cursor(
     except (UnicodeEncodeError, binascii.Error):
         sealed = b""
     mac, payload = sealed[:_MAC_BYTES], sealed[_MAC_BYTES:]
-    if not hmac.compare_digest(mac, _mac(secret_key, payload)):
+    if not any(hmac.compare_digest(mac, _mac(key, payload)) for key in secret_keys):
         raise Problem(INVALID_CURSOR)
     belongs_to, values = orjson.loads(payload)
     if belongs_to != _fingerprint(path, query):

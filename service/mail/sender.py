@@ -206,7 +206,7 @@ def _refused(
 async def _send(app: web.Application, row: asyncpg.Record, fields: dict[str, object]) -> None:
     """Send the mail or write it to a file, and log that. Adds to ``fields`` what it learns."""
     settings = app[SETTINGS]
-    payload = orjson.loads(unseal(settings.secret_key, PURPOSE, str(row["id"]), row["message"]))
+    payload = orjson.loads(unseal(settings.secret_keys, PURPOSE, str(row["id"]), row["message"]))
     fields["template"] = payload["template"]
     # From here on, log lines carry the ids of the request that caused the mail.
     LOG_CONTEXT.set(payload.get("request", {}))

@@ -74,22 +74,26 @@ async def _rotate(conn: Connection, request: web.Request, token: str) -> Refresh
     if session is None:
         return None
     REQUEST_CONTEXT.get().user_id = session["user_id"]
-    successor = next_refresh_token(token, settings.secret_key)
-    successor_hash = hash_refresh_token(successor)
     if await queries.use_refresh_token(conn, token_hash):
+        successor = next_refresh_token(token, settings.secret_key)
         await queries.extend_session(
             conn,
             session["id"],
-            refresh_token_hash=successor_hash,
+            refresh_token_hash=hash_refresh_token(successor),
             idle_ttl_s=settings.session_idle_ttl_s,
             user_agent=user_agent(request),
             ip=client_ip(request),
         )
-    elif not await queries.is_retry(conn, token_hash, successor_hash, RETRY_GRACE_S):
-        await queries.end_session(conn, session["user_id"], session["id"])
-        await record(conn, request, "session.replay", session["user_id"])
-        return None
-    return Refreshed(session, successor)
+        return Refreshed(session, successor)
+    # While SECRET_KEY is being replaced, a replica may have derived the successor with either key.
+    for secret_key in settings.secret_keys:
+        successor = next_refresh_token(token, secret_key)
+        successor_hash = hash_refresh_token(successor)
+        if await queries.is_retry(conn, token_hash, successor_hash, RETRY_GRACE_S):
+            return Refreshed(session, successor)
+    await queries.end_session(conn, session["user_id"], session["id"])
+    await record(conn, request, "session.replay", session["user_id"])
+    return None
 
 
 @describe(

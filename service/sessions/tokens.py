@@ -14,7 +14,7 @@ def new_refresh_token() -> str:
 
 
 def next_refresh_token(token: str, secret_key: str) -> str:
-    """Derive the only valid successor of ``token``.
+    """Derive the successor of ``token``.
 
     Derivation lets a client whose response was lost receive the same successor again. The database
     never has to store a usable token.

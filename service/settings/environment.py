@@ -62,6 +62,11 @@ def load_settings(environ: Mapping[str, str]) -> Settings:
     database = _read_database(parts)
     if database is not None and "secret_key" not in values:
         raise VARIABLES["SECRET_KEY"].missing("with an external database")
+    if "secret_key_previous" in values:
+        if "secret_key" not in values:
+            raise VARIABLES["SECRET_KEY"].missing("if SECRET_KEY_PREVIOUS is set")
+        if values["secret_key_previous"] == values["secret_key"]:
+            raise SettingsError("SECRET_KEY_PREVIOUS: expected another key than SECRET_KEY")
     for setting_name, name in _OTHER_URLS.items():
         if name in given and database is None:
             raise VARIABLES["DATABASE_URL"].missing(f"if {name} is set")

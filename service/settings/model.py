@@ -74,8 +74,12 @@ class Settings:
         shown_default="`./.data`")
     secret_key: str = variable("SECRET_KEY", SERVER, "", SECRET_KEY,
         "Encrypts the signing keys in the database. Required with an external database; all"
-        " replicas must use the same one.",
+        " replicas must use the same one. docs/deployment.md says how to replace it.",
         shown_default="generated and kept in `DATA_DIR`", secret=True)
+    secret_key_previous: str = variable("SECRET_KEY_PREVIOUS", SERVER, "", SECRET_KEY,
+        "Another key that also opens what the database holds sealed, while `SECRET_KEY` is being"
+        " replaced (docs/deployment.md). Needs `SECRET_KEY`.",
+        shown_default="not set", secret=True)
     migrate_on_start: bool = variable("MIGRATE_ON_START", SERVER, False, flag(),
         "Apply pending migrations before serving.",
         shown_default="`true` with the embedded PostgreSQL, otherwise `false`")
@@ -249,6 +253,12 @@ class Settings:
     traces: bool = variable("TRACES", LOGS, False, flag(),
         "Send spans of requests and statements to the collector that OpenTelemetry's variables"
         " configure (docs/logs.md). Needs the extra `otel`.")
+
+    @property
+    def secret_keys(self) -> tuple[str, ...]:
+        """The keys that open what is sealed. The first one also seals."""
+        previous = (self.secret_key_previous,) if self.secret_key_previous else ()
+        return (self.secret_key, *previous)
 
     @property
     def db_connections(self) -> int:

@@ -84,12 +84,12 @@ async def respond_with_list(
     """
     path, size = path or request.path, slice_ or SLICE
     limit = query.get("limit", LIST_MAX)
-    secret_key = request.app[SETTINGS].secret_key
-    start = open_cursor(secret_key, path, query, keyset)
+    settings = request.app[SETTINGS]
+    start = open_cursor(settings.secret_keys, path, query, keyset)
 
     def link(row: Row) -> dict[str, str]:
         url = request.rel_url.with_path(path, keep_query=True)
-        return link_to_next(url, make_cursor(secret_key, path, query, keyset, row))
+        return link_to_next(url, make_cursor(settings.secret_key, path, query, keyset, row))
 
     rows = await read_replica(request.app, fetch, start, min(limit, size) + 1)
     if len(rows) <= size or limit <= size:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from service.settings import Database
+from tests.support.clients import NEW_KEY
 from tests.support.factories import PASSWORD
 from tests.support.pgbouncer import behind_pgbouncer
 from tests.support.processes import call, serving, until_healthy, url_of
@@ -48,6 +49,15 @@ def test_every_command_works_twice(variables: dict[str, str], tmp_path: Path) ->
         results = run_all(tmp_path, variables, *commands, read=passwords)
         failed += [(*each, n) for each in zip(commands, results, strict=True) if each[1].code]
     assert failed == []
+
+
+def test_sealed_values_are_moved_to_a_new_key(variables: dict[str, str], tmp_path: Path) -> None:
+    (created,) = run_all(tmp_path, variables, "users create ada@example.com --mail-link")
+    assert created.code == 0
+    keys = {"SECRET_KEY": NEW_KEY, "SECRET_KEY_PREVIOUS": variables["SECRET_KEY"]}
+    for moved in ("1", "0"):
+        (resealed,) = run_all(tmp_path, {**variables, **keys}, "keys reseal")
+        assert ["mail", moved, "0"] in [line.split("\t") for line in resealed.stdout.splitlines()]
 
 
 def test_serve_starts_again_and_beside_another(variables: dict[str, str], tmp_path: Path) -> None:

@@ -23,9 +23,10 @@ from service.doctor.checkup import examine
 from service.doctor.findings import Finding, within
 from service.embedded import server as embedded
 from service.settings import VARIABLES, Database, Settings
-from tests.support.clients import SECRET_KEY, Client
+from tests.support.clients import NEW_KEY, SECRET_KEY, Client
 from tests.support.processes import connect, url_of
 from tests.support.refusing import refusing
+from tests.support.shell import run_all
 from tests.support.tls import self_signed
 
 CHEAP = {"PASSWORD_HASH_MEMORY_KIB": "8", "PASSWORD_HASH_ITERATIONS": "1"}
@@ -36,6 +37,7 @@ def diagnose(environ: dict[str, str]) -> list[Finding]:
     findings = list(examine({**CHEAP, **environ}))
     shown = str(findings)
     assert SECRET_KEY not in shown
+    assert NEW_KEY not in shown
     assert "hush" not in shown
     return findings
 
@@ -211,6 +213,41 @@ async def test_secret_key_of_another_database_is_reported(
     assert (fault.check, fault.status) == ("keys", "fail")
     assert "SECRET_KEY is not the one" in fault.detail
     assert "shinkei keys rotate --revoke" in fault.fix
+
+
+async def test_previous_key_is_reported_until_nothing_is_sealed_with_it(
+    client: Client, database: Database, tmp_path: Path
+) -> None:
+    replacing = {"SECRET_KEY": NEW_KEY, "SECRET_KEY_PREVIOUS": SECRET_KEY}
+    environ = {**url_of(database), **replacing}
+    (fault,) = faults(await asyncio.to_thread(diagnose, environ))
+    assert (fault.check, fault.status) == ("sealed", "warn")
+    assert fault.detail == "SECRET_KEY_PREVIOUS still seals signing keys (1)"
+    assert fault.fix == "Run shinkei keys reseal, once all replicas have this SECRET_KEY."
+    (resealed,) = await asyncio.to_thread(run_all, tmp_path, environ, "keys reseal")
+    assert resealed.code == 0
+    findings = await asyncio.to_thread(diagnose, environ)
+    assert faults(findings) == []
+    (sealed,) = [found for found in findings if found.check == "sealed"]
+    assert sealed.detail.endswith("it can be removed")
+
+
+async def test_previous_key_may_be_needed_if_not_all_rows_were_looked_at(
+    client: Client, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor_database, "SEALED_ROWS", 0)
+    environ = {**url_of(database), "SECRET_KEY_PREVIOUS": NEW_KEY}
+    (fault,) = faults(await asyncio.to_thread(diagnose, environ))
+    assert (fault.check, fault.status) == ("sealed", "warn")
+    assert fault.detail == "SECRET_KEY_PREVIOUS seals none of the 0 last signing keys"
+    assert "shinkei keys reseal" in fault.fix
+
+
+def test_previous_key_is_not_looked_for_before_the_first_migration(
+    empty_database: Database,
+) -> None:
+    environ = {**url_of(empty_database), "SECRET_KEY_PREVIOUS": NEW_KEY}
+    assert "sealed" not in statuses(diagnose(environ))
 
 
 def test_pool_larger_than_the_server_is_reported(database: Database) -> None:

@@ -233,7 +233,7 @@ FED: dict[str, tuple[int, Callable[[int], Callable[[], object]]]] = {
     "query, page size": (2000, lambda n: lambda: query("limit=" + "1" * n)),
     "cursor": (
         2000,
-        lambda n: lambda: open_cursor("key", "/", {"cursor": "A" * n}, NEWEST_FIRST),
+        lambda n: lambda: open_cursor(("key",), "/", {"cursor": "A" * n}, NEWEST_FIRST),
     ),
     "access token, dots": (1000, lambda n: lambda: verify("." * n)),
     "access token, header": (

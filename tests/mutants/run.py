@@ -42,6 +42,7 @@ SAMPLED = (
     "service/recovery",
     "service/throttle",
     "service/sealing.py",
+    "service/resealing.py",
     "service/http/idempotency.py",
     "service/db/transactions.py",
 )

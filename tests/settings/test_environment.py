@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from service.settings import VARIABLES, Rate, Settings, SettingsError, load_settings
-from tests.support.clients import SECRET_KEY
+from tests.support.clients import NEW_KEY, SECRET_KEY
 
 PASSWORD = "p@ss#w%rd:/?"
 USER_ALONE = "a user without a password, because MAIL_TOKEN_FILE is set"
@@ -103,6 +103,18 @@ def test_environment_defaults_match_the_settings_class() -> None:
         ({"LOG_LEVEL": "loud"}, "LOG_LEVEL: expected one of debug, info, warning, error"),
         ({"DB_SSLMODE": "on"}, "DB_SSLMODE: expected one of"),
         ({"SECRET_KEY": "short"}, "SECRET_KEY: expected at least 32 bytes"),
+        (
+            {"SECRET_KEY": SECRET_KEY, "SECRET_KEY_PREVIOUS": "short"},
+            "SECRET_KEY_PREVIOUS: expected at least 32 bytes",
+        ),
+        (
+            {"SECRET_KEY": SECRET_KEY, "SECRET_KEY_PREVIOUS": SECRET_KEY},
+            "SECRET_KEY_PREVIOUS: expected another key than SECRET_KEY",
+        ),
+        (
+            {"SECRET_KEY_PREVIOUS": SECRET_KEY},
+            "SECRET_KEY: required if SECRET_KEY_PREVIOUS is set; expected at least 32 bytes",
+        ),
         (
             {"DATABASE_URL": "postgresql://u@h/n"},
             "SECRET_KEY: required with an external database; expected at least 32 bytes",
@@ -353,6 +365,7 @@ SAMPLES = {
     "SECRET_KEY": SECRET_KEY,
     "RP_ID": "localhost",
     "RP_ORIGINS": "https://app.example",
+    "SECRET_KEY_PREVIOUS": NEW_KEY,
     "TOKEN_AUDIENCE": "https://api.example",
     "TRUSTED_PROXIES": "10.0.0.0/8",
 }
@@ -419,6 +432,8 @@ def test_other_urls_share_tls_and_the_password_file() -> None:
 
 def test_secrets_are_hidden_from_repr() -> None:
     urls = ("DATABASE_URL", "DATABASE_DIRECT_URL", "DATABASE_REPLICA_URL")
-    settings = load_settings({**EXTERNAL, **dict.fromkeys(urls, f"postgresql://u:{PASSWORD}@h/n")})
+    given = dict.fromkeys(urls, f"postgresql://u:{PASSWORD}@h/n")
+    settings = load_settings({**EXTERNAL, "SECRET_KEY_PREVIOUS": NEW_KEY, **given})
     assert SECRET_KEY not in repr(settings)
+    assert NEW_KEY not in repr(settings)
     assert PASSWORD not in repr(settings)

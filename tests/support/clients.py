@@ -14,6 +14,8 @@ Client = TestClient[web.Request, web.Application]
 StartApp = Callable[..., Awaitable[Client]]
 
 SECRET_KEY = "a secret key of the tests, long enough to be taken"
+# Replaces it.
+NEW_KEY = "a secret key of the tests that replaces the first"
 # More than any test uses.
 PLENTY = Rate(10_000, 60)
 # Options for a PostgreSQL that need not survive a crash.
