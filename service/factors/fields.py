@@ -53,15 +53,22 @@ def base64url(max_bytes: int, **kwargs: Any) -> Characters:
     return Characters("A-Za-z0-9_-", -(-max_bytes * 4 // 3), "base64url", **kwargs)
 
 
+class _OpenSchema(Schema):
+    """Ignores members that it does not describe: browsers send more, and may send others soon."""
+
+    class Meta:
+        unknown = EXCLUDE
+
+
 def _credential(name: str, response: dict[str, fields.Field[Any]]) -> type[Schema]:
-    """Create the schema of a credential's JSON. Members that are not described are ignored."""
-    inner = Schema.from_dict(response, name=f"{name}Response")
-    return Schema.from_dict(
+    """Create the schema of a credential's JSON."""
+    inner = _OpenSchema.from_dict(response, name=f"{name}Response")
+    return _OpenSchema.from_dict(
         {
             "id": base64url(ID_MAX_BYTES, required=True),
             "rawId": base64url(ID_MAX_BYTES, required=True),
             "type": fields.String(required=True, validate=validate.OneOf(["public-key"])),
-            "response": fields.Nested(inner, required=True, unknown=EXCLUDE),
+            "response": fields.Nested(inner, required=True),
         },
         name=name,
     )
@@ -82,7 +89,7 @@ def registration_credential(**kwargs: Any) -> fields.Nested:
             ),
         },
     )
-    return fields.Nested(schema, unknown=EXCLUDE, **kwargs)
+    return fields.Nested(schema, **kwargs)
 
 
 def authentication_credential(**kwargs: Any) -> fields.Nested:
@@ -96,4 +103,4 @@ def authentication_credential(**kwargs: Any) -> fields.Nested:
             "userHandle": base64url(USER_HANDLE_MAX_BYTES, allow_none=True),
         },
     )
-    return fields.Nested(schema, unknown=EXCLUDE, **kwargs)
+    return fields.Nested(schema, **kwargs)

@@ -54,7 +54,7 @@ class Authenticator:
         self.origin = origin
         self.count = count
         self.credential_id = os.urandom(32)
-        self.user_handle = b""
+        self.user_handle = os.urandom(16)
         self.algorithm = algorithm
         self._key = _KEYS[algorithm]()
 

@@ -4,6 +4,7 @@ Each fault is a change of one value that ``Authenticator`` makes, and has a twin
 the same place, or the right one, that is accepted.
 """
 
+from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
 from fido2 import cbor
@@ -16,6 +17,7 @@ from tests.support.authenticator import (
     PRESENT,
     RP_ID,
     VERIFIED,
+    Authenticator,
     Change,
     encoded,
 )
@@ -44,6 +46,20 @@ class Fault(NamedTuple):
     code: str
     twin: Change = unchanged
     over_http: str = ""
+
+    def wrong(self, authenticator: Authenticator, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the credential with the fault."""
+        return self._made(authenticator, options, self.change)
+
+    def right(self, authenticator: Authenticator, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the twin."""
+        return self._made(authenticator, options, self.twin)
+
+    def _made(
+        self, authenticator: Authenticator, options: Mapping[str, Any], change: Change
+    ) -> dict[str, Any]:
+        act = authenticator.create if self.step == "create" else authenticator.get
+        return act(options, **{self.place: change})
 
 
 def instead(value: Any) -> Change:
