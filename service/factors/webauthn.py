@@ -7,7 +7,6 @@ checks signatures. What it accepts beyond the standard is refused here.
 import base64
 import codecs
 import hashlib
-import hmac
 import re
 import struct
 import uuid
@@ -352,7 +351,7 @@ def _read_client_data(
     sent, origin = claimed.get("challenge"), claimed.get("origin")
     if not isinstance(sent, str) or not isinstance(origin, str):
         raise _malformed("clientDataJSON")
-    if not hmac.compare_digest(sent.encode(), encode(challenge).encode()):
+    if sent != encode(challenge):
         raise PasskeyRefused("wrong_challenge")
     if origin not in rp.origins:
         raise PasskeyRefused("wrong_origin")
@@ -385,7 +384,7 @@ def _read_authenticator_data(rp: RelyingParty, data: bytes) -> _AuthenticatorDat
     """Check what is the same in a registration and an assertion."""
     if len(data) < _HEAD_BYTES:
         raise _malformed("authenticator data")
-    if not hmac.compare_digest(data[:_RP_ID_HASH_BYTES], hashlib.sha256(rp.id.encode()).digest()):
+    if data[:_RP_ID_HASH_BYTES] != hashlib.sha256(rp.id.encode()).digest():
         raise PasskeyRefused("wrong_rp_id")
     flags = data[_RP_ID_HASH_BYTES]
     if not flags & _USER_PRESENT:
