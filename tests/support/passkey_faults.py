@@ -168,6 +168,7 @@ FAULTS = [
     Fault("create", "id of 1024 bytes", "credential_id", instead(b"y" * 1024), "credential_id_too_long", instead(b"y" * 1023)),
     Fault("create", "id of 1024 bytes in the data", "attested_id", instead(b"y" * 1024), "credential_id_too_long"),
     Fault("create", "id in another spelling", "credential", lambda given: {**given, "id": respelled(given["id"]), "rawId": respelled(given["id"])}, "malformed_credential"),
+    Fault("create", "id of a length that base64url cannot have", "credential", members(id="AAAAA", rawId="AAAAA"), "malformed_credential"),
     Fault("create", "empty id", "credential_id", instead(b""), "malformed_credential", instead(b"y"), "invalid_fields"),
     Fault("create", "id with padding", "credential", lambda given: {**given, "id": given["id"] + "=", "rawId": given["id"] + "="}, "malformed_credential", over_http="invalid_fields"),
     Fault("create", "another type of credential", "credential", members(type="password"), "malformed_credential", members(authenticatorAttachment=None), "invalid_fields"),
