@@ -38,6 +38,7 @@ PUBLIC = {
     "/health/ready": "It can serve: the database responds.",
     "/health": "The same, under a shorter name.",
     "/.well-known/jwks.json": "The public keys with which other services verify access tokens.",
+    "/.well-known/webauthn": "The origins whose pages may use the same passkeys.",
     "/openapi.json": "The description of every route, for programs.",
     "/docs": "The same for people, who can try every request in a browser.",
     "/docs/page.js": "A part of that page.",

@@ -34,8 +34,10 @@ from service.http.connections import CONNECTIONS
 from service.mail import sender
 from service.settings import Database, Settings, load_settings
 from tests.support import described, forks
+from tests.support.authenticator import ORIGIN, RP_ID
 from tests.support.clients import FAST, PLENTY, SECRET_KEY, Client, StartApp
 from tests.support.logbook import log_into
+from tests.support.passkey_faults import OTHER_ORIGIN
 from tests.support.processes import adopt_orphans, end_with_parent, orphans
 from tests.support.scratch import find_memory, make_directory, remove_leftovers
 from tests.support.served import Server
@@ -263,6 +265,8 @@ def settings(database: Database, tmp_path: Path) -> Settings:
         keepalive_timeout_s=120,
         write_timeout_s=120,
         slow_query_ms=60_000,
+        rp_id=RP_ID,
+        rp_origins=frozenset({ORIGIN, OTHER_ORIGIN}),
         # Jobs that begin together skip rows that another has locked, until their next run.
         jobs_start_within_s=1,
         password_hash_memory_kib=8,

@@ -42,8 +42,9 @@ def test_host_that_does_not_exist_is_reported(host: str) -> None:
         listen(host, 0, "METRICS_")
 
 
-def test_links_lead_to_localhost_and_the_bound_port_if_the_host_is_every_interface() -> None:
-    settings = load_settings({"HOST": "0.0.0.0", "PORT": "0"})
+@pytest.mark.parametrize("host", ["0.0.0.0", "127.0.0.1"])
+def test_links_lead_to_localhost_and_the_bound_port(host: str) -> None:
+    settings = load_settings({"HOST": host, "PORT": "0"})
     with listen(settings.host, settings.port) as listener:
         port = listener.getsockname()[1]
         bound = with_bound_port(settings, listener)

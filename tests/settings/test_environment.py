@@ -9,6 +9,28 @@ from tests.support.clients import NEW_KEY, SECRET_KEY
 
 PASSWORD = "p@ss#w%rd:/?"
 USER_ALONE = "a user without a password, because MAIL_TOKEN_FILE is set"
+DOMAIN_NAME = "expected a domain name in lower case, such as app.example"
+NO_DOMAINS = (
+    *("192.0.2.1", "127.1", "0x7f.1", "::1", "[::1]", "App.example", "app.example.", ".example"),
+    *("https://app.example", "app.example:443", "app_1.example", "-a.example", "a..example"),
+    *("*.example", "ä.example", f"{'a' * 64}.example", f"{'a.' * 126}example"),
+)
+ORIGINS = "expected origins as browsers send them, separated by commas"
+NO_PASSKEY_ORIGINS = (
+    *("http://app.example", "https://192.0.2.1", "https://127.1", "https://[::1]", "null", "*"),
+    *("http://127.0.0.1:8080", "https://App.example", "https://app.example/", "app.test", ","),
+    *("https://app.example:443", "ftp://localhost", "http://localhost.example"),
+)
+# No page of these origins could use passkeys of the RP ID.
+UNUSABLE_RP_IDS = [
+    {"RP_ID": "b.example"},
+    {"RP_ID": "b.example", "PUBLIC_ORIGIN": "https://a.example"},
+    {"RP_ID": "sub.a.example", "PUBLIC_ORIGIN": "https://a.example"},
+    {"RP_ID": "example", "PUBLIC_ORIGIN": "https://badexample"},
+    {"RP_ID": "com", "PUBLIC_ORIGIN": "https://a.com"},
+    {"RP_ID": "co.uk", "PUBLIC_ORIGIN": "https://a.co.uk", "RP_ORIGINS": "https://b.co.uk"},
+    {"RP_ID": "a.example", "PUBLIC_ORIGIN": "http://a.example"},
+]
 EXTERNAL = {"SECRET_KEY": SECRET_KEY}
 
 
@@ -91,6 +113,16 @@ def test_environment_defaults_match_the_settings_class() -> None:
             "CORS_ORIGINS: expected origins as browsers send them",
         ),
         ({"PORT": "65536"}, "PORT: expected a whole number from 0 to 65535"),
+        *(({"RP_ID": rp_id}, f"RP_ID: {DOMAIN_NAME}") for rp_id in NO_DOMAINS),
+        *(({"RP_ORIGINS": origin}, f"RP_ORIGINS: {ORIGINS}") for origin in NO_PASSKEY_ORIGINS),
+        *(
+            (environ, f"RP_ID: {DOMAIN_NAME}: the host of PUBLIC_ORIGIN or of one of RP_ORIGINS")
+            for environ in UNUSABLE_RP_IDS
+        ),
+        (
+            {"PUBLIC_ORIGIN": "https://192.0.2.1", "RP_ORIGINS": "https://app.example"},
+            "RP_ID: required if RP_ORIGINS is set and PUBLIC_ORIGIN is an IP address",
+        ),
         (
             {"DB_POOL_SIZE": "0"},
             "DB_POOL_SIZE: expected a whole number of connections from 1 to 1000",
@@ -294,6 +326,38 @@ def test_default_origin_has_an_ipv6_host_in_brackets(host: str, origin: str) -> 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "0.0.0.0", "::", "0"])
 def test_default_origin_is_localhost_if_browsers_here_reach_the_host_by_it(host: str) -> None:
     assert load_settings({"HOST": host}).public_origin == "http://localhost:8080"
+
+
+@pytest.mark.parametrize(
+    ("given", "origin"),
+    [
+        ("https://App.Example", "https://app.example"),
+        ("https://app.example:443", "https://app.example"),
+        ("http://[2001:DB8::1]:80", "http://[2001:db8::1]"),
+        ("http://app.example:443", "http://app.example:443"),
+    ],
+)
+def test_public_origin_is_written_as_browsers_send_it(given: str, origin: str) -> None:
+    assert load_settings({"PUBLIC_ORIGIN": given}).public_origin == origin
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [
+        {"RP_ID": "localhost"},
+        {"RP_ID": "a.example", "PUBLIC_ORIGIN": "https://a.example:8443"},
+        {"RP_ID": "example.com", "PUBLIC_ORIGIN": "https://a.b.example.com"},
+        {"RP_ID": "b.example", "RP_ORIGINS": "https://b.example,https://c.example"},
+        {"RP_ORIGINS": "http://localhost:3000, http://app.localhost:3000"},
+        {"RP_ORIGINS": "https://b.example", "PUBLIC_ORIGIN": "https://a.example"},
+    ],
+)
+def test_rp_id_may_be_of_any_page_that_uses_passkeys(environ: dict[str, str]) -> None:
+    settings = load_settings(environ)
+    assert settings.rp_id == environ.get("RP_ID", "")
+    assert len(settings.rp_origins) == len(environ.get("RP_ORIGINS", "").split(",")) - (
+        "RP_ORIGINS" not in environ
+    )
 
 
 @pytest.mark.parametrize("host", ["127.0.0.2", "::1", "localhost", "192.0.2.1", "app.example"])

@@ -517,7 +517,7 @@ def _wrong_values(
     elif schema.get("additionalProperties") is True:
         for fault, (text, below) in SETTINGS.items():
             yield fault, text, below
-    elif "object" in types and name != "":
+    elif "object" in types and name != "" and "additionalProperties" in schema:
         yield "unknown member", json.dumps({**value, "surprise": 1}), "/surprise"
         yield "member with a slash", json.dumps({**value, "a/b": 1}), "/a~1b"
 
