@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from service.db.connection import POOL
 from service.factors import totp
+from tests.support.authenticator import Authenticator
 from tests.support.clients import Client
 from tests.support.factories import Account, bearer
 
@@ -98,3 +99,43 @@ async def age_proofs(client: Client, hours: int = 1) -> None:
         """,
         hours,
     )
+
+
+PASSKEYS = "/api/v1/users/me/passkeys"
+PASSKEY = "/api/v1/auth/passkey"
+
+
+async def begin_passkey(client: Client, headers: dict[str, str]) -> dict[str, Any]:
+    response = await client.post(f"{PASSKEYS}/options", headers=headers)
+    assert response.status == 200, await response.text()
+    begun: dict[str, Any] = await response.json()
+    return begun
+
+
+async def add_passkey(client: Client, headers: dict[str, str], **named: str) -> Authenticator:
+    """Add a passkey, and return the authenticator that holds it."""
+    begun, authenticator = await begin_passkey(client, headers), Authenticator()
+    body = {
+        "challenge_id": begun["challenge_id"],
+        "credential": authenticator.create(begun["options"]),
+        **named,
+    }
+    response = await client.post(PASSKEYS, headers=headers, json=body)
+    assert response.status == 201, await response.text()
+    return authenticator
+
+
+async def begin_passkey_sign_in(client: Client) -> dict[str, Any]:
+    response = await client.post(f"{PASSKEY}/options")
+    assert response.status == 200, await response.text()
+    begun: dict[str, Any] = await response.json()
+    return begun
+
+
+async def sign_in_with_passkey(client: Client, authenticator: Authenticator) -> Any:
+    begun = await begin_passkey_sign_in(client)
+    body = {
+        "challenge_id": begun["challenge_id"],
+        "credential": authenticator.get(begun["options"]),
+    }
+    return await client.post(PASSKEY, json=body)

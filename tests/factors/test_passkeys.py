@@ -1,0 +1,282 @@
+"""Passkeys over HTTP."""
+
+import asyncio
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from service.db.connection import POOL
+from tests.support.authenticator import Authenticator
+from tests.support.clients import Client, StartApp
+from tests.support.factories import Account, assert_problem, bearer, register
+from tests.support.factors import (
+    PASSKEY,
+    PASSKEYS,
+    add_passkey,
+    add_totp,
+    answer,
+    ask_for_challenge,
+    begin_passkey,
+    begin_passkey_sign_in,
+    forget_used_codes,
+    sign_in_with_passkey,
+)
+from tests.support.passkey_faults import FAULTS, Fault
+
+ME = "/api/v1/users/me"
+OF_CREATION = [fault for fault in FAULTS if fault.step == "create"]
+OF_SIGN_IN = [fault for fault in FAULTS if fault.step == "get"]
+
+
+@pytest.mark.asvs("6.3.3", "6.5.6")
+async def test_a_passkey_signs_in_without_a_name(client: Client) -> None:
+    account = await register(client)
+    authenticator = await add_passkey(client, account.headers)
+    response = await sign_in_with_passkey(client, authenticator)
+    assert response.status == 200
+    headers = bearer((await response.json())["access_token"])
+    profile = await (await client.get(ME, headers=headers)).json()
+    assert profile["email"] == account.profile["email"]
+    sessions = await (await client.get(f"{ME}/sessions", headers=headers)).json()
+    current = next(session for session in sessions["items"] if session["current"])
+    assert (current["amr"], current["acr"]) == (["swk"], "aal2")
+
+
+async def test_a_passkey_is_a_second_factor(client: Client) -> None:
+    account = await register(client)
+    authenticator = await add_passkey(client, account.headers)
+    problem = await ask_for_challenge(client, account)
+    assert problem["factors"] == ["passkey", "recovery_code"]
+    asked = await client.post(
+        "/api/v1/auth/second-factor/options", json={"challenge": problem["challenge"]}
+    )
+    options = (await asked.json())["options"]
+    assert [allowed["id"] for allowed in options["allowCredentials"]] != []
+    credential = authenticator.get(options)
+    response = await answer(client, problem["challenge"], credential=credential)
+    assert response.status == 200
+    again = await answer(client, problem["challenge"], credential=credential)
+    await assert_problem(again, 401, "invalid_challenge")
+
+
+@pytest.mark.asvs("6.5.1", "6.5.7")
+@pytest.mark.parametrize("fault", OF_CREATION, ids=lambda fault: fault.name)
+async def test_a_registration_with_a_fault_is_refused(client: Client, fault: Fault) -> None:
+    account = await register(client)
+    begun = await begin_passkey(client, account.headers)
+    authenticator = Authenticator()
+    sent = {"challenge_id": begun["challenge_id"]}
+    wrong = {**sent, "credential": fault.wrong(authenticator, begun["options"])}
+    response = await client.post(PASSKEYS, headers=account.headers, json=wrong)
+    code = fault.over_http or f"passkey_{fault.code}"
+    await assert_problem(response, 422, code)
+    assert await listed(client, account) == []
+    right = {**sent, "credential": fault.right(authenticator, begun["options"])}
+    response = await client.post(PASSKEYS, headers=account.headers, json=right)
+    assert response.status == 201, await response.text()
+
+
+@pytest.mark.asvs("6.5.1", "6.5.7")
+@pytest.mark.parametrize("fault", OF_SIGN_IN, ids=lambda fault: fault.name)
+async def test_a_sign_in_with_a_fault_is_refused(client: Client, fault: Fault) -> None:
+    account = await register(client)
+    authenticator = await add_passkey(client, account.headers)
+    begun = await begin_passkey_sign_in(client)
+    sent = {"challenge_id": begun["challenge_id"]}
+    wrong = {**sent, "credential": fault.wrong(authenticator, begun["options"])}
+    status, code = (422, fault.over_http) if fault.over_http else (401, f"passkey_{fault.code}")
+    if fault.code == "credential_id_mismatch" and code == "passkey_credential_id_mismatch":
+        code = (
+            "unknown_passkey" if wrong["credential"]["id"] == wrong["credential"]["rawId"] else code
+        )
+    await assert_problem(await client.post(PASSKEY, json=wrong), status, code)
+    right = fault.right(authenticator, begun["options"])
+    if right["response"].get("userHandle") is None:
+        # Accepted as a second factor, but without a name the handle is needed (§7.2, step 6).
+        right = authenticator.get(begun["options"])
+    response = await client.post(PASSKEY, json={**sent, "credential": right})
+    assert response.status == 200, await response.text()
+
+
+async def test_a_challenge_is_good_once(client: Client) -> None:
+    account = await register(client)
+    authenticator = await add_passkey(client, account.headers)
+    begun = await begin_passkey_sign_in(client)
+    sent = {"challenge_id": begun["challenge_id"]}
+    first = {**sent, "credential": authenticator.get(begun["options"])}
+    assert (await client.post(PASSKEY, json=first)).status == 200
+    second = {**sent, "credential": authenticator.get(begun["options"])}
+    await assert_problem(await client.post(PASSKEY, json=second), 401, "invalid_challenge")
+
+
+async def test_the_same_assertion_fifty_times_at_once_signs_in_once(client: Client) -> None:
+    account = await register(client)
+    authenticator = await add_passkey(client, account.headers)
+    begun = await begin_passkey_sign_in(client)
+    body = {
+        "challenge_id": begun["challenge_id"],
+        "credential": authenticator.get(begun["options"]),
+    }
+    responses = await asyncio.gather(*(client.post(PASSKEY, json=body) for _ in range(50)))
+    assert Counter(response.status for response in responses)[200] == 1
+
+
+async def test_a_challenge_of_another_session_or_purpose_is_refused(client: Client) -> None:
+    account, other = await register(client), await register(client)
+    begun = await begin_passkey(client, account.headers)
+    authenticator = Authenticator()
+    body = {
+        "challenge_id": begun["challenge_id"],
+        "credential": authenticator.create(begun["options"]),
+    }
+    refused = await client.post(PASSKEYS, headers=other.headers, json=body)
+    await assert_problem(refused, 403, "invalid_challenge")
+    sign_in = await begin_passkey_sign_in(client)
+    swapped = {**body, "challenge_id": sign_in["challenge_id"]}
+    refused = await client.post(PASSKEYS, headers=account.headers, json=swapped)
+    await assert_problem(refused, 403, "invalid_challenge")
+    assert (await client.post(PASSKEYS, headers=account.headers, json=body)).status == 201
+
+
+async def test_an_expired_challenge_is_refused(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    account = await register(client)
+    authenticator = await add_passkey(client, account.headers)
+    monkeypatch.setattr("service.factors.challenges.TTL_S", -10)
+    expired = await begin_passkey_sign_in(client)
+    monkeypatch.undo()
+    body = {
+        "challenge_id": expired["challenge_id"],
+        "credential": authenticator.get(expired["options"]),
+    }
+    await assert_problem(await client.post(PASSKEY, json=body), 401, "invalid_challenge")
+    assert (await sign_in_with_passkey(client, authenticator)).status == 200
+
+
+async def test_a_credential_id_belongs_to_one_account(client: Client) -> None:
+    one, other = await register(client), await register(client)
+    authenticator = await add_passkey(client, one.headers)
+    begun = await begin_passkey(client, other.headers)
+    body = {
+        "challenge_id": begun["challenge_id"],
+        "credential": authenticator.create(begun["options"]),
+    }
+    response = await client.post(PASSKEYS, headers=other.headers, json=body)
+    await assert_problem(response, 409, "credential_taken")
+    assert (await client.get(f"{ME}/factors", headers=other.headers)).status == 200
+
+
+async def test_a_passkey_of_another_account_is_no_second_factor(client: Client) -> None:
+    owner, other = await register(client), await register(client)
+    await add_passkey(client, owner.headers)
+    stranger = await add_passkey(client, other.headers)
+    problem = await ask_for_challenge(client, owner)
+    asked = await client.post(
+        "/api/v1/auth/second-factor/options", json={"challenge": problem["challenge"]}
+    )
+    credential = stranger.get((await asked.json())["options"])
+    response = await answer(client, problem["challenge"], credential=credential)
+    await assert_problem(response, 401, "unknown_passkey")
+
+
+async def test_a_handle_of_another_account_is_refused(client: Client) -> None:
+    account = await register(client)
+    authenticator = await add_passkey(client, account.headers)
+    authenticator.user_handle = b"somebody else"
+    response = await sign_in_with_passkey(client, authenticator)
+    await assert_problem(response, 401, "unknown_passkey")
+
+
+async def test_a_handle_is_not_the_id_and_stays(client: Client) -> None:
+    account = await register(client)
+    first = (await begin_passkey(client, account.headers))["options"]["user"]
+    second = (await begin_passkey(client, account.headers))["options"]["user"]
+    assert first == second
+    assert account.profile["id"].replace("-", "") not in first["id"]
+
+
+@pytest.mark.parametrize("status", ["suspended", "deleted by an administrator", "unverified"])
+async def test_an_account_that_may_not_sign_in_does_not_by_passkey(
+    start_app: StartApp, status: str
+) -> None:
+    client = await start_app()
+    account = await register(client)
+    authenticator = await add_passkey(client, account.headers)
+    change = {
+        "suspended": "status = 'suspended'",
+        "deleted by an administrator": "status = 'deleting', deleted_by_admin = true,"
+        " purge_at = now() + interval '1 day'",
+        "unverified": "email_verified_at = null",
+    }[status]
+    assert client.app is not None
+    await client.app[POOL].execute(f"update users set {change}")
+    if status == "unverified":
+        client = await start_app(require_email_verification=True)
+    response = await sign_in_with_passkey(client, authenticator)
+    await assert_problem(response, 401, "unknown_passkey")
+
+
+async def test_an_account_without_a_password_keeps_its_last_passkey(client: Client) -> None:
+    account = await register(client)
+    authenticator = await add_passkey(client, account.headers)
+    assert client.app is not None
+    await client.app[POOL].execute("update users set password_hash = null")
+    (passkey,) = await listed(client, account)
+    url = f"{ME}/factors/{passkey['id']}"
+    await assert_problem(await client.delete(url, headers=account.headers), 409, "last_way_in")
+    app = await add_totp(client, account.headers)
+    await assert_problem(await client.delete(url, headers=account.headers), 409, "last_way_in")
+    assert (await sign_in_with_passkey(client, authenticator)).status == 200
+    await add_passkey(client, account.headers)
+    assert (await client.delete(url, headers=account.headers)).status == 204
+    await assert_problem(await sign_in_with_passkey(client, authenticator), 401, "unknown_passkey")
+    await forget_used_codes(client)
+    assert app.code()
+
+
+async def test_an_account_has_twenty_passkeys_at_most(client: Client) -> None:
+    account = await register(client)
+    for _ in range(19):
+        await add_passkey(client, account.headers)
+    begun = await begin_passkey(client, account.headers)
+    await add_passkey(client, account.headers)
+    body = {
+        "challenge_id": begun["challenge_id"],
+        "credential": Authenticator().create(begun["options"]),
+    }
+    response = await client.post(PASSKEYS, headers=account.headers, json=body)
+    await assert_problem(response, 409, "too_many_factors")
+    response = await client.post(f"{PASSKEYS}/options", headers=account.headers)
+    await assert_problem(response, 409, "too_many_factors")
+
+
+async def test_an_ip_address_has_no_passkeys(start_app: StartApp) -> None:
+    client = await start_app(public_origin="http://192.0.2.7:8080", rp_id="")
+    account = await register(client)
+    for path, headers in (
+        (f"{PASSKEYS}/options", account.headers),
+        (f"{PASSKEY}/options", {}),
+    ):
+        response = await client.post(path, headers=headers)
+        await assert_problem(response, 409, "passkeys_not_configured")
+
+
+async def test_passkeys_are_named_renamed_and_counted(client: Client) -> None:
+    account = await register(client)
+    authenticator = await add_passkey(client, account.headers, name="Phone")
+    (passkey,) = await listed(client, account)
+    assert (passkey["type"], passkey["name"], passkey["last_used_at"]) == ("passkey", "Phone", None)
+    url = f"{ME}/factors/{passkey['id']}"
+    renamed = await client.patch(url, headers=account.headers, json={"name": "Old phone"})
+    assert (await renamed.json())["name"] == "Old phone"
+    await sign_in_with_passkey(client, authenticator)
+    (passkey,) = await listed(client, account)
+    assert passkey["last_used_at"] is not None
+
+
+async def listed(client: Client, account: Account) -> list[dict[str, Any]]:
+    response = await client.get(f"{ME}/factors", headers=account.headers)
+    items: list[dict[str, Any]] = (await response.json())["items"]
+    return items
