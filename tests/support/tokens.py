@@ -36,3 +36,8 @@ def encode(part: Any) -> str:
 async def published(client: Client) -> list[str]:
     response = await client.get("/.well-known/jwks.json")
     return [key["kid"] for key in (await response.json())["keys"]]
+
+
+def claims_of(token: str) -> dict[str, Any]:
+    """Return the claims of an access token, without checking it."""
+    return decode(token.split(".")[1])
