@@ -46,6 +46,7 @@ REFUSED = {
     "deleted by an administrator": PASSWORD,
     "unverified": PASSWORD,
     "without a password": PASSWORD,
+    "with a second factor": "not the password of it",
 }
 
 
@@ -67,6 +68,7 @@ async def strict(start_app: StartApp, conn: Any) -> Client:
         " purge_at = now() + interval '1 day' where email ~ 'deleted'"
     )
     await conn.execute("update users set password_hash = null where email ~ 'without'")
+    await conn.execute("update users set has_second_factor = true where email ~ 'factor'")
     return client
 
 
