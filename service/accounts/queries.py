@@ -19,6 +19,7 @@ PROFILE = """
 ACCOUNT = f"""
     {PROFILE}, users.status, users.suspended_until, users.suspension_reason, users.purge_at,
     users.status = 'deleting' and users.deleted_by_admin as deleted_by_admin,
+    users.has_second_factor,
     users.email_folded, coalesce(users.suspended_until <= now(), false) as suspension_over,
     coalesce(users.purge_at <= now(), false) as purge_due
 """

@@ -28,7 +28,7 @@ SORTS = {
 # Settings are passed through as JSON text, without parsing. See ``pool._set_codecs``.
 _SHOWN = ACCOUNT.replace("users.settings", "users.settings::json as settings")
 
-# Every filter has an index: see migrations 0011, 0014 and 0016.
+# Every filter has an index: see migrations 0011, 0014, 0016 and 0025.
 _CONDITIONS = {
     "email": "email_folded = {}",
     "role": "role = {}",
@@ -36,7 +36,9 @@ _CONDITIONS = {
     "created_after": "created_at >= {}",
     "created_before": "created_at < {}",
     "settings": "settings @> {}",
-    "q": "",  # see _search
+    # See _where.
+    "has_second_factor": "",
+    "q": "",
 }
 
 # Accounts that a walk reads per row of the page. Rarer matches are few enough to find by index and
@@ -132,10 +134,16 @@ def find_accounts(
 
 
 def _late_filters(filters: Mapping[str, Any], keyset: Keyset) -> list[str]:
-    """Return the filters that no index combines with this sort order."""
+    """Return the filters that no index combines with this sort order.
+
+    Nearly all accounts are active and of role ``user``, so a walk of those with or without a second
+    factor finds them. Other roles and statuses are few enough to find by index and sort.
+    """
     if "email" in filters:
         return []  # An email belongs to at most one account.
     names = ["q", "settings"]
+    if "has_second_factor" in filters:
+        names += ["role", "status"]
     if "created_at" not in keyset.columns:
         names += ["created_after", "created_before"]
     return [name for name in names if name in filters]
@@ -145,11 +153,16 @@ def _where(
     filters: Mapping[str, Any], keyset: Keyset | None = None, after: list[object] | None = None
 ) -> tuple[dict[str, str], list[object]]:
     """Return the conditions for the page's place and the given filters, with their arguments."""
-    templates = _CONDITIONS
+    templates, values = {**_CONDITIONS}, {**filters}
     if "q" in filters:
-        condition, values = _search(*filters["q"])
-        templates, filters = {**_CONDITIONS, "q": condition}, {**filters, "q": values}
-    return page_conditions(templates, filters, keyset, after)
+        templates["q"], values["q"] = _search(*filters["q"])
+    if "has_second_factor" in filters:
+        # Without an argument, so that any plan can use the partial indexes.
+        templates["has_second_factor"] = (
+            "has_second_factor" if filters["has_second_factor"] else "not has_second_factor"
+        )
+        values["has_second_factor"] = ()
+    return page_conditions(templates, values, keyset, after)
 
 
 def _search(emails: Sequence[str], name: str) -> tuple[str, tuple[str, ...]]:

@@ -21,6 +21,7 @@ from service.http.fields import (
     DisplayName,
     EmailAddress,
     Flag,
+    QueryFlag,
     Text,
     Timestamp,
     fold_email,
@@ -93,6 +94,7 @@ class AdminUserSchema(RowSchema):
     deleted_by_admin = fields.Boolean(
         metadata={"description": "If true, signing in does not cancel the deletion."}
     )
+    has_second_factor = fields.Boolean()
     settings = PreferencesField()
     version = fields.Integer()
     created_at = Timestamp()
@@ -115,6 +117,7 @@ class ListUsersSchema(PageSchema):
     )
     status = fields.String(validate=validate.OneOf(STATUSES))
     role = fields.String(validate=validate.OneOf(ROLES))
+    has_second_factor = QueryFlag()
     created_after = Timestamp(metadata=FROM_TIME)
     created_before = Timestamp(metadata=BEFORE_TIME)
     settings = ContainedSettings(
@@ -169,6 +172,7 @@ ADMIN_USER_EXAMPLE = {
     "suspension_reason": None,
     "purge_at": None,
     "deleted_by_admin": False,
+    "has_second_factor": False,
     "settings": {"language": "en", "ui_theme": "dark"},
     "version": 2,
     "created_at": examples.CREATED_AT,

@@ -60,14 +60,24 @@ async def find_usable(conn: Connection, user_id: uuid.UUID) -> list[str]:
 
 
 async def update_has_second_factor(conn: Connection, user_id: uuid.UUID) -> bool:
-    """Note whether the account has a second factor, and return that. The account must be locked."""
+    """Note whether the account has a second factor, and return that. The account must be locked.
+
+    If that has changed, so has the version of the account, as administrators see it.
+    """
     has: bool = await conn.fetchval(
         f"""
-        update users set has_second_factor = exists (
-            select from factors where user_id = $1 and {_CONFIRMED}
-        )
-        where id = $1
-        returning has_second_factor
+        update users
+        set has_second_factor = now_has, version = version + changed::int,
+            updated_at = case when changed then now() else updated_at end
+        from (
+            select id, now_has, now_has <> has_second_factor as changed
+            from users, (
+                select exists (select from factors where user_id = $1 and {_CONFIRMED}) as now_has
+            ) as factors
+            where id = $1
+        ) as found
+        where users.id = found.id
+        returning now_has
         """,  # noqa: S608
         user_id,
     )

@@ -5,7 +5,7 @@ import unicodedata
 import uuid
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import Any
+from typing import Any, ClassVar
 
 from marshmallow import ValidationError, fields
 
@@ -282,6 +282,17 @@ class Flag(fields.Field[bool]):
         if not isinstance(value, bool):
             raise invalid("invalid_type", "Expected true or false.")
         return value
+
+
+class QueryFlag(fields.Field[bool]):
+    """true or false in a query."""
+
+    json_schema: ClassVar = {"type": "boolean"}
+
+    def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> bool:
+        if value not in ("true", "false"):
+            raise invalid("invalid_type", "Expected true or false.")
+        return bool(value == "true")
 
 
 def read_time(text: str) -> datetime:

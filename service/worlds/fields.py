@@ -44,17 +44,6 @@ class WholeNumber(fields.Field[int]):
         return int(value)
 
 
-class QueryFlag(fields.Field[bool]):
-    """true or false in a query."""
-
-    json_schema: ClassVar = {"type": "boolean"}
-
-    def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> bool:
-        if value not in ("true", "false"):
-            raise invalid("invalid_type", "Expected true or false.")
-        return bool(value == "true")
-
-
 class StoryStatus(fields.String):
     """The status of a story, which older clients call ``ALIAS`` if it is active."""
 

@@ -5,13 +5,12 @@ from typing import Any
 from marshmallow import Schema, ValidationError, fields, post_load, validate
 
 from service.http.field_errors import Message
-from service.http.fields import Digits, Text, Timestamp, UuidText
+from service.http.fields import Digits, QueryFlag, Text, Timestamp, UuidText
 from service.http.row_schema import RowSchema
 from service.worlds.fields import (
     TAG_MAX_LENGTH,
     Ids,
     Number,
-    QueryFlag,
     StoryStatus,
     Tags,
     WholeNumber,

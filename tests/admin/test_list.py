@@ -24,7 +24,7 @@ async def seed(client: Client, count: int) -> None:
     await client.app[POOL].execute(
         """
         insert into users (id, email, email_folded, name, role, settings, status, suspension_reason,
-                           purge_at, created_at, updated_at)
+                           purge_at, has_second_factor, created_at, updated_at)
         select gen_random_uuid(), 'Seed' || n || '@example.com', 'seed' || n || '@example.com',
                'Name ' || n || case when n % 5 = 0 then ' 50%_off\\' else '' end,
                case when n % 10 = 0 then 'support' else 'user' end,
@@ -32,7 +32,7 @@ async def seed(client: Client, count: int) -> None:
                                   'nested', jsonb_build_object('n', n)),
                case when n % 7 = 0 then 'suspended' when n % 7 = 1 then 'deleting' else 'active' end,
                case when n % 7 = 0 then 'x' end, case when n % 7 = 1 then now() end,
-               t, t
+               n % 3 = 0, t, t
         from generate_series(1, $1) n, lateral (
             select '2026-01-01T00:00:00Z'::timestamptz + (n / 2) * interval '1 second' as t
         ) as times
@@ -69,6 +69,7 @@ async def test_list_returns_every_field_of_an_account(client: Client) -> None:
                 "suspension_reason": None,
                 "purge_at": None,
                 "deleted_by_admin": False,
+                "has_second_factor": False,
                 "version": 1,
             }
         ],
@@ -138,6 +139,10 @@ FILTERS: list[tuple[dict[str, str], set[int]]] = [
     ({"status": "deleting"}, {1, 8, 15}),
     ({"role": "support"}, {10, 20}),
     ({"role": "support", "status": "active"}, {10, 20}),
+    ({"has_second_factor": "true"}, {3, 6, 9, 12, 15, 18}),
+    ({"has_second_factor": "false", "role": "support"}, {10, 20}),
+    ({"has_second_factor": "true", "role": "user", "status": "deleting"}, {15}),
+    ({"has_second_factor": "false", "status": "suspended", "sort": "email"}, {7, 14}),
     ({"role": "user", "status": "suspended", "q": "seed1"}, {14}),
     ({"settings": '{"language": "fr"}', "status": "suspended"}, {7}),
     ({"settings": '{"nested": {"n": 3}}'}, {3}),
@@ -256,6 +261,14 @@ async def test_list_includes_matches_beyond_the_reach_of_its_walk(
             "role = 'user' and status = 'suspended' and created_at < '2026-01-01T00:35:00Z'",
         ),
         ({"settings": '{"nested": {"n": 7}}'}, "settings #>> '{nested,n}' = '7'"),
+        (
+            {"has_second_factor": "true", "role": "support", "status": "suspended"},
+            "has_second_factor and role = 'support' and status = 'suspended'",
+        ),
+        (
+            {"has_second_factor": "false", "created_before": "2026-01-01T00:02:00Z"},
+            "not has_second_factor and created_at < '2026-01-01T00:02:00Z'",
+        ),
     ]
     for filters, condition in conditions:
         for sort in ("created_at", "-created_at", "email", "-email"):

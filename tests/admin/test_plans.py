@@ -25,16 +25,19 @@ LIMIT = 11
 WALK = lists.WALK_PER_ROW * LIMIT
 START = datetime(2020, 1, 1, tzinfo=UTC)
 
-# The oldest twentieth are founders; each plan belongs to one account in a hundred.
+# The oldest twentieth are founders; each plan belongs to one account in a hundred. One in a thousand
+# is an administrator. The oldest two fifths have a second factor, as does every hundredth of the
+# others, but one administrator in three has none.
 SEED = """
 insert into users (id, email, email_folded, name, role, settings, status, suspension_reason,
-                   created_at)
+                   has_second_factor, created_at)
 select gen_random_uuid(), email, email, 'Name ' || md5(n::text),
-       case when n % 10 = 0 then 'support' else 'user' end,
+       case when n % 1000 = 500 then 'admin' when n % 10 = 0 then 'support' else 'user' end,
        jsonb_build_object('language', (array['en', 'fr'])[n % 2 + 1], 'plan', n % 100,
                           'founder', n <= $1 / 20),
        case when n % 4 = 1 or n % 2000 = 0 then 'suspended' else 'active' end,
        case when n % 4 = 1 or n % 2000 = 0 then 'x' end,
+       (n <= $1 * 2 / 5 or n % 100 = 0) and n % 3000 <> 500,
        $2::timestamptz + n * interval '1 minute'
 from generate_series(1, $1) n,
      lateral (select 'user' || n || '@mail.example') as emails (email)
@@ -45,6 +48,11 @@ COMMON = [
     {"q": "user", "role": "support", "status": "active"},
     {"settings": '{"language": "fr"}'},
     {"created_after": "2020-01-01T01:00:00Z", "sort": "email"},
+    *(
+        {"has_second_factor": has, "role": "user", "status": "active", "sort": sort}
+        for has in ("true", "false")
+        for sort in lists.SORTS
+    ),
 ]
 SELECTIVE = [
     {"q": "user3210@mail.example"},
@@ -52,6 +60,8 @@ SELECTIVE = [
     {"settings": '{"plan": 7}'},
     {"settings": '{"plan": 7, "language": "fr"}'},
     {"created_before": "2020-01-01T01:00:00Z", "sort": "-email"},
+    *({"has_second_factor": "false", "role": "admin", "sort": sort} for sort in lists.SORTS),
+    *({"has_second_factor": "true", "role": "admin", "sort": sort} for sort in lists.SORTS),
 ]
 
 
@@ -85,7 +95,13 @@ async def test_every_sort_order_is_read_from_an_index(accounts: Any) -> None:
     }
     for keyset in lists.SORTS.values():
         for after in (None, [place[name] for name in keyset.columns]):
-            for filters in ({}, {"role": "support"}, {"status": "suspended"}):
+            for filters in (
+                {},
+                {"role": "support"},
+                {"status": "suspended"},
+                {"has_second_factor": True},
+                {"has_second_factor": False},
+            ):
                 page = lists.walk_accounts(filters, keyset, after, LIMIT)
                 for plan in await explain_both(accounts, page):
                     assert "Sort" not in node_types(plan), (filters, keyset)

@@ -37,6 +37,7 @@ FRESH = {
     "suspension_reason": None,
     "purge_at": None,
     "deleted_by_admin": False,
+    "has_second_factor": False,
     "version": 1,
 }
 
