@@ -85,6 +85,7 @@ ROUTES = (
     Route("POST", "/api/v1/users/me/deletion", users.request_deletion, recently_or_by_password),
     Route("GET", "/api/v1/users/me/export", users.export_me, recently),
     Route("POST", "/api/v1/users/me/password", users.change_password, recently_or_by_password),
+    Route("DELETE", "/api/v1/users/me/password", users.remove_password, aal2),
     Route("POST", "/api/v1/users/me/email", users.change_email, recently_or_by_password),
     Route("GET", "/api/v1/users/me/factors", factors.list_factors, enrolling),
     Route("POST", "/api/v1/users/me/factors/totp", factors.start_totp, recently_enrolling),

@@ -7,11 +7,12 @@ from typing import Any, NamedTuple
 import asyncpg
 from aiohttp import web
 
+from service.accounts import queries as accounts
 from service.context import SETTINGS
 from service.db.connection import Connection
 from service.db.transactions import read
 from service.factors import queries
-from service.factors.problems import PASSKEYS_NOT_CONFIGURED, refused
+from service.factors.problems import LAST_WAY_IN, PASSKEYS_NOT_CONFIGURED, refused
 from service.factors.webauthn import (
     Passkey,
     PasskeyRefused,
@@ -82,6 +83,14 @@ async def note_use(conn: Connection, used: Used, refusals: tuple[ProblemType, ..
         conn, used.factor_id, used.old_count, used.new_count, backed_up=used.backed_up
     ):
         raise refused(PasskeyRefused("counter_fell"), refusals)
+
+
+async def keep_a_way_in(conn: Connection, user_id: uuid.UUID) -> None:
+    """Raise Problem 409 if the account has neither a password nor a passkey."""
+    account = await accounts.find_own_credentials(conn, user_id)
+    has_password = account is not None and account["password_hash"] is not None
+    if not has_password and await queries.count_factors(conn, user_id, "passkey") == 0:
+        raise Problem(LAST_WAY_IN)
 
 
 def method_of(backup_eligible: bool) -> str:

@@ -150,16 +150,27 @@ async def count_failure(conn: Connection, user_id: uuid.UUID) -> list[asyncpg.Re
 
 
 async def use_step(conn: Connection, factor_id: uuid.UUID, step: int) -> bool:
-    """Use up the codes of a time step, and those before. Return whether they were unused."""
-    status = await conn.execute(
+    """Use up the codes of a time step, and those before. Return whether they were unused.
+
+    The count of wrong codes starts anew for all apps of the account, since a code of one counts as
+    wrong for the others.
+    """
+    unused: bool = await conn.fetchval(
         """
-        update factors set last_step = $2, last_used_at = now(), failures = 0
-        where id = $1 and (last_step is null or last_step < $2)
+        with used as (
+            update factors set last_step = $2, last_used_at = now(), failures = 0
+            where id = $1 and (last_step is null or last_step < $2)
+            returning user_id
+        ), others as (
+            update factors set failures = 0 from used
+            where factors.user_id = used.user_id and factors.id <> $1 and factors.failures > 0
+        )
+        select exists (select from used)
         """,
         factor_id,
         step,
     )
-    return status == "UPDATE 1"
+    return unused
 
 
 # Passkeys

@@ -24,6 +24,7 @@ VALUES: Mapping[str, frozenset[str]] = {
     "verify_email": frozenset({"link", "date"}),
     "password_reset": frozenset({"link", "minutes"}),
     "password_changed": frozenset(),
+    "password_removed": frozenset(),
     "email_change": frozenset({"link", "date"}),
     "email_changed": frozenset({"link", "date"}),
     "account_exists": frozenset(),

@@ -274,7 +274,7 @@ async def _remove(conn: Connection, request: web.Request) -> None:
     removed = await queries.delete_factor(conn, user["id"], _factor_id(request))
     if not removed:
         raise Problem(FACTOR_NOT_FOUND)
-    await _keep_a_way_in(conn, user["id"])
+    await passkeys.keep_a_way_in(conn, user["id"])
     if not await queries.update_has_second_factor(conn, user["id"]):
         if needs_second_factor(request.app, user["role"]):
             raise Problem(LAST_SECOND_FACTOR)
@@ -285,14 +285,6 @@ async def _remove(conn: Connection, request: web.Request) -> None:
     for factor in removed:
         before = _event(factor["id"], factor["type"])
         await record(conn, request, "factor.remove", user["id"], before=before)
-
-
-async def _keep_a_way_in(conn: Connection, user_id: uuid.UUID) -> None:
-    """Raise Problem 409 if the account has neither a password nor a passkey."""
-    account = await accounts.find_own_credentials(conn, user_id)
-    has_password = account is not None and account["password_hash"] is not None
-    if not has_password and await queries.count_factors(conn, user_id, "passkey") == 0:
-        raise Problem(LAST_WAY_IN)
 
 
 @describe(

@@ -31,6 +31,8 @@ from service.db.listing import Keyset
 from service.db.replica import read_replica
 from service.db.transactions import read, write
 from service.factors.listing import describe_factors
+from service.factors.passkeys import keep_a_way_in
+from service.factors.problems import LAST_WAY_IN
 from service.http import examples
 from service.http.conditional import check_preconditions, etag_of
 from service.http.descriptions import Success, describe
@@ -197,6 +199,34 @@ async def _change_password(
     await record(conn, request, "password.change", user["id"])
     await throttle.refund(conn, request)
     return web.Response(status=204)
+
+
+@describe(
+    {204: Success("The password has been removed. All other sessions have ended.")},
+    problems=(LAST_WAY_IN,),
+)
+async def remove_password(request: web.Request) -> web.Response:
+    """Remove the password, so that only passkeys sign in.
+
+    All other sessions end. The account must have a passkey. A password can be set again, by
+    `POST /api/v1/users/me/password` or by a reset.
+    """
+    await write(request.app, _remove_password, request)
+    return web.Response(status=204)
+
+
+async def _remove_password(conn: Connection, request: web.Request) -> None:
+    user = await accounts.lock_profile(conn, request[USER]["id"])
+    if user is None:
+        raise _account_gone()
+    await accounts.update_password(conn, user["id"], None)
+    await keep_a_way_in(conn, user["id"])
+    if not await session_queries.end_sessions(conn, user["id"], but=request[USER]["session_id"]):
+        raise Problem(INVALID_ACCESS_TOKEN, SESSION_ENDED)
+    for purpose in ("password_reset", "email_change"):
+        await delete_tokens(conn, user["id"], purpose)
+    await send_mail(conn, request.app, user, "password_removed")
+    await record(conn, request, "password.remove", user["id"])
 
 
 async def _lock_credentials(

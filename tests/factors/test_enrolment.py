@@ -102,7 +102,7 @@ async def test_another_factor_ends_no_session_and_has_no_codes(client: Client) -
     assert (await client.get(ME, headers=other.headers)).status == 200
 
 
-@pytest.mark.asvs("7.4.3")
+@pytest.mark.asvs("6.5.6", "7.4.3")
 async def test_removing_the_last_factor_drops_all_to_level_one(client: Client) -> None:
     account = await register(client)
     app = await add_totp(client, account.headers)

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from service.db.connection import POOL
+from service.settings import Settings
 from tests.support.authenticator import Authenticator
 from tests.support.clients import Client, StartApp
 from tests.support.factories import Account, assert_problem, bearer, register
@@ -20,8 +21,11 @@ from tests.support.factors import (
     begin_passkey,
     begin_passkey_sign_in,
     forget_used_codes,
+    log_in,
+    sign_in_with,
     sign_in_with_passkey,
 )
+from tests.support.mailbox import next_mail
 from tests.support.passkey_faults import FAULTS, Fault
 
 ME = "/api/v1/users/me"
@@ -29,7 +33,7 @@ OF_CREATION = [fault for fault in FAULTS if fault.step == "create"]
 OF_SIGN_IN = [fault for fault in FAULTS if fault.step == "get"]
 
 
-@pytest.mark.asvs("6.3.3", "6.5.6")
+@pytest.mark.asvs("6.3.3", "6.7.2")
 async def test_a_passkey_signs_in_without_a_name(client: Client) -> None:
     account = await register(client)
     authenticator = await add_passkey(client, account.headers)
@@ -60,7 +64,7 @@ async def test_a_passkey_is_a_second_factor(client: Client) -> None:
     await assert_problem(again, 401, "invalid_challenge")
 
 
-@pytest.mark.asvs("6.5.1", "6.5.7")
+@pytest.mark.asvs("6.7.2")
 @pytest.mark.parametrize("fault", OF_CREATION, ids=lambda fault: fault.name)
 async def test_a_registration_with_a_fault_is_refused(client: Client, fault: Fault) -> None:
     account = await register(client)
@@ -77,7 +81,7 @@ async def test_a_registration_with_a_fault_is_refused(client: Client, fault: Fau
     assert response.status == 201, await response.text()
 
 
-@pytest.mark.asvs("6.5.1", "6.5.7")
+@pytest.mark.asvs("6.7.2")
 @pytest.mark.parametrize("fault", OF_SIGN_IN, ids=lambda fault: fault.name)
 async def test_a_sign_in_with_a_fault_is_refused(client: Client, fault: Fault) -> None:
     account = await register(client)
@@ -221,8 +225,7 @@ async def test_an_account_that_may_not_sign_in_does_not_by_passkey(
 async def test_an_account_without_a_password_keeps_its_last_passkey(client: Client) -> None:
     account = await register(client)
     authenticator = await add_passkey(client, account.headers)
-    assert client.app is not None
-    await client.app[POOL].execute("update users set password_hash = null")
+    assert (await client.delete(f"{ME}/password", headers=account.headers)).status == 204
     (passkey,) = await listed(client, account)
     url = f"{ME}/factors/{passkey['id']}"
     await assert_problem(await client.delete(url, headers=account.headers), 409, "last_way_in")
@@ -234,6 +237,39 @@ async def test_an_account_without_a_password_keeps_its_last_passkey(client: Clie
     await assert_problem(await sign_in_with_passkey(client, authenticator), 401, "unknown_passkey")
     await forget_used_codes(client)
     assert app.code()
+
+
+async def test_a_password_is_removed_only_beside_a_passkey(
+    client: Client, settings: Settings, conn: Any
+) -> None:
+    account = await register(client)
+    url = f"{ME}/password"
+    refused = await client.delete(url, headers=account.headers)
+    await assert_problem(refused, 401, "insufficient_authentication")
+    app = await add_totp(client, account.headers)
+    await assert_problem(await client.delete(url, headers=account.headers), 409, "last_way_in")
+    await add_passkey(client, account.headers)
+    other = await sign_in_with(client, account, code=app.code(1))
+    assert (await client.delete(url, headers=account.headers)).status == 204
+    await assert_problem(await client.get(ME, headers=other.headers), 401, "invalid_token")
+    await assert_problem(await log_in(client, account), 401, "invalid_credentials")
+    for _ in range(4):
+        mail = await next_mail(settings.data_dir, account.profile["email"])
+    assert mail["Subject"] == "Your password was removed"
+    actions = await conn.fetch("select action from audit_events order by id")
+    assert "password.remove" in {row["action"] for row in actions}
+    body = {"password": account.password}
+    assert (await client.post(url, headers=account.headers, json=body)).status == 204
+    await ask_for_challenge(client, account)
+
+
+async def test_the_password_and_the_last_passkey_do_not_go_together(client: Client) -> None:
+    account = await register(client)
+    await add_passkey(client, account.headers)
+    (passkey,) = await listed(client, account)
+    urls = [f"{ME}/factors/{passkey['id']}", f"{ME}/password"]
+    responses = await asyncio.gather(*(client.delete(url, headers=account.headers) for url in urls))
+    assert sorted(response.status for response in responses) in ([204, 401], [204, 409])
 
 
 async def test_an_account_has_twenty_passkeys_at_most(client: Client) -> None:

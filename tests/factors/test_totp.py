@@ -103,7 +103,7 @@ def test_qr_code_is_one_element_without_script() -> None:
     assert "script" not in svg
 
 
-@pytest.mark.asvs("6.5.2")
+@pytest.mark.asvs("6.5.3", "6.5.4")
 def test_recovery_codes_differ_and_are_long_enough() -> None:
     codes = recovery_codes.new_codes()
     assert len(set(codes)) == recovery_codes.COUNT

@@ -24,7 +24,7 @@ OPERATION_IDS = """
     sessions_use_passkey sessions_use_second_factor
     users_add_passkey users_change_email users_change_password users_confirm_totp users_delete_me
     users_export_me users_list_factors users_make_recovery_codes users_merge_me
-    users_passkey_options users_read_me users_register users_remove_factor users_rename_factor
+    users_passkey_options users_read_me users_register users_remove_factor users_remove_password users_rename_factor
     users_replace_me users_request_deletion users_start_totp
     worlds_add_cause worlds_change_beat worlds_change_event worlds_change_event_of_world
     worlds_change_reasoning worlds_change_story worlds_change_world worlds_clone_story
