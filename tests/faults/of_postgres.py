@@ -38,11 +38,14 @@ async def all_sessions_are_terminated_five_times(stage: Stage, load: Load) -> No
 
 
 async def statements_are_cancelled_50_times_a_second(stage: Stage, load: Load) -> int:
+    """It goes on until one is caught: under a light load, most are too short to be seen."""
     cancelled = 0
     async with stage.postgres.administrator() as administrator:
-        for _ in range(50 * HELD_S):
+        for attempt in range(50 * 60):
             running = f"select count(pg_cancel_backend(pid)) {SESSIONS} and state = 'active'"
             cancelled += await administrator.fetchval(running)
+            if cancelled and attempt >= 50 * HELD_S:
+                break
             await asyncio.sleep(0.02)
     return cancelled
 
