@@ -2,6 +2,7 @@
 
 import base64
 import hmac
+import io
 import secrets
 from typing import Literal, TypeAlias
 from urllib.parse import quote, urlencode
@@ -70,8 +71,11 @@ def to_base32(secret: bytes) -> str:
 
 
 def qr_svg(uri: str) -> str:
-    """Return a QR code of the URI as an SVG element."""
+    """Return a QR code of the URI as SVG, for a page or an image of its own."""
     import segno
 
-    svg: str = segno.make(uri, error="m").svg_inline(scale=4, border=4)
-    return svg
+    svg = io.BytesIO()
+    code = segno.make(uri, error="m")
+    # Phones do not read a dark code on a dark page.
+    code.save(svg, kind="svg", scale=4, light="#fff", xmldecl=False, nl=False)
+    return svg.getvalue().decode()
