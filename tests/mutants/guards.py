@@ -14,6 +14,7 @@ CALLS = (
     "require_room",
     "count_attempt",
     "remember_network",
+    "count_guess",
     "check_limits",
     "check_limit",
     # audit
@@ -35,12 +36,24 @@ CALLS = (
     "keep_an_administrator",
     "_lock_credentials",
     "_check_proof_again",
+    # second factors and step-up
+    "require_proof",
+    "require_recent",
+    "require_level",
+    "require_enrolment",
+    "use_passkey_challenge",
+    "note_use",
+    "prove_level",
+    "keep_a_way_in",
     # sessions and links that end with a password or an email
     "end_session",
     "end_sessions",
     "delete_tokens",
     "delete_reverts_since",
     "forget_networks_of",
+    "forget_factors",
+    "delete_challenges",
+    "delete_recovery_codes",
 )
 # ``async with`` one of these becomes ``async with nullcontext()``.
 CONTEXTS = ("uniform_time",)
