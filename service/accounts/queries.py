@@ -106,6 +106,20 @@ async def lock_active_administrators(conn: Connection) -> list[uuid.UUID]:
     return [row["id"] for row in rows]
 
 
+async def count_administrators_without_factor(conn: Connection, at_most: int) -> int:
+    count: int = await conn.fetchval(
+        """
+        select count(*) from (
+            select from users
+            where role = 'admin' and status = 'active' and not has_second_factor
+            limit $1
+        ) as found
+        """,
+        at_most,
+    )
+    return count
+
+
 async def update_account(
     conn: Connection,
     user_id: uuid.UUID,

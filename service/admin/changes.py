@@ -200,8 +200,8 @@ async def remove_factors(
     user_id: uuid.UUID,
     by: Author,
     factor_id: uuid.UUID | None = None,
-) -> int:
-    """Remove the account's factor, or all of them, and return how many were removed.
+) -> tuple[asyncpg.Record, int]:
+    """Remove the account's factor, or all of them. Return the account and how many were removed.
 
     Ends all its sessions and notifies its owner by mail, unless it had none. With the last one, the
     recovery codes go too. Raises Problem 404 if there is no such factor.
@@ -214,7 +214,7 @@ async def remove_factors(
         if not removed:
             raise Problem(FACTOR_NOT_FOUND)
     if not removed:
-        return 0
+        return user, 0
     if not await factors.update_has_second_factor(conn, user["id"]):
         await factors.delete_recovery_codes(conn, user["id"])
     await factors.delete_challenges(conn, user["id"])
@@ -223,7 +223,7 @@ async def remove_factors(
     for factor in removed:
         before = {"factor_id": str(factor["id"]), "type": factor["type"]}
         await record(conn, by, "factor.remove", user["id"], before=before)
-    return len(removed)
+    return user, len(removed)
 
 
 async def record_change(

@@ -44,6 +44,7 @@ def command() -> None:
 @click.option("--q", help="Text contained in the email or name.")
 @click.option("--status", help="active, suspended or deleting.")
 @click.option("--role", help="user, support or admin.", shell_complete=_complete_role)
+@click.option("--has-second-factor", metavar="true|false")
 @click.option("--created-after", metavar="TIME", help="RFC 3339, such as 2026-01-31T12:00:00Z.")
 @click.option("--created-before", metavar="TIME")
 @click.option("--settings", metavar="JSON", help="JSON object contained in the settings.")
@@ -99,21 +100,47 @@ def _to_row(account: dict[str, Any]) -> list[object]:
 @click.argument("account", metavar="ID|EMAIL")
 @json_option
 def show(account: str, as_json: bool) -> None:
-    """Show one account."""
-    from service.admin.schemas import ADMIN_USER
-    from service.commands.arguments import check_account, get_account
+    """Show one account, with its second factors."""
+    from service.commands.arguments import check_account
     from service.commands.connection import run
     from service.commands.output import print_json, print_table, to_json
-    from service.db.transactions import read
-    from service.json_codec import plain
 
     wanted = check_account(account)
-    user = plain(ADMIN_USER.dump(run(lambda app: read(app, get_account, wanted))))
+    user = run(lambda app: _describe(app, wanted))
     if as_json:
         print_json(user)
         return
     user["settings"] = to_json(user["settings"])
-    print_table(("field", "value"), list(user.items()), folded=("value",))
+    factors = [("factor", _factor_to_text(factor)) for factor in user.pop("factors")]
+    print_table(("field", "value"), [*user.items(), *factors], folded=("value",))
+
+
+async def _describe(app: "web.Application", wanted: str) -> dict[str, Any]:
+    """Return the account with its second factors, and the number of recovery codes left."""
+    from service.admin.schemas import ADMIN_USER
+    from service.commands.arguments import get_account
+    from service.db.transactions import read
+    from service.factors.listing import describe_factors
+    from service.json_codec import plain
+
+    account = await read(app, get_account, wanted)
+    described = await read(app, describe_factors, account["id"])
+    user: dict[str, Any] = plain(
+        {
+            **ADMIN_USER.dump(account),
+            "recovery_codes_left": described["recovery_codes_left"],
+            "factors": described["items"],
+        }
+    )
+    return user
+
+
+def _factor_to_text(factor: dict[str, Any]) -> str:
+    from service.commands.output import to_seconds
+
+    used = to_seconds(factor["last_used_at"]) or "never"
+    added = to_seconds(factor["created_at"])
+    return f"{factor['type']}, added {added}, last used {used}: {factor['name']}"
 
 
 @command.command()
@@ -233,6 +260,39 @@ async def _reset_password(
         app, wanted, lambda conn, id_: changes.reset_password(conn, app, id_, by, mail=mail)
     )
     return user["email"], link
+
+
+@command.command("reset-factors")
+@click.argument("account", metavar="ID|EMAIL")
+@operator_option
+@json_option
+def reset_factors(account: str, operator: str | None, as_json: bool) -> None:
+    """Remove all second factors of an account whose owner has lost them.
+
+    Removes passkeys and recovery codes too, ends all sessions and notifies the owner by email. The
+    password stays as it is. Make sure that it is the owner who asks.
+    """
+    from service.commands.arguments import check_account
+    from service.commands.connection import mail_templates_context, run
+    from service.commands.output import print_json, visible
+
+    by, wanted = name_operator(operator), check_account(account)
+    email, removed = run(lambda app: _reset_factors(app, by, wanted), mail_templates_context)
+    if as_json:
+        print_json({"email": email, "removed": removed})
+    else:
+        click.echo(f"removed {removed}  {visible(email)}")
+
+
+async def _reset_factors(app: "web.Application", by: "Operator", wanted: str) -> tuple[str, int]:
+    from service.admin import changes
+    from service.commands.connection import require_services_key
+
+    await require_services_key(app)
+    user, removed = await _change(
+        app, wanted, lambda conn, id_: changes.remove_factors(conn, app, id_, by)
+    )
+    return user["email"], removed
 
 
 @command.command()

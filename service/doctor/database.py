@@ -9,6 +9,7 @@ from typing import TypeAlias
 
 import asyncpg
 
+from service.accounts import queries as accounts
 from service.auth import queries
 from service.auth.signing_keys import LEEWAY_S, check_secret_keys, verifies_s
 from service.db import migrations
@@ -39,6 +40,8 @@ EXTENSIONS = ("pg_trgm", "btree_gin")
 SEALED_ROWS = 2000
 # Each process keeps one connection for its probes, outside the pool.
 ASIDE = 1
+# How many administrators without a second factor are counted.
+ADMINISTRATORS = 100
 
 
 async def check_database(settings: Settings, environ: Mapping[str, str]) -> list[Finding]:
@@ -345,6 +348,28 @@ async def _check_keys(conn: Connection, settings: Settings, variables: Variables
     return [ok("keys", f"{which} decrypts the signing keys ({len(rows)})")]
 
 
+async def _check_administrators(
+    conn: Connection, settings: Settings, variables: Variables
+) -> list[Finding]:
+    """Warn about administrators without a second factor, of whom it counts a bounded number."""
+    try:
+        count = await accounts.count_administrators_without_factor(conn, ADMINISTRATORS)
+    except (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError):
+        # Not migrated, which another finding reports.
+        return []
+    if not count:
+        return [ok("administrators", "no active one is without a second factor")]
+    more = " or more" if count == ADMINISTRATORS else ""
+    detail = f"{count}{more} active {'has' if count == 1 else 'have'} no second factor"
+    if settings.require_second_factor == "none":
+        fix = (
+            "Set REQUIRE_SECOND_FACTOR to admins: until they have one, they can then only add one."
+        )
+    else:
+        fix = "REQUIRE_SECOND_FACTOR already asks them for one. Remind them to add it."
+    return [warn("administrators", detail, fix)]
+
+
 async def _check_sealed(
     conn: Connection, settings: Settings, variables: Variables
 ) -> list[Finding]:
@@ -384,6 +409,7 @@ _CHECKS: tuple[Check, ...] = (
     _check_clock,
     _check_keys,
     _check_sealed,
+    _check_administrators,
     check_direct,
     check_replica,
 )

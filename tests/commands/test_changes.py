@@ -8,6 +8,7 @@ import pytest
 from service.settings import Database, Settings
 from tests.support.clients import Client
 from tests.support.factories import PASSWORD, Account, register, register_as
+from tests.support.factors import add_totp
 from tests.support.mailbox import next_mail, token_of
 from tests.support.shell import Shell
 from tests.support.steps import (
@@ -175,14 +176,49 @@ async def test_reset_password_prints_json(client: Client, shell: Shell) -> None:
     assert "#token=" in printed.json()["link"]
 
 
+async def test_reset_factors_lets_the_owner_in_with_the_password_alone(
+    client: Client, admin: Account, shell: Shell, settings: Settings, conn: Any
+) -> None:
+    account = await register(client, email=EMAIL)
+    await add_totp(client, account.headers)
+    (done,) = await shell(f"users reset-factors {EMAIL} --operator grace")
+    assert done == (0, f"removed 1  {EMAIL}\n", "")
+    assert not await is_signed_in(client, account)
+    assert (await sign_in(client, account)).status == 200
+    assert not (await show(client, admin, account.profile["id"]))["has_second_factor"]
+    assert (EMAIL, "A second factor was removed from your account") in await mails(
+        settings.data_dir, conn
+    )
+    events = await (await send(client, "GET", "/audit-events?limit=2", by=admin)).json()
+    event = next(event for event in events["items"] if event["action"] == "factor.remove")
+    assert (event["operator"], event["actor_id"]) == ("grace", None)
+    assert event["subject_id"] == account.profile["id"]
+
+
+async def test_reset_factors_of_an_account_without_any_changes_nothing(
+    client: Client, shell: Shell, settings: Settings, conn: Any
+) -> None:
+    account = await register(client, email=EMAIL)
+    plain, as_json = await shell(
+        f"users reset-factors {EMAIL}", f"users reset-factors {EMAIL} --json"
+    )
+    assert plain == (0, f"removed 0  {EMAIL}\n", "")
+    assert as_json.json() == {"email": EMAIL, "removed": 0}
+    assert await is_signed_in(client, account)
+    assert not await conn.fetchval("select count(*) from audit_events where operator is not null")
+
+
 async def test_mail_that_the_service_could_not_open_is_never_enqueued(
     client: Client, shell: Shell, conn: Any
 ) -> None:
     await register(client, email=EMAIL)
-    commands = [f"reset-password {EMAIL}", f"delete {EMAIL}", "create new@example.com --mail-link"]
+    commands = [
+        *(f"reset-password {EMAIL}", f"reset-factors {EMAIL}", f"delete {EMAIL}"),
+        "create new@example.com --mail-link",
+    ]
     results = await shell(*(f"SECRET_KEY={'x' * 40} users {words}" for words in commands))
     line = "shinkei: SECRET_KEY: expected the value that sealed this database's signing keys\n"
-    assert results == [(2, "", line)] * 3
+    assert results == [(2, "", line)] * 4
 
 
 async def test_deletion_ends_sessions_and_only_an_operator_cancels_it(
@@ -231,6 +267,7 @@ async def test_unknown_account_is_an_error(client: Client, shell: Shell) -> None
     results = await shell(
         "users set-role nobody@example.com user",
         "users reset-password nobody@example.com",
+        "users reset-factors nobody@example.com",
         "users delete nobody@example.com",
     )
-    assert results == [(1, "", "shinkei: There is no such account.\n")] * 3
+    assert results == [(1, "", "shinkei: There is no such account.\n")] * 4

@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
+from service.factors import totp
 from service.settings import Database
 from tests.support.clients import Client
 from tests.support.factories import Account, register, register_as
+from tests.support.factors import add_totp
 from tests.support.processes import Terminal, environment, started
 from tests.support.shell import Shell
 from tests.support.waiting import DEADLINE_S
@@ -40,7 +42,8 @@ async def test_list_returns_the_same_accounts_as_the_api(
     client: Client, admin: Account, shell: Shell
 ) -> None:
     for name in ("Ada", "Bob", "Cyd"):
-        await register(client, email=f"{name}@example.com", name=f"{name} Lovelace")
+        account = await register(client, email=f"{name}@example.com", name=f"{name} Lovelace")
+    await add_totp(client, account.headers)
     first = await get(client, admin, f"{USERS}?limit=3")
     results = await shell(
         "users list --json",
@@ -50,11 +53,12 @@ async def test_list_returns_the_same_accounts_as_the_api(
         "users list --email ADA@example.com --json",
         "users list --q lovelace --role user --status active --json",
         "users list --created-after 2999-01-01T00:00:00Z --json",
+        "users list --has-second-factor true --json",
         "users list --settings {} --all",
         "users list --limit 3",
         "users list --role support",
     )
-    whole, page, rest, by_email, ada, lovelaces, none, lines, cut, empty = results
+    whole, page, rest, by_email, ada, lovelaces, none, secured, lines, cut, empty = results
     assert whole.json() == await get(client, admin, USERS)
     assert page.json() == first
     assert page.json()["items"] + rest.json()["items"] == whole.json()["items"]
@@ -62,6 +66,7 @@ async def test_list_returns_the_same_accounts_as_the_api(
     assert [item["name"] for item in ada.json()["items"]] == ["Ada Lovelace"]
     assert len(lovelaces.json()["items"]) == 3
     assert none.json() == {"items": [], "next_cursor": None, "has_more": False}
+    assert [item["email"] for item in secured.json()["items"]] == ["Cyd@example.com"]
     items = whole.json()["items"]
     assert lines.rows() == [
         [
@@ -103,11 +108,33 @@ async def test_show_finds_an_account_by_id_or_email(
         "users show 01890000-0000-7000-8000-000000000000",
         "users show nonsense",
     )
-    assert by_id.json() == by_email.json() == await get(client, admin, f"{USERS}/{id_}")
+    shown = await get(client, admin, f"{USERS}/{id_}")
+    assert by_id.json() == by_email.json() == {**shown, "factors": [], "recovery_codes_left": 0}
     fields = dict(lines.rows())
     assert fields == {**fields, "id": id_, "role": "admin", "settings": "{}", "name": ""}
     assert nobody == (1, "", "shinkei: There is no such account.\n")
     assert nonsense == (2, "", "shinkei: ID or EMAIL: Not a valid email.\n")
+
+
+async def test_show_lists_second_factors_without_their_secrets(
+    client: Client, admin: Account, shell: Shell, conn: Any
+) -> None:
+    app = await add_totp(client, admin.headers)
+    await conn.execute("update factors set name = $1, last_used_at = null", HOSTILE)
+    as_json, lines = await shell(
+        "users show ROOT@example.com --json", "users show ROOT@example.com"
+    )
+    listed = await get(client, admin, "/api/v1/users/me/factors")
+    document = as_json.json()
+    assert document["has_second_factor"]
+    assert (document["factors"], document["recovery_codes_left"]) == (listed["items"], 10)
+    fields = dict(lines.rows())
+    assert fields["recovery_codes_left"] == "10"
+    added = f"{listed['items'][0]['created_at'][:19]}Z"
+    assert fields["factor"].startswith(f"totp, added {added}, last used never: \\x1b[31m[red]Eve")
+    assert app.recovery_codes is not None
+    for secret in (totp.to_base32(app.secret), app.secret.hex(), *app.recovery_codes):
+        assert secret not in as_json.stdout + lines.stdout
 
 
 async def test_invalid_arguments_exit_with_code_2(
@@ -118,6 +145,7 @@ async def test_invalid_arguments_exit_with_code_2(
     wrong = {
         "--limit 0": "--limit: Expected a whole number from 1 to 200.",
         "--status gone": "--status: Must be one of: active, suspended, deleting.",
+        "--has-second-factor yes": "--has-second-factor: Expected true or false.",
         "--created-after yesterday": "--created-after: Expected a time with its offset",
         "--settings [1]": "--settings: Expected an object.",
         '--settings {"a":[1e99]}': "--settings: Numbers must be 0, or between 1e-15 and 2^53",

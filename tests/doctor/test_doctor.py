@@ -24,6 +24,8 @@ from service.doctor.findings import Finding, within
 from service.embedded import server as embedded
 from service.settings import VARIABLES, Database, Settings
 from tests.support.clients import NEW_KEY, SECRET_KEY, Client
+from tests.support.factories import register, register_as
+from tests.support.factors import add_totp
 from tests.support.processes import connect, url_of
 from tests.support.refusing import refusing
 from tests.support.shell import run_all
@@ -60,13 +62,41 @@ async def test_healthy_setup_has_no_faults(
     assert faults(findings) == []
     assert [found.check for found in findings] == [
         *("settings", "files", "data", "database", "collation", "tls", "migrations", "privileges"),
-        *("pool", "clock", "keys", "passwords", "origin", "passkeys", "mail"),
+        *("pool", "clock", "keys", "administrators", "passwords", "origin", "passkeys", "mail"),
     ]
     details = {found.check: found.detail for found in findings}
     assert details["settings"].startswith("set: DATA_DIR, SECRET_KEY, DATABASE_URL")
     assert details["keys"] == "SECRET_KEY decrypts the signing keys (1)"
     assert details["tls"] == "not used; the server is on this machine"
     assert os.listdir(tmp_path) == []  # noqa: PTH208
+
+
+async def test_administrators_without_a_second_factor_are_counted_but_not_named(
+    client: Client, database: Database, conn: Any
+) -> None:
+    async def find(**environ: str) -> Finding:
+        findings = await asyncio.to_thread(diagnose, {**url_of(database), **environ})
+        return next(found for found in findings if found.check == "administrators")
+
+    await register(client)
+    admins = [await register_as(client, "admin") for _ in range(4)]
+    await add_totp(client, admins[0].headers)
+    suspended = "update users set status = 'suspended', suspension_reason = 'x' where id = $1"
+    await conn.execute(suspended, admins[1].profile["id"])
+    assert await find() == Finding(
+        "administrators",
+        "warn",
+        "2 active have no second factor",
+        "Set REQUIRE_SECOND_FACTOR to admins: until they have one, they can then only add one.",
+    )
+    for policy in ("admins", "all"):
+        found = await find(REQUIRE_SECOND_FACTOR=policy)
+        assert (found.status, found.detail) == ("warn", "2 active have no second factor")
+        assert found.fix.startswith("REQUIRE_SECOND_FACTOR already asks them for one.")
+    await add_totp(client, admins[2].headers)
+    assert (await find()).detail == "1 active has no second factor"
+    await add_totp(client, admins[3].headers)
+    assert (await find()).status == "ok"
 
 
 @pytest.mark.parametrize(
