@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import asyncpg
 import pytest
@@ -21,9 +21,11 @@ from service.health import sampling
 from service.process.exporter import DIRECTORY_VARIABLE, exporting
 from service.settings import Rate, Settings
 from service.telemetry.access_log import CLIENTS_MISTAKES
+from service.telemetry.metrics import Counted
 from tests.support import described
 from tests.support.clients import Client
 from tests.support.factories import PASSWORD, assert_problem, register
+from tests.support.factors import add_totp, ask_for_challenge, log_in, sign_in_with
 from tests.support.logbook import logged
 from tests.support.processes import environment, reserved_port, run_command
 from tests.support.proxy import proxying
@@ -178,6 +180,24 @@ async def test_time_since_the_oldest_purge_was_due_is_measured(
         "update users set status = 'deleting', purge_at = now() - interval '2 hours'"
     )
     await eventually(lambda: 7200 <= (value(registry, age) or 0) < 8000)
+
+
+async def test_sign_ins_are_counted_by_method(client: Client, registry: CollectorRegistry) -> None:
+    account = await register(client)
+    assert (await log_in(client, account)).status == 200
+    app = await add_totp(client, account.headers)
+    await ask_for_challenge(client, account)
+    await sign_in_with(client, account, code=app.code(1))
+    assert app.recovery_codes is not None
+    await sign_in_with(client, account, recovery_code=app.recovery_codes[0])
+    counted = {
+        method: value(registry, "shinkei_sign_in_methods_total", method=method)
+        for method in ("pwd", "otp", "rec", "hwk", "swk")
+    }
+    assert counted == {"pwd": 3, "otp": 1, "rec": 1, "hwk": 0, "swk": 0}
+    name = "shinkei_sign_ins_total"
+    assert value(registry, name, outcome="second_factor_required") == 3
+    assert value(registry, name, outcome="success") == 3
 
 
 async def test_sign_ins_are_counted_by_outcome(
@@ -362,3 +382,9 @@ async def test_metrics_of_the_outbox_return_after_its_table_was_missing(
         " values (gen_random_uuid(), '', 'infinity', 'infinity')"
     )
     await eventually(lambda: value(registry, "shinkei_mail_outbox_mails") == 1)
+
+
+def test_every_counter_is_documented() -> None:
+    document = (ROOT / "docs/deployment.md").read_text(encoding="utf-8")
+    documented = set(re.findall(r"`(\w+)_total`", document))
+    assert set(get_args(Counted)) <= documented
