@@ -26,7 +26,8 @@ INTRODUCTION = """# OWASP ASVS
 
 How the service meets levels 1 and 2 of OWASP's Application Security Verification Standard 5.0.0.
 The tables cover chapters V6 to V10 and V16, and the parts of V3 and V14 about headers, origins,
-caches and the page at `/docs`. `6.1.1` is `v5.0.0-6.1.1` in the standard, paraphrased.
+caches and the page at `/docs`. Of level 3, they have what is about second factors. `6.1.1` is
+`v5.0.0-6.1.1` in the standard, paraphrased.
 
 A requirement is met, as the tests in its row show, unless the row says **Does not apply** or
 **Not met**. [security.md](security.md) explains the decisions. The service is neither an OAuth

@@ -94,7 +94,7 @@ async def test_an_administrator_with_a_second_factor_proves_that_one(client: Cli
     assert 'acr_values="aal2", max_age=600' in refused.headers["WWW-Authenticate"]
 
 
-@pytest.mark.asvs("6.4.4", "6.4.6", "7.4.5")
+@pytest.mark.asvs("6.4.4", "6.5.6", "7.4.5")
 async def test_removing_all_ends_sessions_and_asks_for_the_password_alone(
     client: Client, conn: Any, settings: Settings
 ) -> None:

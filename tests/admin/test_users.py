@@ -462,6 +462,7 @@ async def test_owner_receives_the_password_link_in_their_language(
     assert [row["token_hash"] for row in stored] == [hash_token(token_of(mail))]
 
 
+@pytest.mark.asvs("6.4.6")
 async def test_triggered_password_reset_keeps_sessions_and_password(
     client: Client, conn: Any
 ) -> None:
