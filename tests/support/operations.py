@@ -63,6 +63,7 @@ _WITH_FACTORS = {
     "sessions_use_passkey",
     "sessions_use_second_factor",
     "users_make_recovery_codes",
+    "users_remove_password",
 }
 # An imported document has these of its own.
 DOCUMENT_ID = NO_ONE
