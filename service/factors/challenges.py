@@ -18,6 +18,7 @@ from aiohttp import web
 from service.context import SETTINGS
 from service.db.connection import Connection
 from service.factors import queries
+from service.factors.webauthn import encode
 from service.http.problems import Problem, ProblemType
 from service.sealing import SealError, seal, unseal
 
@@ -62,8 +63,7 @@ def new_passkey_challenge(app: web.Application, purpose: str) -> PasskeyChalleng
     expires_at = int(time.time()) + TTL_S
     plain = _EXPIRES_AT.pack(expires_at) + value
     sealed = seal(app[SETTINGS].secret_key, _PURPOSE, purpose, plain)
-    challenge_id = base64.urlsafe_b64encode(sealed).rstrip(b"=").decode()
-    return PasskeyChallenge(challenge_id, value, datetime.fromtimestamp(expires_at, UTC))
+    return PasskeyChallenge(encode(sealed), value, datetime.fromtimestamp(expires_at, UTC))
 
 
 def open_passkey_challenge(
@@ -75,6 +75,9 @@ def open_passkey_challenge(
         plain = unseal(app[SETTINGS].secret_keys, _PURPOSE, purpose, sealed)
     except (ValueError, SealError):
         raise Problem(refusal) from None
+    # Python ignores characters that base64 does not have, and bits that are to spare.
+    if encode(sealed) != challenge_id:
+        raise Problem(refusal)
     (expires_at,) = _EXPIRES_AT.unpack(plain[: _EXPIRES_AT.size])
     if expires_at < time.time():
         raise Problem(refusal)

@@ -16,14 +16,16 @@ from service.settings import Settings
 from tests.support.bad_input import IMPORT, Case, Expected, Text, cases_of, good_values, texts_of
 from tests.support.clients import Client, StartApp
 from tests.support.factories import PASSWORD, register
+from tests.support.factors import FACTORS, PASSKEYS, app_of, confirm
 from tests.support.operations import (
-    INSTEAD_OF,
     Operation,
     Prepared,
     Request,
     Requests,
+    Way,
     operations_of,
     read_description,
+    ways_of,
 )
 from tests.support.state import everything
 from tests.support.steps import sign_in
@@ -31,6 +33,8 @@ from tests.support.steps import sign_in
 Choose = Callable[[list[Any]], Iterable[Any]]
 # Members of responses, by the field of the request.
 SHOWN_AS = {"reason": "suspension_reason"}
+# The same request is accepted only once, or a few times. So is one with an email.
+ONCE = {"users_start_totp", "users_add_passkey"}
 SHOWN = 40
 
 
@@ -47,17 +51,16 @@ async def requests(start_app: StartApp, settings: Settings) -> Requests:
 
 async def variants(
     requests: Requests, where: str = ""
-) -> AsyncIterator[tuple[Operation, str, Prepared]]:
-    """Yield each operation with a valid request, once more for each field instead of another.
+) -> AsyncIterator[tuple[Operation, Way, Prepared]]:
+    """Yield each operation with a valid request, once for each way to fill its body.
 
     With ``where``, yield only those that have parameters there, or a body.
     """
     for operation in operations_of(await read_description(requests.client)):
         if where and not (operation.fields if where == "body" else operation.named(where)):
             continue
-        known = operation.fields["properties"] if operation.fields else {}
-        for instead in ("", *(name for name in INSTEAD_OF if name in known)):
-            yield operation, instead, await requests.prepare(operation, instead=instead)
+        for way in ways_of(operation):
+            yield operation, way, await requests.prepare(operation, way)
 
 
 async def received(response: ClientResponse) -> Expected:
@@ -94,9 +97,9 @@ async def test_invalid_input_is_refused_and_changes_nothing(
     """The same request without the fault is accepted."""
     wrong: list[str] = []
     count = 0
-    async for operation, instead, prepared in variants(requests):
+    async for operation, way, prepared in variants(requests):
         before = await everything(conn)
-        for case in choose(list(cases_of(operation, prepared.request, instead))):
+        for case in choose(list(cases_of(operation, prepared.request, way))):
             count += 1
             if fault := await find_fault(requests.client, case):
                 wrong.append(f"{operation.id} {case.place}, {case.fault}: {fault}")
@@ -116,6 +119,9 @@ async def find_change(client: Client, operation: Operation, text: Text) -> str:
         return await response.text()
     shown = await response.json()
     location = response.headers.get("Location")
+    if operation.path.startswith((FACTORS, PASSKEYS)):
+        found = await find_name(client, operation, text.request, shown)
+        return "" if found == text.text else f"stored as {found!r}"
     if operation.id == IMPORT:
         location = f"{location}/export"
     elif (found := place_in(shown.get("user", shown), text.place)) != text.text:
@@ -126,6 +132,19 @@ async def find_change(client: Client, operation: Operation, text: Text) -> str:
         found = place_in(await again.json(), text.place)
         return "" if found == text.text else f"stored as {found!r}"
     return ""
+
+
+async def find_name(
+    client: Client, operation: Operation, request: Request, shown: dict[str, Any]
+) -> str:
+    """Return the name of the factor that the response is about, as the list has it."""
+    headers = dict(request.headers)
+    if operation.id == "users_start_totp":
+        app = app_of(shown)
+        assert (await confirm(client, headers, app, app.code())).status == 200
+    factors = await (await client.get(FACTORS, headers=headers)).json()
+    name: str = next(each["name"] for each in factors["items"] if each["id"] == shown["id"])
+    return name
 
 
 def place_in(document: Any, path: tuple[Any, ...]) -> Any:
@@ -147,8 +166,7 @@ async def test_texts_are_stored_as_sent(requests: Requests, choose: Choose, at_l
         for text in choose(list(texts_of(operation, prepared.request))):
             count += 1
             sent = text
-            if "email" in (prepared.request.body or {}):
-                # Only one account can have it.
+            if operation.id in ONCE or "email" in (prepared.request.body or {}):
                 again = await requests.prepare(operation)
                 sent = text.put_into(again.request)
             if fault := await find_change(requests.client, operation, sent):

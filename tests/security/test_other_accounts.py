@@ -11,6 +11,7 @@ from tests.support.attacks import report
 from tests.support.bad_input import walk
 from tests.support.clients import Client, StartApp
 from tests.support.factories import Account, register
+from tests.support.factors import add_totp
 from tests.support.operations import (
     Operation,
     Prepared,
@@ -49,6 +50,7 @@ async def create_stranger(client: Client) -> Stranger:
         **await ids_of_each(client, account),
         "user_id": account.profile["id"],
         "session_id": (await sessions.json())["items"][0]["id"],
+        "factor_id": (await add_totp(client, account.headers)).factor_id,
     }
     return Stranger(account, ids)
 
@@ -181,7 +183,8 @@ async def test_what_nobody_may_set_is_refused(requests: Requests, conn: Any) -> 
         row["column_name"]
         for row in await conn.fetch(
             "select distinct column_name from information_schema.columns"
-            " where table_schema = current_schema() and table_name = 'users' order by 1"
+            " where table_schema = current_schema() and table_name in ('users', 'factors')"
+            " order by 1"
         )
     ]
     wrong: list[str] = []

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
-from tests.support.operations import INSTEAD_OF, Operation, Request
+from tests.support.operations import Operation, Request, Way, ways_of
 from tests.support.worlds import NO_ONE
 
 FIELDS, JSON = (422, "invalid_fields"), (400, "malformed_json")
@@ -56,6 +56,30 @@ SURROGATES = {
     "lone high surrogate": '"ab\\ud800"',
     "lone low surrogate": '"\\udfffab"',
     "surrogates in reverse": '"\\ude00\\ud83d"',
+}
+BASE64 = {
+    "padding": "YWI=",
+    "standard alphabet": "ab+/",
+    "space between": "ab cd",
+    "line feed at the end": "abcd\n",
+    "letters that are not ASCII": "ab\xe9d",
+    "full-width letters": "\uff41\uff42",
+    "escaped": "ab%2D",
+}
+CODES = {
+    "letters for a code": "abcdef",
+    "code with a space": "123 45",
+    "code and a line feed": "12345\n",
+    "signed code": "+12345",
+    "code with a point": "1234.5",
+    "code in other digits": "\u0661\u0662\u0663\u0664\u0665\u0666",
+    "code in full-width digits": "\uff11\uff12\uff13\uff14\uff15\uff16",
+}
+TRANSPORTS = {
+    "transport in capitals": "USB",
+    "transport and a space": "usb ",
+    "underscore": "smart_card",
+    "transport with a NUL": "usb\0",
 }
 UUIDS = {
     "no UUID": "1",
@@ -218,14 +242,14 @@ EXCEPTIONS: dict[tuple[str, str], Expected] = {
 }
 
 
-def cases_of(operation: Operation, request: Request, instead: str = "") -> Iterator[Case]:
+def cases_of(operation: Operation, request: Request, way: Way) -> Iterator[Case]:
     """Yield the cases of an operation whose request is valid.
 
-    With ``instead``, yield only those of that field, which the request has instead of another.
+    ``way`` is how its body is filled. The fields that all ways have are changed in the first alone.
     """
+    is_first = way == ways_of(operation)[0]
     for case in _all_cases(operation, request):
-        alternative = case.place.removeprefix("#/")
-        if alternative != instead and (instead or alternative in INSTEAD_OF):
+        if not is_first and not case.place.startswith(tuple(f"#/{name}" for name in way)):
             continue
         expected = EXCEPTIONS.get((operation.id, case.fault), case.expected)
         of_version = (operation.id, case.place) == (IMPORT, "#/version")
@@ -532,7 +556,8 @@ def _wrong_strings(schema: Mapping[str, Any]) -> dict[str, str]:
         return wrong
     if "maxLength" in schema:
         wrong["too long"] = json.dumps("x" * (schema["maxLength"] + 1))
-        wrong["too long in other letters"] = json.dumps("\U0001f600" * (schema["maxLength"] + 1))
+        longer = "\U0001f600" * (schema["maxLength"] + 1)
+        wrong["too long in other letters"] = json.dumps(longer, ensure_ascii=False)
     if schema.get("minLength"):
         wrong["too short"] = json.dumps("x" * (schema["minLength"] - 1))
         wrong["empty"] = '""'
@@ -542,6 +567,9 @@ def _wrong_strings(schema: Mapping[str, Any]) -> dict[str, str]:
         "idn-email": EMAILS,
         "display-name": HIDDEN,
         "http-url": {fault: text for fault, text in URLS.items() if text},
+        "base64url": BASE64,
+        "one-time-code": CODES,
+        "transport": TRANSPORTS,
         "password": PASSWORDS if schema.get("minLength", 0) > 1 else {},
     }
     for fault, text in by_format.get(schema.get("format", ""), {}).items():
@@ -597,7 +625,7 @@ EXACT_NAMES = {
     "capitals that fold": "ẞtraße İstanbul ΑΣ",
 }
 # Texts that are no one's to choose.
-_CHOSEN = {"token", "refresh_token", "version"}
+_CHOSEN = {"token", "refresh_token", "version", "challenge", "challenge_id", "recovery_code"}
 
 
 class Text(NamedTuple):

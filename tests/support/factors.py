@@ -10,6 +10,11 @@ from tests.support.authenticator import Authenticator
 from tests.support.clients import Client
 from tests.support.factories import Account, bearer
 
+SECOND_FACTOR = "/api/v1/auth/second-factor"
+FACTORS = "/api/v1/users/me/factors"
+PASSKEYS = "/api/v1/users/me/passkeys"
+PASSKEY = "/api/v1/auth/passkey"
+
 
 class App(NamedTuple):
     """An app that makes one-time codes, and the recovery codes that came with it."""
@@ -30,9 +35,13 @@ class App(NamedTuple):
 
 async def start_totp(client: Client, headers: dict[str, str]) -> App:
     """Begin to add an app."""
-    response = await client.post("/api/v1/users/me/factors/totp", headers=headers, json={})
+    response = await client.post(f"{FACTORS}/totp", headers=headers, json={})
     assert response.status == 201, await response.text()
-    begun = await response.json()
+    return app_of(await response.json())
+
+
+def app_of(begun: dict[str, Any]) -> App:
+    """Return an app that has read the response with its secret."""
     secret = base64.b32decode(begun["secret"] + "=" * (-len(begun["secret"]) % 8))
     return App(begun["id"], secret, None)
 
@@ -46,7 +55,7 @@ async def add_totp(client: Client, headers: dict[str, str]) -> App:
 
 
 async def confirm(client: Client, headers: dict[str, str], app: App, code: str) -> Any:
-    path = f"/api/v1/users/me/factors/{app.factor_id}/confirm"
+    path = f"{FACTORS}/{app.factor_id}/confirm"
     return await client.post(path, headers=headers, json={"code": code})
 
 
@@ -65,8 +74,7 @@ async def log_in(client: Client, account: Account) -> Any:
 
 async def answer(client: Client, challenge: str, **proof: Any) -> Any:
     """Send a second factor."""
-    body = {"challenge": challenge, **proof}
-    return await client.post("/api/v1/auth/second-factor", json=body)
+    return await client.post(SECOND_FACTOR, json={"challenge": challenge, **proof})
 
 
 async def sign_in_with(client: Client, account: Account, **proof: Any) -> Account:
@@ -99,10 +107,6 @@ async def age_proofs(client: Client, hours: int = 1) -> None:
         """,
         hours,
     )
-
-
-PASSKEYS = "/api/v1/users/me/passkeys"
-PASSKEY = "/api/v1/auth/passkey"
 
 
 async def begin_passkey(client: Client, headers: dict[str, str]) -> dict[str, Any]:

@@ -17,8 +17,19 @@ from yarl import URL
 
 from service.auth import guards
 from service.routes import ROUTES
+from tests.support.authenticator import Authenticator
 from tests.support.clients import Client
 from tests.support.factories import PASSWORD, Account, register, register_as
+from tests.support.factors import (
+    SECOND_FACTOR,
+    App,
+    add_passkey,
+    add_totp,
+    ask_for_challenge,
+    begin_passkey,
+    begin_passkey_sign_in,
+    start_totp,
+)
 from tests.support.steps import (
     NEW_PASSWORD,
     change_email,
@@ -32,8 +43,28 @@ from tests.support.worlds import NO_ONE, OF_WORLDS, ids_of_each
 # The subjects of mails with links.
 VERIFY, CHANGE = "Confirm your email address", "Confirm your new email address"
 CHANGED = "The email address of your account was changed"
-# Fields that cannot be sent together with the other one.
-INSTEAD_OF = {"beat_type": "type", "new_password": "password"}
+# Another name of a beat's type. Nothing has both, wherever in a body it is.
+BEAT_TYPE = "beat_type"
+# Ways to fill a body, each with fields that exclude those of the others. The first is the default.
+Way = tuple[str, ...]
+_ONE_WAY: tuple[Way, ...] = ((),)
+_WAYS: dict[str, tuple[Way, ...]] = {
+    "sessions_use_second_factor": (("code",), ("recovery_code",), ("credential",)),
+    "sessions_reauthenticate": (("password",), ("code",), ("challenge_id", "credential")),
+    "recovery_verify_email": (("password",), ("new_password",)),
+    "worlds_create_beat": (("type",), (BEAT_TYPE,)),
+    "worlds_change_beat": (("type",), (BEAT_TYPE,)),
+}
+# Operations of owners who have a second factor, besides those that name one in their path.
+_WITH_FACTORS = {
+    "admin_remove_factors",
+    "sessions_reauthenticate",
+    "sessions_second_factor_options",
+    "sessions_use_passkey",
+    "sessions_use_second_factor",
+    "users_make_recovery_codes",
+    "users_remove_password",
+}
 # An imported document has these of its own.
 DOCUMENT_ID = NO_ONE
 _numbers = itertools.count(1)
@@ -131,6 +162,19 @@ def resolved(schema: Any, document: Mapping[str, Any]) -> Any:
     return {key: resolved(each, document) for key, each in schema.items()}
 
 
+def _access_of(operation: Operation) -> object:
+    return next(
+        route.access
+        for route in ROUTES
+        if (route.method, route.path) == (operation.method, operation.path)
+    )
+
+
+def ways_of(operation: Operation) -> tuple[Way, ...]:
+    """Return the ways to fill the operation's body."""
+    return _WAYS.get(operation.id, _ONE_WAY)
+
+
 class Requests:
     """Makes valid requests. Those that only read share an owner; others have a new one each."""
 
@@ -140,15 +184,17 @@ class Requests:
         self._admin: Account | None = None
         self._reader: Account | None = None
 
-    async def prepare(self, operation: Operation, *, instead: str = "") -> Prepared:
-        """Return a valid request with all its fields.
-
-        Of two fields that exclude each other, the body has ``instead`` if that is one of them.
-        """
+    async def prepare(self, operation: Operation, way: Way = ()) -> Prepared:
+        """Return a valid request with all its fields but those that exclude ``way``."""
+        access = _access_of(operation)
         if self._admin is None:
             self._admin = await register_as(self.client, "admin")
             self._reader = await register(self.client)
-        reader = self._reader if operation.method == "GET" else None
+        if access is guards.admin_recently:
+            # Whose proof does not grow old in a test of many requests.
+            self._admin = await register_as(self.client, "admin")
+        shared = operation.method == "GET" and access is not guards.recently
+        reader = self._reader if shared else None
         owner = reader or await register(self.client)
         ids = {"user_id": owner.profile["id"]}
         if OF_WORLDS.search(operation.path):
@@ -158,7 +204,11 @@ class Requests:
             sessions = await self.client.get("/api/v1/users/me/sessions", headers=other.headers)
             items = (await sessions.json())["items"]
             ids["session_id"] = next(each["id"] for each in items if each["current"])
-        headers = self._headers_of(operation, owner)
+        way = way or ways_of(operation)[0]
+        proof, app = await self._proof_of(operation, owner, way)
+        if app is not None:
+            ids["factor_id"] = app.factor_id
+        headers = self._headers_of(operation, access, owner)
         if any(each.get("required") for each in operation.named("header")):
             headers = {**headers, "If-Match": "*"}
         query = "&".join(
@@ -166,32 +216,55 @@ class Requests:
         )
         body = None
         if operation.fields is not None:
-            body = await self._body_of(operation, owner, ids, instead)
+            values = {**self._values(operation, owner, ids), **proof}
+            if "token" in operation.fields["properties"]:
+                values["token"] = await self._link_of(operation, owner)
+            others = {BEAT_TYPE, *itertools.chain(*ways_of(operation))} - {*way}
+            body = sample(operation.fields, values, others)
         request = Request(operation.method, operation.path.format(**ids), query, headers, body)
         return Prepared(request, owner, ids)
 
-    def _headers_of(self, operation: Operation, owner: Account) -> Mapping[str, str]:
-        access = next(
-            route.access
-            for route in ROUTES
-            if (route.method, route.path) == (operation.method, operation.path)
-        )
-        if access in (guards.admin, guards.support):
+    def _headers_of(
+        self, operation: Operation, access: object, owner: Account
+    ) -> Mapping[str, str]:
+        if access in (guards.admin, guards.admin_recently, guards.support):
             assert self._admin is not None
             return self._admin.headers
-        signed_in = access is guards.signed_in or operation.id == "sessions_logout"
-        return owner.headers if signed_in else {}
+        # The password is another proof.
+        anonymous = access is guards.anyone or operation.id == "recovery_verify_email"
+        return {} if anonymous else owner.headers
 
-    async def _body_of(
-        self, operation: Operation, owner: Account, ids: Mapping[str, str], instead: str
-    ) -> dict[str, Any]:
-        assert operation.fields is not None
-        values = self._values(operation, owner, ids)
-        if "token" in operation.fields["properties"]:
-            values["token"] = await self._link_of(operation, owner)
-        left_out = {INSTEAD_OF[name] if name == instead else name for name in INSTEAD_OF}
-        body: dict[str, Any] = sample(operation.fields, values, left_out)
-        return body
+    async def _proof_of(
+        self, operation: Operation, owner: Account, way: Way
+    ) -> tuple[dict[str, Any], App | None]:
+        """Give the owner the second factor that the operation needs.
+
+        Returns the fields that prove it, and the app of the owner, if there is one.
+        """
+        client, headers = self.client, owner.headers
+        match operation.id:
+            case "users_confirm_totp":
+                app = await start_totp(client, headers)
+                return {"code": app.code(1)}, app
+            case "users_add_passkey":
+                begun = await begin_passkey(client, headers)
+                credential = Authenticator().create(begun["options"])
+                return {"challenge_id": begun["challenge_id"], "credential": credential}, None
+        if "factor_id" not in operation.path and operation.id not in _WITH_FACTORS:
+            return {}, None
+        app = await add_totp(client, headers)
+        assert app.recovery_codes is not None
+        authenticator = await add_passkey(client, headers)
+        # Of the next step, because the app has used the code of this one.
+        fields: dict[str, Any] = {"code": app.code(1), "recovery_code": app.recovery_codes[0]}
+        if operation.path.startswith(SECOND_FACTOR):
+            fields["challenge"] = (await ask_for_challenge(client, owner))["challenge"]
+            body = {"challenge": fields["challenge"]}
+            begun = await (await client.post(f"{SECOND_FACTOR}/options", json=body)).json()
+        else:
+            begun = await begin_passkey_sign_in(client)
+            fields["challenge_id"] = begun["challenge_id"]
+        return {**fields, "credential": authenticator.get(begun["options"])}, app
 
     def _values(
         self, operation: Operation, owner: Account, ids: Mapping[str, str]
