@@ -20,6 +20,9 @@ alter table users
     add column if not exists recovery_key bytea,
     add column if not exists passkey_handle bytea;
 
+-- For resealing, which looks for them among a million accounts.
+create index if not exists users_recovery_key_idx on users (id) where recovery_key is not null;
+
 create table if not exists factors (
     id uuid primary key,
     user_id uuid not null references users (id) on delete cascade,

@@ -23,6 +23,7 @@ from service.context import SETTINGS
 from service.db.connection import Connection
 from service.db.transactions import read, write
 from service.exceptions import DatabaseUnavailable
+from service.factors import challenge_queries
 from service.factors import queries as factors
 from service.http.idempotency import LIFETIME_H
 from service.jobs.periodic import Job, SlicedJob
@@ -105,6 +106,7 @@ async def forget_links(app: web.Application, conn: Connection) -> None:
 
 async def forget_challenges(app: web.Application, conn: Connection) -> None:
     """Delete expired challenges, and apps for one-time codes that were never confirmed."""
+    await challenge_queries.delete_expired(conn, EXPIRED_AT_ONCE)
     await factors.delete_expired(conn, EXPIRED_AT_ONCE)
 
 

@@ -20,7 +20,7 @@ from service.auth.guards import (
 )
 from service.context import SETTINGS
 from service.docs import handlers as docs
-from service.factors import related_origins as passkeys
+from service.factors.related_origins import related_origins
 from service.health import handlers as health
 from service.http.conditional import revalidate
 from service.http.descriptions import description_of, is_revalidated
@@ -51,7 +51,7 @@ ROUTES = (
     Route("GET", "/health/ready", health.ready, anyone),
     Route("GET", "/health/startup", health.startup, anyone),
     Route("GET", "/.well-known/jwks.json", auth.jwks, anyone),
-    Route("GET", "/.well-known/webauthn", passkeys.related_origins, anyone),
+    Route("GET", "/.well-known/webauthn", related_origins, anyone),
     Route("GET", "/docs", docs.page, anyone),
     Route("GET", "/docs/page.js", docs.page_script, anyone),
     Route("GET", "/docs/page.css", docs.page_style, anyone),

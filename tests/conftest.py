@@ -275,6 +275,8 @@ def settings(database: Database, tmp_path: Path) -> Settings:
         throttle_sign_in_per_ip=PLENTY,
         throttle_all_sign_ins_per_ip=PLENTY,
         throttle_registration_per_ip=PLENTY,
+        throttle_factors_per_account=PLENTY,
+        throttle_factors_per_ip=PLENTY,
         throttle_mail_per_account=PLENTY,
         throttle_mail_per_ip=PLENTY,
     )

@@ -441,8 +441,10 @@ async def find_credentials(conn: Connection, email_folded: str) -> asyncpg.Recor
 
 
 async def find_own_credentials(conn: Connection, user_id: uuid.UUID) -> asyncpg.Record | None:
-    """Return the id and password hash of the account."""
-    return await conn.fetchrow("select id, password_hash from users where id = $1", user_id)
+    """Return the id and password hash of the account, and whether it has a second factor."""
+    return await conn.fetchrow(
+        "select id, password_hash, has_second_factor from users where id = $1", user_id
+    )
 
 
 async def lock_credentials(

@@ -53,7 +53,10 @@ def require_level(user: asyncpg.Record, aal: int, max_age_s: int | None = None) 
     challenge = f'Bearer error="insufficient_user_authentication", acr_values="aal{aal}"'
     if max_age_s is not None:
         challenge += f", max_age={max_age_s}"
-    raise Problem(INSUFFICIENT_AUTHENTICATION, headers={"WWW-Authenticate": challenge})
+    detail = None
+    if aal == 2 and not user["has_second_factor"]:
+        detail = "This takes a second factor, and your account has none. Set one up first."
+    raise Problem(INSUFFICIENT_AUTHENTICATION, detail, headers={"WWW-Authenticate": challenge})
 
 
 def require_recent(user: asyncpg.Record) -> None:
@@ -64,16 +67,18 @@ def require_recent(user: asyncpg.Record) -> None:
     require_level(user, 2 if user["has_second_factor"] else 1, RECENT_S)
 
 
-def require_enrolment(app: web.Application, user: asyncpg.Record) -> None:
-    """Raise a Problem if the session is short of REQUIRE_SECOND_FACTOR.
+def require_policy(app: web.Application, user: asyncpg.Record) -> None:
+    """Raise a Problem if the session lacks a second factor that the account has, or must have.
 
-    It is a 401 for an account that has a second factor, and otherwise a 403.
+    It is a 401 for an account that has one. Such a session is from a replica of the previous
+    version. It is a 403 for an account that must set one up, by REQUIRE_SECOND_FACTOR.
     """
-    if user["aal"] >= 2 or not needs_second_factor(app, user["role"]):
+    if user["aal"] >= 2:
         return
     if user["has_second_factor"]:
         require_level(user, 2)
-    raise Problem(ENROLMENT_REQUIRED)
+    if needs_second_factor(app, user["role"]):
+        raise Problem(ENROLMENT_REQUIRED)
 
 
 def needs_second_factor(app: web.Application, role: str) -> bool:

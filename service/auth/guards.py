@@ -12,8 +12,8 @@ from service.auth.assurance import (
     ENROLMENT_REQUIRED,
     INSUFFICIENT_AUTHENTICATION,
     RECENT_S,
-    require_enrolment,
     require_level,
+    require_policy,
     require_recent,
 )
 from service.auth.tokens import (
@@ -91,7 +91,7 @@ def signed_in(app: web.Application, handler: Handler) -> Handler:
     @functools.wraps(handler)
     async def guarded(request: web.Request) -> web.StreamResponse:
         await identify(app, request)
-        require_enrolment(app, request[USER])
+        require_policy(app, request[USER])
         return await handler(request)
 
     return guarded

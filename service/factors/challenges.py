@@ -17,12 +17,14 @@ from aiohttp import web
 
 from service.context import SETTINGS
 from service.db.connection import Connection
-from service.factors import queries
+from service.factors import challenge_queries
 from service.factors.webauthn import encode
 from service.http.problems import Problem, ProblemType
 from service.sealing import SealError, seal, unseal
 
 TTL_S = 5 * 60
+# Longer than the clocks of replicas may differ, so that none takes a used one.
+USED_FOR_S = 60 * 60
 # Of a sign-in that needs a second factor.
 TRIES = 5
 # Sign-ins of an account that may be in progress at once; older ones end.
@@ -86,5 +88,5 @@ def open_passkey_challenge(
 
 async def use_passkey_challenge(conn: Connection, value: bytes, refusal: ProblemType) -> None:
     """Use up the challenge. Raises ``refusal`` if it has been used."""
-    if not await queries.use_challenge(conn, hashlib.sha256(value).digest(), 2 * TTL_S):
+    if not await challenge_queries.use_challenge(conn, hashlib.sha256(value).digest(), USED_FOR_S):
         raise Problem(refusal)

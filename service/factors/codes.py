@@ -2,8 +2,6 @@
 
 import os
 import uuid
-from collections.abc import Sequence
-from typing import NamedTuple
 
 import asyncpg
 from aiohttp import web
@@ -22,43 +20,53 @@ RECOVERY_PURPOSE = "recovery codes"
 _RECOVERY_KEY_BYTES = 32
 
 
-class Match(NamedTuple):
-    """The app that made a code, and the time step of the code."""
-
-    factor_id: uuid.UUID
-    step: int
-
-
 def seal_secret(app: web.Application, factor_id: uuid.UUID, secret: bytes) -> bytes:
     return seal(app[SETTINGS].secret_key, SECRET_PURPOSE, str(factor_id), secret)
 
 
-def match_code(app: web.Application, apps: Sequence[asyncpg.Record], code: str) -> Match | None:
-    """Return the app and step that the code belongs to, or None if it is wrong or used.
+def find_step(app: web.Application, row: asyncpg.Record, code: str) -> int | None:
+    """Return the time step of the code, or None if it is wrong or used.
 
-    Each of ``apps`` comes with the database's time, so that a replica whose clock is off does not
-    refuse all codes.
+    ``row`` has the sealed secret, the last step, and the database's time, so that a replica whose
+    clock is off does not refuse all codes.
     """
-    for row in apps:
-        secret = _unseal(app, SECRET_PURPOSE, str(row["id"]), row["sealed_secret"])
-        step = totp.find_step(secret, code, row["unix_time_s"], row.get("last_step"))
+    secret = _unseal(app, SECRET_PURPOSE, str(row["id"]), row["sealed_secret"])
+    return totp.find_step(secret, code, row["unix_time_s"], row["last_step"])
+
+
+async def use_code(conn: Connection, request: web.Request, user_id: uuid.UUID, code: str) -> bool:
+    """Use up a code of one of the account's authenticator apps. Return whether it was a good one.
+
+    A wrong one counts against each of them. One that no longer accepts codes after that is reported
+    to its owner. The account must be locked.
+    """
+    rows = await queries.list_totp(conn, user_id)
+    sealed_otherwise = None
+    for row in rows:
+        try:
+            step = find_step(request.app, row, code)
+        except SettingsError as error:
+            sealed_otherwise = error
+            continue
         if step is not None:
-            return Match(row["id"], step)
-    return None
-
-
-async def report_locked(
-    conn: Connection, request: web.Request, user_id: uuid.UUID, apps: Sequence[asyncpg.Record]
-) -> None:
-    """Tell the owner about each of ``apps`` that no longer accepts codes, and record it."""
-    user = await accounts.lock_profile(conn, user_id)
-    locked = [row for row in apps if row["failures"] >= queries.FAILURES_MAX]
-    if user is None or not locked:
-        return
-    await send_mail(conn, request.app, user, "second_factor_locked")
+            await queries.use_step(conn, user_id, row["id"], step)
+            return True
+    if sealed_otherwise is not None:
+        raise sealed_otherwise
+    await queries.count_failure(conn, user_id)
+    locked = [row for row in rows if row["failures"] + 1 >= queries.FAILURES_MAX]
+    if locked:
+        await send_mail(conn, request.app, await _owner(conn, user_id), "second_factor_locked")
     for row in locked:
         after = {"factor_id": str(row["id"]), "type": "totp"}
         await record(conn, request, "factor.lock", user_id, after=after)
+    return False
+
+
+async def _owner(conn: Connection, user_id: uuid.UUID) -> asyncpg.Record:
+    owner = await accounts.lock_profile(conn, user_id)
+    assert owner is not None  # noqa: S101
+    return owner
 
 
 async def replace_recovery_codes(
@@ -73,14 +81,19 @@ async def replace_recovery_codes(
 
 
 async def use_recovery_code(
-    conn: Connection, app: web.Application, user_id: uuid.UUID, code: str
+    conn: Connection, request: web.Request, user_id: uuid.UUID, code: str
 ) -> bool:
-    """Use up a recovery code. Return whether it was a good one."""
+    """Use up a recovery code and tell its owner. Return whether it was a good one."""
     sealed = await queries.find_recovery_key(conn, user_id)
     if sealed is None:
         return False
-    key = _unseal(app, RECOVERY_PURPOSE, str(user_id), sealed)
-    return await queries.use_recovery_code(conn, user_id, recovery_codes.hash_code(key, code))
+    key = _unseal(request.app, RECOVERY_PURPOSE, str(user_id), sealed)
+    if not await queries.use_recovery_code(conn, user_id, recovery_codes.hash_code(key, code)):
+        return False
+    left = str(await queries.count_recovery_codes(conn, user_id))
+    owner = await _owner(conn, user_id)
+    await send_mail(conn, request.app, owner, "recovery_code_used", left=left)
+    return True
 
 
 def _unseal(app: web.Application, purpose: str, bound_to: str, sealed: bytes) -> bytes:

@@ -82,7 +82,8 @@ async def note_use(conn: Connection, used: Used, refusals: tuple[ProblemType, ..
     if not await queries.use_passkey(
         conn, used.factor_id, used.old_count, used.new_count, backed_up=used.backed_up
     ):
-        raise refused(PasskeyRefused("counter_fell"), refusals)
+        changed = PasskeyRefused("counter_fell", "The passkey has just been used, or removed.")
+        raise refused(changed, refusals)
 
 
 async def keep_a_way_in(conn: Connection, user_id: uuid.UUID) -> None:

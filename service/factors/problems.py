@@ -31,7 +31,7 @@ CREDENTIAL_TAKEN = ProblemType(
     409, "credential_taken", "An account already has a passkey with this id."
 )
 TOO_MANY_FACTORS = ProblemType(
-    409, "too_many_factors", "The account has as many of these as it may have. Remove one first."
+    409, "too_many_factors", "This account has the maximum number of these. Remove one first."
 )
 LAST_WAY_IN = ProblemType(
     409,

@@ -66,18 +66,13 @@ async def update_has_second_factor(conn: Connection, user_id: uuid.UUID) -> bool
     """
     has: bool = await conn.fetchval(
         f"""
-        update users
-        set has_second_factor = now_has, version = version + changed::int,
-            updated_at = case when changed then now() else updated_at end
-        from (
-            select id, now_has, now_has <> has_second_factor as changed
-            from users, (
-                select exists (select from factors where user_id = $1 and {_CONFIRMED}) as now_has
-            ) as factors
-            where id = $1
-        ) as found
-        where users.id = found.id
-        returning now_has
+        with found as (
+            select exists (select from factors where user_id = $1 and {_CONFIRMED}) as has
+        ), changed as (
+            update users set has_second_factor = has, version = version + 1, updated_at = now()
+            from found where id = $1 and has_second_factor <> has
+        )
+        select has from found
         """,  # noqa: S608
         user_id,
     )
@@ -91,7 +86,7 @@ async def insert_pending_totp(
     conn: Connection, *, factor_id: uuid.UUID, user_id: uuid.UUID, name: str, sealed_secret: bytes
 ) -> None:
     """Insert an app that is to be confirmed, in place of others that are."""
-    await conn.execute(f"delete from factors where user_id = $1 and not {_CONFIRMED}", user_id)  # noqa: S608
+    await delete_pending(conn, user_id)
     await conn.execute(
         """
         insert into factors (id, user_id, type, name, sealed_secret)
@@ -110,7 +105,8 @@ async def find_pending_totp(
     """Return the app to be confirmed, with the database's time."""
     return await conn.fetchrow(
         f"""
-        select id, name, sealed_secret, extract(epoch from clock_timestamp())::float8 as unix_time_s
+        select id, sealed_secret, last_step,
+               extract(epoch from clock_timestamp())::float8 as unix_time_s
         from factors
         where id = $2 and user_id = $1 and type = 'totp' and not {_CONFIRMED}
           and created_at > now() - make_interval(secs => {PENDING_TTL_S})
@@ -120,57 +116,49 @@ async def find_pending_totp(
     )
 
 
-async def confirm_totp(conn: Connection, factor_id: uuid.UUID, step: int) -> bool:
-    """Confirm a pending app with the code of a step, which is then used. Return whether it was."""
-    status = await conn.execute(
-        f"""
+async def confirm_totp(conn: Connection, factor_id: uuid.UUID, step: int) -> None:
+    """Confirm a pending app with the code of a step, which is then used."""
+    await conn.execute(
+        """
         update factors set confirmed_at = now(), last_used_at = now(), last_step = $2
-        where id = $1 and not {_CONFIRMED}
-        """,  # noqa: S608
+        where id = $1
+        """,
         factor_id,
         step,
     )
-    return status == "UPDATE 1"
 
 
-async def count_failure(conn: Connection, user_id: uuid.UUID) -> list[asyncpg.Record]:
-    """Count a wrong code against the account's apps, and return those that accept codes until now.
-
-    Called before the code is compared, so that guesses in parallel never exceed FAILURES_MAX. The
-    right code resets the count: see ``use_step``. With each comes the database's time.
-    """
+async def list_totp(conn: Connection, user_id: uuid.UUID) -> list[asyncpg.Record]:
+    """Return the apps that accept codes, each with the database's time."""
     return await conn.fetch(
         f"""
-        update factors set failures = failures + 1 where {_ACCEPTS_CODES}
-        returning id, sealed_secret, last_step, failures,
-                  extract(epoch from clock_timestamp())::float8 as unix_time_s
+        select id, sealed_secret, last_step, failures,
+               extract(epoch from clock_timestamp())::float8 as unix_time_s
+        from factors where {_ACCEPTS_CODES} order by id
         """,  # noqa: S608
         user_id,
     )
 
 
-async def use_step(conn: Connection, factor_id: uuid.UUID, step: int) -> bool:
-    """Use up the codes of a time step, and those before. Return whether they were unused.
-
-    The count of wrong codes starts anew for all apps of the account, since a code of one counts as
-    wrong for the others.
-    """
-    unused: bool = await conn.fetchval(
-        """
-        with used as (
-            update factors set last_step = $2, last_used_at = now(), failures = 0
-            where id = $1 and (last_step is null or last_step < $2)
-            returning user_id
-        ), others as (
-            update factors set failures = 0 from used
-            where factors.user_id = used.user_id and factors.id <> $1 and factors.failures > 0
-        )
-        select exists (select from used)
-        """,
-        factor_id,
-        step,
+async def count_failure(conn: Connection, user_id: uuid.UUID) -> None:
+    """Count a wrong code against the apps that accept codes."""
+    await conn.execute(
+        f"update factors set failures = failures + 1 where {_ACCEPTS_CODES}",  # noqa: S608
+        user_id,
     )
-    return unused
+
+
+async def use_step(conn: Connection, user_id: uuid.UUID, factor_id: uuid.UUID, step: int) -> None:
+    """Use up the codes of a time step, and those before. The account must be locked.
+
+    The count of wrong codes starts anew for all its apps.
+    """
+    await conn.execute(
+        "update factors set last_step = $2, last_used_at = now() where id = $1", factor_id, step
+    )
+    await conn.execute(
+        "update factors set failures = 0 where user_id = $1 and failures > 0", user_id
+    )
 
 
 # Passkeys
@@ -247,11 +235,11 @@ async def insert_passkey(
 
 
 async def find_passkey(conn: Connection, credential_id: bytes) -> asyncpg.Record | None:
-    """Return the passkey with its account's id, email and handle."""
+    """Return the passkey with its account's id and handle."""
     return await conn.fetchrow(
         """
         select factors.id, factors.user_id, credential_id, public_key, sign_count, backup_eligible,
-               users.email, users.email_folded, users.passkey_handle
+               users.passkey_handle
         from factors
         join users on users.id = factors.user_id
         where credential_id = $1
@@ -278,20 +266,6 @@ async def use_passkey(
         backed_up,
     )
     return status == "UPDATE 1"
-
-
-async def use_challenge(conn: Connection, challenge_hash: bytes, ttl_s: float) -> bool:
-    """Note that a passkey's challenge has been used. Return whether this was its first use."""
-    status = await conn.execute(
-        """
-        insert into used_challenges (challenge_hash, expires_at)
-        values ($1, now() + make_interval(secs => $2))
-        on conflict on constraint used_challenges_pkey do nothing
-        """,
-        challenge_hash,
-        ttl_s,
-    )
-    return status == "INSERT 0 1"
 
 
 # Any factor
@@ -327,30 +301,23 @@ async def delete_factor(
 async def delete_factors(
     conn: Connection, user_id: uuid.UUID, since: datetime | None = None
 ) -> list[asyncpg.Record]:
-    """Delete the account's factors, or those added ``since``. Return the confirmed ones."""
-    rows = await conn.fetch(
+    """Delete the account's factors, or those confirmed ``since``. Return the confirmed ones.
+
+    Pending ones always go.
+    """
+    await delete_pending(conn, user_id)
+    return await conn.fetch(
         f"""
-        delete from factors where user_id = $1 and ($2::timestamptz is null or created_at >= $2)
-        returning {FACTOR}, {_CONFIRMED} as confirmed
+        delete from factors where user_id = $1 and ($2::timestamptz is null or confirmed_at >= $2)
+        returning {FACTOR}
         """,  # noqa: S608
         user_id,
         since,
     )
-    return [row for row in rows if row["confirmed"]]
 
 
-async def forget_factors(
-    conn: Connection, user_id: uuid.UUID, since: datetime | None = None
-) -> None:
-    """Delete the account's factors, or those added ``since``, because they may be somebody else's.
-
-    Without any left, its recovery codes go too. The account must be locked, and its sessions ended.
-    """
-    if not await delete_factors(conn, user_id, since):
-        return
-    if not await update_has_second_factor(conn, user_id):
-        await delete_recovery_codes(conn, user_id)
-    await delete_challenges(conn, user_id)
+async def delete_pending(conn: Connection, user_id: uuid.UUID) -> None:
+    await conn.execute(f"delete from factors where user_id = $1 and not {_CONFIRMED}", user_id)  # noqa: S608
 
 
 # Recovery codes
@@ -387,110 +354,8 @@ async def delete_recovery_codes(conn: Connection, user_id: uuid.UUID) -> None:
     await conn.execute("update users set recovery_key = null where id = $1", user_id)
 
 
-# Sign-ins that need a second factor
-
-
-async def insert_challenge(
-    conn: Connection,
-    *,
-    token_hash: bytes,
-    user_id: uuid.UUID,
-    amr: Sequence[str],
-    tries: int,
-    ttl_s: int,
-    throttle_counts: object,
-    newest: int,
-) -> None:
-    """Insert a challenge, and delete those of the account but the ``newest`` before it."""
-    await conn.execute(
-        """
-        delete from sign_in_challenges where token_hash in (
-            select token_hash from sign_in_challenges where user_id = $1
-            order by created_at desc offset $2
-        )
-        """,
-        user_id,
-        newest,
-    )
-    await conn.execute(
-        """
-        insert into sign_in_challenges (
-            token_hash, user_id, epoch, amr, tries_left, throttle_counts, expires_at
-        )
-        select $2, id, session_epoch, $3, $4, $5, now() + make_interval(secs => $6)
-        from users where id = $1
-        """,
-        user_id,
-        token_hash,
-        amr,
-        tries,
-        throttle_counts,
-        ttl_s,
-    )
-
-
-_LIVE_CHALLENGE = """
-    token_hash = $1 and tries_left > 0 and sign_in_challenges.expires_at > now()
-    and users.id = sign_in_challenges.user_id and users.session_epoch = sign_in_challenges.epoch
-"""
-
-
-async def find_challenge(conn: Connection, token_hash: bytes) -> asyncpg.Record | None:
-    """Return the live challenge's account, with its email."""
-    return await conn.fetchrow(
-        f"""
-        select users.id as user_id, users.email, users.email_folded
-        from sign_in_challenges, users where {_LIVE_CHALLENGE}
-        """,  # noqa: S608
-        token_hash,
-    )
-
-
-async def take_try(conn: Connection, token_hash: bytes) -> bool:
-    """Take one of the live challenge's tries. Return whether one was left."""
-    status = await conn.execute(
-        f"""
-        update sign_in_challenges set tries_left = tries_left - 1 from users
-        where {_LIVE_CHALLENGE}
-        """,  # noqa: S608
-        token_hash,
-    )
-    return status == "UPDATE 1"
-
-
-async def use_sign_in_challenge(conn: Connection, token_hash: bytes) -> asyncpg.Record | None:
-    """Delete the challenge of a sign-in that succeeds, and return it.
-
-    Its account must be locked. The last try may be the right one, so none need be left.
-    """
-    return await conn.fetchrow(
-        """
-        delete from sign_in_challenges using users
-        where token_hash = $1 and sign_in_challenges.expires_at > now()
-          and users.id = sign_in_challenges.user_id
-          and users.session_epoch = sign_in_challenges.epoch
-        returning sign_in_challenges.amr, sign_in_challenges.throttle_counts
-        """,
-        token_hash,
-    )
-
-
-async def delete_challenges(conn: Connection, user_id: uuid.UUID) -> None:
-    """End the account's sign-ins that need a second factor."""
-    await conn.execute("delete from sign_in_challenges where user_id = $1", user_id)
-
-
 async def delete_expired(conn: Connection, rows_max: int) -> None:
-    """Delete some of the expired challenges, and of the apps that were not confirmed in time."""
-    for table, key in (("sign_in_challenges", "token_hash"), ("used_challenges", "challenge_hash")):
-        await conn.execute(
-            f"""
-            delete from {table} where {key} in (
-                select {key} from {table} where expires_at < now() limit $1
-            )
-            """,  # noqa: S608
-            rows_max,
-        )
+    """Delete some of the apps that were not confirmed in time."""
     await conn.execute(
         f"""
         delete from factors where id in (

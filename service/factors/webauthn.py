@@ -48,7 +48,7 @@ REFUSALS = {
     "cross_origin": "This passkey was used in a frame of another page.",
     "wrong_top_origin": "This passkey was used in a frame of a page of another origin.",
     "wrong_rp_id": "This passkey belongs to another site.",
-    "not_present": "The authenticator did not notice its user.",
+    "not_present": "The authenticator did not confirm that a user was present.",
     "not_verified": "The authenticator did not verify its user, by a PIN or by biometrics.",
     "algorithm_not_offered": "The key is of an algorithm that was not asked for.",
     "backed_up_but_not_eligible": "The passkey is backed up, but says that it never can be.",

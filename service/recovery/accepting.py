@@ -1,5 +1,7 @@
 """What the endpoints that accept links share: finding a token, using it up, and its effects."""
 
+import uuid
+from datetime import datetime
 from typing import Any
 
 import asyncpg
@@ -11,6 +13,7 @@ from service.auth.passwords import hash_password, require_acceptable
 from service.context import REQUEST_CONTEXT
 from service.db.connection import Connection
 from service.db.transactions import read
+from service.factors import challenge_queries
 from service.factors import queries as factors
 from service.http.fields import fold_email
 from service.http.problems import EMAIL_TAKEN, Problem, ProblemType
@@ -67,7 +70,7 @@ async def take_over(
     if not user["email_verified"]:
         await record_change(conn, request, user, "email.verify", user["email"])
         await known_networks.forget_networks_of(conn, user["id"])
-        await factors.forget_factors(conn, user["id"])
+        await forget_factors(conn, request, user["id"])
         user = await accounts.claim_account(conn, user["id"])
     await accounts.update_password(conn, user["id"], password_hash)
     await session_queries.end_sessions(conn, user["id"])
@@ -78,6 +81,24 @@ async def take_over(
     await known_networks.remember_network(conn, request, user["id"])
     await notices.send_mail(conn, request.app, user, "password_changed")
     await record(conn, request, "password.reset", user["id"], actor_id=user["id"])
+
+
+async def forget_factors(
+    conn: Connection, request: web.Request, user_id: uuid.UUID, since: datetime | None = None
+) -> None:
+    """Remove the account's factors, or those confirmed ``since``: they may be somebody else's.
+
+    Recovery codes go with any of them. The account is locked, and its sessions have ended.
+    """
+    removed = await factors.delete_factors(conn, user_id, since)
+    if not removed:
+        return
+    await factors.update_has_second_factor(conn, user_id)
+    await factors.delete_recovery_codes(conn, user_id)
+    await challenge_queries.delete_challenges(conn, user_id)
+    for factor in removed:
+        before = {"factor_id": str(factor["id"]), "type": factor["type"]}
+        await record(conn, request, "factor.remove", user_id, actor_id=user_id, before=before)
 
 
 async def change_email(conn: Connection, user: asyncpg.Record, email: str) -> None:

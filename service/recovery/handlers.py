@@ -1,6 +1,7 @@
 """Endpoints that send mailed links, and accept those that reset a password or restore an email."""
 
 from collections.abc import Awaitable, Callable
+from datetime import timedelta
 
 import asyncpg
 from aiohttp import web
@@ -11,7 +12,6 @@ from service.auth.passwords import TOO_MANY_SIGN_INS
 from service.context import REQUEST_CONTEXT
 from service.db.connection import Connection
 from service.db.transactions import read
-from service.factors import queries as factors
 from service.http import examples
 from service.http.descriptions import Success, describe
 from service.http.fields import fold_email
@@ -23,6 +23,7 @@ from service.recovery.accepting import (
     EXAMPLE_TOKEN,
     INVALID_LINK,
     change_email,
+    forget_factors,
     get_link,
     hash_new,
     record_change,
@@ -31,6 +32,9 @@ from service.recovery.accepting import (
 )
 from service.sessions import queries as session_queries
 from service.throttle import limits as throttle
+
+# Second factors that were added so long before a change of email that is reverted go, too.
+FACTORS_SUSPECT_DAYS = 7
 
 _describe_link_request = describe(
     {202: Success("Accepted. The response is the same whether or not an email is sent.")},
@@ -133,9 +137,9 @@ async def _reset(
 async def revert_email(request: web.Request) -> web.Response:
     """Restore an account's previous email with the token from a mailed link.
 
-    All sessions end. The password is removed, and so are the second factors that were added since
-    the change. The restored email receives a link to set a new password. Ask a person before you
-    call this: mail scanners open links too.
+    All sessions end. The password is removed, and so are second factors that were added since a
+    week before the change, with the recovery codes. The restored email receives a link to set a new
+    password. Ask a person before you call this: mail scanners open links too.
     """
     body = await read_body(request, schemas.TOKEN_ONLY)
     return await write_once(request, _revert, request, links.hash_token(body["token"]))
@@ -144,13 +148,14 @@ async def revert_email(request: web.Request) -> web.Response:
 async def _revert(conn: Connection, request: web.Request, token_hash: bytes) -> web.Response:
     token, user = await take_token(conn, token_hash, REVERTING)
     await change_email(conn, user, token["email"])
-    # The email change required the password, so the owner must set a new one.
+    # Whoever changed the email may know the password, so the owner must set a new one.
     await session_queries.end_sessions(conn, user["id"])
     await accounts.update_password(conn, user["id"], None)
     await queries.delete_tokens(conn, user["id"], "email_change")
     await queries.delete_reverts_since(conn, user["id"], token["created_at"])
-    # Whoever changed the email may have added factors, to keep the owner out.
-    await factors.forget_factors(conn, user["id"], token["created_at"])
+    # Whoever changed the email may have added factors before, to keep the owner out.
+    since = token["created_at"] - timedelta(days=FACTORS_SUSPECT_DAYS)
+    await forget_factors(conn, request, user["id"], since)
     restored = await accounts.lock_profile(conn, user["id"])
     assert restored is not None  # noqa: S101
     await links.start_password_reset(conn, request.app, restored)

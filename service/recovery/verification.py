@@ -118,6 +118,8 @@ async def _prove_ownership(
         account = await read(request.app, accounts.find_own_credentials, link["id"])
         password_hash = account["password_hash"] if account else None
         await require_own(request, link, password_hash, password)
+        if link["purpose"] == "email_change" and account and account["has_second_factor"]:
+            raise Problem(PROOF_REQUIRED, "The account has a second factor. Sign in first.")
         return password_hash
     if USER in request and request[USER]["id"] == link["id"]:
         return None

@@ -15,6 +15,7 @@ from service.factors.problems import (
     PASSKEYS_NOT_CONFIGURED,
     REFUSED_ASSERTION,
 )
+from service.factors.schemas import EXAMPLE_CHALLENGE
 from service.factors.webauthn import request_options
 from service.http import examples
 from service.http.descriptions import Success, describe
@@ -24,14 +25,17 @@ from service.sessions import schemas
 from service.sessions.start import complete_sign_in, may_sign_in, report_success
 from service.throttle.limits import TOO_MANY_REQUESTS
 
+# The code is the one of a passkey that nobody has.
+NOT_ALLOWED = REFUSED_ASSERTION[0]._replace(detail="This passkey cannot sign in.")
+
 
 @describe(
     {
         200: Success(
-            "What the browser is to ask the authenticator.",
+            "Options for the browser.",
             schemas.PASSKEY_CHALLENGE,
             example={
-                "challenge_id": schemas.EXAMPLE_CHALLENGE,
+                "challenge_id": EXAMPLE_CHALLENGE,
                 "options": schemas.REQUEST_OPTIONS_EXAMPLE,
                 "expires_at": examples.EXPIRES_AT,
             },
@@ -61,7 +65,7 @@ async def passkey_options(request: web.Request) -> web.Response:
     {200: Success("Signed in.", TOKENS, example=TOKENS_EXAMPLE)},
     body=schemas.PASSKEY_SIGN_IN,
     example={
-        "challenge_id": schemas.EXAMPLE_CHALLENGE,
+        "challenge_id": EXAMPLE_CHALLENGE,
         "credential": schemas.ASSERTION_EXAMPLE,
     },
     problems=(
@@ -94,7 +98,8 @@ async def use_passkey(request: web.Request) -> web.Response:
         tokens = await write(request.app, _sign_in, request, challenge, used)
     except Problem as problem:
         if problem.status == 401:
-            report_refusal(request.app, "wrong", user_id)
+            refused = problem.detail == NOT_ALLOWED.detail
+            report_refusal(request.app, "refused" if refused else "wrong", user_id)
         raise
     report_success(request)
     return json_response(tokens)
@@ -105,7 +110,7 @@ async def _sign_in(
 ) -> dict[str, object]:
     user = await accounts.lock_sign_in(conn, used.user_id)
     if user is None or not may_sign_in(request, user):
-        raise Problem(REFUSED_ASSERTION[0])
+        raise Problem(NOT_ALLOWED)
     await challenges.use_passkey_challenge(conn, challenge, INVALID_CHALLENGE)
     await passkeys.note_use(conn, used, REFUSED_ASSERTION)
     return await complete_sign_in(conn, request, user, amr=[used.method], aal=2)

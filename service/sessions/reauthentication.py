@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-import asyncpg
 from aiohttp import web
 
 from service.accounts import queries as accounts
@@ -16,7 +15,7 @@ from service.auth.tokens import INVALID_ACCESS_TOKEN, SESSION_ENDED, token_respo
 from service.context import USER
 from service.db.connection import Connection
 from service.db.transactions import read, write
-from service.factors import challenges, codes, passkeys, queries
+from service.factors import challenges, codes, passkeys
 from service.factors.problems import (
     EXPIRED_CHALLENGE,
     PASSKEYS_NOT_CONFIGURED,
@@ -35,7 +34,7 @@ from service.throttle import limits as throttle
 
 
 @describe(
-    {200: Success("Proved.", ACCESS_TOKEN, example=ACCESS_TOKEN_EXAMPLE)},
+    {200: Success("The session has been renewed.", ACCESS_TOKEN, example=ACCESS_TOKEN_EXAMPLE)},
     body=schemas.REAUTHENTICATE,
     example={"password": examples.PASSWORD},
     problems=(
@@ -64,18 +63,11 @@ async def reauthenticate(request: web.Request) -> web.Response:
         account = await read(request.app, accounts.find_own_credentials, user["id"])
         password_hash = account["password_hash"] if account else None
         await require_own(request, user, password_hash, body["password"])
-        assurance = await write(request.app, _prove_password, request, password_hash)
+        proved = await write(request.app, _prove_password, request, password_hash)
     else:
         await count_guess(request, fold_email(user["email"]))
-        try:
-            assurance = await _prove_factor(request, body)
-        except Problem as problem:
-            if problem.status == 403:
-                report_refusal(request.app, "wrong", user["id"])
-            raise
-    return json_response(
-        await token_response(request.app, user["id"], user["session_id"], assurance)
-    )
+        proved = await _prove_factor(request, body)
+    return json_response(await token_response(request.app, user["id"], user["session_id"], proved))
 
 
 async def _prove_password(
@@ -87,31 +79,35 @@ async def _prove_password(
 
 
 async def _prove_factor(request: web.Request, body: dict[str, Any]) -> Assurance:
+    try:
+        if "code" in body:
+            proved = await write(request.app, _prove_code, request, body["code"])
+            if proved is None:
+                raise Problem(WRONG_CODE)
+            return proved
+        challenge = challenges.open_passkey_challenge(
+            request.app, body["challenge_id"], challenges.SIGN_IN, EXPIRED_CHALLENGE
+        )
+        used = await passkeys.check_assertion(
+            request.app,
+            challenge,
+            body["credential"],
+            refusals=REFUSED_REAUTHENTICATION,
+            owner_id=request[USER]["id"],
+        )
+        return await write(request.app, _prove_passkey, request, challenge, used)
+    except Problem as problem:
+        if problem.status == 403:
+            report_refusal(request.app, "wrong", request[USER]["id"])
+        raise
+
+
+async def _prove_code(conn: Connection, request: web.Request, code: str) -> Assurance | None:
+    """Return None for a wrong code, so that it is counted."""
     user_id = request[USER]["id"]
-    if "code" in body:
-        apps: Sequence[asyncpg.Record] = await write(request.app, queries.count_failure, user_id)
-        match = codes.match_code(request.app, apps, body["code"])
-        if match is None:
-            await write(request.app, codes.report_locked, request, user_id, apps)
-            raise Problem(WRONG_CODE)
-        return await write(request.app, _prove_code, request, match)
-    challenge = challenges.open_passkey_challenge(
-        request.app, body["challenge_id"], challenges.SIGN_IN, EXPIRED_CHALLENGE
-    )
-    used = await passkeys.check_assertion(
-        request.app,
-        challenge,
-        body["credential"],
-        refusals=REFUSED_REAUTHENTICATION,
-        owner_id=user_id,
-    )
-    return await write(request.app, _prove_passkey, request, challenge, used)
-
-
-async def _prove_code(conn: Connection, request: web.Request, match: codes.Match) -> Assurance:
-    await accounts.lock_sign_in(conn, request[USER]["id"])
-    if not await queries.use_step(conn, match.factor_id, match.step):
-        raise Problem(WRONG_CODE)
+    await accounts.lock_sign_in(conn, user_id)
+    if not await codes.use_code(conn, request, user_id, code):
+        return None
     return await _prove(conn, request, "otp", [2])
 
 
@@ -127,7 +123,7 @@ async def _prove_passkey(
 async def _prove(
     conn: Connection, request: web.Request, method: str, levels: Sequence[int]
 ) -> Assurance:
-    """Renew the levels of the session. The account is locked, so the session cannot end now."""
+    """Renew the levels of the session, in which a proof has just been used."""
     user = request[USER]
     session = await session_queries.prove_level(
         conn, user["id"], user["session_id"], method=method, levels=levels

@@ -6,6 +6,7 @@ from marshmallow import Schema, fields, validate
 
 from service.factors.fields import authentication_credential, one_time_code
 from service.factors.recovery_codes import MAX_LENGTH as RECOVERY_CODE_MAX_LENGTH
+from service.factors.schemas import CHALLENGE_MAX_LENGTH
 from service.http import examples
 from service.http.descriptions import Shape, object_of
 from service.http.fields import EmailAddress, Password, Text, Timestamp
@@ -71,10 +72,6 @@ class RefreshSchema(Schema):
     """``POST /auth/refresh``."""
 
     refresh_token = Text(1, 512, required=True)
-
-
-# Longer than any challenge.
-CHALLENGE_MAX_LENGTH = 512
 
 
 class SecondFactorSchema(Schema):
@@ -147,7 +144,6 @@ PASSKEY_CHALLENGE = Shape(
         expires_at={"type": "string", "format": "date-time"},
     ),
 )
-EXAMPLE_CHALLENGE = "dE5vC1kT8rW3qX0yB6mJ9sL2fH4zP7aU_iG-oN5eKcA"
 REQUEST_OPTIONS_EXAMPLE = {
     "challenge": "h7Yb2QmX0kV9sT4wE1rL6uC3pJ8zN5aFgD_oI-yKBcM",
     "timeout": 300_000,

@@ -13,7 +13,7 @@ from service.auth.signing_keys import signing_key
 from service.context import REQUEST_CONTEXT
 from service.db.connection import Connection
 from service.db.transactions import read, write
-from service.factors import challenges, queries
+from service.factors import challenge_queries, challenges, queries
 from service.factors.problems import SECOND_FACTOR_REQUIRED
 from service.http import examples
 from service.http.descriptions import Success, describe
@@ -108,7 +108,7 @@ async def _ask_for_second_factor(
 ) -> Problem:
     """Issue a challenge. The attempt is refunded only once the whole sign-in has succeeded."""
     token = challenges.new_token()
-    await queries.insert_challenge(
+    await challenge_queries.insert_challenge(
         conn,
         token_hash=challenges.hash_token(token),
         user_id=user["id"],

@@ -238,6 +238,12 @@ class Settings:
     throttle_mail_per_account: Rate = variable(
         "THROTTLE_MAIL_PER_ACCOUNT", LIMITS, Rate(5, 3600), RATE,
         "Password resets for one account and, counted separately, verification emails.")
+    throttle_factors_per_account: Rate = variable(
+        "THROTTLE_FACTORS_PER_ACCOUNT", LIMITS, Rate(30, 3600), RATE,
+        "Second factors added and removed, and recovery codes made, for one account. Each sends an"
+        " email.")
+    throttle_factors_per_ip: Rate = variable(
+        "THROTTLE_FACTORS_PER_IP", LIMITS, Rate(100, 3600), RATE, "The same, from one client.")
     throttle_mail_per_ip: Rate = variable("THROTTLE_MAIL_PER_IP", LIMITS, Rate(20, 3600), RATE,
         "The same, requested by one client.")
 

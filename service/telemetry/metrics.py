@@ -41,6 +41,7 @@ LABELS: dict[Counted, tuple[str, tuple[str, ...]]] = {
             *("sign-in-per-account", "sign-in-per-ip", "registration-per-ip"),
             *("password-reset-per-account", "password-reset-per-ip"),
             *("verification-per-account", "verification-per-ip"),
+            *("second-factors-per-account", "second-factors-per-ip"),
         ),
     ),
     "mails": ("outcome", ("sent", "failed", "unknown", "given_up")),

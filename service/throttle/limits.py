@@ -78,6 +78,14 @@ VERIFICATION = Action(
 )
 
 
+# Changes of second factors, each of which sends a mail to an email that may be a stranger's.
+SECOND_FACTORS = Action(
+    "second-factors",
+    attrgetter("throttle_factors_per_ip"),
+    attrgetter("throttle_factors_per_account"),
+)
+
+
 class Limit(NamedTuple):
     """A rate, and whom it limits: an account, a network, or both."""
 
@@ -88,12 +96,16 @@ class Limit(NamedTuple):
 
 
 class Count(NamedTuple):
-    """The state of a limit after an attempt; the full quota is available again after ``ahead``."""
+    """The state of a limit after an attempt; the full quota is available again after ``ahead``.
+
+    ``age`` is how long ago that was, for an attempt of an earlier request.
+    """
 
     limit: Limit
     key: bytes
     allowed: bool
     ahead: timedelta
+    age: timedelta = timedelta(0)
 
 
 # All counts that ``check`` made for a request, for refunds.
@@ -126,7 +138,7 @@ async def refund(conn: Connection, request: web.Request, earlier: Sequence[Count
     """
     counts = [*earlier, *request.get(COUNTS, ())]
     # In the order in which all replicas lock them.
-    counts.sort(key=lambda count: count.limit.name.endswith(_PER_ACCOUNT))
+    counts.sort(key=lambda count: (count.limit.name.endswith(_PER_ACCOUNT), count.key))
     _set_headers(
         [
             count._replace(ahead=await refund_count(conn, count))
@@ -146,10 +158,10 @@ def counts_to_keep(request: web.Request) -> list[list[Any]]:
     ]
 
 
-def kept_counts(kept: Iterable[Sequence[Any]]) -> list[Count]:
-    """Return counts from ``counts_to_keep``, without the subjects that their keys stand for."""
+def kept_counts(kept: Iterable[Sequence[Any]], age: timedelta) -> list[Count]:
+    """Return counts from ``counts_to_keep``, made ``age`` ago, without their subjects."""
     return [
-        Count(Limit(name, Rate(*rate), "", True), bytes.fromhex(key), True, timedelta(0))
+        Count(Limit(name, Rate(*rate), "", True), bytes.fromhex(key), True, timedelta(0), age)
         for name, *rate, key in kept
     ]
 
@@ -256,14 +268,17 @@ async def _take(conn: Connection, limit: Limit, key: bytes) -> Count:
 
 
 async def refund_count(conn: Connection, count: Count) -> timedelta:
-    """Undo a ``_take`` and return how far ahead the limit is afterwards."""
+    """Undo a ``_take`` and return how far ahead the limit is afterwards.
+
+    What the quota has regained since then is not given back again.
+    """
     ahead: timedelta | None = await conn.fetchval(
         """
         update throttles set arrival_at = arrival_at - $2::interval where key = $1
         returning greatest(arrival_at - clock_timestamp(), interval '0')
         """,
         count.key,
-        _interval(count.limit.rate),
+        max(timedelta(0), _interval(count.limit.rate) - count.age),
     )
     return ahead or timedelta(0)
 

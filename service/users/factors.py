@@ -1,5 +1,6 @@
 """Endpoints for owners to list, add, rename and remove their second factors and passkeys."""
 
+import asyncio
 import os
 import uuid
 
@@ -9,12 +10,17 @@ from aiohttp import web
 
 from service.accounts import queries as accounts
 from service.audit.events import record
-from service.auth.assurance import needs_second_factor
+from service.auth.assurance import (
+    RECENT_S,
+    needs_second_factor,
+    require_level,
+    require_recent,
+)
 from service.auth.tokens import INVALID_ACCESS_TOKEN, SESSION_ENDED
 from service.context import SETTINGS, USER
 from service.db.connection import Connection
 from service.db.transactions import read, write
-from service.factors import challenges, codes, passkeys, queries, schemas, totp
+from service.factors import challenge_queries, challenges, codes, passkeys, queries, schemas, totp
 from service.factors.aaguids import name_of
 from service.factors.listing import FACTORS, FACTORS_EXAMPLE, describe_factors
 from service.factors.problems import (
@@ -37,10 +43,15 @@ from service.factors.webauthn import (
 )
 from service.http import examples
 from service.http.descriptions import Success, describe
+from service.http.fields import fold_email
+from service.http.idempotency import write_once
 from service.http.problems import MISCONFIGURED, Problem
 from service.http.requests import json_response, read_body
 from service.mail.notices import send_mail
+from service.recovery.queries import delete_tokens
 from service.sessions import queries as session_queries
+from service.throttle import limits as throttle
+from service.throttle.limits import TOO_MANY_REQUESTS
 
 # Of one account.
 TOTP_MAX = 3
@@ -59,36 +70,40 @@ async def list_factors(request: web.Request) -> web.Response:
 
 
 @describe(
-    {201: Success("To be confirmed.", schemas.PENDING_TOTP, example=schemas.PENDING_TOTP_EXAMPLE)},
+    {
+        201: Success(
+            "Started. Confirm it with a code.",
+            schemas.PENDING_TOTP,
+            example=schemas.PENDING_TOTP_EXAMPLE,
+        )
+    },
     body=schemas.START_TOTP,
     body_required=False,
     example={"name": "Phone"},
-    problems=(TOO_MANY_FACTORS,),
+    problems=(TOO_MANY_FACTORS, TOO_MANY_REQUESTS),
+    idempotent=True,
 )
 async def start_totp(request: web.Request) -> web.Response:
-    """Begin to add an app that makes one-time codes (TOTP).
+    """Start to add an authenticator app, which makes one-time codes (TOTP).
 
-    The app works once it is confirmed with a code. One that is not confirmed within an hour, or
-    before the next one is begun, is dropped.
+    The app works once it is confirmed with a code. An unconfirmed app is deleted after an hour, or
+    when you start another.
     """
-    body = await read_body(request, schemas.START_TOTP) if await request.read() else {}
-    name = body.get("name", schemas.START_TOTP.fields["name"].load_default)
-    secret, factor_id = totp.new_secret(), uuid_utils.uuid7()
-    await write(request.app, _start_totp, request, factor_id, name, secret)
+    sent = await request.read()
+    body = await read_body(request, schemas.START_TOTP) if sent else schemas.START_TOTP.load({})
+    await throttle.check(request, throttle.SECOND_FACTORS, fold_email(request[USER]["email"]))
+    secret = totp.new_secret()
     uri = totp.otpauth_uri(secret, request.app[SETTINGS].service_name, request[USER]["email"])
-    pending = {
-        "id": factor_id,
-        "secret": totp.to_base32(secret),
-        "otpauth_uri": uri,
-        "qr_svg": totp.qr_svg(uri),
-    }
-    return json_response(pending, status=201)
+    # Takes milliseconds.
+    qr_svg = await asyncio.to_thread(totp.qr_svg, uri)
+    pending = {"secret": totp.to_base32(secret), "otpauth_uri": uri, "qr_svg": qr_svg}
+    return await write_once(request, _start_totp, request, body["name"], secret, pending)
 
 
 async def _start_totp(
-    conn: Connection, request: web.Request, factor_id: uuid.UUID, name: str, secret: bytes
-) -> None:
-    user = await _lock_owner(conn, request)
+    conn: Connection, request: web.Request, name: str, secret: bytes, pending: dict[str, str]
+) -> web.Response:
+    user, factor_id = await _lock_owner(conn, request), uuid_utils.uuid7()
     if await queries.count_factors(conn, user["id"], "totp") >= TOTP_MAX:
         raise Problem(TOO_MANY_FACTORS)
     await queries.insert_pending_totp(
@@ -98,6 +113,7 @@ async def _start_totp(
         name=name,
         sealed_secret=codes.seal_secret(request.app, factor_id, secret),
     )
+    return json_response({"id": factor_id, **pending}, status=201)
 
 
 @describe(
@@ -110,7 +126,8 @@ async def _start_totp(
     },
     body=schemas.CONFIRM_TOTP,
     example={"code": "492039"},
-    problems=(WRONG_CODE, MISCONFIGURED),
+    problems=(WRONG_CODE, TOO_MANY_REQUESTS, MISCONFIGURED),
+    idempotent=True,
 )
 async def confirm_totp(request: web.Request) -> web.Response:
     """Confirm an app with a code that it shows.
@@ -118,25 +135,27 @@ async def confirm_totp(request: web.Request) -> web.Response:
     With the first second factor, all other sessions end, and the response has recovery codes.
     """
     body = await read_body(request, schemas.CONFIRM_TOTP)
-    new_codes = await write(request.app, _confirm_totp, request, body["code"])
-    return json_response({"recovery_codes": new_codes})
+    await throttle.check(request, throttle.SECOND_FACTORS, fold_email(request[USER]["email"]))
+    return await write_once(request, _confirm_totp, request, body["code"])
 
 
-async def _confirm_totp(conn: Connection, request: web.Request, code: str) -> list[str] | None:
+async def _confirm_totp(conn: Connection, request: web.Request, code: str) -> web.Response:
     user = await _lock_owner(conn, request)
     pending = await queries.find_pending_totp(conn, user["id"], _factor_id(request))
     if pending is None:
         raise Problem(FACTOR_NOT_FOUND)
-    match = codes.match_code(request.app, [pending], code)
-    if match is None or not await queries.confirm_totp(conn, pending["id"], match.step):
+    step = codes.find_step(request.app, pending, code)
+    if step is None:
         raise Problem(WRONG_CODE)
-    return await _added(conn, request, user, pending["id"], "totp", "otp")
+    await queries.confirm_totp(conn, pending["id"], step)
+    new_codes = await _added(conn, request, user, pending["id"], "totp", "otp")
+    return json_response({"recovery_codes": new_codes})
 
 
 @describe(
     {
         200: Success(
-            "What the browser is to ask the authenticator.",
+            "Options for the browser.",
             schemas.CREATION_CHALLENGE,
             example={
                 "challenge_id": schemas.EXAMPLE_CHALLENGE,
@@ -193,8 +212,10 @@ async def passkey_options(request: web.Request) -> web.Response:
         *REFUSED_REGISTRATION,
         CREDENTIAL_TAKEN,
         TOO_MANY_FACTORS,
+        TOO_MANY_REQUESTS,
         PASSKEYS_NOT_CONFIGURED,
     ),
+    idempotent=True,
 )
 async def add_passkey(request: web.Request) -> web.Response:
     """Add a passkey.
@@ -212,13 +233,13 @@ async def add_passkey(request: web.Request) -> web.Response:
     except PasskeyRefused as error:
         raise refused(error, REFUSED_REGISTRATION) from None
     name = body.get("name") or name_of(passkey.aaguid) or "Passkey"
-    added = await write(request.app, _add_passkey, request, challenge, passkey, name)
-    return json_response(added, status=201)
+    await throttle.check(request, throttle.SECOND_FACTORS, fold_email(user["email"]))
+    return await write_once(request, _add_passkey, request, challenge, passkey, name)
 
 
 async def _add_passkey(
     conn: Connection, request: web.Request, challenge: bytes, passkey: NewPasskey, name: str
-) -> dict[str, object]:
+) -> web.Response:
     user = await _lock_owner(conn, request)
     await challenges.use_passkey_challenge(conn, challenge, EXPIRED_CHALLENGE)
     if await queries.count_factors(conn, user["id"], "passkey") >= PASSKEYS_MAX:
@@ -230,7 +251,9 @@ async def _add_passkey(
         raise Problem(CREDENTIAL_TAKEN)
     method = passkeys.method_of(passkey.backup_eligible)
     new_codes = await _added(conn, request, user, factor["id"], "passkey", method)
-    return {**schemas.FACTOR.dump(factor), "recovery_codes": new_codes}
+    return json_response(
+        schemas.NEW_PASSKEY.dump({**factor, "recovery_codes": new_codes}), status=201
+    )
 
 
 @describe(
@@ -258,13 +281,14 @@ async def _rename(conn: Connection, request: web.Request, name: str) -> dict[str
 
 @describe(
     {204: Success("Removed. All other sessions have ended.")},
-    problems=(LAST_SECOND_FACTOR, LAST_WAY_IN),
+    problems=(LAST_SECOND_FACTOR, LAST_WAY_IN, TOO_MANY_REQUESTS),
 )
 async def remove_factor(request: web.Request) -> web.Response:
     """Remove a second factor or passkey.
 
     All other sessions end. With the last one, the recovery codes go too.
     """
+    await throttle.check(request, throttle.SECOND_FACTORS, fold_email(request[USER]["email"]))
     await write(request.app, _remove, request)
     return web.Response(status=204)
 
@@ -279,8 +303,8 @@ async def _remove(conn: Connection, request: web.Request) -> None:
         if needs_second_factor(request.app, user["role"]):
             raise Problem(LAST_SECOND_FACTOR)
         await queries.delete_recovery_codes(conn, user["id"])
-    await session_queries.end_sessions(conn, user["id"], but=request[USER]["session_id"])
-    await queries.delete_challenges(conn, user["id"])
+    await _end_other_sessions(conn, request)
+    await challenge_queries.delete_challenges(conn, user["id"])
     await send_mail(conn, request.app, user, "second_factor_removed")
     for factor in removed:
         before = _event(factor["id"], factor["type"])
@@ -289,26 +313,29 @@ async def _remove(conn: Connection, request: web.Request) -> None:
 
 @describe(
     {
-        200: Success(
+        201: Success(
             "New codes. The old ones no longer work.",
             schemas.RECOVERY_CODES,
             example={"recovery_codes": schemas.CODES_EXAMPLE},
         )
-    }
+    },
+    problems=(TOO_MANY_REQUESTS,),
+    idempotent=True,
 )
 async def make_recovery_codes(request: web.Request) -> web.Response:
     """Make ten new recovery codes, in place of those that are left."""
-    new_codes = await write(request.app, _make_recovery_codes, request)
-    return json_response({"recovery_codes": new_codes})
+    await throttle.check(request, throttle.SECOND_FACTORS, fold_email(request[USER]["email"]))
+    return await write_once(request, _make_recovery_codes, request)
 
 
-async def _make_recovery_codes(conn: Connection, request: web.Request) -> list[str]:
+async def _make_recovery_codes(conn: Connection, request: web.Request) -> web.Response:
     user = await _lock_owner(conn, request)
+    require_level(request[USER], 2, RECENT_S)
     new_codes = await codes.replace_recovery_codes(conn, request.app, user["id"])
-    await queries.delete_challenges(conn, user["id"])
+    await challenge_queries.delete_challenges(conn, user["id"])
     await send_mail(conn, request.app, user, "recovery_codes_replaced")
     await record(conn, request, "factor.replace_codes", user["id"])
-    return new_codes
+    return json_response({"recovery_codes": new_codes}, status=201)
 
 
 async def _added(
@@ -319,22 +346,34 @@ async def _added(
     type_: str,
     method: str,
 ) -> list[str] | None:
-    """Do what follows from a new factor, and return recovery codes if it is the first.
+    """Apply the effects of a new factor, and return recovery codes if it is the first.
 
-    The session has just proved it. Others, which have not, end with the first.
+    The session has just proved it. Others, which have not, end with the first, and so do links that
+    were requested without it.
     """
     new_codes = None
     if not request[USER]["has_second_factor"]:
         new_codes = await codes.replace_recovery_codes(conn, request.app, user["id"])
-        await session_queries.end_sessions(conn, user["id"], but=request[USER]["session_id"])
+        await _end_other_sessions(conn, request)
+        for purpose in ("password_reset", "email_change"):
+            await delete_tokens(conn, user["id"], purpose)
     await queries.update_has_second_factor(conn, user["id"])
-    await queries.delete_challenges(conn, user["id"])
-    await session_queries.prove_level(
-        conn, user["id"], request[USER]["session_id"], method=method, levels=[2]
-    )
+    await challenge_queries.delete_challenges(conn, user["id"])
+    session_id = request[USER]["session_id"]
+    if not await session_queries.prove_level(
+        conn, user["id"], session_id, method=method, levels=[2]
+    ):
+        raise Problem(INVALID_ACCESS_TOKEN, SESSION_ENDED)
     await send_mail(conn, request.app, user, "second_factor_added")
     await record(conn, request, "factor.add", user["id"], after=_event(factor_id, type_))
     return new_codes
+
+
+async def _end_other_sessions(conn: Connection, request: web.Request) -> None:
+    """End all but this session. Raises Problem 401 if it has ended meanwhile."""
+    user = request[USER]
+    if not await session_queries.end_sessions(conn, user["id"], but=user["session_id"]):
+        raise Problem(INVALID_ACCESS_TOKEN, SESSION_ENDED)
 
 
 async def _lock_owner(conn: Connection, request: web.Request) -> asyncpg.Record:
@@ -348,6 +387,7 @@ async def _lock_owner(conn: Connection, request: web.Request) -> asyncpg.Record:
     session = found.get(request[USER]["session_id"])
     if user is None or session is None:
         raise Problem(INVALID_ACCESS_TOKEN, SESSION_ENDED)
+    require_recent(session)
     request[USER] = session
     return user
 

@@ -203,7 +203,9 @@ async def _change_password(
 
 @describe(
     {204: Success("The password has been removed. All other sessions have ended.")},
-    problems=(LAST_WAY_IN,),
+    body=schemas.REMOVE_PASSWORD,
+    example={"current_password": examples.PASSWORD},
+    problems=(LAST_WAY_IN, *_PASSWORD_PROBLEMS),
 )
 async def remove_password(request: web.Request) -> web.Response:
     """Remove the password, so that only passkeys sign in.
@@ -211,14 +213,17 @@ async def remove_password(request: web.Request) -> web.Response:
     All other sessions end. The account must have a passkey. A password can be set again, by
     `POST /api/v1/users/me/password` or by a reset.
     """
-    await write(request.app, _remove_password, request)
+    body = await read_body(request, schemas.REMOVE_PASSWORD)
+    account = await _prove(request, body["current_password"])
+    await write(request.app, _remove_password, request, account["password_hash"])
     return web.Response(status=204)
 
 
-async def _remove_password(conn: Connection, request: web.Request) -> None:
-    user = await accounts.lock_profile(conn, request[USER]["id"])
-    if user is None:
-        raise _account_gone()
+async def _remove_password(
+    conn: Connection, request: web.Request, password_hash: str | None
+) -> None:
+    user = request[USER]
+    await _lock_credentials(conn, request, password_hash)
     await accounts.update_password(conn, user["id"], None)
     await keep_a_way_in(conn, user["id"])
     if not await session_queries.end_sessions(conn, user["id"], but=request[USER]["session_id"]):
@@ -227,6 +232,7 @@ async def _remove_password(conn: Connection, request: web.Request) -> None:
         await delete_tokens(conn, user["id"], purpose)
     await send_mail(conn, request.app, user, "password_removed")
     await record(conn, request, "password.remove", user["id"])
+    await throttle.refund(conn, request)
 
 
 async def _lock_credentials(

@@ -47,6 +47,12 @@ class ChangePasswordSchema(Schema):
     password = NewPassword(required=True)
 
 
+class RemovePasswordSchema(Schema):
+    """``DELETE /users/me/password``."""
+
+    current_password = Password(required=True)
+
+
 class ChangeEmailSchema(Schema):
     """``POST /users/me/email``: the password, or a recent proof."""
 
@@ -100,6 +106,7 @@ OWN_PROFILE = OwnProfileSchema()
 MERGE_PROFILE = MergeProfileSchema()
 REPLACE_PROFILE = ReplaceProfileSchema()
 CHANGE_PASSWORD = ChangePasswordSchema()
+REMOVE_PASSWORD = RemovePasswordSchema()
 CHANGE_EMAIL = ChangeEmailSchema()
 DELETE_ACCOUNT = DeleteAccountSchema()
 DELETION = DeletionSchema()

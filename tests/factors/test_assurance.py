@@ -10,6 +10,7 @@ from service.auth.guards import (
     aal2,
     admin_recently,
     anyone,
+    enrolling,
     optionally_signed_in,
     recently,
     recently_enrolling,
@@ -67,6 +68,11 @@ def asked_for(route: Route, session: Session) -> str | None:
     if (route.method, route.path) == ("POST", CHANGE_PASSWORD) and level == 1:
         # By the current password.
         return None
+    has = min(session.aal, 1 + session.has_second_factor)
+    challenge = 'Bearer error="insufficient_user_authentication"'
+    enrols = route.access in (enrolling, recently_enrolling)
+    if session.has_second_factor and has < 2 and not enrols:
+        return f'{challenge}, acr_values="aal2"'
     if route.access is aal2:
         level = 2
     elif route.access not in (
@@ -76,10 +82,9 @@ def asked_for(route: Route, session: Session) -> str | None:
         admin_recently,
     ):
         return None
-    has = min(session.aal, 1 + session.has_second_factor)
     if has >= level and session.recent:
         return None
-    return f'Bearer error="insufficient_user_authentication", acr_values="aal{level}", max_age=600'
+    return f'{challenge}, acr_values="aal{level}", max_age=600'
 
 
 async def let_be(conn: Any, account: Account, session: Session) -> None:
@@ -130,7 +135,7 @@ async def test_every_route_asks_for_its_assurance(
     """
     account = await register_as(client, "admin")
     for route in PRIVATE:
-        if (await client.get(ME, headers=account.headers)).status != 200:
+        if (await client.get(f"{ME}/factors", headers=account.headers)).status != 200:
             account = await register_as(client, "admin")
         await let_be(conn, account, session)
         path = route.path

@@ -123,7 +123,7 @@ async def test_an_app_is_locked_after_a_hundred_wrong_codes_in_a_row(
     response = await answer(client, problem["challenge"], code=app.wrong_code())
     await assert_problem(response, 401, "wrong_code")
     told = text_of(await next_mail(settings.data_dir, account.profile["email"]))
-    assert "no longer accepted" in told
+    assert "has been locked" in told
     assert await conn.fetchval("select action from audit_events order by id desc") == "factor.lock"
     problem = await ask_for_challenge(client, account)
     assert problem["factors"] == ["recovery_code"]

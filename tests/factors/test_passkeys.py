@@ -225,7 +225,10 @@ async def test_an_account_that_may_not_sign_in_does_not_by_passkey(
 async def test_an_account_without_a_password_keeps_its_last_passkey(client: Client) -> None:
     account = await register(client)
     authenticator = await add_passkey(client, account.headers)
-    assert (await client.delete(f"{ME}/password", headers=account.headers)).status == 204
+    response = await client.delete(
+        f"{ME}/password", headers=account.headers, json={"current_password": account.password}
+    )
+    assert response.status == 204
     (passkey,) = await listed(client, account)
     url = f"{ME}/factors/{passkey['id']}"
     await assert_problem(await client.delete(url, headers=account.headers), 409, "last_way_in")
@@ -243,14 +246,18 @@ async def test_a_password_is_removed_only_beside_a_passkey(
     client: Client, settings: Settings, conn: Any
 ) -> None:
     account = await register(client)
-    url = f"{ME}/password"
-    refused = await client.delete(url, headers=account.headers)
+    url, own = f"{ME}/password", {"current_password": account.password}
+    refused = await client.delete(url, headers=account.headers, json=own)
     await assert_problem(refused, 401, "insufficient_authentication")
     app = await add_totp(client, account.headers)
-    await assert_problem(await client.delete(url, headers=account.headers), 409, "last_way_in")
+    refused = await client.delete(url, headers=account.headers, json=own)
+    await assert_problem(refused, 409, "last_way_in")
     await add_passkey(client, account.headers)
     other = await sign_in_with(client, account, code=app.code(1))
-    assert (await client.delete(url, headers=account.headers)).status == 204
+    wrong = {"current_password": "another passphrase of mine"}
+    refused = await client.delete(url, headers=account.headers, json=wrong)
+    await assert_problem(refused, 403, "wrong_password")
+    assert (await client.delete(url, headers=account.headers, json=own)).status == 204
     await assert_problem(await client.get(ME, headers=other.headers), 401, "invalid_token")
     await assert_problem(await log_in(client, account), 401, "invalid_credentials")
     for _ in range(4):
@@ -267,8 +274,12 @@ async def test_the_password_and_the_last_passkey_do_not_go_together(client: Clie
     account = await register(client)
     await add_passkey(client, account.headers)
     (passkey,) = await listed(client, account)
-    urls = [f"{ME}/factors/{passkey['id']}", f"{ME}/password"]
-    responses = await asyncio.gather(*(client.delete(url, headers=account.headers) for url in urls))
+    responses = await asyncio.gather(
+        client.delete(f"{ME}/factors/{passkey['id']}", headers=account.headers),
+        client.delete(
+            f"{ME}/password", headers=account.headers, json={"current_password": account.password}
+        ),
+    )
     assert sorted(response.status for response in responses) in ([204, 401], [204, 409])
 
 

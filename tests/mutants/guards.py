@@ -40,7 +40,7 @@ CALLS = (
     "require_proof",
     "require_recent",
     "require_level",
-    "require_enrolment",
+    "require_policy",
     "use_passkey_challenge",
     "note_use",
     "prove_level",
