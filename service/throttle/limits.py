@@ -139,14 +139,12 @@ async def refund(conn: Connection, request: web.Request, earlier: Sequence[Count
     counts = [*earlier, *request.get(COUNTS, ())]
     # In the order in which all replicas lock them.
     counts.sort(key=lambda count: (count.limit.name.endswith(_PER_ACCOUNT), count.key))
-    _set_headers(
-        [
-            count._replace(ahead=await refund_count(conn, count))
-            if count.limit.only_failures
-            else count
-            for count in counts
-        ]
-    )
+    # Of two counts of one limit, the later one says how it is now.
+    after: dict[bytes, Count] = {}
+    for count in counts:
+        ahead = await refund_count(conn, count) if count.limit.only_failures else count.ahead
+        after[count.key] = count._replace(ahead=ahead)
+    _set_headers([*after.values()])
 
 
 def counts_to_keep(request: web.Request) -> list[list[Any]]:
