@@ -46,10 +46,12 @@ from tests.support.waiting import DEADLINE_S
 SERVER_VARIABLE = "SHINKEI_TEST_SERVER"
 
 LOG_VARIABLE = "SHINKEI_TEST_LOG"
-# Test passwords, hashes, links, JWTs, emails, and anything shaped like 256 random bits.
+# Test passwords, hashes, links, JWTs, emails, and anything shaped like 256 random bits, the secret
+# of an app or a recovery code.
 CANARY = re.compile(
     r"a passphrase nobody|quite another phrase|a secret key of the tests|\$argon2"
     r"|#token=|eyJ[\w-]{10,}\.|[\w.+-]@[\w-]+\.\w|(?<![\w-])[\w-]{43}(?![\w-])"
+    r"|otpauth:|(?<![\w-])[A-Z2-7]{32}(?![\w-])|(?<![\w-])[0-9a-z]{4}(-[0-9a-z]{4}){2}(?![\w-])"
 )
 
 # ``make test`` tries few examples of each property, ``make test-slow`` more. Ask for ``exhaustive``

@@ -2,6 +2,7 @@
 
 import uuid
 from collections.abc import Sequence
+from datetime import datetime
 
 import asyncpg
 
@@ -98,16 +99,29 @@ async def delete_challenges(conn: Connection, user_id: uuid.UUID) -> None:
     await conn.execute("delete from sign_in_challenges where user_id = $1", user_id)
 
 
-async def use_challenge(conn: Connection, challenge_hash: bytes, ttl_s: float) -> bool:
-    """Note that a passkey's challenge has been used. Return whether this was its first use."""
+async def get_time(conn: Connection) -> datetime:
+    """Return the database's time."""
+    time: datetime = await conn.fetchval("select clock_timestamp()")
+    return time
+
+
+async def use_challenge(
+    conn: Connection, challenge_hash: bytes, expires_at: datetime, kept_s: float
+) -> bool:
+    """Note that a passkey's challenge has been used. Return whether it could be.
+
+    The note is kept for ``kept_s`` longer: the clock of a server that is promoted may be behind.
+    """
     status = await conn.execute(
         """
         insert into used_challenges (challenge_hash, expires_at)
-        values ($1, now() + make_interval(secs => $2))
+        select $1, $2::timestamptz + make_interval(secs => $3)
+        where $2 > clock_timestamp()
         on conflict on constraint used_challenges_pkey do nothing
         """,
         challenge_hash,
-        ttl_s,
+        expires_at,
+        kept_s,
     )
     return status == "INSERT 0 1"
 

@@ -3,20 +3,21 @@
 A sign-in's challenge is a row, because its tries are counted. The one of a passkey is not stored
 when it is issued, so that anyone may ask for any number of them: its id is the challenge itself,
 sealed, with the time at which it expires. It is noted once it has been accepted, so it works once.
+All times are the database's, because the clocks of two replicas may differ by minutes.
 """
 
 import base64
 import hashlib
 import secrets
 import struct
-import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
 from aiohttp import web
 
 from service.context import SETTINGS
 from service.db.connection import Connection
+from service.db.transactions import read
 from service.factors import challenge_queries
 from service.factors.webauthn import encode
 from service.http.problems import Problem, ProblemType
@@ -31,7 +32,7 @@ TRIES = 5
 IN_PROGRESS_MAX = 10
 _CHALLENGE_BYTES = 32
 _PURPOSE = "passkey challenges"
-_EXPIRES_AT = struct.Struct(">Q")
+_EXPIRES_AT = struct.Struct(">d")
 # What a passkey's challenge is for. A registration also names its session.
 SIGN_IN = "sign-in"
 REGISTRATION = "registration"
@@ -59,19 +60,19 @@ def passkey_challenge_of(token: str) -> bytes:
     return hashlib.sha256(b"passkey " + token.encode()).digest()
 
 
-def new_passkey_challenge(app: web.Application, purpose: str) -> PasskeyChallenge:
+async def new_passkey_challenge(app: web.Application, purpose: str) -> PasskeyChallenge:
     """Return a challenge for one purpose, such as SIGN_IN."""
     value = secrets.token_bytes(_CHALLENGE_BYTES)
-    expires_at = int(time.time()) + TTL_S
-    plain = _EXPIRES_AT.pack(expires_at) + value
+    expires_at = await read(app, challenge_queries.get_time) + timedelta(seconds=TTL_S)
+    plain = _EXPIRES_AT.pack(expires_at.timestamp()) + value
     sealed = seal(app[SETTINGS].secret_key, _PURPOSE, purpose, plain)
-    return PasskeyChallenge(encode(sealed), value, datetime.fromtimestamp(expires_at, UTC))
+    return PasskeyChallenge(encode(sealed), value, expires_at)
 
 
 def open_passkey_challenge(
     app: web.Application, challenge_id: str, purpose: str, refusal: ProblemType
-) -> bytes:
-    """Return the challenge. Raises ``refusal`` if it has expired, or is not for this purpose."""
+) -> PasskeyChallenge:
+    """Return the challenge of the id. Raises ``refusal`` if it is not for this purpose."""
     try:
         sealed = base64.urlsafe_b64decode(challenge_id + "=" * (-len(challenge_id) % 4))
         plain = unseal(app[SETTINGS].secret_keys, _PURPOSE, purpose, sealed)
@@ -81,12 +82,14 @@ def open_passkey_challenge(
     if encode(sealed) != challenge_id:
         raise Problem(refusal)
     (expires_at,) = _EXPIRES_AT.unpack(plain[: _EXPIRES_AT.size])
-    if expires_at < time.time():
-        raise Problem(refusal)
-    return plain[_EXPIRES_AT.size :]
+    value = plain[_EXPIRES_AT.size :]
+    return PasskeyChallenge(challenge_id, value, datetime.fromtimestamp(expires_at, UTC))
 
 
-async def use_passkey_challenge(conn: Connection, value: bytes, refusal: ProblemType) -> None:
-    """Use up the challenge. Raises ``refusal`` if it has been used."""
-    if not await challenge_queries.use_challenge(conn, hashlib.sha256(value).digest(), USED_FOR_S):
+async def use_passkey_challenge(
+    conn: Connection, challenge: PasskeyChallenge, refusal: ProblemType
+) -> None:
+    """Use up the challenge. Raises ``refusal`` if it has been used, or has expired."""
+    hashed = hashlib.sha256(challenge.value).digest()
+    if not await challenge_queries.use_challenge(conn, hashed, challenge.expires_at, USED_FOR_S):
         raise Problem(refusal)

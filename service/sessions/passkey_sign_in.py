@@ -42,7 +42,6 @@ NOT_ALLOWED = REFUSED_ASSERTION[0]._replace(detail="This passkey cannot sign in.
         )
     },
     problems=(PASSKEYS_NOT_CONFIGURED,),
-    database=False,
 )
 async def passkey_options(request: web.Request) -> web.Response:
     """Return the options for signing in, or proving again who you are, with a passkey.
@@ -51,7 +50,7 @@ async def passkey_options(request: web.Request) -> web.Response:
     is, so no email is needed.
     """
     rp = passkeys.site(request.app)
-    challenge = challenges.new_passkey_challenge(request.app, challenges.SIGN_IN)
+    challenge = await challenges.new_passkey_challenge(request.app, challenges.SIGN_IN)
     return json_response(
         {
             "challenge_id": challenge.id,
@@ -91,7 +90,7 @@ async def use_passkey(request: web.Request) -> web.Response:
     user_id = None
     try:
         used = await passkeys.check_assertion(
-            request.app, challenge, body["credential"], refusals=REFUSED_ASSERTION
+            request.app, challenge.value, body["credential"], refusals=REFUSED_ASSERTION
         )
         user_id = REQUEST_CONTEXT.get().user_id = used.user_id
         await signing_key(request.app)
@@ -106,7 +105,10 @@ async def use_passkey(request: web.Request) -> web.Response:
 
 
 async def _sign_in(
-    conn: Connection, request: web.Request, challenge: bytes, used: passkeys.Used
+    conn: Connection,
+    request: web.Request,
+    challenge: challenges.PasskeyChallenge,
+    used: passkeys.Used,
 ) -> dict[str, object]:
     user = await accounts.lock_sign_in(conn, used.user_id)
     if user is None or not may_sign_in(request, user):

@@ -90,7 +90,7 @@ async def _prove_factor(request: web.Request, body: dict[str, Any]) -> Assurance
         )
         used = await passkeys.check_assertion(
             request.app,
-            challenge,
+            challenge.value,
             body["credential"],
             refusals=REFUSED_REAUTHENTICATION,
             owner_id=request[USER]["id"],
@@ -112,7 +112,10 @@ async def _prove_code(conn: Connection, request: web.Request, code: str) -> Assu
 
 
 async def _prove_passkey(
-    conn: Connection, request: web.Request, challenge: bytes, used: passkeys.Used
+    conn: Connection,
+    request: web.Request,
+    challenge: challenges.PasskeyChallenge,
+    used: passkeys.Used,
 ) -> Assurance:
     await accounts.lock_sign_in(conn, request[USER]["id"])
     await challenges.use_passkey_challenge(conn, challenge, EXPIRED_CHALLENGE)

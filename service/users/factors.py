@@ -179,7 +179,7 @@ async def passkey_options(request: web.Request) -> web.Response:
     if handle is None:
         chosen = os.urandom(_HANDLE_BYTES)
         handle = await write(request.app, queries.set_passkey_handle, user["id"], chosen)
-    challenge = challenges.new_passkey_challenge(request.app, _registration(user))
+    challenge = await challenges.new_passkey_challenge(request.app, _registration(user))
     options = creation_options(
         rp,
         user_handle=handle,
@@ -229,7 +229,7 @@ async def add_passkey(request: web.Request) -> web.Response:
         request.app, body["challenge_id"], _registration(user), EXPIRED_CHALLENGE
     )
     try:
-        passkey = verify_registration(rp, challenge, body["credential"])
+        passkey = verify_registration(rp, challenge.value, body["credential"])
     except PasskeyRefused as error:
         raise refused(error, REFUSED_REGISTRATION) from None
     name = body.get("name") or name_of(passkey.aaguid) or "Passkey"
@@ -238,7 +238,11 @@ async def add_passkey(request: web.Request) -> web.Response:
 
 
 async def _add_passkey(
-    conn: Connection, request: web.Request, challenge: bytes, passkey: NewPasskey, name: str
+    conn: Connection,
+    request: web.Request,
+    challenge: challenges.PasskeyChallenge,
+    passkey: NewPasskey,
+    name: str,
 ) -> web.Response:
     user = await _lock_owner(conn, request)
     await challenges.use_passkey_challenge(conn, challenge, EXPIRED_CHALLENGE)

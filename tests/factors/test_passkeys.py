@@ -1,6 +1,7 @@
 """Passkeys over HTTP."""
 
 import asyncio
+import time
 from collections import Counter
 from typing import Any
 
@@ -157,6 +158,24 @@ async def test_an_expired_challenge_is_refused(
     }
     await assert_problem(await client.post(PASSKEY, json=body), 401, "invalid_challenge")
     assert (await sign_in_with_passkey(client, authenticator)).status == 200
+
+
+@pytest.mark.parametrize("off_s", [-3600, 3600])
+async def test_a_clock_that_is_off_ends_no_challenge(
+    client: Client, monkeypatch: pytest.MonkeyPatch, off_s: int
+) -> None:
+    """Another replica, with another clock, may have issued it."""
+    account = await register(client)
+    authenticator = await add_passkey(client, account.headers)
+    right = time.time
+    monkeypatch.setattr("time.time", lambda: right() + off_s)
+    begun = await begin_passkey_sign_in(client)
+    monkeypatch.undo()
+    body = {
+        "challenge_id": begun["challenge_id"],
+        "credential": authenticator.get(begun["options"]),
+    }
+    assert (await client.post(PASSKEY, json=body)).status == 200
 
 
 async def test_a_credential_id_belongs_to_one_account(client: Client) -> None:

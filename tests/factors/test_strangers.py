@@ -116,7 +116,6 @@ async def test_a_password_does_not_confirm_an_email_beside_a_second_factor(
     assert (await verify(client, token, by=account)).status == 200
 
 
-@pytest.mark.asvs("2.4.1")
 async def test_changes_of_factors_are_limited_because_each_sends_a_mail(
     start_app: StartApp, conn: Any
 ) -> None:

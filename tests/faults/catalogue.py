@@ -9,6 +9,7 @@ from tests.faults import (
     of_postgres,
     of_replicas,
     of_services,
+    of_sign_ins,
 )
 
 FAULTS = [
@@ -22,6 +23,7 @@ FAULTS = [
         of_clients,
         of_mail,
         of_clocks,
+        of_sign_ins,
     )
     for fault in module.FAULTS
 ]

@@ -15,6 +15,12 @@ from typing import Any, NamedTuple
 
 import aiohttp
 
+from tests.faults.holders import (
+    Holder,
+    create_holder,
+    sign_in_by_passkey,
+    sign_in_in_two_steps,
+)
 from tests.faults.stage import Postgres
 from tests.support.factories import PASSWORD, bearer
 from tests.support.waiting import eventually
@@ -66,7 +72,7 @@ class Writer:
 
 
 class Load:
-    """Writers, a reader, sign-ins and probes, and the outcomes of their requests."""
+    """Writers, holders of passkeys, a reader and probes, and the outcomes of their requests."""
 
     api = "/api/v1"
     has_readiness = True
@@ -76,6 +82,7 @@ class Load:
         self.session = session
         self.url = url
         self.writers: list[Writer] = []
+        self.holders: list[Holder] = []
         self.requests: list[Outcome] = []
         self.probes: list[Outcome] = []
         self.stale: list[str] = []
@@ -92,7 +99,7 @@ class Load:
         return sum(writer.acknowledged for writer in self.writers)
 
     async def set_up(self, postgres: Postgres) -> None:
-        """Register the writers, and create their worlds."""
+        """Register the writers and create their worlds, and register two holders of passkeys."""
         for _ in range(WRITERS):
             email = f"writer{next(_numbers)}@example.com"
             body = {"email": email, "password": PASSWORD}
@@ -100,6 +107,9 @@ class Load:
             headers = bearer(tokens["access_token"])
             world = await self.expect("POST", "/worlds/", {"name": "Orrery"}, headers)
             self.writers.append(Writer(email, headers, tokens["refresh_token"], world["id"]))
+        for _ in range(2):
+            email = f"holder{next(_numbers)}@example.com"
+            self.holders.append(await create_holder(self.expect, email))
 
     def start(self) -> None:
         for writer in self.writers:
@@ -107,6 +117,9 @@ class Load:
         self.repeat(self.pause_s, self.read)
         self.repeat(SIGN_IN_EVERY_S, self._sign_in)
         self.repeat(SIGN_IN_EVERY_S, self._refresh)
+        by_passkey, in_two_steps = self.holders
+        self.repeat(SIGN_IN_EVERY_S, sign_in_by_passkey, self.send, by_passkey)
+        self.repeat(SIGN_IN_EVERY_S, sign_in_in_two_steps, self.send, in_two_steps)
         for probe in ("live", "ready"):
             self.repeat(PROBE_EVERY_S, self.probe, probe)
 
@@ -187,6 +200,10 @@ class Load:
                 name = int(await administrator.fetchval(stored, writer.email) or 0)
                 lost += max(0, writer.name_acknowledged - name)
                 assert name <= writer.name_sent
+            for holder in self.holders:
+                lost_of_holder, doubled_of_holder = await holder.compare(administrator)
+                lost += lost_of_holder
+                doubled += doubled_of_holder
         return lost, doubled
 
     async def expect(
@@ -263,9 +280,18 @@ class Load:
         self.probes.append(Outcome(probe, began, time.monotonic(), status))
 
     async def send(
-        self, method: str, path: str, body: object, headers: dict[str, str] | None = None
+        self,
+        method: str,
+        path: str,
+        body: object,
+        headers: dict[str, str] | None = None,
+        *,
+        refusals: tuple[str, ...] = (),
     ) -> tuple[int, Any]:
-        """Send a request once, note its outcome, and return its status and body."""
+        """Send a request once, note its outcome, and return its status and body.
+
+        Nothing is wrong with a problem whose code is one of ``refusals``.
+        """
         began = time.monotonic()
         self.waiting[began] += 1
         wrong, parsed = "", None
@@ -276,7 +302,7 @@ class Load:
             async with sending as response:
                 parsed = await response.json(content_type=None)
                 status = response.status
-                if not response.ok:
+                if not response.ok and (response.status >= 500 or parsed["code"] not in refusals):
                     wrong = _explain(response, parsed)
         except TimeoutError:
             status = TIMEOUT

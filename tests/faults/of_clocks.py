@@ -33,27 +33,36 @@ def preloaded() -> dict[str, str]:
 
 
 async def the_clock_is_set_forward(stage: Stage, load: Load) -> int:
-    return await _set_clock(stage, load, STEP_S)
+    return await _set_for_a_while(stage, load, STEP_S)
 
 
 async def the_clock_is_set_back(stage: Stage, load: Load) -> int:
-    return await _set_clock(stage, load, -STEP_S)
+    return await _set_for_a_while(stage, load, -STEP_S)
 
 
 async def the_clock_is_set_back_and_forth(stage: Stage, load: Load) -> int:
     steps = (STEP_S, -STEP_S) * 3
-    return sum([await _set_clock(stage, load, offset_s) for offset_s in steps])
+    return sum([await _set_for_a_while(stage, load, offset_s) for offset_s in steps])
 
 
-async def _set_clock(stage: Stage, load: Load, offset_s: int) -> int:
+async def _set_for_a_while(stage: Stage, load: Load, offset_s: int) -> int:
     """Set the clock, and set it right again; return whether the service had the wrong time."""
-    file = stage.directory / "service" / "clock"
+    seen = await set_clock(stage, load, offset_s)
+    _file(stage).write_text("0")
+    return seen
+
+
+async def set_clock(stage: Stage, load: Load, offset_s: int) -> int:
+    """Set the service's clock off by this much; return whether it moved by minutes."""
     before = await _date(load)
-    file.write_text(str(offset_s))
+    _file(stage).write_text(str(offset_s))
+    # The Date header is written once a second.
     await asyncio.sleep(HELD_S)
-    seen = abs(await _date(load) - before - offset_s) < STEP_S / 2
-    file.write_text("0")
-    return int(seen)
+    return int(abs(await _date(load) - before) > STEP_S / 2)
+
+
+def _file(stage: Stage) -> Path:
+    return stage.directory / "service" / "clock"
 
 
 async def _date(load: Load) -> float:

@@ -287,7 +287,7 @@ def _is_wrong(outcome: Outcome, fault: Fault) -> bool:
         return bool(outcome.wrong) or not fault.refusals
     if outcome.status == BROKEN:
         return not fault.breaks
-    return outcome.status not in (200, 201, 204)
+    return outcome.status == TIMEOUT or bool(outcome.wrong)
 
 
 def measure_slowness() -> float:

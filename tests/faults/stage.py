@@ -20,6 +20,7 @@ import asyncpg
 from service.db import migrations
 from service.embedded import server as embedded
 from service.settings import Database
+from tests.support.authenticator import ORIGIN, RP_ID
 from tests.support.clients import SECRET_KEY
 from tests.support.pgbouncer import answers, prepare, through_port
 from tests.support.processes import (
@@ -64,6 +65,8 @@ VARIABLES = {
     "SHUTDOWN_DELAY_S": "",
     "SLOW_QUERY_MS": "",
     "SECRET_KEY": SECRET_KEY,
+    "RP_ID": RP_ID,
+    "RP_ORIGINS": ORIGIN,
     "ACCESS_TOKEN_TTL_S": "86400",
     "SESSIONS_PER_ACCOUNT": "10000",
     "THROTTLE_SIGN_IN_PER_IP": "9999/m",

@@ -17,6 +17,7 @@ from service.auth.signing_keys import signing_key
 from tests.support.attacks import Attack, carry_out
 from tests.support.clients import SECRET_KEY, Client
 from tests.support.factories import Account, bearer, register
+from tests.support.factors import add_totp
 from tests.support.operations import Request
 from tests.support.tokens import ME, parts
 from tests.support.worlds import NO_ONE
@@ -423,3 +424,56 @@ async def test_token_is_taken_from_the_header_alone(client: Client) -> None:
         Attack(name, request, twin, 401, "not_signed_in") for name, request in elsewhere.items()
     )
     await carry_out(client, attacks, at_least=38)
+
+
+@pytest.mark.asvs("9.2.2", "10.3.4")
+async def test_claims_of_assurance_open_nothing(client: Client, signing: Signing) -> None:
+    """Whoever signed them, what counts is what the session has proved.
+
+    The twin has the same claims, signed by the service, for a session at level 2.
+    """
+    account = await register(client)
+    await add_totp(client, account.headers)
+    proved = parts(account)[1]
+    now = int(time.time())
+    claimed: dict[str, Json] = {
+        "acr": {"acr": "aal2"},
+        "acr and amr": {"acr": "aal2", "amr": ["pwd", "otp"]},
+        "all three": {"acr": "aal2", "amr": ["pwd", "hwk"], "auth_time": now},
+        "a later time": {"acr": "aal2", "auth_time": now + 10**6},
+        "a higher level": {"acr": "aal3", "amr": ["hwk", "pwd", "otp"]},
+        "a number": {"acr": 2, "aal": 2},
+        "a level as a word": {"acr": "urn:mace:incommon:iap:silver"},
+    }
+    codes = "/api/v1/users/me/recovery-codes"
+    public = json.dumps(signing.published).encode()
+    attacks = []
+    for name, more in claimed.items():
+        twin = Request("POST", codes, headers=bearer(signing.by_us(claims={**proved, **more})))
+        claims = {**signing.claims, **more}
+        unsigned = f"{compact({**signing.header, 'alg': 'none'})}.{compact(claims)}."
+        for by, token, code in (
+            ("nobody", unsigned, "invalid_token"),
+            (
+                "a stranger",
+                token_of(signing.header, claims, signer(signing.stranger)),
+                "invalid_token",
+            ),
+            (
+                "the public key",
+                token_of(
+                    {**signing.header, "alg": "HS256"},
+                    claims,
+                    lambda message: hmac.digest(public, message, "sha256"),
+                ),
+                "invalid_token",
+            ),
+            (
+                "the service, for a session at level 1",
+                signing.by_us(claims=claims),
+                "insufficient_authentication",
+            ),
+        ):
+            wrong = twin._replace(headers=bearer(token))
+            attacks.append(Attack(f"{name}, signed by {by}", wrong, twin, 401, code))
+    await carry_out(client, attacks, at_least=28)
