@@ -13,12 +13,11 @@ from tests.faults.holders import (
     sign_in_by_passkey,
     sign_in_in_two_steps,
 )
-from tests.faults.load import BROKEN, Load
+from tests.faults.load import BROKEN, WRITERS, Load
 from tests.faults.of_clocks import STEP_S, preloaded, set_clock
 from tests.faults.run import Fault
 from tests.faults.stage import Stage
 from tests.support.proxy import reset
-from tests.support.waiting import eventually
 
 LAST = ("/auth/passkey", "/auth/second-factor")
 ALONE_OR_TWO = ("direct", "two workers")
@@ -104,12 +103,7 @@ async def the_server_is_killed_within_a_sign_in(stage: Stage, load: Load) -> int
     async def happen() -> None:
         await stage.postgres.stop(signal.SIGKILL)
         await stage.postgres.start()
-
-        async def is_ready() -> bool:
-            async with load.session.get(f"{load.url}/health/ready") as response:
-                return response.status == 200
-
-        await eventually(is_ready)
+        await load.acknowledge(WRITERS)
 
     holder = await sign_in_both_ways(load, interrupted(load, happen))
     assert len(holder.sessions) == 2, holder

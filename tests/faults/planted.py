@@ -13,6 +13,7 @@ import service.__main__
 from service.db import transactions
 from service.db.connection import LOST
 from service.exceptions import DatabaseUnavailable
+from service.factors import queries
 from service.health import handlers as health
 from service.http import problems
 
@@ -41,6 +42,16 @@ def a_commit_that_is_swallowed() -> None:
     transactions._transaction = transaction
 
 
+def a_sign_in_that_works_twice() -> None:
+    """Accept a passkey's signature however often it is sent."""
+
+    async def accept(*_: Any, **__: Any) -> bool:
+        return True
+
+    queries.use_challenge = accept
+    queries.use_passkey = accept
+
+
 def a_leak() -> None:
     """Leave a descriptor open for each request that the database could not serve."""
     original = DatabaseUnavailable.__init__
@@ -66,6 +77,7 @@ DEFECTS: dict[str, Callable[[], None]] = {
     for defect in (
         a_retry_too_many,
         a_commit_that_is_swallowed,
+        a_sign_in_that_works_twice,
         a_leak,
         a_missing_retry_after,
         a_stale_readiness,

@@ -13,6 +13,7 @@ _FAULTS: list[Fault] = [*of_networks.FAULTS, *of_postgres.FAULTS]
 CASES = [
     ("a_retry_too_many", of_networks.responses_to_commits_are_lost, "doubled"),
     ("a_commit_that_is_swallowed", of_postgres.a_third_of_commits_cannot_be_serialized, "lost"),
+    ("a_sign_in_that_works_twice", of_networks.responses_to_commits_are_lost, "doubled"),
     ("a_leak", of_postgres.the_server_is_stopped_and_started, "descriptors"),
     pytest.param(
         *("a_missing_retry_after", of_postgres.a_table_is_locked, "503 without Retry-After"),
