@@ -13,7 +13,7 @@ import service.__main__
 from service.db import transactions
 from service.db.connection import LOST
 from service.exceptions import DatabaseUnavailable
-from service.factors import queries
+from service.factors import challenge_queries, queries
 from service.health import handlers as health
 from service.http import problems
 
@@ -48,7 +48,7 @@ def a_sign_in_that_works_twice() -> None:
     async def accept(*_: Any, **__: Any) -> bool:
         return True
 
-    queries.use_challenge = accept
+    challenge_queries.use_challenge = accept
     queries.use_passkey = accept
 
 

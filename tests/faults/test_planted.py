@@ -5,15 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults import of_networks, of_postgres
+from tests.faults import of_networks, of_postgres, of_sign_ins
 from tests.faults.run import Fault, Subject, run
 
-_FAULTS: list[Fault] = [*of_networks.FAULTS, *of_postgres.FAULTS]
+_FAULTS: list[Fault] = [*of_networks.FAULTS, *of_postgres.FAULTS, *of_sign_ins.FAULTS]
 # The defect, a fault under which it shows, and the promise that it breaks.
 CASES = [
     ("a_retry_too_many", of_networks.responses_to_commits_are_lost, "doubled"),
     ("a_commit_that_is_swallowed", of_postgres.a_third_of_commits_cannot_be_serialized, "lost"),
-    ("a_sign_in_that_works_twice", of_networks.responses_to_commits_are_lost, "doubled"),
+    ("a_sign_in_that_works_twice", of_sign_ins.responses_to_sign_ins_are_lost, "doubled"),
     ("a_leak", of_postgres.the_server_is_stopped_and_started, "descriptors"),
     pytest.param(
         *("a_missing_retry_after", of_postgres.a_table_is_locked, "503 without Retry-After"),
