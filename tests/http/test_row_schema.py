@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 from marshmallow import Schema, fields, post_dump, pre_dump
 
 from service.accounts.preferences import PreferencesField
+from service.factors.schemas import NewCodes
 from service.http.fields import Timestamp
 from service.http.row_schema import RowSchema
 from service.json_codec import encode
+from service.sessions.schemas import Methods
 from service.worlds.shapes import BeatsOfStory, StoryOfBeat
 from tests.support.schemas import row_schemas
 
@@ -32,6 +34,8 @@ VALUES: dict[type[fields.Field[Any]], st.SearchStrategy[Any]] = {
     fields.Float: st.floats(-1e15, 1e15),
     fields.Raw: st.lists(TEXTS, max_size=3),
     fields.Dict: OBJECTS,
+    Methods: st.lists(TEXTS, max_size=3),
+    NewCodes: st.lists(TEXTS, max_size=3),
     StoryOfBeat: OBJECTS,
     BeatsOfStory: st.lists(OBJECTS, max_size=3),
     PreferencesField: OBJECTS,
