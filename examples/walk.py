@@ -64,6 +64,8 @@ PUBLIC = {
     "/openapi.json": "The description of every route, for programs.",
     "/docs": "The same for people, who can try every request in a browser.",
     "/docs/page.js": "A part of that page.",
+    "/docs/session.js": "A part of that page.",
+    "/docs/factors.js": "A part of that page.",
     "/docs/page.css": "A part of that page.",
     "/docs/swagger-ui.js": "A part of that page.",
     "/docs/swagger-ui.css": "A part of that page.",
