@@ -11,24 +11,46 @@ does. Without ADMIN_PASSWORD, the steps of administration are left out.
 Links come by email. Without MAIL_URL, the service writes emails to DATA_DIR/mail, where this script
 reads them. SHINKEI_URL, DATA_DIR and ADMIN_EMAIL override the defaults. The accounts have new
 emails each time, so that the walk can be repeated, and are deleted at the end.
+
+Apps and passkeys are played by a few functions below. Passkeys belong to the origin of a web site,
+which is PUBLIC_ORIGIN, so this does not work if that is an IP address.
 """
 
 import asyncio
+import base64
 import email
 import email.policy
+import hashlib
+import hmac
 import os
 import re
 import secrets
 import sys
+import time
 import uuid
 from pathlib import Path
 from typing import Any
 
 import aiohttp
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from fido2.cose import CoseKey
+from fido2.utils import websafe_decode, websafe_encode
+from fido2.webauthn import (
+    Aaguid,
+    AttestationObject,
+    AttestedCredentialData,
+    AuthenticatorData,
+    CollectedClientData,
+)
 
 FIRST_PASSWORD = "the analytical engine weaves"
 SECOND_PASSWORD = "algebraic patterns, as a loom"
 THIRD_PASSWORD = "weaves flowers and leaves too"
+
+# A passkey's algorithm (COSE), and what it says of its user, who was there and has been recognized.
+ES256 = -7
+VERIFIED = AuthenticatorData.FLAG.UP | AuthenticatorData.FLAG.UV
 
 # Routes for other programs, and for people with a browser.
 PUBLIC = {
@@ -42,6 +64,8 @@ PUBLIC = {
     "/openapi.json": "The description of every route, for programs.",
     "/docs": "The same for people, who can try every request in a browser.",
     "/docs/page.js": "A part of that page.",
+    "/docs/session.js": "A part of that page.",
+    "/docs/factors.js": "A part of that page.",
     "/docs/page.css": "A part of that page.",
     "/docs/swagger-ui.js": "A part of that page.",
     "/docs/swagger-ui.css": "A part of that page.",
@@ -85,11 +109,80 @@ class Client:
 
     async def sign_in(
         self, email: str, password: str, sentence: str = "Signs in.", expected: int = 200
-    ) -> None:
+    ) -> Any:
+        """Sign in, and return the response."""
         self.tokens = {}
         credentials = {"email": email, "password": password}
         response = await self.send("POST", "/api/v1/auth/login", expected, sentence, credentials)
         self.tokens = response if expected == 200 else {}
+        return response
+
+
+def code_of(secret: str, steps: int = 0) -> str:
+    """Return the code that an app with this key shows now, or so many steps of 30 s later.
+
+    RFC 6238 says how it is made.
+    """
+    step = int(time.time()) // 30 + steps
+    mac = hmac.digest(base64.b32decode(secret), step.to_bytes(8, "big"), "sha1")
+    start = mac[-1] & 15
+    number = int.from_bytes(mac[start : start + 4], "big") & 0x7FFFFFFF
+    return f"{number % 1_000_000:06}"
+
+
+class Passkey:
+    """A passkey, and the browser that takes it to a page of ``origin``.
+
+    In a page, ``navigator.credentials`` does all this, and ``toJSON()`` returns the result.
+    """
+
+    def __init__(self, origin: str) -> None:
+        self.origin = origin
+        self.id = secrets.token_bytes(16)
+        self.key = ec.generate_private_key(ec.SECP256R1())
+        self.user_handle = ""
+
+    def create(self, options: dict[str, Any]) -> dict[str, Any]:
+        """Make the credential that is stored."""
+        self.user_handle = options["user"]["id"]
+        public_key = CoseKey.for_alg(ES256).from_cryptography_key(self.key.public_key())
+        stored = AttestedCredentialData.create(Aaguid.NONE, self.id, public_key)
+        data = self._data(options["rp"]["id"], VERIFIED | AuthenticatorData.FLAG.AT, stored)
+        client_data = self._client_data("webauthn.create", options)
+        attestation = AttestationObject.create("none", data, {})
+        return self._credential(client_data, attestationObject=attestation)
+
+    def get(self, options: dict[str, Any]) -> dict[str, Any]:
+        """Sign the challenge."""
+        data = self._data(options["rpId"], VERIFIED)
+        client_data = self._client_data("webauthn.get", options)
+        signature = self.key.sign(data + client_data.hash, ec.ECDSA(hashes.SHA256()))
+        return self._credential(
+            client_data,
+            authenticatorData=data,
+            signature=signature,
+            userHandle=websafe_decode(self.user_handle),
+        )
+
+    def _data(
+        self, site: str, flags: AuthenticatorData.FLAG, stored: bytes = b""
+    ) -> AuthenticatorData:
+        site_hash, count = hashlib.sha256(site.encode()).digest(), 0
+        return AuthenticatorData(AuthenticatorData.create(site_hash, flags, count, stored))
+
+    def _client_data(self, type_: str, options: dict[str, Any]) -> CollectedClientData:
+        return CollectedClientData.create(type_, options["challenge"], self.origin)
+
+    def _credential(self, client_data: bytes, **response: bytes) -> dict[str, Any]:
+        response["clientDataJSON"] = client_data
+        encoded = {name: websafe_encode(value) for name, value in response.items()}
+        credential_id = websafe_encode(self.id)
+        return {
+            "id": credential_id,
+            "rawId": credential_id,
+            "type": "public-key",
+            "response": encoded,
+        }
 
 
 class Mailbox:
@@ -239,6 +332,60 @@ async def change_email(ada: Client, other: Client, mailbox: Mailbox, ada_email: 
     await ada.sign_in(ada_email, SECOND_PASSWORD, "Ada signs in with it.")
 
 
+async def use_an_app(ada: Client, ada_email: str) -> None:
+    headline("Ada adds an app that makes one-time codes")
+    factors, name = "/api/v1/users/me/factors", {"name": "Phone"}
+    app = await ada.send("POST", f"{factors}/totp", 201, "A key for the app.", name)
+    key, path = app["secret"], f"{factors}/{app['id']}"
+    confirmed = await ada.send(
+        "POST", f"{path}/confirm", 200, "A code confirms it.", {"code": code_of(key)}
+    )
+    left = len(confirmed["recovery_codes"])
+    await ada.send("GET", factors, 200, f"Her factors. With the first came {left} recovery codes.")
+    problem = await ada.sign_in(ada_email, SECOND_PASSWORD, "Her password is not enough now.", 401)
+    second = {"challenge": problem["challenge"], "code": code_of(key, 1)}
+    ada.tokens = await ada.send(
+        "POST", "/api/v1/auth/second-factor", 200, "A code completes it. Each is good once.", second
+    )
+    await ada.send("POST", "/api/v1/users/me/recovery-codes", 200, "New recovery codes.")
+    await ada.send("PATCH", path, 200, "Renames the app.", {"name": "Old phone"})
+
+
+async def use_a_passkey(ada: Client, ada_email: str) -> None:
+    headline("Ada adds a passkey, and signs in with it")
+    auth, me = "/api/v1/auth", "/api/v1/users/me"
+    public = "/.well-known/webauthn"
+    sites = await ada.send("GET", public, 200, "Where her passkey will work.")
+    passkey = Passkey(sites["origins"][0])
+    asked = await ada.send("POST", f"{me}/passkeys/options", 200, "What her browser is to make.")
+    made = {"challenge_id": asked["challenge_id"], "credential": passkey.create(asked["options"])}
+    await ada.send("POST", f"{me}/passkeys", 201, "Stores the passkey.", made)
+
+    problem = await ada.sign_in(ada_email, SECOND_PASSWORD, "The password, as before.", 401)
+    second = {"challenge": problem["challenge"]}
+    path = f"{auth}/second-factor"
+    asked = await ada.send("POST", f"{path}/options", 200, "What is to be signed.", second)
+    second["credential"] = passkey.get(asked["options"])
+    await ada.send("POST", path, 200, "The passkey is a second factor.", second)
+
+    signed = await sign_challenge(ada, passkey)
+    ada.tokens = await ada.send("POST", f"{auth}/passkey", 200, "Or it signs in by itself.", signed)
+    signed = await sign_challenge(ada, passkey)
+    proved = await ada.send(
+        "POST", f"{auth}/reauthenticate", 200, "Proves again that it is Ada.", signed
+    )
+    ada.tokens |= proved
+    factors = (await ada.send("GET", f"{me}/factors", 200, "The app and the passkey."))["items"]
+    for factor in factors:
+        await ada.send("DELETE", f"{me}/factors/{factor['id']}", 204, "Removes one.")
+
+
+async def sign_challenge(client: Client, passkey: Passkey) -> dict[str, Any]:
+    path = "/api/v1/auth/passkey/options"
+    asked = await client.send("POST", path, 200, "What is to be signed, by anybody.")
+    return {"challenge_id": asked["challenge_id"], "credential": passkey.get(asked["options"])}
+
+
 async def write_a_world(ada: Client) -> None:
     headline("Ada creates a world, with events on its timeline")
     api = "/api/v1"
@@ -348,6 +495,20 @@ async def administer(root: Client, grace: Client, mailbox: Mailbox, grace_email:
     await root.send("DELETE", f"{path}/sessions", 204, "Ends all of them.")
     await grace.send("GET", "/api/v1/users/me", 401, "Grace is signed out.")
 
+    headline("Grace adds an app, loses her phone, and asks the administrator for help")
+    for one in (True, False):
+        await grace.sign_in(grace_email, FIRST_PASSWORD, "Grace signs in.")
+        factors = "/api/v1/users/me/factors"
+        app = await grace.send("POST", f"{factors}/totp", 201, "A key for an app.")
+        code = {"code": code_of(app["secret"])}
+        await grace.send("POST", f"{factors}/{app['id']}/confirm", 200, "Confirms it.", code)
+        await root.send("GET", f"{path}/factors", 200, "Her factors.")
+        if one:
+            lost = f"{path}/factors/{app['id']}"
+            await root.send("DELETE", lost, 204, "Removes the one that is lost.")
+        else:
+            await root.send("DELETE", f"{path}/factors", 204, "Removes all of them.")
+
     headline("The administrator suspends Grace, and thinks better of it")
     reason = {"reason": "an example"}
     await root.send("POST", f"{path}/suspend", 200, "She cannot sign in.", reason)
@@ -380,6 +541,8 @@ async def walk(url: str, mail_dir: Path, admin_email: str, admin_password: str) 
         await use_sessions(ada, other, ada_email)
         await change_password(ada, other, mailbox, ada_email)
         await change_email(ada, other, mailbox, ada_email)
+        await use_an_app(ada, ada_email)
+        await use_a_passkey(ada, ada_email)
         await write_a_world(ada)
         await leave(ada, ada_email)
         if admin_password:

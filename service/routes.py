@@ -54,6 +54,8 @@ ROUTES = (
     Route("GET", "/.well-known/webauthn", related_origins, anyone),
     Route("GET", "/docs", docs.page, anyone),
     Route("GET", "/docs/page.js", docs.page_script, anyone),
+    Route("GET", "/docs/session.js", docs.session_script, anyone),
+    Route("GET", "/docs/factors.js", docs.factors_script, anyone),
     Route("GET", "/docs/page.css", docs.page_style, anyone),
     Route("GET", "/docs/swagger-ui.js", docs.swagger_ui_script, anyone),
     Route("GET", "/docs/swagger-ui.css", docs.swagger_ui_style, anyone),

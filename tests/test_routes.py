@@ -20,6 +20,8 @@ PUBLIC = {
     ("GET", "/.well-known/webauthn"),
     ("GET", "/docs"),
     ("GET", "/docs/page.js"),
+    ("GET", "/docs/session.js"),
+    ("GET", "/docs/factors.js"),
     ("GET", "/docs/page.css"),
     ("GET", "/docs/swagger-ui.js"),
     ("GET", "/docs/swagger-ui.css"),

@@ -17,7 +17,7 @@ from service.http.request_heads import text_of_list
 from service.http.responses import FileResponse
 
 # Only our own styles, none inline. Icons are data: URLs, also in Swagger UI's stylesheet. No form
-# is ever submitted: page.js reads it.
+# is ever submitted: scripts read it.
 HOME_POLICY = (
     "default-src 'none'; base-uri 'none'; frame-ancestors 'none'; form-action 'none';"
     " img-src data:; style-src 'self'"
@@ -50,6 +50,18 @@ async def page(request: web.Request) -> web.Response:
 async def page_script(request: web.Request) -> web.Response:
     """Return the script of the documentation page."""
     return _serve_file(request, "page.js", "text/javascript")
+
+
+@describe_file("A script.", "text/javascript")
+async def session_script(request: web.Request) -> web.Response:
+    """Return the part of the script that signs in and sends requests."""
+    return _serve_file(request, "session.js", "text/javascript")
+
+
+@describe_file("A script.", "text/javascript")
+async def factors_script(request: web.Request) -> web.Response:
+    """Return the part of the script that changes second factors."""
+    return _serve_file(request, "factors.js", "text/javascript")
 
 
 @describe_file("A stylesheet.", "text/css")

@@ -1,18 +1,17 @@
 // The page at /docs: Swagger UI, and a sign-in whose token it sends.
-//
-// The tokens are kept only in this module's memory, never in the browser's storage. Reloading the
-// page or signing out leaves nothing behind.
+
+import { showFactors } from "./factors.js";
+import * as session from "./session.js";
+import { attempt, say } from "./session.js";
 
 const api = document.getElementById("api");
 const form = document.getElementById("sign-in");
+const passkeyButton = document.getElementById("use-passkey");
 const signedIn = document.getElementById("signed-in");
-const message = document.getElementById("message");
 
 const SCHEME = "access_token"; // the security scheme's name in /openapi.json
-const LAST = ["health", "auth", "openapi", "docs"]; // tags of probes and files, below all others
-const EARLY_MS = 10_000; // how long before its expiry a token is refreshed
-
-let session = null; // { token, refreshToken, staleAt }
+// Tags of probes and files, below all others.
+const LAST = ["health", "auth", "factors", "openapi", "docs"];
 
 const dark = matchMedia("(prefers-color-scheme: dark)");
 const follow = () => document.documentElement.classList.toggle("dark-mode", dark.matches);
@@ -26,11 +25,6 @@ if (history.state?.signedOut) {
   history.replaceState(null, "");
   say("Signed out.", "news");
   form.elements.email.focus();
-}
-
-function say(text, kind = "error") {
-  message.className = kind;
-  message.textContent = text;
 }
 
 async function draw() {
@@ -66,97 +60,85 @@ function withoutDefaults(spec) {
   return spec;
 }
 
-async function post(path, body, token) {
-  const response = await fetch(`/api/v1/auth/${path}`, {
-    method: "POST",
-    headers: {
-      ...(body && { "Content-Type": "application/json" }),
-      ...(token && { Authorization: `Bearer ${token}` }),
-    },
-    body: body && JSON.stringify(body),
-  });
-  const text = await response.text();
-  const answer = text ? JSON.parse(text) : {};
-  if (response.ok) return answer;
-  const errors = (answer.errors ?? []).map(({ pointer, detail }) => `${pointer.slice(2)}: ${detail}`);
-  throw new Error(errors.join(" ") || answer.detail);
-}
-
-async function begin(tokens) {
-  session = {
-    token: tokens.access_token,
-    refreshToken: tokens.refresh_token,
-    staleAt: Date.now() + tokens.expires_in * 1000 - EARLY_MS,
-  };
-  (await drawn).preauthorizeApiKey(SCHEME, session.token);
-}
-
-async function end(why) {
-  session = null;
+session.watch(async (token) => {
+  const { authActions, preauthorizeApiKey } = await drawn;
+  if (token) return preauthorizeApiKey(SCHEME, token);
   form.hidden = false;
   signedIn.hidden = true;
-  say(why);
-  (await drawn).authActions.logout([SCHEME]);
-}
-
-form.addEventListener("submit", async (event) => {
-  event.preventDefault();
-  const { email, password } = form.elements;
-  const action = event.submitter?.value ?? "login";
-  const focused = document.activeElement;
-  say("");
-  form.inert = true;
-  try {
-    const answer = await post(action, { email: email.value, password: password.value });
-    password.value = "";
-    if (answer.access_token) {
-      await begin(answer);
-      document.getElementById("who").textContent = email.value;
-      form.hidden = true;
-      signedIn.hidden = false;
-    } else {
-      say("Check your email, open the link, then sign in.", "news");
-    }
-  } catch (error) {
-    say(error.message);
-  } finally {
-    form.inert = false; // it took the focus away
-    (form.hidden ? signedIn : focused).focus();
-  }
+  authActions.logout([SCHEME]);
 });
 
-async function signOut() {
-  // Clear the page and the memory, whether or not the request succeeds.
-  await post("logout", { refresh_token: session?.refreshToken }, session?.token).catch(() => {});
-  history.replaceState({ signedOut: true }, "", location.pathname);
-  location.reload();
+// Runs an action that signs in and returns the email, unless the user has to do more, or gives up.
+function enter(action) {
+  return attempt(form, async () => {
+    const email = await action();
+    if (!session.isSignedIn()) return;
+    document.getElementById("who").textContent = email;
+    document.querySelector("#proof [autocomplete=username]").value = email; // for password managers
+    form.elements.password.value = "";
+    form.hidden = true;
+    signedIn.hidden = false;
+    signedIn.focus();
+  });
 }
 
-document.getElementById("sign-out").addEventListener("click", signOut);
+form.addEventListener("submit", (event) => {
+  event.preventDefault();
+  const email = form.elements.email.value;
+  const credentials = { email, password: form.elements.password.value };
+  const action = event.submitter?.value === "register" ? register : session.signIn;
+  enter(async () => {
+    await action(credentials);
+    return email;
+  });
+});
+
+async function register(credentials) {
+  const tokens = await session.send("POST", "auth/register", credentials);
+  if (tokens.access_token) return session.begin(tokens);
+  form.elements.password.value = "";
+  say("Check your email, open the link, then sign in.", "news");
+}
+
+function enterWithPasskey(given) {
+  return enter(async () => {
+    await session.signInWithPasskey(given);
+    return (await session.call("GET", "users/me")).email;
+  });
+}
+
+passkeyButton.hidden = !session.hasPasskeys;
+passkeyButton.addEventListener("click", () => enterWithPasskey());
+
+async function offerPasskeys() {
+  const given = await session.offerPasskeys().catch(() => null); // none was chosen
+  if (given) await enterWithPasskey(given);
+}
+
+form.elements.email.addEventListener("focus", offerPasskeys);
+offerPasskeys();
+
+document.getElementById("open-factors").addEventListener("click", showFactors);
+document.getElementById("sign-out").addEventListener("click", session.signOut);
 
 // Swagger UI's dialog has a button to log out, which means the page's session if there is one.
 function logout(original) {
-  return (schemes) => (session ? signOut() : original(schemes));
+  return (schemes) => (session.isSignedIn() ? session.signOut() : original(schemes));
 }
 
 // Runs before each request, and refreshes a token that is about to expire.
 async function renew(request) {
-  const sent = request.headers?.Authorization;
-  if (session && sent === `Bearer ${session.token}` && Date.now() > session.staleAt) {
-    try {
-      await begin(await post("refresh", { refresh_token: session.refreshToken }));
-      request.headers.Authorization = `Bearer ${session.token}`;
-    } catch (error) {
-      await end(error.message);
-    }
+  if (session.owns(request.headers?.Authorization)) {
+    const token = await session.freshToken().catch(() => null); // it has said why
+    if (token) request.headers.Authorization = `Bearer ${token}`;
   }
   return request;
 }
 
 // Runs after each response, because the request may have ended the session.
 async function notice(response) {
-  if (session && /invalid_token/.test(response.headers?.["www-authenticate"])) {
-    await end("The session has ended. Sign in again.");
+  if (session.isSignedIn() && /invalid_token/.test(response.headers?.["www-authenticate"])) {
+    await session.end("The session has ended. Sign in again.");
   }
   return response;
 }

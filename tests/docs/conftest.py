@@ -1,11 +1,19 @@
-"""A browser for the pages."""
+"""A browser for the pages, and a host where it allows passkeys."""
 
+import dataclasses
+import socket
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
 import pytest
+from aiohttp.test_utils import TestClient
 
+from service.app import create_app
+from service.settings import Settings
+from tests.support import described
 from tests.support.browser import open_page
+from tests.support.clients import Client
+from tests.support.served import Server
 
 if TYPE_CHECKING:
     from playwright.async_api import Page
@@ -16,3 +24,19 @@ async def page() -> AsyncIterator["Page"]:
     """A page of a new browser."""
     async with open_page() as page:
         yield page
+
+
+@pytest.fixture
+async def localhost(settings: Settings) -> AsyncIterator[Client]:
+    """The application at http://localhost: browsers allow no passkeys at an IP address."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        changed = dataclasses.replace(
+            settings,
+            public_origin=f"http://localhost:{listener.getsockname()[1]}",
+            rp_id="",
+            rp_origins=frozenset(),
+            jobs_start_within_s=1e6,
+        )
+        server = Server(create_app(changed), host="localhost", socket_factory=lambda *_: listener)
+        async with TestClient(server, middlewares=described.checks_of(changed)) as client:
+            yield client

@@ -1,20 +1,25 @@
 """Accessibility of the pages: the rules of axe-core, and the keyboard."""
 
 import itertools
+from base64 import b32decode
 from typing import TYPE_CHECKING, Literal
 
 import pytest
 
 from tests.support.browser import (
+    add_authenticator,
     execute,
     find_violations,
     open_docs,
+    open_factors,
     open_lock,
     overflow_width,
     sign_in,
+    sign_out,
 )
 from tests.support.clients import Client
 from tests.support.factories import register
+from tests.support.factors import App, age_proofs
 
 if TYPE_CHECKING:
     from playwright.async_api import Page
@@ -40,14 +45,14 @@ FOCUSABLE = """() => [...document.querySelectorAll("*")].flatMap((found, at) =>
   found.checkVisibility({ visibilityProperty: true }) ? [at] : [])"""
 
 
-async def check(page: "Page", state: str) -> None:
+async def check(page: "Page", state: str, within: str | None = None) -> None:
     """Check the page as it is, in both schemes and at both widths."""
     schemes: tuple[Literal["light", "dark"], ...] = ("light", "dark")
     for scheme, (width, height) in itertools.product(schemes, ((1280, 900), (390, 844))):
         await page.emulate_media(color_scheme=scheme)
         await page.set_viewport_size({"width": width, "height": height})
         where = (state, scheme, width)
-        assert await find_violations(page) == [], where
+        assert await find_violations(page, within) == [], where
         assert await overflow_width(page) <= 0, where
 
 
@@ -78,6 +83,63 @@ async def test_docs_have_no_violations(page: "Page", client: Client) -> None:
     await page.locator("#operations-admin-admin_list_users .execute").wait_for()
     await page.locator(".models button").first.click()
     await check(page, "signed in, with open operations")
+
+
+async def test_second_factors_have_no_violations(page: "Page", localhost: Client) -> None:
+    account = await register(localhost)
+    user = await add_authenticator(page)
+    await open_docs(page, localhost)
+    await sign_in(page, account.profile["email"], account.password)
+    dialog = await open_factors(page)
+    await check(page, "no factors", "dialog[open]")
+    await age_proofs(localhost)
+    await dialog.get_by_role("button", name="Add an app").click()
+    proof = page.get_by_role("dialog", name="Prove that the account is yours")
+    await proof.get_by_label("Your password").fill("not the right one")
+    await proof.get_by_role("button", name="Continue").click()
+    await proof.get_by_text("password is wrong").wait_for()
+    await check(page, "a wrong password", "dialog[open]")
+    await proof.get_by_label("Your password").fill(account.password)
+    await proof.get_by_role("button", name="Continue").click()
+    await dialog.get_by_label("Code that the app shows").fill("123")
+    await dialog.get_by_role("button", name="Confirm").click()
+    await dialog.get_by_text("Must be at least").wait_for()
+    await check(page, "an app to be confirmed", "dialog[open]")
+    app = App("", b32decode(await dialog.locator("code").inner_text()), None)
+    await dialog.get_by_label("Code that the app shows").fill(app.code())
+    await dialog.get_by_role("button", name="Confirm").click()
+    await dialog.get_by_role("heading", name="Recovery codes").wait_for()
+    await check(page, "recovery codes", "dialog[open]")
+    await dialog.get_by_role("button", name="Add a passkey").click()
+    await dialog.get_by_text("Passkey, added").wait_for()
+    await check(page, "an app and a passkey", "dialog[open]")
+    await page.keyboard.press("Escape")
+    await user.set_user(present=False)
+    await sign_out(page)
+    await sign_in(page, account.profile["email"], account.password)
+    await proof.wait_for()
+    await check(page, "all ways to complete a sign-in", "dialog[open]")
+
+
+async def test_focus_returns_from_dialogs(page: "Page", localhost: Client) -> None:
+    account = await register(localhost)
+    focused = "element => element === document.activeElement"
+    await open_docs(page, localhost)
+    await sign_in(page, account.profile["email"], account.password)
+    dialog = await open_factors(page)
+    assert await dialog.get_by_role("heading").evaluate(focused)
+    await age_proofs(localhost)
+    add = dialog.get_by_role("button", name="Add an app")
+    await add.click()
+    proof = page.get_by_role("dialog", name="Prove that the account is yours")
+    assert await proof.get_by_label("Your password").evaluate(focused)
+    await page.keyboard.press("Escape")
+    await dialog.get_by_text("Nothing has changed.").wait_for()
+    assert await add.evaluate(focused)
+    await page.keyboard.press("Escape")
+    await dialog.wait_for(state="hidden")
+    opener = page.get_by_role("button", name="Second factors", exact=True)
+    assert await opener.evaluate(focused)
 
 
 async def test_tab_reaches_every_control_and_shows_it(page: "Page", client: Client) -> None:
@@ -154,6 +216,7 @@ async def test_focus_follows_signing_in_and_out(page: "Page", client: Client) ->
     await page.get_by_text("Signed in as").wait_for()
     assert await page.locator("#signed-in").evaluate(focused)
 
+    await page.keyboard.press("Tab")
     await page.keyboard.press("Tab")
     await page.keyboard.press("Enter")
     await page.get_by_role("status").get_by_text("Signed out.").wait_for()

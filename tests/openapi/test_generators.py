@@ -13,7 +13,8 @@ OPERATION_IDS = """
     admin_remove_factor admin_remove_factors admin_reset_password admin_suspend_user
     audit_list_events
     auth_jwks
-    docs_home docs_page docs_page_script docs_page_style docs_swagger_ui_script docs_swagger_ui_style
+    docs_factors_script docs_home docs_page docs_page_script docs_page_style docs_session_script
+    docs_swagger_ui_script docs_swagger_ui_style
     factors_related_origins
     health health_live health_ready health_startup
     openapi_spec

@@ -2,14 +2,14 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tests.support.clients import Client
 from tests.support.programs import require
 from tests.support.waiting import DEADLINE_S
 
 if TYPE_CHECKING:
-    from playwright.async_api import Locator, Page
+    from playwright.async_api import CDPSession, Locator, Page
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 FLAGS = [
@@ -43,6 +43,48 @@ async def sign_in(page: "Page", email: str, password: str, button: str = "Sign i
     await page.get_by_role("button", name=button, exact=True).click()
 
 
+async def sign_out(page: "Page") -> None:
+    await page.get_by_role("button", name="Sign out").click()
+    await page.get_by_role("button", name="Sign in", exact=True).wait_for()
+    await page.locator(".opblock").first.wait_for()
+
+
+async def open_factors(page: "Page") -> "Locator":
+    """Open the dialog of second factors; return it."""
+    await page.get_by_role("button", name="Second factors", exact=True).click()
+    dialog = page.get_by_role("dialog", name="Second factors")
+    await dialog.wait_for()
+    return dialog
+
+
+class Authenticator(NamedTuple):
+    """The browser's own authenticator, whose user is there or not."""
+
+    cdp: "CDPSession"
+    id: str
+
+    async def set_user(self, *, present: bool) -> None:
+        """Let the user use a passkey whenever the page asks for one from now on, or never."""
+        options = {"authenticatorId": self.id, "enabled": present}
+        await self.cdp.send("WebAuthn.setAutomaticPresenceSimulation", options)
+
+
+async def add_authenticator(page: "Page") -> Authenticator:
+    """Give the browser an authenticator that keeps passkeys and verifies its user."""
+    cdp = await page.context.new_cdp_session(page)
+    await cdp.send("WebAuthn.enable")
+    options = {
+        "protocol": "ctap2",
+        "transport": "internal",
+        "hasResidentKey": True,
+        "hasUserVerification": True,
+        "isUserVerified": True,
+        "automaticPresenceSimulation": True,
+    }
+    added = await cdp.send("WebAuthn.addVirtualAuthenticator", {"options": options})
+    return Authenticator(cdp, added["authenticatorId"])
+
+
 async def execute(page: "Page", operation: str) -> "Locator":
     """Try the operation, opening it if needed; return the element that shows its response."""
     block = page.locator(f"#operations-{operation}")
@@ -66,11 +108,11 @@ async def overflow_width(page: "Page") -> int:
     return overflow
 
 
-async def find_violations(page: "Page") -> list[str]:
+async def find_violations(page: "Page", within: str | None = None) -> list[str]:
     """Run all rules of axe-core; return the rule, selector and HTML of each violation."""
     from axe_playwright_python.async_playwright import Axe
 
-    found: list[dict[str, Any]] = (await Axe().run(page)).response["violations"]
+    found: list[dict[str, Any]] = (await Axe().run(page, context=within)).response["violations"]
     return [
         f"{violation['id']}: {' '.join(map(str, node['target']))} {node['html'][:200]}"
         for violation in found
