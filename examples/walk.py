@@ -347,7 +347,7 @@ async def use_an_app(ada: Client, ada_email: str) -> None:
     ada.tokens = await ada.send(
         "POST", "/api/v1/auth/second-factor", 200, "A code completes it. Each is good once.", second
     )
-    await ada.send("POST", "/api/v1/users/me/recovery-codes", 200, "New recovery codes.")
+    await ada.send("POST", "/api/v1/users/me/recovery-codes", 201, "New recovery codes.")
     await ada.send("PATCH", path, 200, "Renames the app.", {"name": "Old phone"})
 
 
@@ -375,6 +375,10 @@ async def use_a_passkey(ada: Client, ada_email: str) -> None:
         "POST", f"{auth}/reauthenticate", 200, "Proves again that it is Ada.", signed
     )
     ada.tokens |= proved
+    own = {"current_password": SECOND_PASSWORD}
+    await ada.send("DELETE", f"{me}/password", 204, "From now on, only passkeys sign in.", own)
+    again = {"password": SECOND_PASSWORD}
+    await ada.send("POST", f"{me}/password", 204, "Or a password, after all.", again)
     factors = (await ada.send("GET", f"{me}/factors", 200, "The app and the passkey."))["items"]
     for factor in factors:
         await ada.send("DELETE", f"{me}/factors/{factor['id']}", 204, "Removes one.")
