@@ -11,12 +11,12 @@ _EXAMPLES = ("example", "examples")
 
 
 def adapt(document: dict[str, Any]) -> dict[str, Any]:
-    """Return the document with types and names for all enumerated values.
+    """Return the document with types and names for all enumerated values, and open free objects.
 
     The defaults of body fields move to their descriptions, since openapi-typescript takes a field
     with a default for a required one.
     """
-    adapted: dict[str, Any] = _complete_enumerations(document)
+    adapted: dict[str, Any] = _complete(document)
     for schema in adapted["components"]["schemas"].values():
         for name, field in schema.get("properties", {}).items():
             if None in field.get("enum", ()):
@@ -28,13 +28,13 @@ def adapt(document: dict[str, Any]) -> dict[str, Any]:
     return adapted
 
 
-def _complete_enumerations(node: Any) -> Any:
+def _complete(node: Any) -> Any:
     if isinstance(node, list):
-        return [_complete_enumerations(inner) for inner in node]
+        return [_complete(inner) for inner in node]
     if not isinstance(node, dict):
         return node
     completed = {
-        key: inner if key in _EXAMPLES else _complete_enumerations(inner)
+        key: inner if key in _EXAMPLES else _complete(inner)
         for key, inner in node.items()
     }
     values = completed.get("enum", [completed.get("const")])
@@ -44,4 +44,7 @@ def _complete_enumerations(node: Any) -> Any:
             # A list sorted the other way: -email would be VALUE_1.
             names = [re.sub("^-", "descending_", value).replace("-", "_") for value in values]
             completed["x-enum-varnames"] = names
+    if completed.get("type") == "object" and "properties" not in completed:
+        # openapi-typescript would take it for an object without members.
+        completed.setdefault("additionalProperties", True)
     return completed

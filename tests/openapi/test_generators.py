@@ -151,6 +151,12 @@ def test_enumerated_values_that_may_be_null_have_a_title() -> None:
     assert titles == {"#/components/schemas/SettingsPatch/properties/ui_theme": "UiTheme"}
 
 
+def test_objects_without_properties_say_that_they_have_members() -> None:
+    for place, schema in schemas():
+        if schema.get("type") == "object":
+            assert {"properties", "additionalProperties"} & schema.keys(), place
+
+
 def test_no_schema_chooses_between_schemas() -> None:
     """Null is one of several types instead, which all generators understand."""
     for place, schema in schemas():
