@@ -29,8 +29,8 @@ const ACTIONS = {
 
   async totp(form) {
     pending = await call("POST", `${PATH}/totp`, nameIn(form));
-    const svg = pending.qr_svg.replace("<svg", '<svg xmlns="http://www.w3.org/2000/svg"');
-    confirmation.querySelector("img").src = `data:image/svg+xml,${encodeURIComponent(svg)}`;
+    const svg = encodeURIComponent(pending.qr_svg);
+    confirmation.querySelector("img").src = `data:image/svg+xml,${svg}`;
     confirmation.querySelector("code").textContent = pending.secret;
     add.hidden = true;
     confirmation.hidden = false;
