@@ -34,8 +34,7 @@ def _complete(node: Any) -> Any:
     if not isinstance(node, dict):
         return node
     completed = {
-        key: inner if key in _EXAMPLES else _complete(inner)
-        for key, inner in node.items()
+        key: inner if key in _EXAMPLES else _complete(inner) for key, inner in node.items()
     }
     values = completed.get("enum", [completed.get("const")])
     if isinstance(values, list) and all(isinstance(value, str) for value in values):
