@@ -328,10 +328,14 @@ async def replace_recovery_codes(
 ) -> None:
     await conn.execute("update users set recovery_key = $2 where id = $1", user_id, sealed_key)
     await conn.execute("delete from recovery_codes where user_id = $1", user_id)
+    # Sent as text, as asyncpg would look up the type of another array.
     await conn.execute(
-        "insert into recovery_codes (user_id, code_hmac) select $1, unnest($2::bytea[])",
+        """
+        insert into recovery_codes (user_id, code_hmac)
+        select $1, decode(code, 'hex') from unnest($2::text[]) as code
+        """,
         user_id,
-        hashes,
+        [each.hex() for each in hashes],
     )
 
 
