@@ -28,9 +28,12 @@ from tests.support.waiting import DEADLINE_S, eventually_blocking
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
-# Asks the kernel for SIGKILL when pytest dies, then executes the program.
+# Asks the kernel for SIGKILL when pytest dies, then executes the program. A shell has its background
+# jobs ignore SIGINT and SIGQUIT, which the program would inherit.
 _TIED = """
-import ctypes, os, sys
+import ctypes, os, signal, sys
+for ignored in (signal.SIGINT, signal.SIGQUIT):
+    signal.signal(ignored, signal.SIG_DFL)
 if sys.platform == "linux":
     ctypes.CDLL(None).prctl(1, ctypes.c_ulong(9))
     if os.getppid() != int(sys.argv[1]):
