@@ -21,6 +21,7 @@ from service.context import SETTINGS, USER
 from service.db.connection import Connection
 from service.factors import challenge_queries
 from service.factors import queries as factors
+from service.factors.listing import event_of
 from service.factors.passkeys import keep_a_way_in
 from service.factors.problems import FACTOR_NOT_FOUND, LAST_SECOND_FACTOR
 from service.http.conditional import check_preconditions
@@ -230,8 +231,7 @@ async def remove_factors(
     await session_queries.end_sessions(conn, user["id"])
     await send_mail(conn, app, user, "second_factor_removed")
     for factor in removed:
-        before = {"factor_id": str(factor["id"]), "type": factor["type"]}
-        await record(conn, by, "factor.remove", user["id"], before=before)
+        await record(conn, by, "factor.remove", user["id"], before=event_of(factor))
     return user, len(removed)
 
 

@@ -17,7 +17,8 @@ from service.audit.events import record
 from service.db.connection import Connection
 from service.db.replica import read_replica
 from service.db.transactions import read, write
-from service.factors.listing import FACTORS, FACTORS_EXAMPLE, describe_factors
+from service.factors.listing import describe_factors
+from service.factors.schemas import FACTORS, FACTORS_EXAMPLE
 from service.http import examples
 from service.http.conditional import etag_of, require_if_match
 from service.http.descriptions import Success, describe

@@ -16,7 +16,7 @@ const proof = document.getElementById("proof");
 
 let session = null; // { token, refreshToken, staleAt }
 let tell = null; // gets each new access token, and null when the session ends
-let asking = null; // stops the request for a passkey, of which a browser takes one at a time
+let asking = null; // stops the request for a passkey: a browser takes one at a time
 
 export function watch(listener) {
   tell = listener;
@@ -33,7 +33,7 @@ export function say(text, kind = "error") {
   message.textContent = text;
 }
 
-// Runs what a form is for, and says what goes wrong. The form takes no input meanwhile.
+// Runs what a form is for, and says what goes wrong. The form takes no input until then.
 export async function attempt(form, action) {
   const focused = document.activeElement;
   say("");

@@ -1,14 +1,13 @@
-"""An account's factors as JSON, for its owner and for administrators."""
+"""An account's factors as JSON: for its owner, for administrators, and in audit events."""
 
 import uuid
+from typing import Any
+
+import asyncpg
 
 from service.db.connection import Connection
 from service.factors import queries
-from service.factors.schemas import FACTOR, FACTOR_EXAMPLE, FACTORS, TOTP_EXAMPLE
-
-__all__ = ["FACTORS", "FACTORS_EXAMPLE", "describe_factors"]
-
-FACTORS_EXAMPLE = {"items": [FACTOR_EXAMPLE, TOTP_EXAMPLE], "recovery_codes_left": 9}
+from service.factors.schemas import FACTOR
 
 
 async def describe_factors(conn: Connection, user_id: uuid.UUID) -> dict[str, object]:
@@ -18,3 +17,8 @@ async def describe_factors(conn: Connection, user_id: uuid.UUID) -> dict[str, ob
         "items": FACTOR.dump(factors, many=True),
         "recovery_codes_left": await queries.count_recovery_codes(conn, user_id),
     }
+
+
+def event_of(factor: asyncpg.Record) -> dict[str, Any]:
+    """Return what an audit event says of a factor."""
+    return {"factor_id": str(factor["id"]), "type": factor["type"]}

@@ -53,7 +53,7 @@ async def check_assertion(
 ) -> Used:
     """Check that a stored passkey, of ``owner_id`` if that is given, has signed the challenge.
 
-    Raises one of ``refusals``, of which the first means that no such account has the passkey.
+    Raises one of ``refusals``. The first of them means that no such account has the passkey.
     """
     rp = site(app)
     try:
@@ -78,7 +78,7 @@ async def check_assertion(
 
 
 async def note_use(conn: Connection, used: Used, refusals: tuple[ProblemType, ...]) -> None:
-    """Store the use of a passkey. Raises a refusal if it has been used, or removed, meanwhile."""
+    """Store the use of a passkey. Raises a refusal if it has just been used or removed."""
     if not await queries.use_passkey(
         conn, used.factor_id, used.old_count, used.new_count, backed_up=used.backed_up
     ):

@@ -105,7 +105,7 @@ async def find_pending_totp(
     """Return the app to be confirmed, with the database's time."""
     return await conn.fetchrow(
         f"""
-        select id, sealed_secret, last_step,
+        select id, type, sealed_secret, last_step,
                extract(epoch from clock_timestamp())::float8 as unix_time_s
         from factors
         where id = $2 and user_id = $1 and type = 'totp' and not {_CONFIRMED}
@@ -151,7 +151,7 @@ async def count_failure(conn: Connection, user_id: uuid.UUID) -> None:
 async def use_step(conn: Connection, user_id: uuid.UUID, factor_id: uuid.UUID, step: int) -> None:
     """Use up the codes of a time step, and those before. The account must be locked.
 
-    The count of wrong codes starts anew for all its apps.
+    The count of wrong codes starts again from zero for all its apps.
     """
     await conn.execute(
         "update factors set last_step = $2, last_used_at = now() where id = $1", factor_id, step

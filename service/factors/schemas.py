@@ -117,6 +117,7 @@ FACTOR_EXAMPLE = {
     "last_used_at": examples.SEEN_AT,
 }
 TOTP_EXAMPLE = {**FACTOR_EXAMPLE, "type": "totp", "name": "Authenticator app"}
+FACTORS_EXAMPLE = {"items": [FACTOR_EXAMPLE, TOTP_EXAMPLE], "recovery_codes_left": 9}
 CODES_EXAMPLE = ["k3fz-9m2p-7qxt", "0b8d-hw4n-2vcs"]
 _SECRET = b"an example, no secret"[: totp.SECRET_BYTES]
 _URI = totp.otpauth_uri(_SECRET, "Shinkei", examples.EMAIL)

@@ -15,6 +15,7 @@ from service.db.connection import Connection
 from service.db.transactions import read
 from service.factors import challenge_queries
 from service.factors import queries as factors
+from service.factors.listing import event_of
 from service.http.fields import fold_email
 from service.http.problems import EMAIL_TAKEN, Problem, ProblemType
 from service.mail import notices
@@ -97,8 +98,9 @@ async def forget_factors(
     await factors.delete_recovery_codes(conn, user_id)
     await challenge_queries.delete_challenges(conn, user_id)
     for factor in removed:
-        before = {"factor_id": str(factor["id"]), "type": factor["type"]}
-        await record(conn, request, "factor.remove", user_id, actor_id=user_id, before=before)
+        await record(
+            conn, request, "factor.remove", user_id, actor_id=user_id, before=event_of(factor)
+        )
 
 
 async def change_email(conn: Connection, user: asyncpg.Record, email: str) -> None:

@@ -25,9 +25,6 @@ from service.sessions import schemas
 from service.sessions.start import complete_sign_in, may_sign_in, report_success
 from service.throttle.limits import TOO_MANY_REQUESTS
 
-# The code is the one of a passkey that nobody has.
-NOT_ALLOWED = REFUSED_ASSERTION[0]._replace(detail="This passkey cannot sign in.")
-
 
 @describe(
     {
@@ -97,9 +94,11 @@ async def use_passkey(request: web.Request) -> web.Response:
         tokens = await write(request.app, _sign_in, request, challenge, used)
     except Problem as problem:
         if problem.status == 401:
-            refused = problem.detail == NOT_ALLOWED.detail
-            report_refusal(request.app, "refused" if refused else "wrong", user_id)
+            report_refusal(request.app, "wrong", user_id)
         raise
+    if tokens is None:
+        report_refusal(request.app, "refused", user_id)
+        raise Problem(REFUSED_ASSERTION[0], "This passkey cannot sign in.")
     report_success(request)
     return json_response(tokens)
 
@@ -109,10 +108,11 @@ async def _sign_in(
     request: web.Request,
     challenge: challenges.PasskeyChallenge,
     used: passkeys.Used,
-) -> dict[str, object]:
+) -> dict[str, object] | None:
+    """Open a session, or return None if the account may not sign in."""
     user = await accounts.lock_sign_in(conn, used.user_id)
     if user is None or not may_sign_in(request, user):
-        raise Problem(NOT_ALLOWED)
+        return None
     await challenges.use_passkey_challenge(conn, challenge, INVALID_CHALLENGE)
     await passkeys.note_use(conn, used, REFUSED_ASSERTION)
     return await complete_sign_in(conn, request, user, amr=[used.method], aal=2)

@@ -78,7 +78,7 @@ VERIFICATION = Action(
 )
 
 
-# Changes of second factors, each of which sends a mail to an email that may be a stranger's.
+# Changes of second factors. Each sends a mail, and the email may be a stranger's.
 SECOND_FACTORS = Action(
     "second-factors",
     attrgetter("throttle_factors_per_ip"),

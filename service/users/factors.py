@@ -22,7 +22,7 @@ from service.db.connection import Connection
 from service.db.transactions import read, write
 from service.factors import challenge_queries, challenges, codes, passkeys, queries, schemas, totp
 from service.factors.aaguids import name_of
-from service.factors.listing import FACTORS, FACTORS_EXAMPLE, describe_factors
+from service.factors.listing import describe_factors, event_of
 from service.factors.problems import (
     CREDENTIAL_TAKEN,
     EXPIRED_CHALLENGE,
@@ -61,7 +61,7 @@ _HANDLE_BYTES = 32
 
 @describe(
     {
-        200: Success("The factors.", FACTORS, example=FACTORS_EXAMPLE),
+        200: Success("The factors.", schemas.FACTORS, example=schemas.FACTORS_EXAMPLE),
     }
 )
 async def list_factors(request: web.Request) -> web.Response:
@@ -148,7 +148,7 @@ async def _confirm_totp(conn: Connection, request: web.Request, code: str) -> we
     if step is None:
         raise Problem(WRONG_CODE)
     await queries.confirm_totp(conn, pending["id"], step)
-    new_codes = await _added(conn, request, user, pending["id"], "totp", "otp")
+    new_codes = await _added(conn, request, user, pending, "otp")
     return json_response({"recovery_codes": new_codes})
 
 
@@ -254,7 +254,7 @@ async def _add_passkey(
     if factor is None:
         raise Problem(CREDENTIAL_TAKEN)
     method = passkeys.method_of(passkey.backup_eligible)
-    new_codes = await _added(conn, request, user, factor["id"], "passkey", method)
+    new_codes = await _added(conn, request, user, factor, method)
     return json_response(
         schemas.NEW_PASSKEY.dump({**factor, "recovery_codes": new_codes}), status=201
     )
@@ -276,9 +276,7 @@ async def _rename(conn: Connection, request: web.Request, name: str) -> dict[str
     factor = await queries.rename_factor(conn, user_id, _factor_id(request), name)
     if factor is None:
         raise Problem(FACTOR_NOT_FOUND)
-    await record(
-        conn, request, "factor.rename", user_id, after=_event(factor["id"], factor["type"])
-    )
+    await record(conn, request, "factor.rename", user_id, after=event_of(factor))
     renamed: dict[str, object] = schemas.FACTOR.dump(factor)
     return renamed
 
@@ -311,8 +309,7 @@ async def _remove(conn: Connection, request: web.Request) -> None:
     await challenge_queries.delete_challenges(conn, user["id"])
     await send_mail(conn, request.app, user, "second_factor_removed")
     for factor in removed:
-        before = _event(factor["id"], factor["type"])
-        await record(conn, request, "factor.remove", user["id"], before=before)
+        await record(conn, request, "factor.remove", user["id"], before=event_of(factor))
 
 
 @describe(
@@ -346,8 +343,7 @@ async def _added(
     conn: Connection,
     request: web.Request,
     user: asyncpg.Record,
-    factor_id: uuid.UUID,
-    type_: str,
+    factor: asyncpg.Record,
     method: str,
 ) -> list[str] | None:
     """Apply the effects of a new factor, and return recovery codes if it is the first.
@@ -369,12 +365,12 @@ async def _added(
     ):
         raise Problem(INVALID_ACCESS_TOKEN, SESSION_ENDED)
     await send_mail(conn, request.app, user, "second_factor_added")
-    await record(conn, request, "factor.add", user["id"], after=_event(factor_id, type_))
+    await record(conn, request, "factor.add", user["id"], after=event_of(factor))
     return new_codes
 
 
 async def _end_other_sessions(conn: Connection, request: web.Request) -> None:
-    """End all but this session. Raises Problem 401 if it has ended meanwhile."""
+    """End all other sessions. Raises Problem 401 if this one has just ended."""
     user = request[USER]
     if not await session_queries.end_sessions(conn, user["id"], but=user["session_id"]):
         raise Problem(INVALID_ACCESS_TOKEN, SESSION_ENDED)
@@ -384,7 +380,7 @@ async def _lock_owner(conn: Connection, request: web.Request) -> asyncpg.Record:
     """Lock the caller's account and return its profile.
 
     Raises a Problem if the session has ended. What the session proves is read again, because
-    another request may have added or removed a factor meanwhile.
+    another request may just have added or removed a factor.
     """
     user = await accounts.lock_profile(conn, request[USER]["id"])
     found = await session_queries.find_signed_in(conn, [request[USER]["session_id"]])
@@ -403,7 +399,3 @@ def _registration(user: asyncpg.Record) -> str:
 
 def _factor_id(request: web.Request) -> uuid.UUID:
     return uuid.UUID(request.match_info["factor_id"])
-
-
-def _event(factor_id: uuid.UUID, type_: str) -> dict[str, object]:
-    return {"factor_id": str(factor_id), "type": type_}
