@@ -75,7 +75,9 @@ async def test_log_of_nginx_has_the_request_id_of_the_response(proxied: Proxied)
     response = await proxied.session.get(ME, headers={"X-Request-ID": "chosen-by-the-client"})
     await assert_problem(response, 401, "not_signed_in")
     request_id = response.headers["X-Request-ID"]
-    assert re.search(rf" {CLIENT_IP} GET {ME} 401 \S+ {request_id}\n", proxied.nginx.logged())
+    line = re.compile(rf" {CLIENT_IP} GET {ME} 401 \S+ {request_id}\n")
+    # nginx writes the line after it has sent the response.
+    assert await eventually(lambda: line.search(proxied.nginx.logged()))
 
 
 async def test_if_match_works_behind_an_nginx_that_compresses(proxied: Proxied) -> None:
