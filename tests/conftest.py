@@ -5,6 +5,7 @@ into a template database that each test clones, so tests run in parallel with re
 """
 
 import asyncio
+import contextlib
 import dataclasses
 import functools
 import gc
@@ -23,6 +24,7 @@ import hypothesis
 import pytest
 import uvloop
 from aiohttp import web
+from aiohttp.test_utils import BaseTestServer
 from pytest_aiohttp import AiohttpClient
 
 from service.app import create_app
@@ -36,6 +38,7 @@ from service.settings import Database, Settings, load_settings
 from tests.support import described, forks
 from tests.support.authenticator import ORIGIN, RP_ID
 from tests.support.clients import FAST, PLENTY, SECRET_KEY, Client, StartApp
+from tests.support.lending import Lender, WatchedClient
 from tests.support.logbook import log_into
 from tests.support.passkey_faults import OTHER_ORIGIN
 from tests.support.processes import adopt_orphans, end_with_parent, orphans
@@ -232,14 +235,65 @@ def maintenance(server: dict[str, Any]) -> Database:
     )
 
 
-@pytest.fixture
-def database(server: dict[str, Any], maintenance: Database) -> Iterator[Database]:
-    """A migrated, empty database, with the audit log's partitions."""
+@contextlib.contextmanager
+def _new_database(maintenance: Database, template: str) -> Iterator[Database]:
+    """Create a migrated, empty database, with the audit log's partitions."""
     name = f"shinkei_test_{secrets.token_hex(6)}"
-    template = server["template"]
     _execute(maintenance, f'create database "{name}" template "{template}" strategy = file_copy')
     yield dataclasses.replace(maintenance, name=name)
     _execute(maintenance, f'drop database "{name}" with (force)')
+
+
+@pytest.fixture(scope="session")
+async def lender(server: dict[str, Any], maintenance: Database) -> AsyncIterator[Lender]:
+    @contextlib.contextmanager
+    def new_settings() -> Iterator[Settings]:
+        data_dir = make_directory()
+        with _new_database(maintenance, server["template"]) as database:
+            # As for all tests with ``client``, periodic jobs begin long after them.
+            yield dataclasses.replace(_settings(database, data_dir), jobs_start_within_s=1e6)
+        shutil.rmtree(data_dir)
+
+    lender = Lender(new_settings)
+    yield lender
+    await lender.end()
+
+
+@pytest.fixture
+async def borrowed(lender: Lender) -> AsyncIterator[Settings]:
+    """The settings of an application that the test borrows."""
+    yield await lender.borrow()
+    await lender.take_back()
+
+
+@pytest.fixture
+def may_borrow() -> None:
+    """Requested by ``client`` alone, so that ``lent`` can tell."""
+
+
+@pytest.fixture
+def lent(request: pytest.FixtureRequest) -> Settings | None:
+    """What is ``borrowed``, or None if the test has its own applications.
+
+    Those are tests without ``client``, and tests that patch something, maybe in the application.
+    """
+    if "may_borrow" not in request.fixturenames or "monkeypatch" in request.fixturenames:
+        return None
+    settings: Settings = request.getfixturevalue("borrowed")
+    return settings
+
+
+@pytest.fixture
+def database(
+    lent: Settings | None, server: dict[str, Any], maintenance: Database
+) -> Iterator[Database]:
+    """A migrated, empty database, with the audit log's partitions."""
+    if lent is not None:
+        assert lent.database is not None
+        yield lent.database
+        return
+    with _new_database(maintenance, server["template"]) as database:
+        yield database
 
 
 @pytest.fixture
@@ -252,10 +306,14 @@ def empty_database(maintenance: Database) -> Iterator[Database]:
 
 
 @pytest.fixture
-def settings(database: Database, tmp_path: Path) -> Settings:
+def settings(database: Database, lent: Settings | None, tmp_path: Path) -> Settings:
     """Default settings with a small pool, the cheapest argon2 hash and generous limits."""
+    return _settings(database, lent.data_dir if lent else tmp_path / "data")
+
+
+def _settings(database: Database, data_dir: Path) -> Settings:
     return Settings(
-        data_dir=tmp_path / "data",
+        data_dir=data_dir,
         database=database,
         secret_key=SECRET_KEY,
         db_pool_size=4,
@@ -293,11 +351,18 @@ async def conn(database: Database) -> AsyncIterator["asyncpg.Connection[asyncpg.
 
 
 @pytest.fixture
-def aiohttp_client(aiohttp_client: AiohttpClient) -> Callable[..., Awaitable[Client]]:
-    """Serve the service's applications behind the same connections as in production."""
+def aiohttp_client(
+    lent: Settings | None, aiohttp_client: AiohttpClient
+) -> Callable[..., Awaitable[Client]]:
+    """Serve the service's applications behind the same connections as in production.
 
-    async def serve(app: web.Application, **options: Any) -> Client:
-        served: Any = Server(app) if CONNECTIONS in app else app
+    Requests ``lent``, so that all of the test's applications have ended when that is taken back.
+    """
+
+    async def serve(app: web.Application | BaseTestServer, **options: Any) -> Client:
+        served: Any = app
+        if isinstance(app, web.Application) and CONNECTIONS in app:
+            served = Server(app)
         client: Any = await aiohttp_client(served, **options)
         return cast("Client", client)
 
@@ -320,12 +385,38 @@ def start_app(settings: Settings, aiohttp_client: AiohttpClient) -> StartApp:
 
 
 @pytest.fixture
-def mail_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def mail_at_once() -> Iterator[None]:
     """Make the sender poll for mail many times a second."""
-    monkeypatch.setattr(sender, "POLL_S", 0.02)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sender, "POLL_S", 0.02)
+        yield
 
 
 @pytest.fixture
-async def client(start_app: StartApp) -> Client:
-    """The application, whose periodic jobs begin long after the test."""
-    return await start_app(jobs_start_within_s=1e6)
+def aiohttp_client_cls() -> type[Client]:
+    """The class of the clients that ``aiohttp_client`` creates."""
+    return WatchedClient
+
+
+@pytest.fixture
+async def client(
+    may_borrow: None,
+    lent: Settings | None,
+    lender: Lender,
+    settings: Settings,
+    aiohttp_client: Callable[..., Awaitable[WatchedClient]],
+    start_app: StartApp,
+) -> AsyncIterator[Client]:
+    """The application, whose periodic jobs begin long after the test.
+
+    Tests borrow it from each other: see ``tests/support/lending.py``.
+    """
+    if lent == dataclasses.replace(settings, jobs_start_within_s=1e6):
+        client = await aiohttp_client(lender.server, middlewares=described.checks_of(lent))
+        yield client
+        lender.changed |= client.looked_inside
+        return
+    if lent is not None:
+        # The module of the test has settings of its own.
+        await lender.stop()
+    yield await start_app(jobs_start_within_s=1e6)

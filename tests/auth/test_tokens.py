@@ -230,7 +230,8 @@ async def test_token_cache_is_bounded(client: Client, monkeypatch: pytest.Monkey
     assert list(client.app[KEY_RING].verified) == tokens[1:]
 
 
-async def test_refused_tokens_are_not_cached(client: Client) -> None:
+async def test_refused_tokens_are_not_cached(start_app: StartApp) -> None:
+    client = await start_app()
     token = (await register(client)).tokens["access_token"]
     head, body, signature = token.split(".")
     for forged in (f"{head}.{body}.{signature[::-1]}", f"{head}.{body}.", "x", token[:-2]):

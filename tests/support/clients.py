@@ -3,15 +3,25 @@
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import asyncpg
 from aiohttp import web
-from aiohttp.test_utils import TestClient
+from aiohttp.test_utils import TestClient, TestServer
 
+from service.db.connection import POOL
 from service.settings import Rate
 
 ROOT = Path(__file__).parents[2]
 
 Client = TestClient[web.Request, web.Application]
 StartApp = Callable[..., Awaitable[Client]]
+
+
+def pool_of(client: Client) -> "asyncpg.Pool[asyncpg.Record]":
+    """Return the pool of the client's application."""
+    server = client.server
+    assert isinstance(server, TestServer)
+    return server.app[POOL]
+
 
 SECRET_KEY = "a secret key of the tests, long enough to be taken"
 # Replaces it.

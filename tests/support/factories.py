@@ -5,8 +5,7 @@ from typing import Any, NamedTuple
 
 from aiohttp import ClientResponse
 
-from service.db.connection import POOL
-from tests.support.clients import Client
+from tests.support.clients import Client, pool_of
 
 PASSWORD = "a passphrase nobody else has"
 _numbers = itertools.count(1)
@@ -34,8 +33,7 @@ async def register(client: Client, **overrides: Any) -> Account:
 async def register_as(client: Client, role: str, **overrides: Any) -> Account:
     """Register and sign in, then set the role in the database."""
     account = await register(client, **overrides)
-    assert client.app is not None
-    await client.app[POOL].execute(
+    await pool_of(client).execute(
         "update users set role = $2 where id = $1", account.profile["id"], role
     )
     return account._replace(profile={**account.profile, "role": role})

@@ -4,10 +4,9 @@ import base64
 import time
 from typing import Any, NamedTuple
 
-from service.db.connection import POOL
 from service.factors import totp
 from tests.support.authenticator import Authenticator
-from tests.support.clients import Client
+from tests.support.clients import Client, pool_of
 from tests.support.factories import Account, bearer
 
 SECOND_FACTOR = "/api/v1/auth/second-factor"
@@ -88,8 +87,7 @@ async def sign_in_with(client: Client, account: Account, **proof: Any) -> Accoun
 
 async def forget_used_codes(client: Client) -> None:
     """Make codes that were used good again, so that a test need not wait for the next ones."""
-    assert client.app is not None
-    await client.app[POOL].execute("update factors set last_step = null")
+    await pool_of(client).execute("update factors set last_step = null")
 
 
 async def prove(client: Client, headers: dict[str, str], **proof: Any) -> Any:
@@ -99,8 +97,7 @@ async def prove(client: Client, headers: dict[str, str], **proof: Any) -> Any:
 
 async def age_proofs(client: Client, hours: int = 1) -> None:
     """Move the time at which any session was proved into the past."""
-    assert client.app is not None
-    await client.app[POOL].execute(
+    await pool_of(client).execute(
         """
         update sessions set aal1_at = aal1_at - make_interval(hours => $1),
                             aal2_at = aal2_at - make_interval(hours => $1)
