@@ -272,12 +272,19 @@ def may_borrow() -> None:
 
 
 @pytest.fixture
+def own_application() -> None:
+    """For a test whose ``client`` must be new, such as one about query plans."""
+
+
+@pytest.fixture
 def lent(request: pytest.FixtureRequest) -> Settings | None:
     """What is ``borrowed``, or None if the test has its own applications.
 
-    Those are tests without ``client``, and tests that patch something, maybe in the application.
+    Those are tests without ``client``, tests that patch something, maybe in the application, and
+    tests that ask for ``own_application``.
     """
-    if "may_borrow" not in request.fixturenames or "monkeypatch" in request.fixturenames:
+    names = set(request.fixturenames)
+    if "may_borrow" not in names or names & {"monkeypatch", "own_application"}:
         return None
     settings: Settings = request.getfixturevalue("borrowed")
     return settings

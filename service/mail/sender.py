@@ -267,7 +267,7 @@ def _write_file(data_dir: Path, row: asyncpg.Record, payload: dict[str, Any]) ->
     """Write the mail to a file for developers; its name is the same at each attempt."""
     directory = data_dir / "mail"
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    path = directory / f"{row['created_at']:%Y%m%dT%H%M%SZ}-{row['id']}.eml"
+    path = directory / f"{row['created_at']:%Y%m%dT%H%M%S.%fZ}-{row['id']}.eml"
     scratch = path.with_suffix(".part")
     scratch.touch(mode=0o600)
     scratch.write_bytes(payload["message"].encode())

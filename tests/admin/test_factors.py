@@ -120,8 +120,8 @@ async def test_the_owner_is_told_of_a_removal(client: Client, settings: Settings
     email = owner.profile["email"]
     await add_totp(client, owner.headers)
     await send(client, "DELETE", path_of(owner), by=admin)
-    subjects = [(await next_mail(settings.data_dir, email))["Subject"] for _ in range(3)]
-    assert subjects[-1] == REMOVED
+    # Mails are sent concurrently.
+    assert REMOVED in [(await next_mail(settings.data_dir, email))["Subject"] for _ in range(3)]
 
 
 async def test_each_removed_factor_is_recorded(client: Client, conn: Any) -> None:

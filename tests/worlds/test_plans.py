@@ -14,6 +14,9 @@ from tests.support.waiting import eventually
 from tests.support.worlds import WORLDS as WORLDS_PATH
 from tests.support.worlds import World
 
+# The plans of PostgreSQL's sessions depend on what these have done before.
+pytestmark = pytest.mark.usefixtures("own_application")
+
 WORLDS, STORIES, BEATS, EVENTS = 40, 4, 60, 30
 # The first of the worlds, and those of all others, have the same rows. Of the beats of a story, each
 # fifth is linked to an event, and one in thirty has the rare word.
