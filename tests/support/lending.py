@@ -30,30 +30,29 @@ _TABLES = """
     select oid::regclass::text from pg_class
     where relkind = 'r' and relnamespace = 'public'::regnamespace order by 1
 """
-# Changes with everything that is defined in the database. Rows of a catalog are never changed in
-# place, except by VACUUM.
-_DEFINITIONS = """
-    select md5(concat(
-        (select string_agg(oid::text || xmin, ',' order by oid) from pg_class where oid >= 16384),
-        (select string_agg(attrelid::text || attnum || xmin, ',' order by attrelid, attnum)
-         from pg_attribute where attrelid >= 16384),
-        (select string_agg(oid::text || xmin, ',' order by oid) from pg_attrdef),
-        (select string_agg(oid::text || xmin, ',' order by oid) from pg_constraint),
-        (select string_agg(indexrelid::text || xmin, ',' order by indexrelid)
-         from pg_index where indexrelid >= 16384),
-        (select string_agg(oid::text || xmin, ',' order by oid) from pg_trigger),
-        (select string_agg(oid::text || xmin, ',' order by oid) from pg_rewrite where oid >= 16384),
-        (select string_agg(oid::text || xmin, ',' order by oid) from pg_proc where oid >= 16384),
-        (select string_agg(oid::text || xmin, ',' order by oid) from pg_type where oid >= 16384),
-        (select string_agg(setconfig::text, ',' order by setrole) from pg_db_role_setting
-         where setdatabase = (select oid from pg_database where datname = current_database())),
-        (select count(*) from pg_statistic where starelid >= 16384)
-    ))
-"""
+# What is defined in the database, and what ANALYZE has found. Every change adds a newer row to one
+# of them, or deletes one.
+_CATALOGS = (
+    "pg_attrdef",
+    "pg_attribute",
+    "pg_class",
+    "pg_constraint",
+    "pg_index",
+    "pg_proc",
+    "pg_rewrite",
+    "pg_statistic",
+    "pg_trigger",
+    "pg_type",
+    "(select xmin from pg_db_role_setting where setdatabase ="
+    " (select oid from pg_database where datname = current_database())) settings",
+)
+_DEFINITIONS = " union all ".join(
+    f"select count(*), max(xmin::text::bigint) from {catalog}" for catalog in _CATALOGS
+)
 _QUIET = """
     select not exists (select from pg_stat_activity
-                   where datname = current_database() and pid <> pg_backend_pid()
-                     and state <> 'idle' and backend_type = 'client backend')
+                       where datname = current_database() and pid <> pg_backend_pid()
+                         and state <> 'idle' and backend_type = 'client backend')
 """
 
 
@@ -95,14 +94,15 @@ class Lender:
     async def borrow(self) -> Settings:
         """Return the settings of the application; before that, start it if there is none."""
         if self.settings is None:
-            self.settings = self._owned.enter_context(self._new_settings())
-            self.server = LentServer(create_app(self.settings))
+            settings = self._owned.enter_context(self._new_settings())
+            self.server = LentServer(create_app(settings))
             await self.server.start_server()
             self._owned.push_async_callback(self.server.end)
-            assert self.settings.database is not None
-            self._conn = await asyncpg.connect(**self.settings.database.asyncpg_arguments())
+            assert settings.database is not None
+            self._conn = await asyncpg.connect(**settings.database.asyncpg_arguments())
             self._owned.push_async_callback(self._conn.close)
             await self._remember()
+            self.settings = settings
         self.changed = False
         self._tasks = asyncio.all_tasks()
         return self.settings
@@ -119,7 +119,7 @@ class Lender:
                 and await self._is_idle()
             )
         except (asyncpg.InterfaceError, asyncpg.PostgresError):
-            # The test has closed this connection too, or locks what it created.
+            # The test has closed this connection too, or its user may not disable triggers.
             pass
         finally:
             if not as_before:
@@ -141,7 +141,8 @@ class Lender:
         tables = [table for (table,) in await self._conn.fetch(_TABLES)]
         filled = await self._conn.fetchval(_filled(tables))
         self._emptied = [table for table in tables if table not in filled]
-        self._state = f"select ({_filled(self._emptied)}), ({_DEFINITIONS}), ({_contents(filled)})"
+        defined = f"select array_agg(d::text) from ({_DEFINITIONS}) d"
+        self._state = f"select ({_filled(self._emptied)}), ({defined}), ({_contents(filled)})"
         _, *self._first = await self._conn.fetchrow(self._state)
 
     async def _is_idle(self) -> bool:
