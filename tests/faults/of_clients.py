@@ -2,15 +2,18 @@
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator
 
 from tests.faults.load import Load
-from tests.faults.run import Fault
+from tests.faults.run import SLOWNESS_MAX, Fault, measure_slowness
 from tests.faults.stage import Stage
 from tests.support.proxy import reset
 from tests.support.waiting import eventually
 
 MODES = ("direct", "two workers")
+# However slowly its client sends a request.
+CLOSED_WITHIN_S = 15
 HEAD = b"GET /health/live HTTP/1.1\r\nHost: 127.0.0.1\r\n"
 Streams = list[tuple[asyncio.StreamReader, asyncio.StreamWriter]]
 
@@ -63,9 +66,13 @@ async def _send_slowly(stage: Stage, head: bytes, more: str) -> int:
 
         for _, writer in streams:
             writer.write(head)
+        began = time.monotonic()
         dripping = asyncio.create_task(drip())
         closed = await count_closed(streams)
+        took_s = time.monotonic() - began
         dripping.cancel()
+        slower = min(SLOWNESS_MAX, await asyncio.to_thread(measure_slowness))
+        assert took_s <= CLOSED_WITHIN_S * slower, f"closed after {took_s:.1f} s"
         return closed
 
 

@@ -17,6 +17,8 @@ from tests.support.processes import SHINKEI, dies_with_parent
 from tests.support.waiting import eventually
 
 HELD_S = 3
+# Longer than any statement, request or connection may wait.
+LOCKED_S = 30
 SESSIONS = "from pg_stat_activity where backend_type = 'client backend' and pid <> pg_backend_pid()"
 # Only these have sessions with statements of their own prepared.
 PREPARING = ("direct", "two hosts", "two workers")
@@ -154,7 +156,7 @@ def _give_back(taken: list[Connection]) -> None:
 async def a_table_is_locked(stage: Stage, load: Load) -> None:
     async with stage.postgres.administrator() as administrator, administrator.transaction():
         await administrator.execute("lock table users")
-        await asyncio.sleep(HELD_S)
+        await asyncio.sleep(LOCKED_S)
 
 
 async def all_worlds_are_locked(stage: Stage, load: Load) -> None:

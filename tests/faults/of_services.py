@@ -9,7 +9,7 @@ import signal
 import sys
 import time
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import aiohttp
 
@@ -86,16 +86,23 @@ async def a_worker_hangs(stage: Stage, load: Load) -> int:
 
 async def the_service_is_stopped_and_started(stage: Stage, load: Load) -> int:
     """Whoever got through has an answer: the load pauses before new connections are refused."""
+    writer = load.writers[3]
+    world = await _import(load, json.dumps(await _large_world(load)).encode())
     first = len(load.probes)
-    stage.service.send(signal.SIGTERM)
 
     def says_so() -> bool:
         return any(each.kind == "ready" and each.status == 503 for each in load.probes[first:])
 
-    began = time.monotonic()
-    await eventually(says_so)
-    # As a load balancer does, once the probe has failed.
-    await load.pause()
+    export = f"{load.url}{load.api}/worlds/{world}/export"
+    async with load.session.get(export, headers=writer.headers) as response:
+        received = await response.content.readany()
+        stage.service.send(signal.SIGTERM)
+        began = time.monotonic()
+        await eventually(says_so)
+        # As a load balancer does, once the probe has failed.
+        await load.pause()
+        received += await response.content.read()
+    assert len(json.loads(received)["world_events"]) == IMPORTED
     broken = [each for each in load.requests if each.status == BROKEN]
     assert not broken, broken[:2]
     assert await stage.service.end() == 0
@@ -206,10 +213,12 @@ async def the_signing_key_is_replaced(stage: Stage, load: Load) -> int:
     return 2
 
 
-async def an_import_is_killed(stage: Stage, load: Load) -> int:
-    """Either all of the world is there, or none of it."""
+async def _large_world(load: Load) -> dict[str, Any]:
+    """Return a copy of a world, with as many events as it may have."""
     writer = load.writers[3]
-    document = await load.expect("GET", f"/worlds/{writer.world}/export", None, writer.headers)
+    document: dict[str, Any] = await load.expect(
+        "GET", f"/worlds/{writer.world}/export", None, writer.headers
+    )
     template = document["world_events"][0]
     document["world"]["name"] = "Copied"
     document["world_events"] = [
@@ -217,16 +226,28 @@ async def an_import_is_killed(stage: Stage, load: Load) -> int:
         for number in range(IMPORTED)
     ]
     document["stories"] = []
+    return document
 
-    content = json.dumps(document).encode()
-    headers = writer.headers | {"Content-Type": "application/json"}
 
-    async def send() -> int:
-        url, body = f"{load.url}{load.api}/worlds/import", io.BytesIO(content)
+async def _import(load: Load, content: bytes) -> str:
+    """Import a world, and return its id."""
+    headers = load.writers[3].headers | {"Content-Type": "application/json"}
+    url = f"{load.url}{load.api}/worlds/import"
+    async with load.session.post(url, data=io.BytesIO(content), headers=headers) as response:
+        assert response.status == 201, (response.status, await response.text())
+        return str((await response.json())["id"])
+
+
+async def an_import_is_killed(stage: Stage, load: Load) -> int:
+    """Either all of the world is there, or none of it."""
+    content = json.dumps(await _large_world(load)).encode()
+
+    async def send() -> bool:
+        """Return whether the world has been imported."""
         with contextlib.suppress(aiohttp.ClientError, OSError):
-            async with load.session.post(url, data=body, headers=headers) as response:
-                return response.status
-        return BROKEN
+            await _import(load, content)
+            return True
+        return False
 
     async def is_inserting() -> bool:
         long = "select count(*) from pg_stat_activity where now() - xact_start > interval '0.05 s'"
@@ -238,11 +259,10 @@ async def an_import_is_killed(stage: Stage, load: Load) -> int:
         sending = asyncio.create_task(send())
         await eventually(is_inserting)
         await stage.service.kill()
-        killed += await sending == BROKEN
+        killed += not await sending
         await stage.service.start()
     assert await _count_events_of_copies(stage) == []
-    status = await send()
-    assert status == 201, status
+    await _import(load, content)
     assert await _count_events_of_copies(stage) == [IMPORTED]
     return killed
 
