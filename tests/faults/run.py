@@ -13,10 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import aiohttp
+import asyncpg
 
 from tests.faults.control import controlling
 from tests.faults.load import BROKEN, TIMEOUT, TIMEOUT_S, Load, Outcome
-from tests.faults.stage import SERVE, Stage, staged
+from tests.faults.stage import NAME, SERVE, Stage, staged
 from tests.support.waiting import eventually
 
 MODES = ("direct", "pgbouncer", "two hosts", "two workers")
@@ -137,7 +138,7 @@ async def endure(fault: Fault, stage: Stage, load: Load) -> Report:
     if fault.of_replica:
         assert stage.second is not None
         database = stage.second.database
-    async with controlling(database, fault.control) as control:
+    async with watching_sessions(stage) as idle, controlling(database, fault.control) as control:
         control.failures = 0
         began = time.monotonic()
         seen = await fault.happen(stage, load)
@@ -150,6 +151,8 @@ async def endure(fault: Fault, stage: Stage, load: Load) -> Report:
     report.acknowledged = load.acknowledged - before + WRITES
     measure(report, load, began, ended)
     report.violations = judge(report, fault, load, ended)
+    if idle:
+        report.violations.append(f"G5: {len(idle)} sessions idle in transaction during the fault")
     return report
 
 
@@ -196,12 +199,8 @@ async def find_leaks(stage: Stage, before: tuple[int, int]) -> list[str]:
             leaks.append(f"{(memory - before[0]) >> 20} MiB")
         if descriptors > before[1] + DESCRIPTORS:
             leaks.append(f"{descriptors - before[1]} descriptors")
-        idle = await stage.primary.value(
-            "select count(*) from pg_stat_activity where state like 'idle in transaction%'"
-            f" and state_change < now() - interval '{IDLE_IN_TRANSACTION_S} s'"
-        )
-        if idle:
-            leaks.append(f"{idle} sessions idle in transaction")
+        if idle := await idle_sessions(stage):
+            leaks.append(f"{len(idle)} sessions idle in transaction")
         return not leaks
 
     deadline = time.monotonic() + RECOVERY_S
@@ -211,6 +210,40 @@ async def find_leaks(stage: Stage, before: tuple[int, int]) -> list[str]:
 
     await eventually(has_none_or_had_its_time)
     return leaks
+
+
+async def idle_sessions(stage: Stage) -> set[int]:
+    """Return the process ids of sessions that have been idle in a transaction for too long."""
+    pids: list[int] | None = await stage.primary.value(
+        "select array_agg(pid) from pg_stat_activity where state like 'idle in transaction%'"
+        f" and state_change < now() - interval '{IDLE_IN_TRANSACTION_S} s'"
+        f" and application_name <> '{NAME}'"
+    )
+    return set(pids or ())
+
+
+@contextlib.asynccontextmanager
+async def watching_sessions(stage: Stage) -> AsyncIterator[set[int]]:
+    """Yield a set, to which sessions are added that two looks in turn find idle in a transaction."""
+    found: set[int] = set()
+
+    async def watch() -> None:
+        before: set[int] = set()
+        while True:
+            idle: set[int] = set()
+            # PostgreSQL may be what fails.
+            with contextlib.suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+                async with asyncio.timeout(IDLE_IN_TRANSACTION_S):
+                    idle = await idle_sessions(stage)
+            found.update(idle & before)
+            before = idle
+            await asyncio.sleep(1)
+
+    watching = asyncio.create_task(watch())
+    try:
+        yield found
+    finally:
+        watching.cancel()
 
 
 def measure(report: Report, load: Load, began: float, ended: float) -> None:

@@ -16,7 +16,7 @@ CASES = [
     ("a_sign_in_that_works_twice", of_sign_ins.responses_to_sign_ins_are_lost, "doubled"),
     ("a_leak", of_postgres.the_server_is_stopped_and_started, "descriptors"),
     pytest.param(
-        *("a_missing_retry_after", of_postgres.a_table_is_locked, "503 without Retry-After"),
+        *("a_missing_retry_after", of_postgres.all_worlds_are_locked, "503 without Retry-After"),
         marks=pytest.mark.quick_fault,
     ),
     (

@@ -194,7 +194,7 @@ async def test_requests_of_a_crowd_wait_in_turn_but_probes_do_not(
 ) -> None:
     monkeypatch.setattr(connections, "IN_PROGRESS_MAX", 0)
     monkeypatch.setattr(connections, "STARTS_PER_TURN", 0)
-    client = await start_app(request_timeout_s=0.3)
+    client = await start_app(request_timeout_s=1)
     assert (await client.get("/health/live")).status == 200
     await assert_problem(await client.get("/.well-known/jwks.json"), 503, "timeout")
 
@@ -278,7 +278,7 @@ async def test_pipelined_request_waits_in_turn_even_for_a_probe(
     start_app: StartApp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connections, "STARTS_PER_TURN", 0)
-    client = await start_app(request_timeout_s=0.3)
+    client = await start_app(request_timeout_s=1)
     async with connected(client) as wire:
         wire.writer.write(get("/health/live") + get("/health/live", Connection="close"))
         received = await wire.reader.read()
