@@ -165,7 +165,7 @@ def copied() -> Iterator[Path]:
 
 
 def pytest_command(*arguments: str) -> list[str]:
-    options = ("-q", "-p", "no:cacheprovider", "-p", "tests.mutants.plugin", "-m", "")
+    options = ("-q", "-p", "no:cacheprovider", "-p", "tests.mutants.plugin", "-m", "not fault")
     return [sys.executable, "-m", "pytest", *options, *arguments]
 
 
