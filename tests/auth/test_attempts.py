@@ -13,7 +13,7 @@ from service.settings import Rate, Settings
 from tests.support.clients import Client
 from tests.support.described import checks_of
 from tests.support.factories import Account, register
-from tests.support.logbook import logged
+from tests.support.logbook import logged, refusals_in
 from tests.support.steps import WRONG, change_password, link_about, verify
 
 Guess = Callable[[], Awaitable[ClientResponse]]
@@ -58,8 +58,7 @@ async def guess(
 async def test_wrong_password_is_logged_with_the_account(guess: Guess, account: Account) -> None:
     with logged() as events:
         await guess()
-    refused = [event["account_id"] for event in events if event["event"] == "sign-in refused"]
-    assert refused == [account.profile["id"]]
+    assert refusals_in(events) == [account.profile["id"]]
 
 
 @pytest.mark.parametrize(("guesses", "outcome"), [(1, "wrong"), (2, "throttled")])

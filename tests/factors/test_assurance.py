@@ -29,6 +29,7 @@ from tests.support.factors import (
     prove,
     sign_in_with,
 )
+from tests.support.logbook import logged, refusals_in
 from tests.support.steps import refresh
 from tests.support.tokens import claims_of
 
@@ -232,7 +233,10 @@ async def test_a_passkey_of_another_account_proves_nothing(client: Client) -> No
     stranger = await add_passkey(client, other.headers)
     begun = await begin_passkey_sign_in(client)
     proof = {"challenge_id": begun["challenge_id"], "credential": stranger.get(begun["options"])}
-    await assert_problem(await prove(client, account.headers, **proof), 403, "unknown_passkey")
+    with logged() as events:
+        refused = await prove(client, account.headers, **proof)
+    await assert_problem(refused, 403, "unknown_passkey")
+    assert refusals_in(events) == [account.profile["id"]]
     assert (await prove(client, other.headers, **proof)).status == 200
 
 

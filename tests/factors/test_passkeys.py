@@ -26,6 +26,7 @@ from tests.support.factors import (
     sign_in_with,
     sign_in_with_passkey,
 )
+from tests.support.logbook import logged, refusals_in
 from tests.support.mailbox import next_mail
 from tests.support.passkey_faults import FAULTS, Fault
 
@@ -208,8 +209,10 @@ async def test_a_handle_of_another_account_is_refused(client: Client) -> None:
     account = await register(client)
     authenticator = await add_passkey(client, account.headers)
     authenticator.user_handle = b"somebody else"
-    response = await sign_in_with_passkey(client, authenticator)
+    with logged() as events:
+        response = await sign_in_with_passkey(client, authenticator)
     await assert_problem(response, 401, "unknown_passkey")
+    assert refusals_in(events) == [None]
 
 
 async def test_a_handle_is_not_the_id_and_stays(client: Client) -> None:
@@ -237,8 +240,10 @@ async def test_an_account_that_may_not_sign_in_does_not_by_passkey(
     await client.app[POOL].execute(f"update users set {change}")
     if status == "unverified":
         client = await start_app(require_email_verification=True)
-    response = await sign_in_with_passkey(client, authenticator)
+    with logged() as events:
+        response = await sign_in_with_passkey(client, authenticator)
     await assert_problem(response, 401, "unknown_passkey")
+    assert refusals_in(events) == [account.profile["id"]]
 
 
 async def test_an_account_without_a_password_keeps_its_last_passkey(client: Client) -> None:

@@ -5,6 +5,7 @@ from collections import Counter
 
 import pytest
 
+from service.settings import Settings
 from tests.support.clients import Client
 from tests.support.factories import assert_problem, bearer, register
 from tests.support.factors import (
@@ -14,6 +15,7 @@ from tests.support.factors import (
     forget_used_codes,
     sign_in_with,
 )
+from tests.support.mailbox import next_mail, text_of
 
 
 @pytest.mark.asvs("6.3.3", "6.5.1")
@@ -53,6 +55,20 @@ async def test_a_recovery_code_is_good_once(client: Client) -> None:
     problem = await ask_for_challenge(client, account)
     response = await answer(client, problem["challenge"], recovery_code=code)
     await assert_problem(response, 401, "wrong_code")
+
+
+@pytest.mark.usefixtures("mail_at_once")
+async def test_the_owner_is_told_of_a_used_recovery_code(
+    client: Client, settings: Settings
+) -> None:
+    account = await register(client)
+    app = await add_totp(client, account.headers)
+    assert app.recovery_codes is not None
+    await sign_in_with(client, account, recovery_code=app.recovery_codes[0])
+    # The others are about the email and about the app.
+    mails = [await next_mail(settings.data_dir, account.profile["email"]) for _ in range(3)]
+    (told,) = (mail for mail in mails if "recovery code was used" in mail["Subject"])
+    assert "Recovery codes left: 9." in " ".join(text_of(told).split())
 
 
 async def test_a_challenge_is_good_once_and_for_five_tries(client: Client) -> None:

@@ -61,3 +61,8 @@ def logged() -> Iterator[list[dict[str, Any]]]:
     lines = _Lines(lambda line: events.append(json.loads(line)), JsonFormatter())
     with attached(OURS, lines):
         yield events
+
+
+def refusals_in(events: list[dict[str, Any]]) -> list[str | None]:
+    """Return the account of each refused proof, or None for one of nobody's."""
+    return [event["account_id"] for event in events if event["event"] == "sign-in refused"]
