@@ -2,15 +2,18 @@
 
 import asyncio
 from collections import Counter
+from ipaddress import ip_network
 from typing import Any
 
 import pytest
 
 from service.factors import queries
 from service.settings import Rate, Settings
+from tests.support.authenticator import Authenticator
 from tests.support.clients import Client, StartApp
 from tests.support.factories import assert_problem, register
 from tests.support.factors import (
+    PASSKEY,
     add_passkey,
     add_totp,
     answer,
@@ -20,6 +23,7 @@ from tests.support.factors import (
     log_in,
     prove,
     sign_in_with,
+    sign_in_with_passkey,
     start_totp,
 )
 from tests.support.mailbox import next_mail, text_of
@@ -95,6 +99,35 @@ async def test_a_whole_sign_in_gives_all_its_attempts_back(start_app: StartApp) 
     assert app.recovery_codes is not None
     for code in app.recovery_codes[:4]:
         await sign_in_with(client, account, recovery_code=code)
+
+
+async def test_a_right_proof_gives_its_attempt_back(start_app: StartApp) -> None:
+    client = await start_app(throttle_sign_in_per_account=Rate(2, 15 * 60))
+    account = await register(client)
+    for _ in range(4):
+        proved = await prove(client, account.headers, password=account.password)
+        assert proved.status == 200
+
+
+@pytest.mark.asvs("6.3.1")
+async def test_refused_passkeys_are_limited_by_client_alone(start_app: StartApp) -> None:
+    client = await start_app(
+        throttle_sign_in_per_ip=Rate(3, 15 * 60), trusted_proxies=(ip_network("127.0.0.1"),)
+    )
+    account = await register(client)
+    passkey, stranger = await add_passkey(client, account.headers), Authenticator()
+    stranger.credential_id = passkey.credential_id
+    stranger.user_handle = passkey.user_handle
+    for _ in range(3):
+        await assert_problem(
+            await sign_in_with_passkey(client, stranger), 401, "passkey_bad_signature"
+        )
+    refused = await sign_in_with_passkey(client, passkey)
+    await assert_problem(refused, 429, "too_many_requests")
+    begun = await begin_passkey_sign_in(client)
+    body = {"challenge_id": begun["challenge_id"], "credential": passkey.get(begun["options"])}
+    elsewhere = {"X-Forwarded-For": "203.0.113.9"}
+    assert (await client.post(PASSKEY, json=body, headers=elsewhere)).status == 200
 
 
 async def test_proving_again_has_the_limit_of_passwords(start_app: StartApp) -> None:

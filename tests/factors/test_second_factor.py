@@ -15,6 +15,7 @@ from tests.support.factors import (
     forget_used_codes,
     sign_in_with,
 )
+from tests.support.logbook import logged, refusals_in
 from tests.support.mailbox import next_mail, text_of
 
 
@@ -53,8 +54,10 @@ async def test_a_recovery_code_is_good_once(client: Client) -> None:
     code = app.recovery_codes[3]
     await sign_in_with(client, account, recovery_code=code.upper().replace("-", " "))
     problem = await ask_for_challenge(client, account)
-    response = await answer(client, problem["challenge"], recovery_code=code)
+    with logged() as events:
+        response = await answer(client, problem["challenge"], recovery_code=code)
     await assert_problem(response, 401, "wrong_code")
+    assert refusals_in(events) == [account.profile["id"]]
 
 
 @pytest.mark.usefixtures("mail_at_once")

@@ -10,6 +10,7 @@ import pytest
 from service.settings import Database, Settings
 from tests.support.clients import Client, StartApp
 from tests.support.factories import Account, register, register_as
+from tests.support.factors import prove
 from tests.support.processes import url_of
 from tests.support.shell import run_all
 from tests.support.steps import (
@@ -110,6 +111,12 @@ async def ending_other_sessions(
     await send(client, "DELETE", "/users/me/sessions", by=account)
 
 
+async def proving_again(
+    client: Client, settings: Settings, account: Account, admin: Account
+) -> None:
+    assert (await prove(client, account.headers, password=account.password)).status == 200
+
+
 async def replaying(client: Client, settings: Settings, account: Account, admin: Account) -> None:
     token = account.tokens["refresh_token"]
     second = (await (await refresh(client, token)).json())["refresh_token"]
@@ -163,6 +170,7 @@ OWNERS: list[tuple[Act, str, bool, Any, Any]] = [
     (leaving, "user.delete", True, None, None),
     (reactivating, "user.reactivate", True, {"status": "deleting"}, None),
     (ending_other_sessions, "session.end_others", True, None, None),
+    (proving_again, "session.prove", True, None, {"method": "pwd"}),
     (replaying, "session.replay", False, None, None),
 ]
 
