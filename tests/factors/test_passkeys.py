@@ -49,21 +49,38 @@ async def test_a_passkey_signs_in_without_a_name(client: Client) -> None:
     assert (current["amr"], current["acr"]) == (["swk"], "aal2")
 
 
+async def options_of(client: Client, challenge: str) -> dict[str, Any]:
+    """Ask for the options of a passkey that is a second factor."""
+    url = "/api/v1/auth/second-factor/options"
+    response = await client.post(url, json={"challenge": challenge})
+    options: dict[str, Any] = (await response.json())["options"]
+    return options
+
+
 async def test_a_passkey_is_a_second_factor(client: Client) -> None:
     account = await register(client)
     authenticator = await add_passkey(client, account.headers)
     problem = await ask_for_challenge(client, account)
     assert problem["factors"] == ["passkey", "recovery_code"]
-    asked = await client.post(
-        "/api/v1/auth/second-factor/options", json={"challenge": problem["challenge"]}
-    )
-    options = (await asked.json())["options"]
+    options = await options_of(client, problem["challenge"])
     assert [allowed["id"] for allowed in options["allowCredentials"]] != []
     credential = authenticator.get(options)
     response = await answer(client, problem["challenge"], credential=credential)
     assert response.status == 200
     again = await answer(client, problem["challenge"], credential=credential)
     await assert_problem(again, 401, "invalid_challenge")
+
+
+async def test_the_counter_of_a_second_factor_must_rise(client: Client) -> None:
+    account = await register(client)
+    authenticator = await add_passkey(client, account.headers)
+    for accepted in (True, False):
+        challenge = (await ask_for_challenge(client, account))["challenge"]
+        credential = authenticator.get(await options_of(client, challenge))
+        response = await answer(client, challenge, credential=credential)
+        assert (response.status == 200) is accepted
+        authenticator.count -= 1
+    await assert_problem(response, 401, "passkey_counter_fell")
 
 
 @pytest.mark.asvs("6.7.2")
@@ -197,10 +214,7 @@ async def test_a_passkey_of_another_account_is_no_second_factor(client: Client) 
     await add_passkey(client, owner.headers)
     stranger = await add_passkey(client, other.headers)
     problem = await ask_for_challenge(client, owner)
-    asked = await client.post(
-        "/api/v1/auth/second-factor/options", json={"challenge": problem["challenge"]}
-    )
-    credential = stranger.get((await asked.json())["options"])
+    credential = stranger.get(await options_of(client, problem["challenge"]))
     response = await answer(client, problem["challenge"], credential=credential)
     await assert_problem(response, 401, "unknown_passkey")
 
