@@ -394,6 +394,7 @@ def start_app(settings: Settings, aiohttp_client: AiohttpClient) -> StartApp:
 @pytest.fixture
 def mail_at_once() -> Iterator[None]:
     """Make the sender poll for mail many times a second."""
+    # Not ``monkeypatch``: a test that uses it does not borrow an application.
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sender, "POLL_S", 0.02)
         yield

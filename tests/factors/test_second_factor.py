@@ -61,7 +61,7 @@ async def test_a_recovery_code_is_good_once(client: Client) -> None:
 
 
 @pytest.mark.usefixtures("mail_at_once")
-async def test_the_owner_is_told_of_a_used_recovery_code(
+async def test_the_owner_is_notified_of_a_used_recovery_code(
     client: Client, settings: Settings
 ) -> None:
     account = await register(client)
@@ -70,8 +70,8 @@ async def test_the_owner_is_told_of_a_used_recovery_code(
     await sign_in_with(client, account, recovery_code=app.recovery_codes[0])
     # The others are about the email and about the app.
     mails = [await next_mail(settings.data_dir, account.profile["email"]) for _ in range(3)]
-    (told,) = (mail for mail in mails if "recovery code was used" in mail["Subject"])
-    assert "Recovery codes left: 9." in " ".join(text_of(told).split())
+    (notice,) = (mail for mail in mails if "recovery code was used" in mail["Subject"])
+    assert "Recovery codes left: 9." in " ".join(text_of(notice).split())
 
 
 async def test_a_challenge_is_good_once_and_for_five_tries(client: Client) -> None:

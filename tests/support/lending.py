@@ -2,7 +2,7 @@
 
 To start an application and connect to a new database takes longer than most tests. So what a test
 has stored is deleted after it, and the next test gets the same application. A test that changes
-more, such as the schema, the signing key or the application itself, leaves it to nobody.
+more, such as the schema, the signing key or the application itself, is its last borrower.
 """
 
 import asyncio
@@ -21,9 +21,9 @@ from service.settings import Settings
 from tests.support.served import Server
 from tests.support.waiting import eventually
 
-# More was a test's purpose, and would slow down those after it.
+# After more rows than this were deleted, queries are slower.
 ROWS_MAX = 2000
-# What has not ended by then does not end by itself.
+# A task that takes longer will not end by itself.
 IDLE_WITHIN_S = 5
 
 _TABLES = """
