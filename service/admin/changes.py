@@ -19,11 +19,10 @@ from service.audit.events import Author, record
 from service.auth.assurance import needs_second_factor
 from service.context import SETTINGS, USER
 from service.db.connection import Connection
-from service.factors import challenge_queries
 from service.factors import queries as factors
-from service.factors.listing import event_of
 from service.factors.passkeys import keep_a_way_in
 from service.factors.problems import FACTOR_NOT_FOUND, LAST_SECOND_FACTOR
+from service.factors.removal import clear_after_removal
 from service.http.conditional import check_preconditions
 from service.http.fields import fold_email
 from service.http.problems import ACCOUNT_NOT_FOUND, EMAIL_TAKEN, Problem, ProblemType
@@ -219,19 +218,14 @@ async def remove_factors(
             raise Problem(FACTOR_NOT_FOUND)
     if not removed:
         return user, 0
-    has_second_factor = await factors.update_has_second_factor(conn, user["id"])
+    has_second_factor = await clear_after_removal(conn, by, user["id"], removed)
     if isinstance(by, web.Request) and by[USER]["id"] == user["id"]:
         # The rules of an owner hold for administrators' own factors.
         await keep_a_way_in(conn, user["id"])
         if not has_second_factor and needs_second_factor(app, user["role"]):
             raise Problem(LAST_SECOND_FACTOR)
-    if not has_second_factor:
-        await factors.delete_recovery_codes(conn, user["id"])
-    await challenge_queries.delete_challenges(conn, user["id"])
     await session_queries.end_sessions(conn, user["id"])
     await send_mail(conn, app, user, "second_factor_removed")
-    for factor in removed:
-        await record(conn, by, "factor.remove", user["id"], before=event_of(factor))
     return user, len(removed)
 
 

@@ -13,9 +13,8 @@ from service.auth.passwords import hash_password, require_acceptable
 from service.context import REQUEST_CONTEXT
 from service.db.connection import Connection
 from service.db.transactions import read
-from service.factors import challenge_queries
 from service.factors import queries as factors
-from service.factors.listing import event_of
+from service.factors.removal import clear_after_removal
 from service.http.fields import fold_email
 from service.http.problems import EMAIL_TAKEN, Problem, ProblemType
 from service.mail import notices
@@ -94,13 +93,8 @@ async def forget_factors(
     removed = await factors.delete_factors(conn, user_id, since)
     if not removed:
         return
-    await factors.update_has_second_factor(conn, user_id)
+    await clear_after_removal(conn, request, user_id, removed, actor_id=user_id)
     await factors.delete_recovery_codes(conn, user_id)
-    await challenge_queries.delete_challenges(conn, user_id)
-    for factor in removed:
-        await record(
-            conn, request, "factor.remove", user_id, actor_id=user_id, before=event_of(factor)
-        )
 
 
 async def change_email(conn: Connection, user: asyncpg.Record, email: str) -> None:

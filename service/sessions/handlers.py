@@ -10,7 +10,7 @@ from service.audit.events import record, user_agent
 from service.auth.assurance import assurance_of
 from service.auth.guards import identify
 from service.auth.schemas import TOKENS, TOKENS_EXAMPLE
-from service.auth.tokens import INVALID_ACCESS_TOKEN, SESSION_ENDED, token_response
+from service.auth.tokens import token_response
 from service.context import REQUEST_CONTEXT, SETTINGS, USER
 from service.db.connection import Connection
 from service.db.transactions import read, write
@@ -20,6 +20,7 @@ from service.http.pages import PAGE, page_example, read_cursor, render_page
 from service.http.problems import CHALLENGE, MISCONFIGURED, SESSION_NOT_FOUND, Problem, ProblemType
 from service.http.requests import json_response, read_body, read_query
 from service.sessions import queries, schemas
+from service.sessions.ending import end_other_sessions
 from service.sessions.tokens import hash_refresh_token, next_refresh_token
 
 # How long a client whose response was lost may send a used token again. This covers short outages;
@@ -184,7 +185,5 @@ async def _end_session(
 
 
 async def _end_other_sessions(conn: Connection, request: web.Request) -> None:
-    user = request[USER]
-    if not await queries.end_sessions(conn, user["id"], but=user["session_id"]):
-        raise Problem(INVALID_ACCESS_TOKEN, SESSION_ENDED)
-    await record(conn, request, "session.end_others", user["id"])
+    await end_other_sessions(conn, request)
+    await record(conn, request, "session.end_others", request[USER]["id"])

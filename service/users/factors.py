@@ -35,6 +35,7 @@ from service.factors.problems import (
     WRONG_CODE,
     refused,
 )
+from service.factors.removal import clear_after_removal
 from service.factors.webauthn import (
     NewPasskey,
     PasskeyRefused,
@@ -50,6 +51,7 @@ from service.http.requests import json_response, read_body
 from service.mail.notices import send_mail
 from service.recovery.queries import delete_tokens
 from service.sessions import queries as session_queries
+from service.sessions.ending import end_other_sessions
 from service.throttle import limits as throttle
 from service.throttle.limits import TOO_MANY_REQUESTS
 
@@ -301,15 +303,11 @@ async def _remove(conn: Connection, request: web.Request) -> None:
     if not removed:
         raise Problem(FACTOR_NOT_FOUND)
     await passkeys.keep_a_way_in(conn, user["id"])
-    if not await queries.update_has_second_factor(conn, user["id"]):
-        if needs_second_factor(request.app, user["role"]):
-            raise Problem(LAST_SECOND_FACTOR)
-        await queries.delete_recovery_codes(conn, user["id"])
-    await _end_other_sessions(conn, request)
-    await challenge_queries.delete_challenges(conn, user["id"])
+    has_second_factor = await clear_after_removal(conn, request, user["id"], removed)
+    if not has_second_factor and needs_second_factor(request.app, user["role"]):
+        raise Problem(LAST_SECOND_FACTOR)
+    await end_other_sessions(conn, request)
     await send_mail(conn, request.app, user, "second_factor_removed")
-    for factor in removed:
-        await record(conn, request, "factor.remove", user["id"], before=event_of(factor))
 
 
 @describe(
@@ -354,7 +352,7 @@ async def _added(
     new_codes = None
     if not request[USER]["has_second_factor"]:
         new_codes = await codes.replace_recovery_codes(conn, request.app, user["id"])
-        await _end_other_sessions(conn, request)
+        await end_other_sessions(conn, request)
         for purpose in ("password_reset", "email_change"):
             await delete_tokens(conn, user["id"], purpose)
     await queries.update_has_second_factor(conn, user["id"])
@@ -367,13 +365,6 @@ async def _added(
     await send_mail(conn, request.app, user, "second_factor_added")
     await record(conn, request, "factor.add", user["id"], after=event_of(factor))
     return new_codes
-
-
-async def _end_other_sessions(conn: Connection, request: web.Request) -> None:
-    """End all other sessions. Raises Problem 401 if this one has just ended."""
-    user = request[USER]
-    if not await session_queries.end_sessions(conn, user["id"], but=user["session_id"]):
-        raise Problem(INVALID_ACCESS_TOKEN, SESSION_ENDED)
 
 
 async def _lock_owner(conn: Connection, request: web.Request) -> asyncpg.Record:

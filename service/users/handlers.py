@@ -51,6 +51,7 @@ from service.mail.notices import send_mail
 from service.recovery.links import start_email_change
 from service.recovery.queries import delete_tokens
 from service.sessions import queries as session_queries
+from service.sessions.ending import end_other_sessions
 from service.sessions.schemas import SESSION
 from service.throttle import known_networks
 from service.throttle import limits as throttle
@@ -192,7 +193,7 @@ async def _change_password(
     user = request[USER]
     await _lock_credentials(conn, request, old_hash)
     await accounts.update_password(conn, user["id"], new_hash)
-    await session_queries.end_sessions(conn, user["id"], but=user["session_id"])
+    await end_other_sessions(conn, request)
     await send_mail(conn, request.app, user, "password_changed")
     for purpose in ("password_reset", "email_change"):
         await delete_tokens(conn, user["id"], purpose)
@@ -226,8 +227,7 @@ async def _remove_password(
     await _lock_credentials(conn, request, password_hash)
     await accounts.update_password(conn, user["id"], None)
     await keep_a_way_in(conn, user["id"])
-    if not await session_queries.end_sessions(conn, user["id"], but=request[USER]["session_id"]):
-        raise Problem(INVALID_ACCESS_TOKEN, SESSION_ENDED)
+    await end_other_sessions(conn, request)
     for purpose in ("password_reset", "email_change"):
         await delete_tokens(conn, user["id"], purpose)
     await send_mail(conn, request.app, user, "password_removed")

@@ -48,10 +48,12 @@ CALLS = (
     # sessions and links that end with a password or an email
     "end_session",
     "end_sessions",
+    "end_other_sessions",
     "delete_tokens",
     "delete_reverts_since",
     "forget_networks_of",
     "forget_factors",
+    "clear_after_removal",
     "delete_challenges",
     "delete_recovery_codes",
 )
