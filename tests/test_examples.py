@@ -10,10 +10,9 @@ import pytest
 from aiohttp import web
 
 from examples import novel, walk
-from service.db.connection import POOL
 from service.routes import ROUTES
 from tests.support.browser import open_page
-from tests.support.clients import ROOT, Client, StartApp
+from tests.support.clients import ROOT, Client, StartApp, pool_of
 from tests.support.factories import Account, register, register_as
 from tests.support.processes import SHINKEI, environment, run_command, serving
 from tests.support.worlds import World
@@ -35,7 +34,7 @@ async def test_example_walk_sends_a_request_to_every_route_and_deletes_its_accou
     assert not without_step, f"add steps to examples/walk.py for: {without_step}"
     assert walked <= table
     assert client.app is not None
-    left = await client.app[POOL].fetch("select email from users where purge_at is null")
+    left = await pool_of(client).fetch("select email from users where purge_at is null")
     assert [row["email"] for row in left] == [admin.profile["email"]]
 
 

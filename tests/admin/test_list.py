@@ -10,8 +10,7 @@ import pytest
 from yarl import URL
 
 from service.admin import lists
-from service.db.connection import POOL
-from tests.support.clients import Client, StartApp
+from tests.support.clients import Client, StartApp, pool_of
 from tests.support.factories import Account, assert_problem, pointers, register, register_as
 
 USERS = "/api/v1/users"
@@ -21,7 +20,7 @@ AUDIT = "/api/v1/audit-events"
 async def seed(client: Client, count: int) -> None:
     """Insert accounts, two per second, that vary in every field a filter reads."""
     assert client.app is not None
-    await client.app[POOL].execute(
+    await pool_of(client).execute(
         """
         insert into users (id, email, email_folded, name, role, settings, status, suspension_reason,
                            purge_at, has_second_factor, created_at, updated_at)

@@ -9,9 +9,9 @@ import pytest
 
 from service.db import coalescing
 from service.db.coalescing import BATCH_MAX, BATCHES_MAX, Coalesced
-from service.db.connection import POOL, Connection
+from service.db.connection import Connection
 from service.exceptions import DatabaseUnavailable
-from tests.support.clients import Client, StartApp
+from tests.support.clients import Client, StartApp, pool_of
 from tests.support.factories import assert_problem, register
 from tests.support.waiting import DEADLINE_S
 
@@ -46,7 +46,7 @@ async def let_queued_queries_run(client: Client) -> None:
     """Let queries queued earlier have a connection first; the pool serves them in order."""
     assert client.app is not None
     for _ in range(5):
-        await client.app[POOL].fetchval("select 1")
+        await pool_of(client).fetchval("select 1")
 
 
 async def test_read_never_starts_before_its_request(
@@ -179,7 +179,7 @@ async def test_pool_timeout_refuses_all_waiting_reads_together(start_app: StartA
     """Reads that arrived later are refused too, instead of waiting for another turn."""
     client = await start_app(db_acquire_timeout_s=0.5)
     assert client.app is not None
-    pool = client.app[POOL]
+    pool = pool_of(client)
     coalesced = Coalesced(client.app, Gate().find)
     held = [await pool.acquire() for _ in range(pool.get_max_size())]
     tasks = [asyncio.create_task(coalesced.find(key)) for key in range(2 * BATCH_MAX)]

@@ -20,7 +20,7 @@ from service.db.transactions import read, write
 from service.doctor.database import check_database
 from service.exceptions import DatabaseUnavailable, StartError
 from service.settings import Database, Settings
-from tests.support.clients import ROOT, Client, StartApp
+from tests.support.clients import ROOT, Client, StartApp, pool_of
 from tests.support.factories import assert_problem, register, register_as
 from tests.support.locks import WAITING
 from tests.support.logbook import logged
@@ -68,7 +68,7 @@ async def test_requests_are_refused_while_the_pool_is_exhausted(
     account = await register(await start_app())
     client = await start_app(db_acquire_timeout_s=0.3)
     assert client.app is not None
-    pool = client.app[POOL]
+    pool = pool_of(client)
     held = [await pool.acquire() for _ in range(pool.get_max_size())]
     responses = await asyncio.gather(*(client.get(ME, headers=account.headers) for _ in range(50)))
     for response in responses:
@@ -81,7 +81,7 @@ async def test_requests_are_refused_while_the_pool_is_exhausted(
 async def test_transactions_without_a_connection_release_their_slot(start_app: StartApp) -> None:
     client = await start_app(db_acquire_timeout_s=0.1)
     assert client.app is not None
-    pool = client.app[POOL]
+    pool = pool_of(client)
 
     async def nothing(conn: Connection) -> None:
         pass
@@ -109,7 +109,7 @@ async def test_transactions_waiting_for_a_row_do_not_delay_reads(
         await conn.execute("select from users for update")
         changes = [
             asyncio.create_task(client.patch(ME, headers=account.headers, json={"name": str(n)}))
-            for n in range(2 * client.app[POOL].get_max_size())
+            for n in range(2 * pool_of(client).get_max_size())
         ]
         await eventually(lambda: waiting.count >= 4)
         response = await client.get(ME, headers=account.headers)
@@ -364,7 +364,7 @@ async def test_requests_leave_no_state_in_postgresql_sessions(
     Nor does asyncpg look up types during a request: it knows all of them from the start.
     """
     assert client.app is not None
-    pool = client.app[POOL]
+    pool = pool_of(client)
     statements: list[str] = []
     for held in [await pool.acquire() for _ in range(pool.get_max_size())]:
         held.add_query_logger(lambda logged: statements.append(logged.query))
@@ -437,7 +437,7 @@ async def test_pgbouncer_mode_names_no_prepared_statements(
     account = await register(client)
     assert (await client.get(ME, headers=account.headers)).status == 200
     assert client.app is not None
-    async with client.app[POOL].acquire() as conn:
+    async with pool_of(client).acquire() as conn:
         assert await conn.fetchval("select count(*) from pg_prepared_statements") == 0
 
 
@@ -489,7 +489,7 @@ async def test_times_beyond_the_range_of_python_are_clamped(
     client: Client, stored: str, read: datetime
 ) -> None:
     assert client.app is not None
-    pool = client.app[POOL]
+    pool = pool_of(client)
     assert await pool.fetchval(f"select timestamptz '{stored}'") == read
 
 
@@ -507,8 +507,8 @@ async def test_times_round_trip_through_postgresql(client: Client) -> None:
         datetime(1, 1, 1, tzinfo=UTC),
     ]
     for time in times:
-        text = await client.app[POOL].fetchval(
+        text = await pool_of(client).fetchval(
             "select ($1::timestamptz at time zone 'UTC')::text", time
         )
         assert text == time.astimezone(UTC).replace(tzinfo=None).isoformat(" ")
-        assert await client.app[POOL].fetchval("select $1::timestamptz", time) == time
+        assert await pool_of(client).fetchval("select $1::timestamptz", time) == time

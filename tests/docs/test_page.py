@@ -8,11 +8,10 @@ import pytest
 
 from service import __version__
 from service.auth.guards import optionally_signed_in
-from service.db.connection import POOL
 from service.docs import handlers
 from service.routes import ROUTES
 from tests.support.browser import execute, open_docs, overflow_width, sign_in
-from tests.support.clients import Client, StartApp
+from tests.support.clients import Client, StartApp, pool_of
 from tests.support.factories import PASSWORD, assert_problem, register
 from tests.support.waiting import eventually
 
@@ -192,7 +191,7 @@ async def test_page_reports_problems_and_renews_its_tokens(
             response = await execute(page, "users-users_read_me")
         await response.get_by_text('"new@example.com"').wait_for()
     assert client.app is not None
-    await client.app[POOL].execute("delete from sessions")
+    await pool_of(client).execute("delete from sessions")
     await execute(page, "users-users_read_me")
     await message.get_by_text("This refresh token is invalid").wait_for()
 

@@ -7,9 +7,8 @@ from typing import Any
 
 import pytest
 
-from service.db.connection import POOL
 from service.settings import Settings
-from tests.support.clients import Client, StartApp
+from tests.support.clients import Client, StartApp, pool_of
 from tests.support.factories import Account, assert_problem, bearer, register, register_as
 from tests.support.factors import (
     add_passkey,
@@ -242,7 +241,7 @@ async def test_the_last_two_factors_are_not_both_removed_at_once(start_app: Star
 
 async def promoted(client: Client, account: Account) -> Account:
     assert client.app is not None
-    await client.app[POOL].execute("update users set role = 'admin'")
+    await pool_of(client).execute("update users set role = 'admin'")
     return account
 
 

@@ -7,10 +7,9 @@ from typing import Any
 
 import pytest
 
-from service.db.connection import POOL
 from service.settings import Settings
 from tests.support.authenticator import Authenticator
-from tests.support.clients import Client, StartApp
+from tests.support.clients import Client, StartApp, pool_of
 from tests.support.factories import Account, assert_problem, bearer, register
 from tests.support.factors import (
     PASSKEY,
@@ -251,7 +250,7 @@ async def test_an_account_that_may_not_sign_in_does_not_by_passkey(
         "unverified": "email_verified_at = null",
     }[status]
     assert client.app is not None
-    await client.app[POOL].execute(f"update users set {change}")
+    await pool_of(client).execute(f"update users set {change}")
     if status == "unverified":
         client = await start_app(require_email_verification=True)
     with logged() as events:

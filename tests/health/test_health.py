@@ -9,12 +9,11 @@ import pytest
 
 from service.context import LIFECYCLE
 from service.db import migrations
-from service.db.connection import POOL
 from service.embedded import server as embedded
 from service.health import handlers as health
 from service.health.handlers import HEALTH
 from service.settings import Settings
-from tests.support.clients import FAST, Client, StartApp
+from tests.support.clients import FAST, Client, StartApp, pool_of
 from tests.support.factories import PASSWORD, assert_problem, register
 from tests.support.probes import make_patient
 from tests.support.processes import reserved_port
@@ -104,7 +103,7 @@ async def test_concurrent_probes_share_one_check(
 
 async def test_saturated_pool_is_a_warning(client: Client) -> None:
     assert client.app is not None
-    pool = client.app[POOL]
+    pool = pool_of(client)
     held = [await pool.acquire() for _ in range(pool.get_max_size())]
     status, body = await probe(client, "/health")
     assert (status, body["status"]) == (200, "warn")

@@ -13,12 +13,12 @@ import asyncpg
 import pytest
 from aiohttp import web
 
-from service.db.connection import POOL, Connection
+from service.db.connection import Connection
 from service.db.transactions import write
 from service.mail import queries, sender, smtp
 from service.mail.outbox import enqueue
 from service.settings import Database, MailServer, Settings
-from tests.support.clients import StartApp
+from tests.support.clients import StartApp, pool_of
 from tests.support.factories import register
 from tests.support.logbook import logged
 from tests.support.processes import reserved_port
@@ -260,7 +260,7 @@ async def test_silent_mail_server_blocks_nothing_else(
         assert client.app is not None
         await send(client)
         await connected.wait()
-        pool = client.app[POOL]
+        pool = pool_of(client)
         # Other tasks may be using one.
         await eventually(lambda: pool.get_idle_size() == pool.get_size())
         await register(client)

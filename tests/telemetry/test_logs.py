@@ -20,10 +20,10 @@ import pytest
 from service.auth import signing_keys
 from service.db import slow_queries
 from service.db.coalescing import BATCHES_MAX
-from service.db.connection import POOL, POOL_WAITING
+from service.db.connection import POOL_WAITING
 from service.settings import Database, Rate
 from service.telemetry.logs import RESERVED, ConsoleFormatter, JsonFormatter
-from tests.support.clients import ROOT, Client, StartApp
+from tests.support.clients import ROOT, Client, StartApp, pool_of
 from tests.support.factories import PASSWORD, bearer, register, register_as
 from tests.support.logbook import attached, logged, written
 from tests.support.probes import make_patient
@@ -303,7 +303,7 @@ async def test_waiting_for_a_connection_counts_as_database_time(
     client = await start_app(db_pool_size=1, jobs_start_within_s=1e6)
     account = await register(client)
     assert client.app is not None
-    pool, pool_waiting = client.app[POOL], client.app[POOL_WAITING]
+    pool, pool_waiting = pool_of(client), client.app[POOL_WAITING]
     with logged() as events:
         async with pool.acquire():
             waiting = asyncio.ensure_future(client.get("/api/v1/users/me", headers=account.headers))
@@ -482,7 +482,7 @@ async def test_time_in_which_the_loop_was_held_up_is_not_the_statement_s(
 ) -> None:
     client = await start_app(slow_query_ms=500)
     assert client.app is not None
-    async with client.app[POOL].acquire() as held:
+    async with pool_of(client).acquire() as held:
         with logged() as events:
             statement = asyncio.create_task(held.execute("select 1"))
             await asyncio.sleep(0)  # sends it

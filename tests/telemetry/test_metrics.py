@@ -16,14 +16,13 @@ from pytest_aiohttp import AiohttpClient
 
 from service.app import create_app
 from service.auth.passwords import HASHER
-from service.db.connection import POOL
 from service.health import sampling
 from service.process.exporter import DIRECTORY_VARIABLE, exporting
 from service.settings import Rate, Settings
 from service.telemetry.access_log import CLIENTS_MISTAKES
 from service.telemetry.metrics import Counted
 from tests.support import described
-from tests.support.clients import Client
+from tests.support.clients import Client, pool_of
 from tests.support.factories import PASSWORD, assert_problem, register
 from tests.support.factors import add_totp, ask_for_challenge, log_in, sign_in_with
 from tests.support.logbook import logged
@@ -253,7 +252,7 @@ async def test_waits_for_connections_are_measured_in_seconds(
 
 async def test_gauges_show_busy_resources(client: Client, registry: CollectorRegistry) -> None:
     assert client.app is not None
-    pool, hasher = client.app[POOL], client.app[HASHER]
+    pool, hasher = pool_of(client), client.app[HASHER]
     account = await register(client)
     held = [await pool.acquire() for _ in range(pool.get_max_size())]
     waiting = asyncio.create_task(client.get("/api/v1/users/me", headers=account.headers))

@@ -6,9 +6,8 @@ import pytest
 from pytest_aiohttp.plugin import AiohttpClient
 
 from service.app import create_app
-from service.db.connection import POOL
 from service.settings import Settings
-from tests.support.clients import Client
+from tests.support.clients import Client, pool_of
 from tests.support.factories import Account, assert_problem, pointers, register, register_as
 
 ME = "/api/v1/users/me"
@@ -25,7 +24,7 @@ async def client(settings: Settings, aiohttp_client: AiohttpClient) -> Client:
 async def owner(client: Client) -> Account:
     account = await register(client)
     assert client.app is not None
-    await client.app[POOL].execute(
+    await pool_of(client).execute(
         "update users set settings = $2 where id = $1", account.profile["id"], OLD
     )
     return account

@@ -10,9 +10,8 @@ import pytest
 from aiohttp import ClientError, ClientResponse
 
 from service import purge
-from service.db.connection import POOL
 from service.settings import Database
-from tests.support.clients import Client
+from tests.support.clients import Client, pool_of
 from tests.support.factories import Account, assert_problem
 from tests.support.holding import holding
 from tests.support.steps import delete_account, send
@@ -271,7 +270,7 @@ async def test_account_is_not_purged_while_it_imports_a_world(
     async with holding(conn, counting, f"worlds {account.profile['id']}") as start:
         imported = await start(ask("POST", "/worlds/import", document))
         assert (await delete_account(client, account, account.password)).status == 202
-        pool = client.app[POOL]
+        pool = pool_of(client)
         await pool.execute("update users set purge_at = now() where status = 'deleting'")
         await purge.purge_accounts(client.app)
         assert await conn.fetchval("select count(*) from users") == 1
