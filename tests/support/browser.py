@@ -26,7 +26,10 @@ async def open_page() -> AsyncIterator["Page"]:
 
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=executable, args=FLAGS)
-        page = await browser.new_page(viewport={"width": 1280, "height": 900})
+        # Otherwise, axe-core may measure the contrast of a colour that is still changing.
+        page = await browser.new_page(
+            viewport={"width": 1280, "height": 900}, reduced_motion="reduce"
+        )
         page.set_default_timeout(DEADLINE_S * 1000)
         yield page
         await browser.close()
