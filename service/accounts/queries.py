@@ -355,15 +355,6 @@ async def lock_by_email(conn: Connection, email_folded: str) -> asyncpg.Record |
     )
 
 
-async def update_password(conn: Connection, user_id: uuid.UUID, password_hash: str | None) -> None:
-    """Set the hash. None disables the password until the owner sets a new one by link."""
-    await conn.execute(
-        "update users set password_hash = $2 where id = $1",
-        user_id,
-        password_hash,
-    )
-
-
 async def verify_email(conn: Connection, user_id: uuid.UUID) -> None:
     await conn.execute(
         """
@@ -408,71 +399,4 @@ async def update_email(conn: Connection, user_id: uuid.UUID, email: str, email_f
         user_id,
         email,
         email_folded,
-    )
-
-
-# The grace period of the account is not over: see ``service.purge``. Afterwards nobody may sign in,
-# as a part of the account may be deleted already.
-_NOT_DUE = "(purge_at is null or purge_at > now())"
-# Decides whether the account may sign in. An expired suspension no longer counts, and owners may
-# cancel only their own deletion.
-_SIGN_IN_STATE = """
-    status, email_verified_at is not null as email_verified, has_second_factor,
-    case status
-        when 'suspended' then coalesce(suspended_until > now(), true)
-        when 'deleting' then deleted_by_admin
-        else false
-    end as barred
-"""
-
-
-async def find_credentials(conn: Connection, email_folded: str) -> asyncpg.Record | None:
-    """Return the id, password hash and sign-in state of the account with this email.
-
-    Once its grace period is over, an account counts as deleted.
-    """
-    return await conn.fetchrow(
-        f"""
-        select id, password_hash, {_SIGN_IN_STATE} from users
-        where email_folded = $1 and {_NOT_DUE}
-        """,  # noqa: S608
-        email_folded,
-    )
-
-
-async def find_own_credentials(conn: Connection, user_id: uuid.UUID) -> asyncpg.Record | None:
-    """Return the id and password hash of the account, and whether it has a second factor."""
-    return await conn.fetchrow(
-        "select id, password_hash, has_second_factor from users where id = $1", user_id
-    )
-
-
-async def lock_credentials(
-    conn: Connection, user_id: uuid.UUID, password_hash: str | None
-) -> asyncpg.Record | None:
-    """Lock the account; return its version and sign-in state, or None if the hash has changed.
-
-    Without this lock, a sign-in that verified the old password could open a session right after a
-    password change or suspension ended them all.
-    """
-    return await conn.fetchrow(
-        f"""
-        select id, version, {_SIGN_IN_STATE} from users
-        where id = $1 and password_hash is not distinct from $2 and {_NOT_DUE}
-        for no key update
-        """,  # noqa: S608
-        user_id,
-        password_hash,
-    )
-
-
-async def lock_sign_in(conn: Connection, user_id: uuid.UUID) -> asyncpg.Record | None:
-    """Lock the account and return its sign-in state, as ``lock_credentials`` does."""
-    return await conn.fetchrow(
-        f"""
-        select id, version, {_SIGN_IN_STATE} from users
-        where id = $1 and {_NOT_DUE}
-        for no key update
-        """,  # noqa: S608
-        user_id,
     )

@@ -6,6 +6,7 @@ import uuid
 import asyncpg
 from aiohttp import web
 
+from service.accounts import credential_queries as credentials
 from service.accounts import queries as accounts
 from service.audit.events import record
 from service.context import SETTINGS
@@ -84,7 +85,7 @@ async def use_recovery_code(
     conn: Connection, request: web.Request, user_id: uuid.UUID, code: str
 ) -> bool:
     """Use up a recovery code and tell its owner. Return whether it was a good one."""
-    sealed = await queries.find_recovery_key(conn, user_id)
+    sealed = await credentials.find_recovery_key(conn, user_id)
     if sealed is None:
         return False
     key = _unseal(request.app, RECOVERY_PURPOSE, str(user_id), sealed)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import asyncpg
 from aiohttp import web
 
-from service.accounts import queries as accounts
+from service.accounts import credential_queries as credentials
 from service.context import SETTINGS
 from service.db.connection import Connection
 from service.db.transactions import read
@@ -88,7 +88,7 @@ async def note_use(conn: Connection, used: Used, refusals: tuple[ProblemType, ..
 
 async def keep_a_way_in(conn: Connection, user_id: uuid.UUID) -> None:
     """Raise Problem 409 if the account has neither a password nor a passkey."""
-    account = await accounts.find_own_credentials(conn, user_id)
+    account = await credentials.find_own_credentials(conn, user_id)
     has_password = account is not None and account["password_hash"] is not None
     if not has_password and await queries.count_factors(conn, user_id, "passkey") == 0:
         raise Problem(LAST_WAY_IN)

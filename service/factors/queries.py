@@ -6,6 +6,7 @@ from datetime import datetime
 
 import asyncpg
 
+from service.accounts import credential_queries as credentials
 from service.db.connection import Connection
 
 # Wrong codes in a row after which an app's codes are no longer accepted (NIST SP 800-63B-4 §3.2.2).
@@ -59,21 +60,9 @@ async def find_usable(conn: Connection, user_id: uuid.UUID) -> list[str]:
     return [name for name, usable in row.items() if usable]
 
 
-async def update_has_second_factor(conn: Connection, user_id: uuid.UUID) -> bool:
-    """Note whether the account has a second factor, and return that. The account must be locked.
-
-    If that has changed, so has the version of the account, as administrators see it.
-    """
+async def has_second_factor(conn: Connection, user_id: uuid.UUID) -> bool:
     has: bool = await conn.fetchval(
-        f"""
-        with found as (
-            select exists (select from factors where user_id = $1 and {_CONFIRMED}) as has
-        ), changed as (
-            update users set has_second_factor = has, version = version + 1, updated_at = now()
-            from found where id = $1 and has_second_factor <> has
-        )
-        select has from found
-        """,  # noqa: S608
+        f"select exists (select from factors where user_id = $1 and {_CONFIRMED})",  # noqa: S608
         user_id,
     )
     return has
@@ -162,27 +151,6 @@ async def use_step(conn: Connection, user_id: uuid.UUID, factor_id: uuid.UUID, s
 
 
 # Passkeys
-
-
-async def find_passkey_handle(conn: Connection, user_id: uuid.UUID) -> bytes | None:
-    """Return what authenticators know the account by, once it has been chosen."""
-    handle: bytes | None = await conn.fetchval(
-        "select passkey_handle from users where id = $1", user_id
-    )
-    return handle
-
-
-async def set_passkey_handle(conn: Connection, user_id: uuid.UUID, handle: bytes) -> bytes:
-    """Choose what authenticators know the account by, unless it has been. Return it."""
-    kept: bytes = await conn.fetchval(
-        """
-        update users set passkey_handle = coalesce(passkey_handle, $2)
-        where id = $1 returning passkey_handle
-        """,
-        user_id,
-        handle,
-    )
-    return kept
 
 
 async def list_passkeys(conn: Connection, user_id: uuid.UUID) -> list[asyncpg.Record]:
@@ -326,7 +294,7 @@ async def delete_pending(conn: Connection, user_id: uuid.UUID) -> None:
 async def replace_recovery_codes(
     conn: Connection, user_id: uuid.UUID, sealed_key: bytes, hashes: Sequence[bytes]
 ) -> None:
-    await conn.execute("update users set recovery_key = $2 where id = $1", user_id, sealed_key)
+    await credentials.set_recovery_key(conn, user_id, sealed_key)
     await conn.execute("delete from recovery_codes where user_id = $1", user_id)
     # Sent as text, as asyncpg would look up the type of another array.
     await conn.execute(
@@ -339,12 +307,6 @@ async def replace_recovery_codes(
     )
 
 
-async def find_recovery_key(conn: Connection, user_id: uuid.UUID) -> bytes | None:
-    """Return the sealed key of the account's recovery codes."""
-    key: bytes | None = await conn.fetchval("select recovery_key from users where id = $1", user_id)
-    return key
-
-
 async def use_recovery_code(conn: Connection, user_id: uuid.UUID, code_hmac: bytes) -> bool:
     """Delete the code. Return whether it was there: of concurrent calls, one finds it."""
     status = await conn.execute(
@@ -355,7 +317,7 @@ async def use_recovery_code(conn: Connection, user_id: uuid.UUID, code_hmac: byt
 
 async def delete_recovery_codes(conn: Connection, user_id: uuid.UUID) -> None:
     await conn.execute("delete from recovery_codes where user_id = $1", user_id)
-    await conn.execute("update users set recovery_key = null where id = $1", user_id)
+    await credentials.set_recovery_key(conn, user_id, None)
 
 
 async def delete_expired(conn: Connection, rows_max: int) -> None:

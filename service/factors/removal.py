@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import asyncpg
 
+from service.accounts import credential_queries as credentials
 from service.audit.events import Author, record
 from service.db.connection import Connection
 from service.factors import challenge_queries, queries
@@ -24,7 +25,8 @@ async def clear_after_removal(
     Challenges that could be answered with a removed factor go, and with the last factor the
     recovery codes. The account is locked.
     """
-    has_second_factor = await queries.update_has_second_factor(conn, user_id)
+    has_second_factor = await queries.has_second_factor(conn, user_id)
+    await credentials.set_has_second_factor(conn, user_id, has=has_second_factor)
     if not has_second_factor:
         await queries.delete_recovery_codes(conn, user_id)
     await challenge_queries.delete_challenges(conn, user_id)

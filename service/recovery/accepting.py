@@ -7,6 +7,7 @@ from typing import Any
 import asyncpg
 from aiohttp import web
 
+from service.accounts import credential_queries as credentials
 from service.accounts import queries as accounts
 from service.audit.events import record
 from service.auth.passwords import hash_password, require_acceptable
@@ -72,7 +73,7 @@ async def take_over(
         await known_networks.forget_networks_of(conn, user["id"])
         await forget_factors(conn, request, user["id"])
         user = await accounts.claim_account(conn, user["id"])
-    await accounts.update_password(conn, user["id"], password_hash)
+    await credentials.update_password(conn, user["id"], password_hash)
     await session_queries.end_sessions(conn, user["id"])
     # An attacker who knew the old password may have requested an email change.
     for purpose in ("email_change", "email_verify", "password_reset"):

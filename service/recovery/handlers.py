@@ -6,6 +6,7 @@ from datetime import timedelta
 import asyncpg
 from aiohttp import web
 
+from service.accounts import credential_queries as credentials
 from service.accounts import queries as accounts
 from service.audit.events import record
 from service.auth.passwords import TOO_MANY_SIGN_INS
@@ -150,7 +151,7 @@ async def _revert(conn: Connection, request: web.Request, token_hash: bytes) -> 
     await change_email(conn, user, token["email"])
     # Whoever changed the email may know the password, so the owner must set a new one.
     await session_queries.end_sessions(conn, user["id"])
-    await accounts.update_password(conn, user["id"], None)
+    await credentials.update_password(conn, user["id"], None)
     await queries.delete_tokens(conn, user["id"], "email_change")
     await queries.delete_reverts_since(conn, user["id"], token["created_at"])
     # Whoever changed the email may have added factors before, to keep the owner out.

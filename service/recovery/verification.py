@@ -5,6 +5,7 @@ from typing import Any
 import asyncpg
 from aiohttp import web
 
+from service.accounts import credential_queries as credentials
 from service.accounts import queries as accounts
 from service.auth.attempts import require_own
 from service.auth.guards import identify
@@ -103,7 +104,7 @@ async def _repeat_outcome(
     """
     link = await get_link(request, token_hash, list(links.OUTCOMES.values()))
     if new_password is not None:
-        account = await read(request.app, accounts.find_own_credentials, link["id"])
+        account = await read(request.app, credentials.find_own_credentials, link["id"])
         password_hash = account["password_hash"] if account else None
         await require_own(request, link, password_hash, new_password, INVALID_LINK)
     await write(request.app, throttle.refund, request)
@@ -115,7 +116,7 @@ async def _prove_ownership(
 ) -> str | None:
     """Return the hash of the verified password, or None if the session is the proof."""
     if password is not None:
-        account = await read(request.app, accounts.find_own_credentials, link["id"])
+        account = await read(request.app, credentials.find_own_credentials, link["id"])
         password_hash = account["password_hash"] if account else None
         await require_own(request, link, password_hash, password)
         if link["purpose"] == "email_change" and account and account["has_second_factor"]:
@@ -157,7 +158,7 @@ async def _check_proof_again(
 ) -> None:
     """Raise a Problem if the proof has ended since: the account is locked now."""
     if password_hash is not None:
-        if not await accounts.lock_credentials(conn, user["id"], password_hash):
+        if not await credentials.lock_credentials(conn, user["id"], password_hash):
             raise Problem(WRONG_PASSWORD, REPLACED_MEANWHILE)
     elif not await session_queries.find_signed_in(conn, [request[USER]["session_id"]]):
         raise Problem(INVALID_ACCESS_TOKEN, SESSION_ENDED)

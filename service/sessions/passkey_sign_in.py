@@ -2,7 +2,7 @@
 
 from aiohttp import web
 
-from service.accounts import queries as accounts
+from service.accounts import credential_queries as credentials
 from service.auth.attempts import count_guess, report_refusal
 from service.auth.schemas import TOKENS, TOKENS_EXAMPLE
 from service.auth.signing_keys import signing_key
@@ -110,7 +110,7 @@ async def _sign_in(
     used: passkeys.Used,
 ) -> dict[str, object] | None:
     """Open a session, or return None if the account may not sign in."""
-    user = await accounts.lock_sign_in(conn, used.user_id)
+    user = await credentials.lock_sign_in(conn, used.user_id)
     if user is None or not may_sign_in(request, user):
         return None
     await challenges.use_passkey_challenge(conn, challenge, INVALID_CHALLENGE)

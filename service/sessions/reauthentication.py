@@ -5,7 +5,7 @@ from typing import Any
 
 from aiohttp import web
 
-from service.accounts import queries as accounts
+from service.accounts import credential_queries as credentials
 from service.audit.events import record
 from service.auth.assurance import Assurance, assurance_of
 from service.auth.attempts import count_guess, report_refusal, require_own
@@ -60,7 +60,7 @@ async def reauthenticate(request: web.Request) -> web.Response:
         raise invalid_fields(field_error("#/challenge_id", "required", "Send it with credential."))
     user = request[USER]
     if "password" in body:
-        account = await read(request.app, accounts.find_own_credentials, user["id"])
+        account = await read(request.app, credentials.find_own_credentials, user["id"])
         password_hash = account["password_hash"] if account else None
         await require_own(request, user, password_hash, body["password"])
         proved = await write(request.app, _prove_password, request, password_hash)
@@ -73,7 +73,7 @@ async def reauthenticate(request: web.Request) -> web.Response:
 async def _prove_password(
     conn: Connection, request: web.Request, password_hash: str | None
 ) -> Assurance:
-    if await accounts.lock_credentials(conn, request[USER]["id"], password_hash) is None:
+    if await credentials.lock_credentials(conn, request[USER]["id"], password_hash) is None:
         raise Problem(WRONG_PASSWORD)
     return await _prove(conn, request, "pwd", [1])
 
@@ -105,7 +105,7 @@ async def _prove_factor(request: web.Request, body: dict[str, Any]) -> Assurance
 async def _prove_code(conn: Connection, request: web.Request, code: str) -> Assurance | None:
     """Return None for a wrong code, so that it is counted."""
     user_id = request[USER]["id"]
-    await accounts.lock_sign_in(conn, user_id)
+    await credentials.lock_sign_in(conn, user_id)
     if not await codes.use_code(conn, request, user_id, code):
         return None
     return await _prove(conn, request, "otp", [2])
@@ -117,7 +117,7 @@ async def _prove_passkey(
     challenge: challenges.PasskeyChallenge,
     used: passkeys.Used,
 ) -> Assurance:
-    await accounts.lock_sign_in(conn, request[USER]["id"])
+    await credentials.lock_sign_in(conn, request[USER]["id"])
     await challenges.use_passkey_challenge(conn, challenge, EXPIRED_CHALLENGE)
     await passkeys.note_use(conn, used, REFUSED_REAUTHENTICATION)
     return await _prove(conn, request, used.method, [1, 2])

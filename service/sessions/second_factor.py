@@ -6,7 +6,7 @@ from typing import Any
 import asyncpg
 from aiohttp import web
 
-from service.accounts import queries as accounts
+from service.accounts import credential_queries as credentials
 from service.auth.attempts import count_guess, report_refusal
 from service.auth.schemas import TOKENS, TOKENS_EXAMPLE
 from service.auth.signing_keys import signing_key
@@ -116,7 +116,7 @@ async def _finish(
     A problem is returned, not raised, so that the try that it used up is stored. The account is
     locked first, so that of any number at once, each sees what the others have used.
     """
-    user = await accounts.lock_sign_in(conn, user_id)
+    user = await credentials.lock_sign_in(conn, user_id)
     if (
         user is None
         or not may_sign_in(request, user)

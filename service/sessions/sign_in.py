@@ -5,7 +5,7 @@ from typing import Literal
 import asyncpg
 from aiohttp import web
 
-from service.accounts import queries as accounts
+from service.accounts import credential_queries as credentials
 from service.auth.attempts import count_attempt, report_refusal
 from service.auth.passwords import TOO_MANY_SIGN_INS, rehash_password, verify_password
 from service.auth.schemas import TOKENS, TOKENS_EXAMPLE
@@ -64,7 +64,7 @@ async def _try_to_sign_in(
     outcome: Literal["wrong", "refused"] = "refused"
     # Retry once: a concurrent sign-in may have rehashed the password during verification.
     for _ in range(2):
-        account = await read(request.app, accounts.find_credentials, email_folded)
+        account = await read(request.app, credentials.find_credentials, email_folded)
         allowed = account is not None and may_sign_in(request, account)
         # Refused like an unknown account, so that timing does not reveal whether it is right.
         password_hash = account["password_hash"] if account and allowed else None
@@ -93,11 +93,11 @@ async def _sign_in(
 
     For an account with a second factor, return the problem that asks for it.
     """
-    user = await accounts.lock_credentials(conn, account["id"], account["password_hash"])
+    user = await credentials.lock_credentials(conn, account["id"], account["password_hash"])
     if user is None or not may_sign_in(request, user):
         return None
     if rehashed is not None:
-        await accounts.update_password(conn, user["id"], rehashed)
+        await credentials.update_password(conn, user["id"], rehashed)
     if user["has_second_factor"]:
         return await _ask_for_second_factor(conn, request, user)
     return await complete_sign_in(conn, request, user, amr=["pwd"], aal=1)

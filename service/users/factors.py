@@ -8,6 +8,7 @@ import asyncpg
 import uuid_utils.compat as uuid_utils
 from aiohttp import web
 
+from service.accounts import credential_queries as credentials
 from service.accounts import queries as accounts
 from service.audit.events import record
 from service.auth.assurance import (
@@ -177,10 +178,10 @@ async def passkey_options(request: web.Request) -> web.Response:
     rows = await read(request.app, queries.list_passkeys, user["id"])
     if len(rows) >= PASSKEYS_MAX:
         raise Problem(TOO_MANY_FACTORS)
-    handle = await read(request.app, queries.find_passkey_handle, user["id"])
+    handle = await read(request.app, credentials.find_passkey_handle, user["id"])
     if handle is None:
         chosen = os.urandom(_HANDLE_BYTES)
-        handle = await write(request.app, queries.set_passkey_handle, user["id"], chosen)
+        handle = await write(request.app, credentials.set_passkey_handle, user["id"], chosen)
     challenge = await challenges.new_passkey_challenge(request.app, _registration(user))
     options = creation_options(
         rp,
@@ -355,7 +356,7 @@ async def _added(
         await end_other_sessions(conn, request)
         for purpose in ("password_reset", "email_change"):
             await delete_tokens(conn, user["id"], purpose)
-    await queries.update_has_second_factor(conn, user["id"])
+    await credentials.set_has_second_factor(conn, user["id"], has=True)
     await challenge_queries.delete_challenges(conn, user["id"])
     session_id = request[USER]["session_id"]
     if not await session_queries.prove_level(

@@ -9,6 +9,7 @@ import asyncpg
 from aiohttp import web
 from marshmallow import Schema, ValidationError
 
+from service.accounts import credential_queries as credentials
 from service.accounts import preferences
 from service.accounts import queries as accounts
 from service.accounts.rules import LAST_ADMINISTRATOR, keep_an_administrator
@@ -175,7 +176,7 @@ async def _prove(
 
     Raises Problem 422 if the password ``is_required`` but missing from an account that has one.
     """
-    account = await read(request.app, accounts.find_own_credentials, request[USER]["id"])
+    account = await read(request.app, credentials.find_own_credentials, request[USER]["id"])
     if account is None:
         raise _account_gone()
     password_hash = account["password_hash"]
@@ -192,7 +193,7 @@ async def _change_password(
 ) -> web.Response:
     user = request[USER]
     await _lock_credentials(conn, request, old_hash)
-    await accounts.update_password(conn, user["id"], new_hash)
+    await credentials.update_password(conn, user["id"], new_hash)
     await end_other_sessions(conn, request)
     await send_mail(conn, request.app, user, "password_changed")
     for purpose in ("password_reset", "email_change"):
@@ -225,7 +226,7 @@ async def _remove_password(
 ) -> None:
     user = request[USER]
     await _lock_credentials(conn, request, password_hash)
-    await accounts.update_password(conn, user["id"], None)
+    await credentials.update_password(conn, user["id"], None)
     await keep_a_way_in(conn, user["id"])
     await end_other_sessions(conn, request)
     for purpose in ("password_reset", "email_change"):
@@ -240,7 +241,7 @@ async def _lock_credentials(
 ) -> asyncpg.Record:
     """Lock the account. Raises a Problem if the password has changed or the session has ended."""
     user = request[USER]
-    account = await accounts.lock_credentials(conn, user["id"], password_hash)
+    account = await credentials.lock_credentials(conn, user["id"], password_hash)
     if account is None:
         raise Problem(WRONG_PASSWORD, REPLACED_MEANWHILE)
     if not await session_queries.find_signed_in(conn, [user["session_id"]]):
