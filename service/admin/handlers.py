@@ -18,6 +18,7 @@ from service.db.connection import Connection
 from service.db.replica import read_replica
 from service.db.transactions import read, write
 from service.factors.listing import describe_factors
+from service.factors.problems import LAST_SECOND_FACTOR, LAST_WAY_IN
 from service.factors.schemas import FACTORS, FACTORS_EXAMPLE
 from service.http import examples
 from service.http.conditional import etag_of, require_if_match
@@ -299,22 +300,31 @@ async def list_factors(request: web.Request) -> web.Response:
     return json_response(await read(request.app, describe_factors, user_id))
 
 
-@describe({204: Success("Removed. All sessions have ended.")}, if_match="honoured")
+@describe(
+    {204: Success("Removed. All sessions have ended.")},
+    problems=(LAST_SECOND_FACTOR, LAST_WAY_IN),
+    if_match="honoured",
+)
 async def remove_factors(request: web.Request) -> web.Response:
     """Remove all second factors, passkeys and recovery codes of an account.
 
     All its sessions end, and its owner is notified by email. The password stays as it is.
+    Your own account keeps a way to sign in, and a second factor if it must have one.
     """
     await write(request.app, changes.remove_factors, request.app, _user_id(request), request)
     return web.Response(status=204)
 
 
-@describe({204: Success("Removed. All sessions have ended.")}, if_match="honoured")
+@describe(
+    {204: Success("Removed. All sessions have ended.")},
+    problems=(LAST_SECOND_FACTOR, LAST_WAY_IN),
+    if_match="honoured",
+)
 async def remove_factor(request: web.Request) -> web.Response:
     """Remove one second factor or passkey of an account.
 
     All its sessions end, and its owner is notified by email. With the last one, the recovery codes
-    go too.
+    go too. Your own account keeps a way to sign in, and a second factor if it must have one.
     """
     factor_id = uuid.UUID(request.match_info["factor_id"])
     user_id = _user_id(request)

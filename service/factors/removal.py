@@ -8,7 +8,7 @@ import asyncpg
 from service.accounts import credential_queries as credentials
 from service.audit.events import Author, record
 from service.db.connection import Connection
-from service.factors import challenge_queries, queries
+from service.factors import queries
 from service.factors.listing import event_of
 
 
@@ -22,14 +22,13 @@ async def clear_after_removal(
 ) -> bool:
     """Record the removal of factors, and return whether the account has any left.
 
-    Challenges that could be answered with a removed factor go, and with the last factor the
-    recovery codes. The account is locked.
+    With the last one, the recovery codes go too. The account is locked, and its sessions end in the
+    same transaction: with them, so do sign-ins that could be completed with a removed factor.
     """
     has_second_factor = await queries.has_second_factor(conn, user_id)
     await credentials.set_has_second_factor(conn, user_id, has=has_second_factor)
     if not has_second_factor:
         await queries.delete_recovery_codes(conn, user_id)
-    await challenge_queries.delete_challenges(conn, user_id)
     for factor in removed:
         before = event_of(factor)
         await record(conn, by, "factor.remove", user_id, actor_id=actor_id, before=before)

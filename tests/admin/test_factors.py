@@ -8,7 +8,7 @@ import pytest
 
 from service.factors import totp
 from service.settings import Settings
-from tests.support.clients import Client
+from tests.support.clients import Client, StartApp
 from tests.support.factories import Account, assert_problem, register, register_as
 from tests.support.factors import (
     add_passkey,
@@ -22,6 +22,7 @@ from tests.support.factors import (
 )
 from tests.support.logbook import logged
 from tests.support.mailbox import next_mail, text_of
+from tests.support.state import everything
 from tests.support.steps import is_signed_in, mails, send, sign_in
 
 UNKNOWN_ID = "01890000-0000-7000-8000-000000000000"
@@ -258,6 +259,27 @@ async def test_the_last_passkey_of_an_account_without_a_password_can_be_removed(
         mail = await next_mail(settings.data_dir, owner.profile["email"])
         if "#token=" in text_of(mail) and mail["Subject"] == "Choose a new password":
             break
+
+
+@pytest.mark.parametrize("all_of_them", [True, False])
+async def test_the_rules_of_owners_hold_for_the_factors_of_the_administrator_who_asks(
+    start_app: StartApp, conn: Any, all_of_them: bool
+) -> None:
+    client = await start_app(require_second_factor="admins")
+    admin, other = await register_as(client, "admin"), await register_as(client, "admin")
+    for account in (admin, other):
+        await add_passkey(client, account.headers)
+    (passkey,) = (await list_factors(client, admin, "/users/me/factors"))["items"]
+    path = path_of(admin, "" if all_of_them else passkey["id"])
+    before = await everything(conn)
+    refused = await send(client, "DELETE", path, by=admin)
+    await assert_problem(refused, 409, "last_second_factor")
+    assert await everything(conn) == before
+    await conn.execute("update users set password_hash = null")
+    before = await everything(conn)
+    await assert_problem(await send(client, "DELETE", path, by=admin), 409, "last_way_in")
+    assert await everything(conn) == before
+    assert (await send(client, "DELETE", path, by=other)).status == 204
 
 
 async def test_secrets_are_in_no_response_event_or_log(client: Client, conn: Any) -> None:
