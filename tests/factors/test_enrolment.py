@@ -127,11 +127,14 @@ async def test_changes_of_factors_end_sign_ins_in_progress(client: Client) -> No
     await assert_problem(response, 401, "invalid_challenge")
 
 
-async def test_new_recovery_codes_end_the_old_ones(client: Client) -> None:
+async def test_new_recovery_codes_end_the_old_ones_and_sign_ins_in_progress(client: Client) -> None:
     account = await register(client)
     app = await add_totp(client, account.headers)
     assert app.recovery_codes is not None
+    begun = await ask_for_challenge(client, account)
     response = await client.post(f"{ME}/recovery-codes", headers=account.headers)
+    ended = await answer(client, begun["challenge"], code=app.code(1))
+    await assert_problem(ended, 401, "invalid_challenge")
     fresh = (await response.json())["recovery_codes"]
     assert len(set(fresh) - set(app.recovery_codes)) == 10
     problem = await ask_for_challenge(client, account)

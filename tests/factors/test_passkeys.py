@@ -132,6 +132,23 @@ async def test_a_challenge_is_good_once(client: Client) -> None:
     await assert_problem(await client.post(PASSKEY, json=second), 401, "invalid_challenge")
 
 
+async def test_a_challenge_registers_one_passkey(client: Client) -> None:
+    account = await register(client)
+    begun = await begin_passkey(client, account.headers)
+    bodies = [
+        {
+            "challenge_id": begun["challenge_id"],
+            "credential": Authenticator().create(begun["options"]),
+        }
+        for _ in range(2)
+    ]
+    added = await client.post(PASSKEYS, headers=account.headers, json=bodies[0])
+    assert added.status == 201
+    refused = await client.post(PASSKEYS, headers=account.headers, json=bodies[1])
+    await assert_problem(refused, 403, "invalid_challenge")
+    assert len(await listed(client, account)) == 1
+
+
 async def test_the_same_assertion_fifty_times_at_once_signs_in_once(client: Client) -> None:
     account = await register(client)
     authenticator = await add_passkey(client, account.headers)

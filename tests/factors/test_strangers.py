@@ -24,6 +24,7 @@ from tests.support.factors import (
     sign_in_with_passkey,
     start_totp,
 )
+from tests.support.holding import holding
 from tests.support.operations import CHANGE, CHANGED
 from tests.support.steps import change_email, link_about, reset, revert, verify
 
@@ -124,13 +125,31 @@ async def test_changes_of_factors_are_limited_because_each_sends_a_mail(
     await add_totp(client, account.headers)
     statuses = [(await client.post(CODES, headers=account.headers)).status for _ in range(6)]
     assert statuses == [201, 201, 201, 429, 429, 429]
-    for method, path in (
-        ("POST", f"{ME}/factors/totp"),
-        ("DELETE", f"{ME}/factors/01890000-0000-7000-8000-000000000000"),
+    begun = await begin_passkey(client, account.headers)
+    passkey = Authenticator().create(begun["options"])
+    for method, path, body in (
+        ("POST", f"{ME}/factors/totp", None),
+        ("POST", PASSKEYS, {"challenge_id": begun["challenge_id"], "credential": passkey}),
+        ("DELETE", f"{ME}/factors/01890000-0000-7000-8000-000000000000", None),
     ):
-        refused = await client.request(method, path, headers=account.headers)
+        refused = await client.request(method, path, headers=account.headers, json=body)
         await assert_problem(refused, 429, "too_many_requests")
     assert await conn.fetchval("select count(*) from audit_events where action ~ 'factor'") == 4
+
+
+async def test_recovery_codes_are_made_only_beside_a_second_factor(
+    client: Client, conn: Any
+) -> None:
+    account = await register(client)
+    app = await add_totp(client, account.headers)
+    async with holding(conn, "select from users for update") as start:
+        path = f"{ME}/factors/{app.factor_id}"
+        removed = await start(client.delete(path, headers=account.headers))
+        too_late = await start(client.post(CODES, headers=account.headers))
+    assert removed.result().status == 204
+    for refused in (too_late.result(), await client.post(CODES, headers=account.headers)):
+        await assert_problem(refused, 401, "insufficient_authentication")
+    assert await conn.fetchval("select count(*) from recovery_codes") == 0
 
 
 async def test_codes_whose_response_was_lost_are_had_again(client: Client) -> None:
