@@ -14,6 +14,7 @@ from tests.support.factors import (
     PASSKEYS,
     add_passkey,
     add_totp,
+    age_proofs,
     answer,
     ask_for_challenge,
     begin_passkey,
@@ -150,6 +151,22 @@ async def test_recovery_codes_are_made_only_beside_a_second_factor(
     for refused in (too_late.result(), await client.post(CODES, headers=account.headers)):
         await assert_problem(refused, 401, "insufficient_authentication")
     assert await conn.fetchval("select count(*) from recovery_codes") == 0
+
+
+async def test_a_recent_code_of_a_removed_app_does_not_add_another(
+    client: Client, conn: Any
+) -> None:
+    account = await register(client)
+    app = await add_totp(client, account.headers)
+    await age_proofs(client)
+    assert (await prove(client, account.headers, code=app.code(1))).status == 200
+    async with holding(conn, "select from users for update") as start:
+        path = f"{ME}/factors/{app.factor_id}"
+        removed = await start(client.delete(path, headers=account.headers))
+        too_late = await start(client.post(f"{ME}/factors/totp", headers=account.headers))
+    assert removed.result().status == 204
+    await assert_problem(too_late.result(), 401, "insufficient_authentication")
+    assert await conn.fetchval("select count(*) from factors") == 0
 
 
 async def test_codes_whose_response_was_lost_are_had_again(client: Client) -> None:
