@@ -176,14 +176,17 @@ async def test_client_that_fills_the_hash_queue_keeps_no_other_out(start_app: St
     assert sorted(crowd.answered) == [(NOISY, 401)] * 5 + [(NOISY, 503), (QUIET, 401)]
 
 
-async def test_clients_with_equal_shares_do_not_displace_each_other(start_app: StartApp) -> None:
-    crowd, hasher = await start_crowd(start_app, password_hash_queue=5)
+@pytest.mark.parametrize("others", [1, 2])
+async def test_client_that_would_have_an_equal_share_displaces_no_other(
+    start_app: StartApp, others: int
+) -> None:
+    crowd, hasher = await start_crowd(start_app, password_hash_queue=3 + others)
     with busy(hasher):
         crowd.sign_in(NOISY)
         await eventually(lambda: hasher.queued == 1)
         crowd.sign_in(NOISY, 2)
-        crowd.sign_in(QUIET, 2)
-        await eventually(lambda: hasher.queued == 5)
+        crowd.sign_in(QUIET, others)
+        await eventually(lambda: hasher.queued == 3 + others)
         crowd.sign_in(QUIET)
         await eventually(lambda: len(crowd.answered) == 1)
     await asyncio.gather(*crowd.tasks)
