@@ -5,10 +5,11 @@ from typing import Any
 
 import pytest
 
-from service.settings import Settings
+from service.settings import MailServer, Settings
 from tests.support.clients import Client, StartApp
 from tests.support.factories import PASSWORD, Account, assert_problem, bearer, pointers, register
 from tests.support.mailbox import next_mail, text_of, token_of
+from tests.support.processes import reserved_port
 
 AUTH = "/api/v1/auth"
 ME = "/api/v1/users/me"
@@ -99,6 +100,18 @@ async def test_links_expire_and_are_replaced_by_newer_ones(
     await conn.execute("update action_tokens set expires_at = now()")
     assert await reset(client, second) == 400
     assert await sign_in(client, email, PASSWORD) == 200
+
+
+async def test_mail_is_dropped_once_its_link_has_expired(start_app: StartApp, conn: Any) -> None:
+    with reserved_port() as port:
+        client = await start_app(mail_server=MailServer("127.0.0.1", port, "none"))
+        account = await register(client)
+        await conn.execute("delete from action_tokens; delete from mail_outbox")
+        await client.post(f"{AUTH}/password/forgot", json={"email": account.profile["email"]})
+        assert await conn.fetchval(
+            "select mail_outbox.expires_at = action_tokens.expires_at from mail_outbox"
+            " cross join action_tokens"
+        )
 
 
 async def test_verification_link_works_for_a_day(client: Client, conn: Any) -> None:
