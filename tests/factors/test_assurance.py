@@ -155,6 +155,12 @@ async def test_every_route_asks_for_its_assurance(
             assert response.status not in (401, 403, 405, 500), cell
 
 
+async def test_the_description_says_how_recent_a_proof_must_be(client: Client) -> None:
+    document = await (await client.get("/openapi.json")).json()
+    described = document["paths"]["/api/v1/users/me/factors/{factor_id}"]["delete"]["description"]
+    assert "proved in the last 10 minutes" in " ".join(described.split())
+
+
 async def test_a_session_from_before_counts_as_old(client: Client, conn: Any) -> None:
     account = await register(client)
     await conn.execute("update sessions set aal1_at = null")

@@ -13,7 +13,17 @@ import pytest
 from aiohttp import ClientResponse
 
 from service.settings import Settings
-from tests.support.bad_input import IMPORT, Case, Expected, Text, cases_of, good_values, texts_of
+from tests.support.bad_input import (
+    IMPORT,
+    Case,
+    Expected,
+    Text,
+    cases_of,
+    good_values,
+    optional_fields,
+    texts_of,
+    without,
+)
 from tests.support.clients import Client, StartApp
 from tests.support.factories import PASSWORD, register
 from tests.support.factors import FACTORS, PASSKEYS, app_of, confirm
@@ -108,6 +118,31 @@ async def test_invalid_input_is_refused_and_changes_nothing(
         response = await whole(operation, prepared).send(requests.client)
         if response.status >= 300:
             wrong.append(f"{operation.id} refuses {prepared.request}: {await response.text()}")
+    assert not wrong, "\n".join([f"{len(wrong)} of {count}", *wrong[:SHOWN]])
+    assert count >= at_least
+
+
+@pytest.mark.parametrize(
+    ("choose", "at_least"),
+    [(some, 50), pytest.param(list, 180, marks=pytest.mark.slow)],
+    ids=["some", "all"],
+)
+async def test_optional_fields_can_be_left_out(
+    requests: Requests, choose: Choose, at_least: int
+) -> None:
+    """A rule may ask for one of several. But what a handler cannot do without is required."""
+    wrong: list[str] = []
+    count = 0
+    async for operation, way, prepared in variants(requests, "body"):
+        request = prepared.request
+        for path in choose(list(optional_fields(operation, request))):
+            count += 1
+            changed = request._replace(body=without(request.body, path))
+            response = await changed.send(requests.client)
+            if response.status >= 500:
+                wrong.append(f"{operation.id} without {path}: {await response.text()}")
+            if response.status < 300:
+                request = (await requests.prepare(operation, way)).request
     assert not wrong, "\n".join([f"{len(wrong)} of {count}", *wrong[:SHOWN]])
     assert count >= at_least
 

@@ -494,6 +494,16 @@ def _cases_of_fields(operation: Operation, request: Request) -> Iterator[Case]:
             yield Case(place, "missing", request._replace(body=body), at(place))
 
 
+def optional_fields(operation: Operation, request: Request) -> Iterator[tuple[Any, ...]]:
+    """Yield the path of each field of the body that is not required."""
+    assert operation.fields is not None
+    for path, schema, value in walk(operation.fields, request.body, ()):
+        if isinstance(value, dict):
+            for name in value:
+                if name not in schema.get("required", ()):
+                    yield *path, name
+
+
 def walk(
     schema: Mapping[str, Any], value: Any, path: tuple[Any, ...]
 ) -> Iterator[tuple[tuple[Any, ...], Mapping[str, Any], Any]]:
