@@ -149,7 +149,8 @@ async def test_recovery_codes_are_made_only_beside_a_second_factor(
         too_late = await start(client.post(CODES, headers=account.headers))
     assert removed.result().status == 204
     for refused in (too_late.result(), await client.post(CODES, headers=account.headers)):
-        await assert_problem(refused, 401, "insufficient_authentication")
+        problem = await assert_problem(refused, 401, "insufficient_authentication")
+        assert "your account has none" in problem["detail"]
     assert await conn.fetchval("select count(*) from recovery_codes") == 0
 
 
