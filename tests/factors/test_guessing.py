@@ -21,6 +21,7 @@ from tests.support.factors import (
     begin_passkey_sign_in,
     confirm,
     log_in,
+    options_of,
     prove,
     sign_in_with,
     sign_in_with_passkey,
@@ -60,6 +61,20 @@ async def test_one_challenge_gets_five_guesses_however_many_come_at_once(client:
     )
     guesses = [(await r.json(content_type=None))["code"] for r in responses]
     assert Counter(guesses) == {"wrong_code": 5, "invalid_challenge": 195}
+
+
+@pytest.mark.asvs("6.3.1")
+async def test_one_challenge_gets_five_refused_passkeys(client: Client) -> None:
+    account = await register(client)
+    passkey, stranger = await add_passkey(client, account.headers), Authenticator()
+    stranger.credential_id = passkey.credential_id
+    challenge = (await ask_for_challenge(client, account))["challenge"]
+    options = await options_of(client, challenge)
+    for _ in range(5):
+        refused = await answer(client, challenge, credential=stranger.get(options))
+        await assert_problem(refused, 401, "passkey_bad_signature")
+    refused = await answer(client, challenge, credential=passkey.get(options))
+    await assert_problem(refused, 401, "invalid_challenge")
 
 
 @pytest.mark.asvs("6.5.1")

@@ -22,6 +22,7 @@ from tests.support.factors import (
     begin_passkey_sign_in,
     forget_used_codes,
     log_in,
+    options_of,
     sign_in_with,
     sign_in_with_passkey,
 )
@@ -46,14 +47,6 @@ async def test_a_passkey_signs_in_without_a_name(client: Client) -> None:
     sessions = await (await client.get(f"{ME}/sessions", headers=headers)).json()
     current = next(session for session in sessions["items"] if session["current"])
     assert (current["amr"], current["acr"]) == (["swk"], "aal2")
-
-
-async def options_of(client: Client, challenge: str) -> dict[str, Any]:
-    """Ask for the options of a passkey that is a second factor."""
-    url = "/api/v1/auth/second-factor/options"
-    response = await client.post(url, json={"challenge": challenge})
-    options: dict[str, Any] = (await response.json())["options"]
-    return options
 
 
 async def test_a_passkey_is_a_second_factor(client: Client) -> None:

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-# A statement that calls one of these becomes ``pass``; an assigned or returned call, None.
+# A statement that calls one of these becomes ``pass``; an assigned or returned call, None; a call
+# in the condition of an ``if``, True, so that nothing is refused.
 CALLS = (
     # limits and refunds
     "throttle.check",
@@ -17,8 +18,16 @@ CALLS = (
     "count_guess",
     "check_limits",
     "check_limit",
+    "count_failure",
+    "count_factors",
+    "count_in",
+    "delete_pending",
+    "end_sessions_beyond",
+    "refund_count",
+    "_take_try",
     # audit
     "record",
+    "_record",
     "record_unattended",
     "record_change",
     # mail notices
@@ -34,19 +43,29 @@ CALLS = (
     "report_refusal",
     "check_preconditions",
     "keep_an_administrator",
+    "find_signed_in",
+    "lock_sign_in",
+    "lock_signing_keys",
     "_lock_credentials",
+    "_lock_owner",
     "_check_proof_again",
     # second factors and step-up
     "require_proof",
     "require_recent",
     "require_level",
     "require_policy",
+    "use_challenge",
     "use_passkey_challenge",
+    "use_passkey",
+    "use_code",
+    "use_recovery_code",
+    "use_step",
     "note_use",
     "prove_level",
     "keep_a_way_in",
     # sessions and links that end with a password or an email
     "end_session",
+    "_end_session",
     "end_sessions",
     "end_other_sessions",
     "delete_tokens",
@@ -67,7 +86,14 @@ BINDINGS = {
     "encrypt": (2, "None"),
     "decrypt": (2, "None"),
 }
-LOCK = re.compile(r"\s*\bfor (no key )?update( of \w+)?( skip locked)?")
+# SQL that locks, and what replaces it.
+LOCKS = (
+    (re.compile(r"\s*\bfor (no key )?update( of \w+)?( skip locked)?"), ""),
+    (re.compile(r"\bpg_advisory_xact_lock\("), "abs("),
+    (re.compile(r"\bpg_try_advisory_xact_lock\("), "0 <= abs("),
+)
+# These call the function that is their second argument.
+TRANSACTIONS = ("read", "write", "write_once")
 
 
 class Mutant(NamedTuple):
@@ -131,6 +157,10 @@ def _calls_and_locks(source: Source) -> Iterator[Mutant]:
                 is_statement = isinstance(node, ast.Expr)
                 replaced = node if is_statement else node.value
                 yield mutant(f"no {name}", replaced, "pass" if is_statement else "None")
+        elif isinstance(node, ast.If):
+            for part in ast.walk(node.test):
+                if isinstance(part, ast.Await) and (name := _called(part, CALLS)):
+                    yield mutant(f"no {name}", part, "True")
         elif isinstance(node, ast.AsyncWith):
             for item in node.items:
                 if name := _called(item.context_expr, CONTEXTS):
@@ -139,9 +169,10 @@ def _calls_and_locks(source: Source) -> Iterator[Mutant]:
         elif isinstance(node, ast.Call):
             for argument in node.args:
                 text = source.part(argument)
-                if _is_text(argument) and (lock := LOCK.search(text)):
-                    without = text[: lock.start()] + text[lock.end() :]
-                    yield mutant(f"no {lock[0].strip()}", argument, without)
+                for pattern, instead in LOCKS if _is_text(argument) else ():
+                    if lock := pattern.search(text):
+                        without = text[: lock.start()] + instead + text[lock.end() :]
+                        yield mutant(f"no {lock[0].strip(' (')}", argument, without)
 
 
 def _is_text(node: ast.expr) -> bool:
@@ -156,7 +187,10 @@ def _called(node: ast.expr, names: tuple[str, ...]) -> str | None:
         node = node.value
     if not isinstance(node, ast.Call):
         return None
-    function = f".{ast.unparse(node.func)}"
+    called: ast.expr = node.func
+    if ast.unparse(called) in TRANSACTIONS and len(node.args) > 1:
+        called = node.args[1]
+    function = f".{ast.unparse(called)}"
     return next((name for name in names if function.endswith(f".{name}")), None)
 
 

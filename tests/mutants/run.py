@@ -245,6 +245,9 @@ class Runner:
             for batch in filter(None, (tests[:FIRST_TESTS], tests[FIRST_TESTS:])):
                 result.tests += batch
                 ended, failed, _ = self._pytest(copy, batch)
+                if ended is None and not self._ends_without(originals, copy, batch):
+                    result.outcome = "not run"
+                    break
                 if ended == 5:
                     raise SystemExit(f"pytest found none of {batch}")
                 if ended == -signal.SIGKILL:  # by us, or out of memory: inconclusive
@@ -259,6 +262,12 @@ class Runner:
                 _write(copy / file, text)
         result.seconds = time.monotonic() - started
         return result
+
+    def _ends_without(self, originals: dict[str, str], copy: Path, tests: list[str]) -> bool:
+        """Return whether the tests end in time without the mutant, so that it is what hangs."""
+        for file, text in originals.items():
+            _write(copy / file, text)
+        return self._pytest(copy, tests)[0] == 0
 
     def _pytest(self, copy: Path, tests: list[str]) -> tuple[int | None, str, str]:
         """Run the tests in this order, up to the first that fails.

@@ -71,6 +71,14 @@ async def log_in(client: Client, account: Account) -> Any:
     return await client.post("/api/v1/auth/login", json=body)
 
 
+async def options_of(client: Client, challenge: str) -> dict[str, Any]:
+    """Return the options of a passkey that is to be the second factor of a sign-in."""
+    response = await client.post(f"{SECOND_FACTOR}/options", json={"challenge": challenge})
+    assert response.status == 200, await response.text()
+    options: dict[str, Any] = (await response.json())["options"]
+    return options
+
+
 async def answer(client: Client, challenge: str, **proof: Any) -> Any:
     """Send a second factor."""
     return await client.post(SECOND_FACTOR, json={"challenge": challenge, **proof})
