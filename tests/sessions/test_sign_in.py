@@ -1,6 +1,8 @@
 """``POST /auth/login``."""
 
 import asyncio
+import contextlib
+import json
 from ipaddress import ip_network
 from typing import Any
 
@@ -10,7 +12,10 @@ from service.auth.passwords import HASHER, Hasher
 from tests.support.clients import Client, StartApp
 from tests.support.factories import PASSWORD, assert_problem, bearer, pointers, register
 from tests.support.hashing import busy
+from tests.support.logbook import logged
+from tests.support.raw_requests import media
 from tests.support.waiting import eventually
+from tests.support.wire import connected
 
 LOGIN = "/api/v1/auth/login"
 
@@ -193,23 +198,35 @@ async def test_client_that_would_have_an_equal_share_displaces_no_other(
     assert crowd.answered[0] == (QUIET, 503)
 
 
+async def disconnect_in_the_queue(client: Client, hasher: Hasher, times: int) -> None:
+    """Sign in so many times at once, and disconnect while all of them wait for a hash."""
+    body = json.dumps({"email": "nobody@example.com", "password": PASSWORD}).encode()
+    with logged() as events:
+        async with contextlib.AsyncExitStack() as stack:
+            wires = [await stack.enter_async_context(connected(client)) for _ in range(times)]
+            for wire in wires:
+                wire.writer.write(media("application/json", body))
+            await eventually(lambda: hasher.queued == times)
+            for wire in wires:
+                wire.reset()
+            await eventually(lambda: sum("status" in event for event in events) == times)
+    assert {event["status"] for event in events if "status" in event} == {None}
+
+
 async def test_cancelled_request_holds_its_thread_until_the_hash_ends(
     start_app: StartApp,
 ) -> None:
-    """The request times out, but the thread cannot be stopped."""
-    crowd, hasher = await start_crowd(
-        start_app, password_hash_queue=1, request_timeout_s=0.5, db_acquire_timeout_s=0.3
-    )
+    """The client is gone, but the thread cannot be stopped."""
+    crowd, hasher = await start_crowd(start_app, password_hash_queue=1)
     with busy(hasher):
-        crowd.sign_in(NOISY)
-        await eventually(lambda: crowd.answered == [(NOISY, 503)])
-        assert hasher.queued == 1
+        await disconnect_in_the_queue(crowd.client, hasher, 1)
+        crowd.sign_in(QUIET)
+        await eventually(lambda: crowd.answered == [(QUIET, 503)])
     await eventually(lambda: hasher.queued == 0)
 
 
 async def test_cancelled_request_leaves_the_hash_queue(start_app: StartApp) -> None:
-    crowd, hasher = await start_crowd(start_app, request_timeout_s=0.5, db_acquire_timeout_s=0.3)
+    crowd, hasher = await start_crowd(start_app)
     with busy(hasher):
-        crowd.sign_in(NOISY, 3)
-        await eventually(lambda: crowd.answered == [(NOISY, 503)] * 3)
+        await disconnect_in_the_queue(crowd.client, hasher, 3)
         assert hasher.queued == 1, "only the one that has a thread is left"
