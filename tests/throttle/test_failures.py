@@ -116,14 +116,13 @@ async def test_attempt_is_refunded_once_a_silent_database_is_back(
     start_app: StartApp, settings: Settings
 ) -> None:
     assert settings.database is not None
+    account = await register(await start_app())
     async with proxy_to(settings.database) as (proxied, flowing):
         client = await start_app(
             database=proxied,
-            db_command_timeout_s=0.5,
-            db_acquire_timeout_s=0.5,
+            db_command_timeout_s=1,
             throttle_sign_in_per_account=Rate(1, 3600),
         )
-        account = await register(client)
         assert client.app is not None
         hasher = client.app[HASHER]
         with busy(hasher):

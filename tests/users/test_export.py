@@ -85,13 +85,13 @@ def credentials(account: Account) -> dict[str, str]:
 
 
 async def test_export_may_take_longer_than_a_request(start_app: StartApp, conn: Any) -> None:
+    account = await register(await start_app())
     client = await start_app(request_timeout_s=2)
-    account = await register(client)
     async with conn.transaction():
         await conn.execute(LOCK)
         exporting = asyncio.ensure_future(send(client, "GET", "/users/me/export", by=account))
         await eventually(lambda: conn.fetchval(WAITING))
-        late = time.monotonic() + 3
+        late = time.monotonic() + 2.1
         await eventually(lambda: time.monotonic() > late)
     document = await (await exporting).json()
     assert document["audit_events"]
