@@ -170,33 +170,8 @@ async def test_pool_fills_under_load_if_connecting_takes_longer_than_requests_wa
 
         proxy.delay_s = 0.05
         proxy.reset_all()
-        async with asyncio.timeout(DEADLINE_S / 4):
+        async with asyncio.timeout(DEADLINE_S):
             await asyncio.gather(*(keep_asking(account) for account in accounts))
-        proxy.delay_s = 0
-        await client.close()
-
-
-@pytest.mark.slow
-async def test_reset_of_all_connections_is_over_within_seconds_under_load(
-    start_app: StartApp, database: Database
-) -> None:
-    """At 60 requests a second, with round trips of 100 ms."""
-    async with proxying(database) as proxy:
-        client = await start_app(database=proxy.database, db_pool_size=10, db_acquire_timeout_s=0.8)
-        account = await register(client)
-        responses: list[asyncio.Future[Any]] = []
-
-        def ask() -> None:
-            request = client.get(ME, headers=account.headers)
-            responses.append(asyncio.ensure_future(request))
-
-        proxy.delay_s = 0.05
-        proxy.reset_all()
-        for number in range(10 * 60):
-            asyncio.get_running_loop().call_later(number / 60, ask)
-        await eventually(lambda: len(responses) == 10 * 60)
-        statuses = [response.status for response in await asyncio.gather(*responses)]
-        assert statuses[-60:] == [200] * 60
         proxy.delay_s = 0
         await client.close()
 
