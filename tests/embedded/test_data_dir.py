@@ -16,7 +16,7 @@ from service.embedded import server as embedded
 from service.exceptions import StartError
 from tests.support.factories import PASSWORD
 from tests.support.processes import SHINKEI, announced, call, environment, started
-from tests.support.waiting import eventually_blocking
+from tests.support.waiting import DEADLINE_S, eventually_blocking
 
 # What initdb 18 wrote on a disk of 1 MiB, and on one of 24 MiB.
 NO_SPACE_AT_FIRST = """\
@@ -120,7 +120,7 @@ def test_services_started_at_once_share_the_directory(tmp_path: Path) -> None:
         # The owner of the server last: the others stop without an error while it runs.
         for service in services:
             service.process.send_signal(signal.SIGTERM)
-        assert [service.process.wait(120) for service in services] == [0, 0, 0]
+        assert [service.process.wait(DEADLINE_S) for service in services] == [0, 0, 0]
     with started(*command, cwd=tmp_path, env=env) as process:
         assert call(f"{announced(process).url}/.well-known/jwks.json") == published[0]
 

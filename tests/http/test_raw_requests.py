@@ -24,6 +24,7 @@ from tests.support.raw_requests import (
     receive,
     sign_in,
 )
+from tests.support.waiting import DEADLINE_S
 from tests.support.wire import connected
 
 PHRASES = {
@@ -108,7 +109,7 @@ async def test_invalid_chunks_that_arrive_later_are_rejected(
 
 async def test_body_that_is_too_large_is_not_asked_for(start_app: StartApp, parser: str) -> None:
     client = await start_app()
-    async with asyncio.timeout(20), connected(client) as wire:
+    async with asyncio.timeout(DEADLINE_S), connected(client) as wire:
         wire.writer.write(sign_in(JSON, "Content-Length: 65537", "Expect: 100-continue"))
         head = await wire.reader.readuntil(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 413 ")

@@ -28,6 +28,7 @@ from tests.support.raw_requests import (
     send_parts,
     sign_in,
 )
+from tests.support.waiting import DEADLINE_S
 from tests.support.wire import connected
 
 # A second request that is found only if the first one ends where a lenient parser thinks.
@@ -43,7 +44,8 @@ def parser(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
 
 async def exchange(client: Client, *parts: bytes) -> bytes:
     """Send the parts one after the other; return all that is received until the end."""
-    async with asyncio.timeout(60), connected(client) as wire:
+    # Before KEEPALIVE_TIMEOUT_S would end it.
+    async with asyncio.timeout(DEADLINE_S / 2), connected(client) as wire:
         await send_parts(wire, parts)
         return await wire.reader.read()
 

@@ -14,6 +14,7 @@ import pytest
 from aiohttp import http_parser, web_protocol
 
 from tests.support.clients import Client
+from tests.support.waiting import DEADLINE_S
 from tests.support.wire import Wire, connected
 
 PARSERS = {"C": "HttpRequestParserC", "Python": "HttpRequestParserPy"}
@@ -338,7 +339,7 @@ async def send_parts(wire: Wire, parts: Sequence[bytes]) -> None:
 
 async def receive(client: Client, *parts: bytes) -> tuple[str, str]:
     """Send the bytes, in parts; return the head and the body of the final response."""
-    async with asyncio.timeout(60), connected(client) as wire:
+    async with asyncio.timeout(DEADLINE_S), connected(client) as wire:
         await send_parts(wire, parts)
         head = "HTTP/1.1 100 "
         while head.startswith("HTTP/1.1 100 "):

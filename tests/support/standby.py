@@ -8,7 +8,7 @@ from service.embedded import server as embedded
 from service.embedded.binaries import find_bindir
 from tests.support.clients import FAST
 from tests.support.processes import connect
-from tests.support.waiting import eventually_blocking
+from tests.support.waiting import DEADLINE_S, eventually_blocking
 
 
 def start_standby(
@@ -24,7 +24,7 @@ def start_standby(
     subprocess.run(
         [*command, "--dbname", source, "--write-recovery-conf", "--checkpoint", "fast"],
         check=True,
-        timeout=120,
+        timeout=DEADLINE_S,
     )
     return embedded.start(data_dir, port=port, options=FAST)
 

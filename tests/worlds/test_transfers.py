@@ -11,7 +11,7 @@ from service.worlds import transfer_handlers
 from tests.support.clients import Client
 from tests.support.factories import Account, assert_problem, register
 from tests.support.locks import WAITING
-from tests.support.waiting import eventually
+from tests.support.waiting import DEADLINE_S, eventually
 from tests.support.worlds import (
     EXACT_TEXT,
     NO_ONE,
@@ -335,7 +335,7 @@ async def test_repeated_import_with_a_key_waits_for_no_turn(world: World, conn: 
         await conn.execute(LOCK)
         exports = [asyncio.ensure_future(export(each)) for each in others]
         await eventually(lambda: _waiting(conn, len(others)))
-        second = await asyncio.wait_for(world.send("POST", IMPORT, document, key), 60)
+        second = await asyncio.wait_for(world.send("POST", IMPORT, document, key), DEADLINE_S)
         assert await second.json() == await first.json()
     assert await asyncio.gather(*exports) == [200, 200]
 
