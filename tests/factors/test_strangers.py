@@ -173,8 +173,9 @@ async def test_codes_whose_response_was_lost_are_had_again(client: Client) -> No
     account = await register(client)
     app = await start_totp(client, account.headers)
     headers = {**account.headers, "Idempotency-Key": "confirm"}
-    first = await (await confirm(client, headers, app, app.code())).json()
-    assert await (await confirm(client, headers, app, app.code())).json() == first
+    code = app.code()
+    first = await (await confirm(client, headers, app, code)).json()
+    assert await (await confirm(client, headers, app, code)).json() == first
     headers["Idempotency-Key"] = "codes"
     fresh = await (await client.post(CODES, headers=headers)).json()
     assert await (await client.post(CODES, headers=headers)).json() == fresh

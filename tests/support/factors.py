@@ -16,11 +16,12 @@ PASSKEY = "/api/v1/auth/passkey"
 
 
 class App(NamedTuple):
-    """An app that makes one-time codes, and the recovery codes that came with it."""
+    """An app that makes one-time codes, the recovery codes that came with it, and a used code."""
 
     factor_id: str
     secret: bytes
     recovery_codes: list[str] | None
+    used_code: str = ""
 
     def code(self, steps: int = 0) -> str:
         """Return the code of now, or of so many time steps later."""
@@ -48,9 +49,11 @@ def app_of(begun: dict[str, Any]) -> App:
 async def add_totp(client: Client, headers: dict[str, str]) -> App:
     """Add an app, which has then used the code of now."""
     app = await start_totp(client, headers)
-    response = await confirm(client, headers, app, app.code())
+    code = app.code()
+    response = await confirm(client, headers, app, code)
     assert response.status == 200, await response.text()
-    return app._replace(recovery_codes=(await response.json())["recovery_codes"])
+    recovery_codes = (await response.json())["recovery_codes"]
+    return app._replace(recovery_codes=recovery_codes, used_code=code)
 
 
 async def confirm(client: Client, headers: dict[str, str], app: App, code: str) -> Any:
