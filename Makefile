@@ -60,8 +60,8 @@ branches: # Report the coverage of both groups
 	@$(BIN)/coverage json --quiet -o .coverage.json
 	@$(BIN)/python -c "$$BRANCHES"
 
-fuzz: $(VENV)/serve.stamp .venv-fuzz/stamp ## Fuzz the API with schemathesis, for FUZZ_SECONDS=240 or more
-	@$(BIN)/python tests/fuzz/run.py --seconds $(FUZZ_SECONDS)
+fuzz: $(VENV)/dev.stamp .venv-fuzz/stamp ## Fuzz the API with schemathesis, for FUZZ_SECONDS=240 or more
+	@$(BIN)/python -m tests.fuzz.run --seconds $(FUZZ_SECONDS)
 
 clients: $(VENV)/dev.stamp .venv-clients/stamp ## Generate clients from the API's description, and call the service with them: ONLY
 	@$(BIN)/python -m tests.clients.run $(if $(ONLY),--only '$(ONLY)')

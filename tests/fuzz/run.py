@@ -1,6 +1,6 @@
 """``make fuzz``: run schemathesis with every check on a service with its own PostgreSQL.
 
-    .venv/bin/python tests/fuzz/run.py [--seconds 240] [options of schemathesis run …]
+    .venv/bin/python -m tests.fuzz.run [--seconds 240] [options of schemathesis run …]
 
 Starts the service, creates an administrator, lets schemathesis try what the API's description
 allows and forbids, and stops the service. Fails if schemathesis finds anything or the service logs
@@ -17,16 +17,17 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from tests.support.clients import ROOT
+from tests.support.processes import started
+from tests.support.waiting import DEADLINE_S, eventually_blocking
+
 HERE = Path(__file__).parent
-ROOT = HERE.parent.parent
 SHINKEI = ROOT / ".venv" / "bin" / "shinkei"
 SCHEMATHESIS = ROOT / ".venv-fuzz" / "bin" / "schemathesis"
 ADMIN_EMAIL = "root@example.com"
-STOP_TIMEOUT_S = 30
 # schemathesis finishes its current work and its report after its time is up.
 GRACE_S = 300
 
@@ -83,26 +84,31 @@ def serving(directory: Path) -> Iterator[dict[str, str]]:
     for name in ("DATABASE_URL", "DB_HOST", "DB_NAME", "DB_USER", "DB_PASS", "SECRET_KEY"):
         environment.pop(name, None)
     path = directory / "log"
-    with path.open("w") as log:
-        service = subprocess.Popen([SHINKEI, "serve"], env=environment, stderr=log)
-    try:
-        while not (started := re.search('"event":"started","url":"([^"]+)"', path.read_text())):
+    command = (str(SHINKEI), "serve")
+    with path.open("w") as log, started(*command, env=environment, stderr=log) as service:
+
+        def find_url() -> str:
             if service.poll() is not None:
                 sys.exit(f"the service did not start: {path.read_text()}")
-            time.sleep(0.1)
-        password = environment["ADMIN_PASSWORD"]
-        subprocess.run(
-            [SHINKEI, "create-admin", "--email", ADMIN_EMAIL],
-            env=environment,
-            input=f"{password}\n",
-            text=True,
-            check=True,
-        )
-        yield {**environment, "SHINKEI_URL": started[1]}
-    finally:
-        service.send_signal(signal.SIGINT)
-        if service.wait(STOP_TIMEOUT_S) != 0:
-            sys.exit(f"the service ended with {service.returncode}")
+            found = re.search('"event":"started","url":"([^"]+)"', path.read_text())
+            return found[1] if found else ""
+
+        try:
+            url = eventually_blocking(find_url)
+            password = environment["ADMIN_PASSWORD"]
+            subprocess.run(
+                [SHINKEI, "create-admin", "--email", ADMIN_EMAIL],
+                env=environment,
+                input=f"{password}\n",
+                text=True,
+                check=True,
+            )
+            yield {**environment, "SHINKEI_URL": url}
+        finally:
+            service.send_signal(signal.SIGINT)
+            code = service.wait(DEADLINE_S)
+        if code != 0:
+            sys.exit(f"the service ended with {code}")
 
 
 if __name__ == "__main__":
