@@ -13,7 +13,7 @@ from service.db.connection import Connection
 from service.exceptions import DatabaseUnavailable
 from tests.support.clients import Client, StartApp, pool_of
 from tests.support.factories import assert_problem, register
-from tests.support.waiting import DEADLINE_S
+from tests.support.waiting import DEADLINE_S, eventually
 
 ME = "/api/v1/users/me"
 
@@ -23,13 +23,11 @@ class Gate:
 
     def __init__(self) -> None:
         self.batches: list[list[int]] = []
-        self.called = asyncio.Event()
         self.opened = asyncio.Event()
         self.error: Exception | None = None
 
     async def find(self, conn: Connection, keys: Sequence[int]) -> Mapping[int, str]:
         self.batches.append(list(keys))
-        self.called.set()
         await self.opened.wait()
         if self.error:
             raise self.error
@@ -37,9 +35,7 @@ class Gate:
         return {row["key"]: f"row {row['key']}" for row in rows}
 
     async def until_called(self, times: int) -> None:
-        while len(self.batches) < times:
-            self.called.clear()
-            await self.called.wait()
+        await eventually(lambda: len(self.batches) >= times)
 
 
 async def let_queued_queries_run(client: Client) -> None:

@@ -193,7 +193,7 @@ async def test_stopping_while_the_answer_is_awaited_leaves_the_outcome_unknown(
     async with listen(Mailbox(on_data=arrive)) as server:
         client = await start_app(mail_server=server)
         await send(client)
-        await arrived.wait()
+        await eventually(arrived.is_set)
         with logged() as logs:
             await client.close()
     assert [entry["event"] for entry in logs] == [UNKNOWN]
@@ -214,7 +214,7 @@ async def test_slow_answer_delays_no_other_mail(
     async with listen(mailbox) as server:
         client = await start_app(mail_server=server)
         await send(client, to="slow@example.com")
-        await waiting.wait()
+        await eventually(waiting.is_set)
         for number in range(12):
             await send(client, to=f"user{number}@example.com")
         await eventually(lambda: len(mailbox.taken) == 12)

@@ -259,7 +259,7 @@ async def test_silent_mail_server_blocks_nothing_else(
         client = await start_app(mail_server=server)
         assert client.app is not None
         await send(client)
-        await connected.wait()
+        await eventually(connected.is_set)
         pool = pool_of(client)
         # Other tasks may be using one.
         await eventually(lambda: pool.get_idle_size() == pool.get_size())

@@ -54,7 +54,8 @@ async def test_stop_is_bounded_while_the_database_is_silent(
             serving = asyncio.create_task(
                 server.serve_until_signalled(silent, listener, signals, started.set, lambda _: None)
             )
-            await started.wait()
+            await eventually(lambda: started.is_set() or serving.done())
+            assert not serving.done(), serving.exception()
             async with conn.transaction():
                 await conn.execute("lock table throttles in access exclusive mode")
                 reader, writer = await asyncio.open_connection(*listener.getsockname())
