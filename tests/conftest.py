@@ -15,6 +15,7 @@ import re
 import secrets
 import shutil
 import signal
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -398,6 +399,19 @@ def mail_at_once() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sender, "POLL_S", 0.02)
         yield
+
+
+@pytest.fixture
+def no_invalid_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Know that no name in ``.invalid`` exists, without asking the machine's resolver."""
+    look_up = socket.getaddrinfo
+
+    def know(host: Any, *arguments: Any, **options: Any) -> Any:
+        if str(host).endswith(".invalid"):
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return look_up(host, *arguments, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", know)
 
 
 @pytest.fixture

@@ -228,6 +228,15 @@ async def test_database_that_does_not_answer_is_not_waited_for_without_end(
         await ask_database(database, 0.1, lambda conn: conn.execute("select pg_sleep(600)"))
 
 
+@pytest.mark.usefixtures("no_invalid_names")
+def test_host_name_that_does_not_exist_is_reported() -> None:
+    database = Database(hosts=(("nowhere.invalid", 5432),), name="n", user="u")
+    reason = r"nowhere.invalid:5432, .*: the host name cannot be resolved \(tried for 0.1 s"
+    with pytest.raises(StartError, match=reason):
+        # Not in uvloop, which has a resolver of its own.
+        asyncio.run(wait_for_database(database, 0.1))
+
+
 async def test_question_is_asked_again_if_the_server_closes_the_connection(
     database: Database,
 ) -> None:

@@ -26,7 +26,7 @@ from tests.support.locks import WAITING
 from tests.support.logbook import logged
 from tests.support.pgbouncer import behind_pgbouncer
 from tests.support.probes import make_patient
-from tests.support.processes import connect, environment, run_command
+from tests.support.processes import connect, environment, reserved_port, run_command
 from tests.support.proxy import proxy_to
 from tests.support.waiting import eventually
 
@@ -444,8 +444,6 @@ async def test_pgbouncer_mode_names_no_prepared_statements(
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"hosts": (("127.0.0.1", 1),)}, "connection refused (tried for 0.3 s"),
-        ({"hosts": (("nowhere.invalid", 5432),)}, "the host name cannot be resolved (tried"),
         ({"password": "wrong secret"}, "the server rejected the user or password"),
         ({"name": "nonexistent"}, "the database does not exist"),
         ({"options": (("sslmode", "verify-full"),)}, ""),
@@ -458,6 +456,17 @@ async def test_pgbouncer_mode_names_no_prepared_statements(
 async def test_unreachable_database_is_reported_in_one_line(
     settings: Settings, change: dict[str, Any], reason: str
 ) -> None:
+    await check_reason(settings, change, reason)
+
+
+async def test_refused_connection_is_reported_in_one_line(settings: Settings) -> None:
+    with reserved_port() as port:
+        change = {"hosts": (("127.0.0.1", port),)}
+        await check_reason(settings, change, "connection refused (tried for 0.3 s")
+
+
+async def check_reason(settings: Settings, change: dict[str, Any], reason: str) -> None:
+    """Start with the database changed, and check what is reported."""
     assert settings.database is not None
     database = dataclasses.replace(settings.database, **change)
     runner = web.AppRunner(

@@ -29,7 +29,7 @@ from tests.support.factories import Account, register, register_as
 from tests.support.logbook import logged
 from tests.support.pgbouncer import behind_pgbouncer
 from tests.support.probes import make_patient
-from tests.support.processes import connect
+from tests.support.processes import connect, reserved_port
 from tests.support.proxy import Proxy, proxying
 from tests.support.replicas import (
     Pair,
@@ -313,8 +313,8 @@ def returns(events: list[dict[str, Any]]) -> int:
 async def test_service_starts_and_is_ready_without_its_standby(
     start_app: StartApp, pair: Pair
 ) -> None:
-    nowhere = dataclasses.replace(pair.standby.database, hosts=(("127.0.0.1", 1),))
-    with logged() as events:
+    with reserved_port() as port, logged() as events:
+        nowhere = dataclasses.replace(pair.standby.database, hosts=(("127.0.0.1", port),))
         client = await start_app(database=pair.primary.database, replica_database=nowhere)
         await eventually(lambda: warnings(events))
         assert (await client.get("/health/ready")).status == 200

@@ -26,7 +26,7 @@ from service.settings import VARIABLES, Database, Settings
 from tests.support.clients import NEW_KEY, SECRET_KEY, Client
 from tests.support.factories import register, register_as
 from tests.support.factors import add_totp
-from tests.support.processes import connect, url_of
+from tests.support.processes import connect, reserved_port, url_of
 from tests.support.refusing import refusing
 from tests.support.shell import run_all
 from tests.support.tls import self_signed
@@ -99,6 +99,7 @@ async def test_administrators_without_a_second_factor_are_counted_but_not_named(
     assert (await find()).status == "ok"
 
 
+@pytest.mark.usefixtures("no_invalid_names")
 @pytest.mark.parametrize(
     ("change", "detail", "fix"),
     [
@@ -108,7 +109,6 @@ async def test_administrators_without_a_second_factor_are_counted_but_not_named(
             "Correct the password in DATABASE_URL",
         ),
         ({"name": "nowhere"}, "the database does not exist", "Create it: createdb --owner"),
-        ({"hosts": (("127.0.0.1", 1),)}, "connection refused", "Start PostgreSQL there, check its"),
         (
             {"hosts": (("nowhere.invalid", 1),)},
             "cannot be resolved",
@@ -134,6 +134,17 @@ async def test_administrators_without_a_second_factor_are_counted_but_not_named(
 def test_unreachable_database_is_explained(
     database: Database, change: dict[str, Any], detail: str, fix: str
 ) -> None:
+    check_advice(database, change, detail, fix)
+
+
+def test_database_that_is_not_running_is_explained(database: Database) -> None:
+    with reserved_port() as port:
+        change = {"hosts": (("127.0.0.1", port),)}
+        check_advice(database, change, "connection refused", "Start PostgreSQL there, check its")
+
+
+def check_advice(database: Database, change: dict[str, Any], detail: str, fix: str) -> None:
+    """Have doctor connect to the database as changed, and check what it says."""
     broken = dataclasses.replace(database, **{"options": (), **change})
     host, port = broken.hosts[0]
     query = "&".join(f"{name}={value}" for name, value in broken.options)

@@ -10,6 +10,7 @@ import pytest
 from service.doctor.findings import Finding
 from service.doctor.mail import check_mail
 from service.settings import MailServer, Settings
+from tests.support.processes import reserved_port
 from tests.support.smtp import PASSWORD, USER, Listen, Mailbox, saying, sign_in
 from tests.support.waiting import DEADLINE_S
 
@@ -130,9 +131,11 @@ async def test_server_that_refuses_mail_fails(lines: list[bytes], detail: str, f
     assert fix in finding.fix
 
 
+@pytest.mark.usefixtures("no_invalid_names")
 async def test_unreachable_server_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    (finding,) = await look(MailServer("127.0.0.1", 1, "none"))
-    assert finding.detail == "the mail server at 127.0.0.1:1 refuses the connection"
+    with reserved_port() as port:
+        (finding,) = await look(MailServer("127.0.0.1", port, "none"))
+    assert finding.detail == f"the mail server at 127.0.0.1:{port} refuses the connection"
     (finding,) = await look(MailServer("nowhere.invalid", 25, "none"))
     assert finding.fix == "Correct the host in MAIL_URL."
     monkeypatch.setattr("service.doctor.mail.DEADLINE_S", 0.1)
@@ -141,6 +144,7 @@ async def test_unreachable_server_fails(monkeypatch: pytest.MonkeyPatch) -> None
     assert finding.detail.endswith("does not respond")
 
 
+@pytest.mark.usefixtures("no_invalid_names")
 async def test_other_mail_problems_are_reported(
     listen: Listen, settings: Settings, tmp_path: Path
 ) -> None:
