@@ -328,10 +328,11 @@ async def make_slow(conn: Any, email: str, statements: str) -> None:
 async def test_search_that_times_out_is_reported_as_too_broad(
     start_app: StartApp, conn: Any, params: dict[str, str], slow: str
 ) -> None:
-    client = await start_app(db_command_timeout_s=1)
-    admin = await register_as(client, "admin")
-    await register(client, email="slow@example.com", name="Grace")
+    patient = await start_app()
+    admin = await register_as(patient, "admin")
+    await register(patient, email="slow@example.com", name="Grace")
     await make_slow(conn, "slow@example.com", slow)
+    client = await start_app(db_command_timeout_s=1)
     broad = await client.get(USERS, headers=admin.headers, params=params)
     await assert_problem(broad, 422, "search_too_broad")
     narrow = {**params, "role": "admin"}
@@ -339,10 +340,11 @@ async def test_search_that_times_out_is_reported_as_too_broad(
 
 
 async def test_unfiltered_list_that_times_out_is_a_503(start_app: StartApp, conn: Any) -> None:
-    client = await start_app(db_command_timeout_s=1)
-    admin = await register_as(client, "admin")
-    await register(client, email="slow@example.com")
+    patient = await start_app()
+    admin = await register_as(patient, "admin")
+    await register(patient, email="slow@example.com")
     await make_slow(conn, "slow@example.com", "order by")
+    client = await start_app(db_command_timeout_s=1)
     response = await client.get(USERS, headers=admin.headers)
     await assert_problem(response, 503, "database_unavailable")
 

@@ -247,8 +247,8 @@ async def test_invalid_parameters_of_a_search_are_named(
 async def test_search_that_times_out_is_reported_as_too_broad(
     start_app: StartApp, conn: Any
 ) -> None:
-    client = await start_app(db_command_timeout_s=1)
-    world = await create_world(client, await register(client))
+    patient = await start_app()
+    world = await create_world(patient, await register(patient))
     await world.add_event(summary="lamp")
     await conn.execute(
         """
@@ -263,5 +263,6 @@ async def test_search_that_times_out_is_reported_as_too_broad(
         create view world_events as select * from stored_events where is_read();
         """
     )
-    response = await world.send("GET", "search?q=lamp")
+    client = await start_app(db_command_timeout_s=1)
+    response = await world._replace(client=client).send("GET", "search?q=lamp")
     await assert_problem(response, 422, "search_too_broad")
