@@ -3,8 +3,9 @@
 import dataclasses
 import re
 import ssl
+from functools import partial
 from pathlib import Path
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, quote, urlsplit
 
 import asyncpg
 import hypothesis
@@ -40,7 +41,9 @@ def meaning(url: str) -> dict[str, str]:
     theirs = {name: str(value) for name, value in conninfo_to_dict(url).items() if value}
     hosts, ports = theirs["host"].split(","), theirs.get("port", "").split(",")
     ports = ports * len(hosts) if len(ports) == 1 else ports
-    theirs["port"] = ",".join(str(int(port or 5432)) for port in ports)
+    theirs["port"] = ",".join(
+        str(int(port)) if port.isdecimal() else port or "5432" for port in ports
+    )
     return {"dbname": theirs["user"], **theirs}
 
 
@@ -236,52 +239,84 @@ def test_password_works_unescaped_if_the_whole_is_no_uri(url: str, password: str
 
 
 # Pieces of URIs, and characters that divide them or need escaping.
-PIECE = st.text("ab1:@/?#%&=+,[]. é", max_size=4) | st.sampled_from(
+CHARACTERS = "ab1:@/?#%&=+,[]. é"
+PIECE = st.text(CHARACTERS, max_size=4) | st.sampled_from(
     ["%40", "%2F", "%2C", "%25", "%zz", "%C3%A9", "h", "[::1]", "5433", ":5433", "/run/pg"]
 )
-OPTION = st.tuples(
-    st.sampled_from(["host", "port", "user", "password", "dbname", "application_name", "options"]),
-    PIECE,
-).map("=".join)
+# A "+" is no space in them.
+ESCAPED = st.text(CHARACTERS, min_size=1).map(partial(quote, safe="+"))
+TEXTS = ["user", "password", "dbname", "application_name", "options"]
 
 
 @st.composite
-def urls(draw: st.DrawFn) -> str:
-    user = draw(st.just("u") | PIECE)
-    password = draw(st.just("") | PIECE.map(":{}".format))
-    host = draw(st.lists(st.just("h") | PIECE, min_size=1, max_size=3).map(",".join))
-    name = draw(st.just("/n") | PIECE.map("/{}".format))
-    query = draw(st.lists(OPTION, max_size=3).map("&".join))
-    return f"postgresql://{user}{password}@{host}{name}{'?' * bool(query)}{query}".strip()
+def urls(
+    draw: st.DrawFn, piece: st.SearchStrategy[str], host: st.SearchStrategy[str], options: list[str]
+) -> str:
+    user = draw(st.just("u") | piece)
+    password = draw(st.just("") | piece.map(":{}".format))
+    hosts = draw(st.lists(host, min_size=1, max_size=3).map(",".join))
+    name = draw(st.just("/n") | piece.map("/{}".format))
+    option = st.tuples(st.sampled_from(options), piece).map("=".join)
+    query = draw(st.lists(option, max_size=3).map("&".join))
+    return f"postgresql://{user}{password}@{hosts}{name}{'?' * bool(query)}{query}".strip()
 
 
 @pytest.mark.property
-@hypothesis.given(urls())
+@hypothesis.given(urls(ESCAPED, st.sampled_from(["h", "h:5433", "[::1]", "%2Frun:5433"]), TEXTS))
+def test_any_uri_whose_parts_are_escaped_is_read_as_libpq_reads_it(url: str) -> None:
+    database = read(url)
+    assert ours_to_libpq(database) == ours_to_asyncpg(database) == meaning(url)
+
+
+def is_usable(theirs: dict[str, str]) -> bool:
+    """Return whether the service, too, could use what libpq reads."""
+    hosts, ports = theirs["host"].split(","), theirs["port"].split(",")
+    names = all(host and not host.startswith("@") for host in hosts)
+    return names and len(ports) == len(hosts) and all(map(str.isdecimal, ports))
+
+
+@pytest.mark.property
+@hypothesis.given(urls(PIECE, st.just("h") | PIECE, ["host", "port", *TEXTS]))
 def test_any_uri_is_read_as_libpq_reads_it_or_refused(url: str) -> None:
     """Only a URI whose hosts and ports cannot be such may be read in another way."""
     try:
-        theirs = meaning(url)
         database = read(url)
-    except (psycopg.ProgrammingError, ValueError, KeyError, SettingsError):
+    except SettingsError:
+        database = None
+    try:
+        theirs = meaning(url)
+    except (psycopg.ProgrammingError, UnicodeDecodeError, KeyError):
         return
     hosts = re.match(r"postgresql://(?:[^@/]*@)?([^/?]*)", url)
-    if hosts and re.search(r"[@#\[\] ]", hosts[1].replace("[::1]", "")):
+    assert hosts
+    if re.search(r"[@#\[\] ]|:(?!\d*(,|$))", hosts[1].replace("[::1]", "")):
         return
-    assert ours_to_libpq(database) == ours_to_asyncpg(database) == theirs
+    assert (database is not None) == is_usable(theirs)
+    if database is not None:
+        assert ours_to_libpq(database) == ours_to_asyncpg(database) == theirs
+
+
+def with_password(password: str) -> str:
+    return f"postgresql://u:{password}@h:5433/n"
+
+
+def makes_no_uri(password: str) -> bool:
+    """Return whether libpq cannot read the URL with this password."""
+    try:
+        conninfo_to_dict(with_password(password))
+    except UnicodeDecodeError:
+        return False
+    except psycopg.ProgrammingError:
+        return True
+    return False
 
 
 @pytest.mark.property
-@hypothesis.given(st.text("ab1:@/?#%&+,[]é", min_size=1))
+@hypothesis.given(st.text("ab1:@/?#%&+,[]é", min_size=1).filter(makes_no_uri))
 def test_unescaped_password_is_read_whole_if_libpq_reads_no_uri(password: str) -> None:
     """Without "=", which could make an option of it: an unknown option is refused by name."""
-    url = f"postgresql://u:{password}@h:5433/n"
-    try:
-        conninfo_to_dict(url)
-    except UnicodeDecodeError:
-        pass
-    except psycopg.ProgrammingError:
-        database = read(url)
-        assert (database.read_password(), database.hosts) == (password, (("h", 5433),))
+    database = read(with_password(password))
+    assert (database.read_password(), database.hosts) == (password, (("h", 5433),))
 
 
 async def test_options_reach_the_server_through_both_drivers(database: Database) -> None:
