@@ -216,15 +216,22 @@ async def test_wrong_codes_and_removals_at_once_do_not_deadlock(client: Client, 
     account = await register(client)
     apps = [await add_totp(client, account.headers) for _ in range(3)]
     problems = [await ask_for_challenge(client, account) for _ in range(4)]
+    wrong = apps[0].wrong_code()
+    guesses = [
+        *(answer(client, each["challenge"], code=wrong) for each in problems * 5),
+        *(prove(client, account.headers, code=wrong) for _ in range(10)),
+    ]
+    removals = [
+        client.delete(f"{ME}/factors/{app.factor_id}", headers=account.headers) for app in apps[1:]
+    ]
     before = await conn.fetchval(DEADLOCKS)
-    await asyncio.gather(
-        *(answer(client, each["challenge"], code=apps[0].wrong_code()) for each in problems * 5),
-        *(prove(client, account.headers, code=apps[0].wrong_code()) for _ in range(10)),
-        *(
-            client.delete(f"{ME}/factors/{app.factor_id}", headers=account.headers)
-            for app in apps[1:]
-        ),
-    )
+    # Without the lock, both apps are removed before the first code is checked.
+    async with holding(conn, "select from users for no key update") as start:
+        first = [await start(guesses.pop(0)), await start(removals.pop(0))]
+        others = asyncio.gather(*guesses, *removals)
+    responses = [*(await asyncio.gather(*first)), *(await others)]
+    assert Counter(response.status for response in responses) == {401: 20, 403: 10, 204: 2}
+    assert (await responses[0].json(content_type=None))["code"] == "wrong_code"
     after = await conn.fetchval(DEADLOCKS)
     assert after == before
 
