@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 import pytest
 
+from service.routes import ROUTES
 from tests.support.browser import (
     add_authenticator,
     execute,
@@ -144,7 +145,10 @@ async def test_focus_returns_from_dialogs(page: "Page", localhost: Client) -> No
 
 async def test_tab_reaches_every_control_and_shows_it(page: "Page", client: Client) -> None:
     await open_docs(page, client)
-    for at in await page.evaluate(FOCUSABLE):
+    controls = await page.evaluate(FOCUSABLE)
+    # Each operation has one that opens it, and one that copies its path.
+    assert len(controls) > 2 * len(ROUTES)
+    for at in controls:
         await page.keyboard.press("Tab")
         focused = await page.evaluate(FOCUSED)
         assert focused["at"] == at, focused

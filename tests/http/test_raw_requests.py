@@ -125,4 +125,8 @@ async def test_mistakes_of_clients_in_http_are_not_logged_as_warnings(client: Cl
     with logged() as events:
         for sent in (method("PROPFIND"), get(version="HTTP/2.0"), chunked("x, chunked")):
             await receive(client, sent)
-    assert {event["level"] for event in events} <= {"debug", "info"}
+    assert [(event["status"], event["level"]) for event in events] == [
+        (501, "info"),
+        (505, "debug"),
+        (501, "info"),
+    ]
