@@ -13,6 +13,7 @@ from typing import Any
 
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 
+from service.db.connection import Connection
 from service.db.transactions import write
 from service.mail import sender
 from service.mail.outbox import enqueue
@@ -167,18 +168,20 @@ def sign_in(
     return AuthResult(success=right, handled=False)
 
 
-async def send(client: Client, template: str = "verify_email", to: str = TO, **values: str) -> None:
-    """Enqueue a mail in its own transaction."""
-    assert client.app is not None
-    await write(
-        client.app,
-        enqueue,
-        client.app,
-        template=template,
-        to=to,
-        language="en",
-        values={**VALUES, **values},
-    )
+async def send(
+    client: Client, template: str = "verify_email", to: str = TO, *, mails: int = 1, **values: str
+) -> None:
+    """Enqueue a mail, or several equal ones, in a transaction."""
+    app = client.app
+    assert app is not None
+
+    async def enqueue_all(conn: Connection) -> None:
+        for _ in range(mails):
+            await enqueue(
+                conn, app, template=template, to=to, language="en", values={**VALUES, **values}
+            )
+
+    await write(app, enqueue_all)
 
 
 async def is_empty(conn: Any) -> bool:
