@@ -2,7 +2,6 @@
 
 import configparser
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,8 +11,7 @@ import yaml
 from deploy.ha import cluster as ha
 from tests.support.manifests import DEPLOY, GUIDE
 from tests.support.processes import run_command
-
-PROGRAMS = "/usr/sbin:/usr/bin"
+from tests.support.programs import require
 
 
 @pytest.fixture
@@ -77,8 +75,6 @@ def test_pgbouncer_sends_to_the_postgresql_beside_it(cluster: ha.Cluster) -> Non
 
 
 def test_haproxy_accepts_its_file(cluster: ha.Cluster) -> None:
-    program = shutil.which("haproxy", path=PROGRAMS)
-    if program is None:
-        pytest.skip("haproxy is not installed")
+    program = require("haproxy", "/usr/sbin/haproxy")
     checked = run_command(program, "-c", "-f", str(cluster.directory / "haproxy.cfg"))
     assert checked.returncode == 0, checked.stderr + checked.stdout

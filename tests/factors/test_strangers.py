@@ -1,6 +1,7 @@
 """What somebody who knew the password, or used a stranger's email, can and cannot keep."""
 
 import asyncio
+from collections import Counter
 from typing import Any
 
 import pytest
