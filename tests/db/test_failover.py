@@ -8,14 +8,15 @@ from typing import Any
 
 import pytest
 
-from service.db import failover, migrations
+from service.db import failover
 from service.db.connecting import CONNECTOR
 from service.embedded import server as embedded
-from tests.support.clients import FAST, Client, StartApp
+from tests.support.clients import Client, StartApp
 from tests.support.factories import Account, assert_problem, register
 from tests.support.logbook import logged
 from tests.support.probes import make_patient
 from tests.support.proxy import Proxy, proxying
+from tests.support.servers import running_server
 from tests.support.standby import promote, start_standby
 from tests.support.waiting import eventually
 
@@ -167,10 +168,8 @@ async def test_refused_writes_open_no_storm_of_connections(
 @pytest.fixture
 def primary(tmp_path: Path) -> Iterator[embedded.Server]:
     (tmp_path / "primary").mkdir()
-    server = embedded.start(tmp_path / "primary", options=FAST)
-    migrations.apply_pending(server.database)
-    yield server
-    server.stop()
+    with running_server(tmp_path / "primary") as server:
+        yield server
 
 
 @pytest.fixture

@@ -333,12 +333,12 @@ async def test_standby_that_stops_and_starts_again(start_app: StartApp, own_pair
             assert await read(client, account, WORLDS) == "[]"
         assert (await client.get("/health/ready")).status == 200
         again = embedded.start(own_pair.directory / "standby", port=port, options=FAST)
+        own_pair.standby.process = again.process
         await eventually(lambda: replica_of(client).in_use)
         await read(client, account, WORLDS)
     assert (len(warnings(events)), returns(events)) == (1, 1)
     assert replica_of(client).reads_there == 2
     await client.close()
-    again.stop()
 
 
 async def test_silent_standby_costs_one_deadline_and_then_none(

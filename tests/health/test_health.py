@@ -18,6 +18,7 @@ from tests.support.factories import PASSWORD, assert_problem, register
 from tests.support.probes import make_patient
 from tests.support.processes import reserved_port
 from tests.support.proxy import proxy_to
+from tests.support.servers import running_server
 from tests.support.waiting import DEADLINE_S, eventually
 
 READY = ("/health", "/health/ready")
@@ -148,11 +149,8 @@ async def test_stopping_service_is_not_ready(client: Client) -> None:
 @pytest.fixture
 def own_server(tmp_path: Path) -> Iterator[embedded.Server]:
     """A private PostgreSQL that the test may stop and restart on the same port."""
-    with reserved_port() as port:
-        server = embedded.start(tmp_path, port=port, options=FAST)
-        migrations.apply_pending(server.database)
+    with reserved_port() as port, running_server(tmp_path, port=port) as server:
         yield server
-        server.stop()
 
 
 @pytest.mark.asvs("16.5.2")

@@ -5,12 +5,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from service.db import migrations
 from service.db.replica import REPLICA, Replica
 from service.embedded import server as embedded
 from service.settings import Database
 from tests.support.clients import FAST, Client, StartApp
 from tests.support.processes import connect
+from tests.support.servers import running_server
 from tests.support.standby import start_standby
 from tests.support.waiting import eventually, eventually_blocking
 
@@ -30,16 +30,12 @@ class Pair(NamedTuple):
 def running_pair(directory: Path) -> Iterator[Pair]:
     """Run a migrated primary and its standby for the duration of the block."""
     (directory / "primary").mkdir(parents=True)
-    primary = embedded.start(directory / "primary", options=DURABLE)
-    try:
-        migrations.apply_pending(primary.database)
+    with running_server(directory / "primary", options=DURABLE) as primary:
         standby = start_standby(primary, directory / "primary", directory / "standby")
         try:
             yield Pair(primary, standby, directory)
         finally:
             standby.stop()
-    finally:
-        primary.stop()
 
 
 async def start_with_replica(start_app: StartApp, pair: Pair, **changes: Any) -> Client:
