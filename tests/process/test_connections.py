@@ -58,6 +58,10 @@ class Load(threading.Thread):
                 self.failures.append(error)
             self.probes += path == "/health/live"
 
+    def stop(self) -> None:
+        self.stopped.set()
+        self.join(DEADLINE_S)
+
     def paths(self) -> Iterator[str]:
         while not self.stopped.is_set():
             yield "/health/live"
@@ -74,6 +78,7 @@ def test_crowd_that_never_reads_is_let_go_and_leaves_nothing_behind(
         pid = served.process.pid
         load = Load(served.url)
         load.start()
+        stack.callback(load.stop)
         eventually_blocking(lambda: load.probes > 5)
         descriptors, memory_kib = descriptors_of(pid), memory_kib_of(pid)
         send_without_reading(stack, served.url)
@@ -83,8 +88,7 @@ def test_crowd_that_never_reads_is_let_go_and_leaves_nothing_behind(
         probes_meanwhile, took_s = load.probes - probes, time.monotonic() - started
         eventually_blocking(lambda: descriptors_of(pid) <= descriptors + 5)
         more_kib = memory_kib_of(pid) - memory_kib
-        load.stopped.set()
-        load.join(DEADLINE_S)
+        load.stop()
         errors = served.stderr_after()
     print(f"let go after {took_s:.1f} s, {more_kib} KiB more, {probes_meanwhile} probes meanwhile")
     assert more_kib < CLIENTS * HELD_KIB

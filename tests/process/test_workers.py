@@ -43,6 +43,8 @@ from tests.support.shell import run_all
 from tests.support.waiting import DEADLINE_S, eventually, eventually_blocking
 
 LIVE = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n"
+# Of each client before a request, and before it connects again.
+PAUSE_S = 0.001
 
 
 def are_gone(pids: set[int]) -> bool:
@@ -65,29 +67,32 @@ class Load:
 
     async def client(self, number: int, stop: asyncio.Event) -> None:
         self.latest[number] = ""
-        connection: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
         while not stop.is_set():
             try:
-                connection = connection or await asyncio.open_connection(self.host, self.port)
-                connection[1].write(LIVE)
-                head = (await connection[0].readuntil(b"\r\n\r\n")).decode().lower()
-                length = re.search(r"content-length: (\d+)", head)
-                assert length
-                body = json.loads(await connection[0].readexactly(int(length[1])))
+                reader, writer = await asyncio.open_connection(self.host, self.port)
+                with contextlib.closing(writer):
+                    while not stop.is_set() and await self.is_kept(number, reader, writer):
+                        pass
             except (OSError, EOFError) as error:
                 self.outcomes[type(error).__name__] += 1
-                connection = None
-                continue
-            self.outcomes[head.split()[1]] += 1
-            self.versions[body["version"]] += 1
-            self.latest[number] = body["version"]
-            if "connection: close" in head:
-                self.told_to_close += 1
-                connection[1].close()
-                connection = None
-            await asyncio.sleep(0.001)
-        if connection:
-            connection[1].close()
+            await asyncio.sleep(PAUSE_S)
+
+    async def is_kept(
+        self, number: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> bool:
+        """Send a request, after a pause. Return whether the connection then stays open."""
+        await asyncio.sleep(PAUSE_S)
+        writer.write(LIVE)
+        head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
+        length = re.search(r"content-length: (\d+)", head)
+        assert length
+        body = json.loads(await reader.readexactly(int(length[1])))
+        self.outcomes[head.split()[1]] += 1
+        self.versions[body["version"]] += 1
+        self.latest[number] = body["version"]
+        told_to_close = "connection: close" in head
+        self.told_to_close += told_to_close
+        return not told_to_close
 
 
 def copy_of_the_code(tmp_path: Path) -> Path:
@@ -124,20 +129,21 @@ async def test_reload_runs_new_code_and_drops_no_request(
     stop = asyncio.Event()
     with serving(tmp_path, **variables, **url_of(database)) as served:
         load = Load(served.url)
-        clients = [asyncio.create_task(load.client(number, stop)) for number in range(8)]
-        await eventually(partial(load.has_reached, "0.1.0"))
-        for version in ("0.1.1", "0.1.2"):
-            first = workers_of(served.process.pid)
-            assert len(first) == 2
-            (code / "service/__init__.py").write_text(f'__version__ = "{version}"\n')
-            served.process.send_signal(signal.SIGHUP)
-            await eventually(partial(load.has_reached, version))
-            # All clients have left the old workers, which need not wait any longer.
-            for worker in first:
-                os.kill(worker, signal.SIGINT)
-            await eventually(partial(are_gone, first))
-        stop.set()
-        await asyncio.gather(*clients)
+        async with asyncio.TaskGroup() as clients:
+            for number in range(8):
+                clients.create_task(load.client(number, stop))
+            await eventually(partial(load.has_reached, "0.1.0"))
+            for version in ("0.1.1", "0.1.2"):
+                first = workers_of(served.process.pid)
+                assert len(first) == 2
+                (code / "service/__init__.py").write_text(f'__version__ = "{version}"\n')
+                served.process.send_signal(signal.SIGHUP)
+                await eventually(partial(load.has_reached, version))
+                # All clients have left the old workers, which need not wait any longer.
+                for worker in first:
+                    os.kill(worker, signal.SIGINT)
+                await eventually(partial(are_gone, first))
+            stop.set()
         until_healthy(served.url)
         assert served.ends_with(signal.SIGINT) == 0
     assert set(load.outcomes) == {"200"}, load.outcomes
