@@ -47,7 +47,6 @@ CALLS = (
     "lock_sign_in",
     "lock_signing_keys",
     "_lock_credentials",
-    "_lock_owner",
     "_check_proof_again",
     # second factors and step-up
     "require_proof",
@@ -76,6 +75,14 @@ CALLS = (
     "delete_challenges",
     "delete_recovery_codes",
 )
+# What these return is needed, so a request without them fails in any case.
+NEEDED = {
+    "_lock_credentials",
+    "count_in",
+    "find_signed_in",
+    "lock_sign_in",
+    "prove_level",
+}
 # ``async with`` one of these becomes ``async with nullcontext()``.
 CONTEXTS = ("uniform_time",)
 # The argument that binds sealed data to its place, and the constant that replaces it. A folder's
@@ -153,8 +160,9 @@ def _calls_and_locks(source: Source) -> Iterator[Mutant]:
 
     for node in ast.walk(source.tree):
         if isinstance(node, ast.Expr | ast.Assign | ast.Return) and node.value is not None:
-            if name := _called(node.value, CALLS):
-                is_statement = isinstance(node, ast.Expr)
+            is_statement = isinstance(node, ast.Expr)
+            name = _called(node.value, CALLS)
+            if name and (is_statement or name not in NEEDED):
                 replaced = node if is_statement else node.value
                 yield mutant(f"no {name}", replaced, "pass" if is_statement else "None")
         elif isinstance(node, ast.If):
@@ -172,7 +180,7 @@ def _calls_and_locks(source: Source) -> Iterator[Mutant]:
                 for pattern, instead in LOCKS if _is_text(argument) else ():
                     if lock := pattern.search(text):
                         without = text[: lock.start()] + instead + text[lock.end() :]
-                        yield mutant(f"no {lock[0].strip(' (')}", argument, without)
+                        yield mutant(f"no {lock[0].strip().rstrip('(')}", argument, without)
 
 
 def _is_text(node: ast.expr) -> bool:

@@ -56,6 +56,8 @@ SHOWN_TESTS = 12
 # A run may take this many times as long as its tests did, plus the time to start.
 SLOWER = 10
 START_S = 60
+# A test may say this on a slow machine, too.
+LATE = re.compile("did not happen|Timeout|timed out")
 # The meaning of pytest's exit codes for a mutant.
 ENDS = {1: "after its tests", 2: "no import", 3: "internal error of pytest", 4: "no import"}
 
@@ -225,7 +227,7 @@ class Runner:
     def _run(self, mutant: Mutant, copy: Path) -> Result:
         originals = {file: (copy / file).read_text() for file in mutant.code}
         result = Result(mutant, diff=_diff(originals, mutant.code))
-        if reason := self._equivalent.get(_key(mutant, originals[mutant.file])):
+        if reason := self._reason_to_exclude(mutant, originals[mutant.file]):
             result.outcome, result.by = "equivalent", reason
             return result
         tests = self.covered.tests(mutant.file, mutant.line)
@@ -244,9 +246,9 @@ class Runner:
             result.outcome = "survived"
             for batch in filter(None, (tests[:FIRST_TESTS], tests[FIRST_TESTS:])):
                 result.tests += batch
-                ended, failed, _ = self._pytest(copy, batch)
-                if ended is None and not self._ends_without(originals, copy, batch):
-                    result.outcome = "not run"
+                ended, failed, output = self._pytest(copy, batch)
+                if ended == 1 and failed and not LATE.search(output):
+                    result.outcome, result.by = "killed", failed
                     break
                 if ended == 5:
                     raise SystemExit(f"pytest found none of {batch}")
@@ -254,8 +256,11 @@ class Runner:
                     result.outcome = "not run"
                     break
                 if ended != 0:
+                    # Was it the mutant, or a slow machine?
+                    passes = self._pass_without(originals, copy, [failed] if failed else batch)
                     end = "hangs" if ended is None else ENDS.get(ended, f"ended with {ended}")
-                    result.outcome, result.by = "killed", failed or end
+                    result.outcome = "killed" if passes else "not run"
+                    result.by = failed or end
                     break
         finally:
             for file, text in originals.items():
@@ -263,8 +268,20 @@ class Runner:
         result.seconds = time.monotonic() - started
         return result
 
-    def _ends_without(self, originals: dict[str, str], copy: Path, tests: list[str]) -> bool:
-        """Return whether the tests end in time without the mutant, so that it is what hangs."""
+    def _reason_to_exclude(self, mutant: Mutant, text: str) -> str | None:
+        before = text.splitlines()[mutant.line - 1].strip()
+        after = mutant.code[mutant.file].splitlines()[mutant.line - 1].strip()
+        for one in self._equivalent:
+            same = (one["file"], one["line"], one["operator"])
+            if (
+                same == (mutant.file, before, mutant.operator)
+                and one.get("becomes", after) == after
+            ):
+                return one["reason"]
+        return None
+
+    def _pass_without(self, originals: dict[str, str], copy: Path, tests: list[str]) -> bool:
+        """Restore the code, and return whether the tests then pass."""
         for file, text in originals.items():
             _write(copy / file, text)
         return self._pytest(copy, tests)[0] == 0
@@ -311,14 +328,12 @@ def _diff(before: dict[str, str], after: dict[str, str]) -> str:
     return "\n".join(lines)
 
 
-def _key(mutant: Mutant, text: str) -> tuple[str, str, str]:
-    return mutant.file, text.splitlines()[mutant.line - 1].strip(), mutant.operator
-
-
-def _load_equivalent() -> dict[tuple[str, str, str], str]:
+def _load_equivalent() -> list[dict[str, str]]:
     """Return the mutants that no test can kill, with the reason."""
-    tables = tomllib.loads((HERE / "equivalent.toml").read_text()).get("equivalent", [])
-    return {(one["file"], one["line"], one["operator"]): one["reason"] for one in tables}
+    tables: list[dict[str, str]] = tomllib.loads((HERE / "equivalent.toml").read_text())[
+        "equivalent"
+    ]
+    return tables
 
 
 def _load_killers() -> dict[str, str]:
