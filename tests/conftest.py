@@ -403,15 +403,15 @@ def mail_at_once() -> Iterator[None]:
 
 @pytest.fixture
 def no_invalid_names(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Know that no name in ``.invalid`` exists, without asking the machine's resolver."""
+    """Refuse names in ``.invalid`` without asking the machine's resolver."""
     look_up = socket.getaddrinfo
 
-    def know(host: Any, *arguments: Any, **options: Any) -> Any:
+    def look_up_others(host: Any, *arguments: Any, **options: Any) -> Any:
         if str(host).endswith(".invalid"):
             raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
         return look_up(host, *arguments, **options)
 
-    monkeypatch.setattr(socket, "getaddrinfo", know)
+    monkeypatch.setattr(socket, "getaddrinfo", look_up_others)
 
 
 @pytest.fixture

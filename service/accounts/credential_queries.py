@@ -1,4 +1,4 @@
-"""SQL for what accounts sign in with, as far as it stands in the ``users`` table."""
+"""SQL for the columns of ``users`` that accounts sign in with."""
 
 import uuid
 

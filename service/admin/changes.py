@@ -22,7 +22,7 @@ from service.db.connection import Connection
 from service.factors import queries as factors
 from service.factors.passkeys import keep_a_way_in
 from service.factors.problems import FACTOR_NOT_FOUND, LAST_SECOND_FACTOR
-from service.factors.removal import clear_after_removal
+from service.factors.removal import update_after_removal
 from service.http.conditional import check_preconditions
 from service.http.fields import fold_email
 from service.http.problems import ACCOUNT_NOT_FOUND, EMAIL_TAKEN, Problem, ProblemType
@@ -218,7 +218,7 @@ async def remove_factors(
             raise Problem(FACTOR_NOT_FOUND)
     if not removed:
         return user, 0
-    has_second_factor = await clear_after_removal(conn, by, user["id"], removed)
+    has_second_factor = await update_after_removal(conn, by, user["id"], removed)
     if isinstance(by, web.Request) and by[USER]["id"] == user["id"]:
         # The rules of an owner hold for administrators' own factors.
         await keep_a_way_in(conn, user["id"])

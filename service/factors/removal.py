@@ -1,4 +1,4 @@
-"""What follows the removal of factors, whoever removed them."""
+"""What removing factors changes: for owners, administrators, and links from emails."""
 
 import uuid
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from service.factors import queries
 from service.factors.listing import event_of
 
 
-async def clear_after_removal(
+async def update_after_removal(
     conn: Connection,
     by: Author,
     user_id: uuid.UUID,
@@ -20,10 +20,10 @@ async def clear_after_removal(
     *,
     actor_id: uuid.UUID | None = None,
 ) -> bool:
-    """Record the removal of factors, and return whether the account has any left.
+    """Update the account after factors were removed, and record each.
 
-    With the last one, the recovery codes go too. The account is locked, and its sessions end in the
-    same transaction: with them, so do sign-ins that could be completed with a removed factor.
+    Return whether it still has a second factor. Without one, its recovery codes go too. The account
+    is locked. The caller must end its sessions, which also ends sign-ins in progress.
     """
     has_second_factor = await queries.has_second_factor(conn, user_id)
     await credentials.set_has_second_factor(conn, user_id, has=has_second_factor)

@@ -15,7 +15,7 @@ from service.context import REQUEST_CONTEXT
 from service.db.connection import Connection
 from service.db.transactions import read
 from service.factors import queries as factors
-from service.factors.removal import clear_after_removal
+from service.factors.removal import update_after_removal
 from service.http.fields import fold_email
 from service.http.problems import EMAIL_TAKEN, Problem, ProblemType
 from service.mail import notices
@@ -89,13 +89,13 @@ async def forget_factors(
 ) -> None:
     """Remove the account's factors, or those confirmed ``since``: they may be somebody else's.
 
-    Recovery codes go with any of them. The account is locked, and its sessions have ended.
+    Recovery codes go with any of them. The account is locked, and the caller ends its sessions.
     """
     removed = await factors.delete_factors(conn, user_id, since)
     if not removed:
         return
-    await clear_after_removal(conn, request, user_id, removed, actor_id=user_id)
-    await factors.delete_recovery_codes(conn, user_id)
+    if await update_after_removal(conn, request, user_id, removed, actor_id=user_id):
+        await factors.delete_recovery_codes(conn, user_id)
 
 
 async def change_email(conn: Connection, user: asyncpg.Record, email: str) -> None:

@@ -1,4 +1,4 @@
-"""The end of an account's sessions other than the one that asks for it."""
+"""Ending all of an account's sessions except the current one."""
 
 from aiohttp import web
 
@@ -10,7 +10,7 @@ from service.sessions import queries
 
 
 async def end_other_sessions(conn: Connection, request: web.Request) -> None:
-    """End all sessions of the account but the request's. Raises Problem 401 if that has ended."""
+    """End all sessions of the account but the current one. Raises Problem 401 if that has ended."""
     user = request[USER]
     if not await queries.end_sessions(conn, user["id"], but=user["session_id"]):
         raise Problem(INVALID_ACCESS_TOKEN, SESSION_ENDED)

@@ -36,7 +36,7 @@ from service.factors.problems import (
     WRONG_CODE,
     refused,
 )
-from service.factors.removal import clear_after_removal
+from service.factors.removal import update_after_removal
 from service.factors.webauthn import (
     NewPasskey,
     PasskeyRefused,
@@ -304,7 +304,7 @@ async def _remove(conn: Connection, request: web.Request) -> None:
     if not removed:
         raise Problem(FACTOR_NOT_FOUND)
     await passkeys.keep_a_way_in(conn, user["id"])
-    has_second_factor = await clear_after_removal(conn, request, user["id"], removed)
+    has_second_factor = await update_after_removal(conn, request, user["id"], removed)
     if not has_second_factor and needs_second_factor(request.app, user["role"]):
         raise Problem(LAST_SECOND_FACTOR)
     await end_other_sessions(conn, request)

@@ -19,7 +19,6 @@ AUDIT = "/api/v1/audit-events"
 
 async def seed(client: Client, count: int) -> None:
     """Insert accounts, two per second, that vary in every field a filter reads."""
-    assert client.app is not None
     await pool_of(client).execute(
         """
         insert into users (id, email, email_folded, name, role, settings, status, suspension_reason,

@@ -40,7 +40,6 @@ class Gate:
 
 async def let_queued_queries_run(client: Client) -> None:
     """Let queries queued earlier have a connection first; the pool serves them in order."""
-    assert client.app is not None
     for _ in range(5):
         await pool_of(client).fetchval("select 1")
 

@@ -190,7 +190,6 @@ async def test_page_reports_problems_and_renews_its_tokens(
         async with page.expect_response(lambda response: "/auth/refresh" in response.url):
             response = await execute(page, "users-users_read_me")
         await response.get_by_text('"new@example.com"').wait_for()
-    assert client.app is not None
     await pool_of(client).execute("delete from sessions")
     await execute(page, "users-users_read_me")
     await message.get_by_text("This refresh token is invalid").wait_for()

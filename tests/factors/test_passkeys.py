@@ -259,7 +259,6 @@ async def test_an_account_that_may_not_sign_in_does_not_by_passkey(
         " purge_at = now() + interval '1 day'",
         "unverified": "email_verified_at = null",
     }[status]
-    assert client.app is not None
     await pool_of(client).execute(f"update users set {change}")
     if status == "unverified":
         client = await start_app(require_email_verification=True)

@@ -49,7 +49,6 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_probes_pass_on_a_healthy_service(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert client.app is not None
 
     async def passes() -> bool:
         # Jobs that start with the service may briefly hold every connection.
@@ -103,7 +102,6 @@ async def test_concurrent_probes_share_one_check(
 
 
 async def test_saturated_pool_is_a_warning(client: Client) -> None:
-    assert client.app is not None
     pool = pool_of(client)
     held = [await pool.acquire() for _ in range(pool.get_max_size())]
     status, body = await probe(client, "/health")
@@ -114,7 +112,6 @@ async def test_saturated_pool_is_a_warning(client: Client) -> None:
 
 
 async def test_service_with_pending_migrations_is_not_ready(client: Client, conn: Any) -> None:
-    assert client.app is not None
     await conn.execute("delete from _yoyo_migration where migration_id like '0002%'")
     body = await probe_until(client, "/health/ready", 503)
     (check,) = body["checks"]["database:migrations"]

@@ -228,10 +228,10 @@ async def test_deliveries_at_a_time_are_bounded(
     start_app: StartApp, listen: Listen, conn: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sender, "CONCURRENT", 2)
-    arrivals, answers = asyncio.Semaphore(0), asyncio.Semaphore(0)
+    arrived, answers = [], asyncio.Semaphore(0)
 
     async def hold(server: SMTP, envelope: Envelope) -> None:
-        arrivals.release()
+        arrived.append(envelope)
         await answers.acquire()
 
     async def in_delivery() -> int:
@@ -242,11 +242,10 @@ async def test_deliveries_at_a_time_are_bounded(
         client = await start_app(mail_server=server)
         # All are due at the same poll, which claims as many as it may before any is sent.
         await send(client, mails=8)
-        for _ in range(2):
-            await arrivals.acquire()
+        await eventually(lambda: len(arrived) == 2)
         assert await in_delivery() == 2
         answers.release()
-        await arrivals.acquire()
+        await eventually(lambda: len(arrived) == 3)
         assert await in_delivery() == 2
         for _ in range(7):
             answers.release()

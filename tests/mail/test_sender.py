@@ -257,7 +257,6 @@ async def test_silent_mail_server_blocks_nothing_else(
     async with silent:
         server = MailServer("127.0.0.1", silent.sockets[0].getsockname()[1], "none")
         client = await start_app(mail_server=server)
-        assert client.app is not None
         await send(client)
         await eventually(connected.is_set)
         pool = pool_of(client)

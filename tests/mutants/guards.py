@@ -71,7 +71,7 @@ CALLS = (
     "delete_reverts_since",
     "forget_networks_of",
     "forget_factors",
-    "clear_after_removal",
+    "update_after_removal",
     "delete_challenges",
     "delete_recovery_codes",
 )

@@ -71,16 +71,16 @@ class Load:
             try:
                 reader, writer = await asyncio.open_connection(self.host, self.port)
                 with contextlib.closing(writer):
-                    while not stop.is_set() and await self.is_kept(number, reader, writer):
+                    while not stop.is_set() and await self.ask(number, reader, writer):
                         pass
             except (OSError, EOFError) as error:
                 self.outcomes[type(error).__name__] += 1
             await asyncio.sleep(PAUSE_S)
 
-    async def is_kept(
+    async def ask(
         self, number: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> bool:
-        """Send a request, after a pause. Return whether the connection then stays open."""
+        """Send a request after a pause. Return whether the connection stays open."""
         await asyncio.sleep(PAUSE_S)
         writer.write(LIVE)
         head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()

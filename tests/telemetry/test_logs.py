@@ -481,7 +481,6 @@ async def test_time_in_which_the_loop_was_held_up_is_not_the_statement_s(
     start_app: StartApp,
 ) -> None:
     client = await start_app(slow_query_ms=500)
-    assert client.app is not None
     async with pool_of(client).acquire() as held:
         with logged() as events:
             statement = asyncio.create_task(held.execute("select 1"))

@@ -23,7 +23,6 @@ async def client(settings: Settings, aiohttp_client: AiohttpClient) -> Client:
 @pytest.fixture
 async def owner(client: Client) -> Account:
     account = await register(client)
-    assert client.app is not None
     await pool_of(client).execute(
         "update users set settings = $2 where id = $1", account.profile["id"], OLD
     )
