@@ -29,6 +29,7 @@ from tests.support.factors import (
     prove,
     sign_in_with,
 )
+from tests.support.holding import holding
 from tests.support.logbook import logged, refusals_in
 from tests.support.steps import refresh
 from tests.support.tokens import claims_of
@@ -274,6 +275,15 @@ async def test_the_same_code_proves_once_at_once(client: Client) -> None:
         *(prove(client, account.headers, code=code) for _ in range(50))
     )
     assert Counter(response.status for response in responses) == {200: 1, 403: 49}
+
+
+async def test_a_code_is_checked_behind_the_lock_of_the_account(client: Client, conn: Any) -> None:
+    account = await register(client)
+    app = await add_totp(client, account.headers)
+    code = app.code(1)
+    async with holding(conn, "select from factors for update") as start:
+        proofs = [await start(prove(client, account.headers, code=code)) for _ in range(2)]
+    assert [proof.result().status for proof in proofs] == [200, 403]
 
 
 async def test_email_and_deletion_take_a_recent_proof_or_the_password(client: Client) -> None:

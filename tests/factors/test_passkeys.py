@@ -26,6 +26,7 @@ from tests.support.factors import (
     sign_in_with,
     sign_in_with_passkey,
 )
+from tests.support.holding import holding
 from tests.support.logbook import logged, refusals_in
 from tests.support.mailbox import next_mail
 from tests.support.passkey_faults import FAULTS, Fault
@@ -314,6 +315,19 @@ async def test_a_password_is_removed_only_beside_a_passkey(
     body = {"password": account.password}
     assert (await client.post(url, headers=account.headers, json=body)).status == 204
     await ask_for_challenge(client, account)
+
+
+async def test_a_password_that_was_just_replaced_is_not_removed(client: Client, conn: Any) -> None:
+    account = await register(client)
+    await add_passkey(client, account.headers)
+    own = {"current_password": account.password}
+    new = {**own, "password": "quite another phrase than that"}
+    async with holding(conn, "select from users for update") as start:
+        url, headers = f"{ME}/password", account.headers
+        replaced = await start(client.post(url, headers=headers, json=new))
+        removed = await start(client.delete(url, headers=headers, json=own))
+    assert replaced.result().status == 204
+    await assert_problem(removed.result(), 403, "wrong_password")
 
 
 async def test_the_password_and_the_last_passkey_do_not_go_together(client: Client) -> None:

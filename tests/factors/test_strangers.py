@@ -92,6 +92,20 @@ async def test_restoring_an_email_keeps_factors_from_long_before(
     assert (await answer(client, problem["challenge"], code=app.code(1))).status == 200
 
 
+async def test_restoring_an_email_removes_the_recovery_codes_with_any_factor(
+    client: Client, settings: Settings, conn: Any
+) -> None:
+    account = await register(client)
+    await conn.execute("update users set email_verified_at = now() - interval '1 year'")
+    app = await add_totp(client, account.headers)
+    await conn.execute("update factors set confirmed_at = now() - interval '8 days'")
+    await add_totp(client, account.headers)
+    await change_email(client, account, account.password, to="new@example.com")
+    await restore_email(client, settings, account, "new@example.com")
+    assert [str(row["id"]) for row in await conn.fetch("table factors")] == [app.factor_id]
+    assert await conn.fetchval("select count(*) from recovery_codes") == 0
+
+
 async def test_links_requested_without_a_second_factor_end_with_the_first(
     client: Client, settings: Settings, conn: Any
 ) -> None:
