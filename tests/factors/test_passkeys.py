@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from service.settings import Settings
+from service.settings import Rate, Settings
 from tests.support.authenticator import Authenticator
 from tests.support.clients import Client, StartApp, pool_of
 from tests.support.factories import Account, assert_problem, bearer, register
@@ -30,6 +30,7 @@ from tests.support.holding import holding
 from tests.support.logbook import logged, refusals_in
 from tests.support.mailbox import next_mail
 from tests.support.passkey_faults import FAULTS, Fault
+from tests.support.steps import change_email, mail_reset, reset
 
 ME = "/api/v1/users/me"
 OF_CREATION = [fault for fault in FAULTS if fault.step == "create"]
@@ -328,6 +329,31 @@ async def test_a_password_that_was_just_replaced_is_not_removed(client: Client, 
         removed = await start(client.delete(url, headers=headers, json=own))
     assert replaced.result().status == 204
     await assert_problem(removed.result(), 403, "wrong_password")
+
+
+async def test_links_that_were_requested_end_with_the_password(
+    client: Client, settings: Settings, conn: Any
+) -> None:
+    account = await register(client)
+    await add_passkey(client, account.headers)
+    token = await mail_reset(client, settings.data_dir, account)
+    await change_email(client, account, account.password, to="other@example.com")
+    own = {"current_password": account.password}
+    removed = await client.delete(f"{ME}/password", headers=account.headers, json=own)
+    assert removed.status == 204
+    await assert_problem(await reset(client, token), 400, "invalid_token")
+    purposes = await conn.fetch("select distinct purpose from action_tokens")
+    assert [row["purpose"] for row in purposes] == ["email_verify"]
+
+
+async def test_a_removed_password_gives_its_attempt_back(start_app: StartApp) -> None:
+    client = await start_app(throttle_sign_in_per_account=Rate(3, 3600))
+    account = await register(client)
+    await add_passkey(client, account.headers)
+    own = {"current_password": account.password}
+    removed = await client.delete(f"{ME}/password", headers=account.headers, json=own)
+    assert removed.status == 204
+    assert ";r=3;" in removed.headers["RateLimit"]
 
 
 async def test_the_password_and_the_last_passkey_do_not_go_together(client: Client) -> None:

@@ -184,9 +184,11 @@ async def test_job_waits_for_another_replica_that_deletes_the_same_world(
     await fill(conn, world)
     await delete_world(world)
     assert client.app is not None
+    before = await count_rows(conn)
     lock = "select from worlds where id = $1 for update"
     async with holding(conn, lock, world.body["id"]) as start:
         await start(purge.delete_worlds(client.app))
+        assert await count_rows(conn) == before
     assert await count_rows(conn) == NOTHING
 
 
