@@ -22,6 +22,7 @@ from service.doctor import database as doctor_database
 from service.doctor.checkup import examine
 from service.doctor.findings import Finding, within
 from service.embedded import server as embedded
+from service.factors.codes import SECRET_PURPOSE
 from service.settings import VARIABLES, Database, Settings
 from tests.support.clients import NEW_KEY, SECRET_KEY, Client
 from tests.support.factories import register, register_as
@@ -282,6 +283,22 @@ async def test_previous_key_may_be_needed_if_not_all_rows_were_looked_at(
     assert (fault.check, fault.status) == ("sealed", "warn")
     assert fault.detail == "SECRET_KEY_PREVIOUS seals none of the 0 last signing keys"
     assert "shinkei keys reseal" in fault.fix
+
+
+async def test_previous_key_is_looked_for_in_the_last_rows(
+    client: Client, database: Database, conn: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Resealing comes to them last."""
+    monkeypatch.setattr(doctor_database, "SEALED_ROWS", 1)
+    account = await register(client)
+    for _ in range(2):
+        await add_totp(client, account.headers)
+    await conn.execute(
+        "update factors set sealed_secret = 'x' where id = (select id from factors order by id limit 1)"
+    )
+    replacing = {"SECRET_KEY": NEW_KEY, "SECRET_KEY_PREVIOUS": SECRET_KEY}
+    (fault,) = faults(await asyncio.to_thread(diagnose, {**url_of(database), **replacing}))
+    assert f"{SECRET_PURPOSE} (1 or more)" in fault.detail
 
 
 def test_previous_key_is_not_looked_for_before_the_first_migration(
