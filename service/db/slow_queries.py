@@ -7,6 +7,7 @@ response. So a task measures how long the event loop was held up meanwhile, whic
 import asyncio
 import functools
 import logging
+import math
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable
@@ -39,6 +40,7 @@ async def slow_query_logger(
     if not slow_query_ms:
         yield None
         return
+    # The last one has not ended: a response may be read before the timer that is late.
     delays: deque[Delay] = deque(maxlen=DELAYS_MAX)
     watching = asyncio.create_task(_watch_loop(delays), name="event loop delays")
     try:
@@ -51,15 +53,18 @@ async def _watch_loop(delays: deque[Delay]) -> None:
     """Record when the event loop is late."""
     while True:
         due = time.monotonic() + BEAT_S
+        delays.append(Delay(due, math.inf))
         await asyncio.sleep(BEAT_S)
         ran = time.monotonic()
+        delays.pop()
         if ran - due > BEAT_S / 10:
             delays.append(Delay(due, ran))
 
 
 def held_up_s(delays: Iterable[Delay], since: float) -> float:
     """Return for how many seconds the loop was held up since then."""
-    return sum(max(0, ran - max(due, since)) for due, ran in delays)
+    now = time.monotonic()
+    return sum(max(0, min(ran, now) - max(due, since)) for due, ran in delays)
 
 
 def _log_if_slow(slow_s: float, delays: Iterable[Delay], query: LoggedQuery) -> None:
