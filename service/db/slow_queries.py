@@ -26,7 +26,7 @@ DELAYS_MAX = 1000
 
 
 class Delay(NamedTuple):
-    """When the loop should have run, and when it did (``time.monotonic``)."""
+    """When the loop should have run, and when it did (``time.monotonic``): infinity until then."""
 
     due: float
     ran: float
