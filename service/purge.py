@@ -13,7 +13,7 @@ from typing import get_args
 import asyncpg
 from aiohttp import web
 
-from service.accounts import queries as accounts
+from service.accounts import purge_queries as accounts
 from service.audit import queries as audit_queries
 from service.audit.events import record_unattended
 from service.audit.queries import FIRST_PLACE, Column, Place

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from service.accounts import queries as account_queries
+from service.accounts import purge_queries
 from service.auth.passwords import HASHER
 from service.auth.signing_keys import KEY_RING
 from service.db.connecting import CONNECTOR
@@ -127,4 +127,4 @@ async def _sample_backlogs(app: web.Application, late_s: float) -> None:
     mails, oldest_age_s = await read(app, mail_queries.measure_outbox)
     app[METRICS].mail_outbox_mails.set(mails)
     app[METRICS].mail_outbox_oldest_age.set(oldest_age_s)
-    app[METRICS].purge_overdue.set(await read(app, account_queries.measure_overdue_purges))
+    app[METRICS].purge_overdue.set(await read(app, purge_queries.measure_overdue_purges))
