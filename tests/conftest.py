@@ -1,18 +1,13 @@
 """One PostgreSQL per run, one database per test, and the application on top.
 
-The server is the one in ``DATABASE_URL`` if set, otherwise an embedded one. Migrations run once,
-into a template database that each test clones, so tests run in parallel with real concurrency.
+Tests run in parallel, with real concurrency: see ``tests/support/databases.py`` and ``lending.py``.
 """
 
-import asyncio
 import contextlib
 import dataclasses
-import functools
 import gc
-import json
 import os
 import re
-import secrets
 import shutil
 import signal
 import socket
@@ -29,25 +24,19 @@ from aiohttp.test_utils import BaseTestServer
 from pytest_aiohttp import AiohttpClient
 
 from service.app import create_app
-from service.audit.partitions import maintain_partitions
-from service.context import SETTINGS
-from service.db import migrations, pool
-from service.embedded import server as embedded
+from service.db import pool
 from service.http.connections import CONNECTIONS
 from service.mail import sender
-from service.settings import Database, Settings, load_settings
-from tests.support import described, forks
+from service.settings import Database, Settings
+from tests.support import databases, described, forks
 from tests.support.authenticator import ORIGIN, RP_ID
-from tests.support.clients import FAST, PLENTY, SECRET_KEY, Client, StartApp
+from tests.support.clients import PLENTY, SECRET_KEY, Client, StartApp
 from tests.support.lending import Lender, WatchedClient
 from tests.support.logbook import log_into
 from tests.support.passkey_faults import OTHER_ORIGIN
 from tests.support.processes import adopt_orphans, end_with_parent, orphans
-from tests.support.scratch import find_memory, make_directory, remove_leftovers
+from tests.support.scratch import make_directory, remove_leftovers
 from tests.support.served import Server
-from tests.support.waiting import DEADLINE_S
-
-SERVER_VARIABLE = "SHINKEI_TEST_SERVER"
 
 LOG_VARIABLE = "SHINKEI_TEST_LOG"
 # Test passwords, hashes, links, JWTs, emails, and anything shaped like 256 random bits, the secret
@@ -82,8 +71,6 @@ sender.POLL_S = 0.1
 # A busy machine may keep a test from its next statement for longer than in production.
 pool.IDLE_IN_TRANSACTION_S = 60
 
-_owned: list[Any] = []
-_owned_connections: list[Any] = []
 _log_dir: list[Path] = []
 
 
@@ -109,43 +96,7 @@ def pytest_configure(config: pytest.Config) -> None:
     log_into(Path(os.environ[LOG_VARIABLE]))
     if hasattr(config, "workerinput"):
         return
-    settings = load_settings({"SECRET_KEY": SECRET_KEY, **_given_database()})
-    database = settings.database
-    if database is None:
-        data_dir = make_directory(find_memory())
-        server = embedded.start(data_dir, options=FAST)
-        _owned.append((server, data_dir))
-        database = server.database
-        # Key derivation slows down every connection. PostgreSQL before 16 has no such setting.
-        cheaper = (
-            "select set_config(name, '1', false) from pg_settings where name = 'scram_iterations'"
-        )
-        _execute(database, cheaper, f"alter role {database.user} password '{database.password}'")
-    template = dataclasses.replace(database, name=f"shinkei_template_{secrets.token_hex(4)}")
-    _execute(database, f'create database "{template.name}"')
-    migrations.apply_pending(template, DEADLINE_S)
-    asyncio.run(_create_partitions(template))
-    _owned.append((database, template.name))
-    os.environ[SERVER_VARIABLE] = json.dumps(
-        {
-            "hosts": database.hosts,
-            "name": database.name,
-            "user": database.user,
-            "password": database.password,
-            "options": database.options,
-            "template": template.name,
-        }
-    )
-
-
-async def _create_partitions(database: Database) -> None:
-    """Create the audit log's partitions, so that no application needs to when it starts."""
-    app = web.Application()
-    app[SETTINGS] = Settings()
-    connection = await asyncpg.connect(**database.asyncpg_arguments())
-    async with connection.transaction():
-        await maintain_partitions(app, connection)
-    await connection.close()
+    databases.start()
 
 
 def pytest_collection_finish() -> None:
@@ -160,8 +111,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     forks.end()
     if not _log_dir:
         return
-    kept = {owned.process.pid for owned, _ in _owned if isinstance(owned, embedded.Server)}
-    for pid, line in orphans(kept).items():
+    for pid, line in orphans(databases.server_pids()).items():
         print(f"\na leftover process: {pid} {line[:300]}")
         os.kill(pid, signal.SIGKILL)
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
@@ -180,77 +130,21 @@ def _look_for_secrets(session: pytest.Session) -> None:
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    while _owned:
-        owned, rest = _owned.pop()
-        if isinstance(owned, embedded.Server):
-            _close_connections()
-            owned.stop()
-            shutil.rmtree(rest, ignore_errors=True)
-        else:
-            _execute(owned, f'drop database "{rest}"')
-    _close_connections()
-
-
-def _close_connections() -> None:
-    while _owned_connections:
-        _owned_connections.pop().close()
-
-
-def _given_database() -> dict[str, str]:
-    # Ignore other database variables in a developer's shell.
-    return {"DATABASE_URL": os.environ["DATABASE_URL"]} if os.environ.get("DATABASE_URL") else {}
-
-
-@functools.cache
-def _connect(database: Database) -> Any:
-    """Keep one connection per process: each new one costs a fork and a SCRAM exchange."""
-    import psycopg
-
-    arguments: dict[str, Any] = {**database.libpq_arguments()}
-    connection = psycopg.connect(**arguments, autocommit=True)
-    _owned_connections.append(connection)
-    return connection
-
-
-def _execute(database: Database, *statements: str) -> None:
-    for statement in statements:
-        _connect(database).execute(statement)
+    databases.stop()
 
 
 @pytest.fixture(scope="session")
-def server() -> dict[str, Any]:
-    """Connection details of the run's PostgreSQL; ``template`` names the migrated database."""
-    loaded: dict[str, Any] = json.loads(os.environ[SERVER_VARIABLE])
-    return loaded
-
-
-@pytest.fixture(scope="session")
-def maintenance(server: dict[str, Any]) -> Database:
+def maintenance() -> Database:
     """The server's own database, used to create and drop others."""
-    return Database(
-        hosts=tuple((host, port) for host, port in server["hosts"]),
-        name=server["name"],
-        user=server["user"],
-        password=server["password"],
-        options=tuple((key, value) for key, value in server["options"]),
-    )
-
-
-@contextlib.contextmanager
-def _new_database(maintenance: Database, template: str) -> Iterator[Database]:
-    """Create a migrated, empty database, with the audit log's partitions."""
-    name = f"shinkei_test_{secrets.token_hex(6)}"
-    _execute(maintenance, f'create database "{name}" template "{template}" strategy = file_copy')
-    yield dataclasses.replace(maintenance, name=name)
-    _execute(maintenance, f'drop database "{name}" with (force)')
+    return databases.maintenance_database()
 
 
 @pytest.fixture(scope="session")
-async def lender(server: dict[str, Any], maintenance: Database) -> AsyncIterator[Lender]:
+async def lender() -> AsyncIterator[Lender]:
     @contextlib.contextmanager
     def new_settings() -> Iterator[Settings]:
         data_dir = make_directory()
-        with _new_database(maintenance, server["template"]) as database:
+        with databases.new_database() as database:
             # As for all tests with ``client``, periodic jobs begin long after them.
             yield dataclasses.replace(_settings(database, data_dir), jobs_start_within_s=1e6)
         shutil.rmtree(data_dir)
@@ -292,25 +186,21 @@ def lent(request: pytest.FixtureRequest) -> Settings | None:
 
 
 @pytest.fixture
-def database(
-    lent: Settings | None, server: dict[str, Any], maintenance: Database
-) -> Iterator[Database]:
+def database(lent: Settings | None) -> Iterator[Database]:
     """A migrated, empty database, with the audit log's partitions."""
     if lent is not None:
         assert lent.database is not None
         yield lent.database
         return
-    with _new_database(maintenance, server["template"]) as database:
+    with databases.new_database() as database:
         yield database
 
 
 @pytest.fixture
-def empty_database(maintenance: Database) -> Iterator[Database]:
+def empty_database() -> Iterator[Database]:
     """A database without migrations."""
-    name = f"shinkei_test_{secrets.token_hex(6)}"
-    _execute(maintenance, f'create database "{name}"')
-    yield dataclasses.replace(maintenance, name=name)
-    _execute(maintenance, f'drop database "{name}" with (force)')
+    with databases.new_database(migrated=False) as database:
+        yield database
 
 
 @pytest.fixture
