@@ -46,7 +46,7 @@ faults: $(VENV)/dev.stamp ## Have everything fail under load, and write docs/rel
 	@$(if $(ONLY),,$(BIN)/python -m tools.reliability .faults.jsonl)
 
 faults-quick: $(VENV)/dev.stamp ## Have a few things fail, as CI does
-	@$(BIN)/pytest -n 0 -m quick_fault tests/faults
+	@$(BIN)/pytest -n 4 -m quick_fault tests/faults
 
 check: lint ## Lint, and run the quick tests of one folder of tests/: FEATURE=sessions
 	@$(BIN)/pytest -q -m "not slow and not fault" tests/$(FEATURE)

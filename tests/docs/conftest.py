@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-async def page() -> AsyncIterator["Page"]:
-    """A page of a new browser."""
+async def page(lent: Settings | None) -> AsyncIterator["Page"]:
+    """A page of a new browser, which is closed before the application is taken back."""
     async with open_page() as page:
         yield page
 
