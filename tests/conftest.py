@@ -145,8 +145,7 @@ async def lender() -> AsyncIterator[Lender]:
     def new_settings() -> Iterator[Settings]:
         data_dir = make_directory()
         with databases.new_database() as database:
-            # As for all tests with ``client``, periodic jobs begin long after them.
-            yield dataclasses.replace(_settings(database, data_dir), jobs_start_within_s=1e6)
+            yield _settings(database, data_dir)
         shutil.rmtree(data_dir)
 
     lender = Lender(new_settings)
@@ -205,7 +204,10 @@ def empty_database() -> Iterator[Database]:
 
 @pytest.fixture
 def settings(database: Database, lent: Settings | None, tmp_path: Path) -> Settings:
-    """Default settings with a small pool, the cheapest argon2 hash and generous limits."""
+    """Default settings with a small pool, the cheapest argon2 hash and generous limits.
+
+    Periodic jobs begin long after the test, unless it asks for ``**WITH_JOBS``.
+    """
     return _settings(database, lent.data_dir if lent else tmp_path / "data")
 
 
@@ -225,8 +227,8 @@ def _settings(database: Database, data_dir: Path) -> Settings:
         slow_query_ms=60_000,
         rp_id=RP_ID,
         rp_origins=frozenset({ORIGIN, OTHER_ORIGIN}),
-        # Jobs that begin together skip rows that another has locked, until their next run.
-        jobs_start_within_s=1,
+        # Long after the test.
+        jobs_start_within_s=1e6,
         password_hash_memory_kib=8,
         password_hash_iterations=1,
         throttle_sign_in_per_account=PLENTY,
@@ -319,11 +321,8 @@ async def client(
     aiohttp_client: Callable[..., Awaitable[WatchedClient]],
     start_app: StartApp,
 ) -> AsyncIterator[Client]:
-    """The application, whose periodic jobs begin long after the test.
-
-    Tests borrow it from each other: see ``tests/support/lending.py``.
-    """
-    if lent == dataclasses.replace(settings, jobs_start_within_s=1e6):
+    """The application. Tests borrow it from each other: see ``tests/support/lending.py``."""
+    if lent == settings:
         client = await aiohttp_client(lender.server, middlewares=described.checks_of(lent))
         yield client
         lender.changed |= client.looked_inside
@@ -331,4 +330,4 @@ async def client(
     if lent is not None:
         # The module of the test has settings of its own.
         await lender.stop()
-    yield await start_app(jobs_start_within_s=1e6)
+    yield await start_app()

@@ -23,7 +23,7 @@ PASSWORD = "who looks after the engines"
 async def test_example_walk_sends_a_request_to_every_route_and_deletes_its_accounts(
     start_app: StartApp, tmp_path: Path, capsys: pytest.CaptureFixture[str], mail_at_once: None
 ) -> None:
-    client = await start_app(jobs_start_within_s=1e6)
+    client = await start_app()
     admin = await register_as(client, "admin")
     mail_dir = tmp_path / "data" / "mail"
     await walk.walk(str(client.make_url("/")), mail_dir, admin.profile["email"], admin.password)
@@ -93,7 +93,7 @@ async def examples_url() -> AsyncIterator[str]:
 async def test_example_timeline_draws_a_world_from_another_origin(
     start_app: StartApp, examples_url: str
 ) -> None:
-    client = await start_app(jobs_start_within_s=1e6, cors_origins=frozenset({examples_url}))
+    client = await start_app(cors_origins=frozenset({examples_url}))
     account = await register(client)
     timeline = await (await write_novel(client, account)).get("timeline")
     async with open_page() as page:

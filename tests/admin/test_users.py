@@ -12,7 +12,7 @@ import pytest
 from service.recovery.links import hash_token
 from service.routes import ROUTES
 from service.settings import Settings
-from tests.support.clients import Client, StartApp
+from tests.support.clients import WITH_JOBS, Client, StartApp
 from tests.support.factories import (
     PASSWORD,
     Account,
@@ -371,8 +371,7 @@ async def test_temporary_suspension_ends_by_itself(
         "update users set suspended_until = now() - interval '1 second' where id = $1",
         uuid.UUID(account.profile["id"]),
     )
-    # Jobs run when an application starts, and periodically after that.
-    later = await start_app()
+    later = await start_app(**WITH_JOBS)
 
     async def reinstated() -> Any:
         shown = await (await later.get(url_of(account), headers=admin.headers)).json()

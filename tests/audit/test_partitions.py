@@ -9,11 +9,10 @@ from aiohttp import web
 
 from service.audit.partitions import maintain_partitions
 from service.db.transactions import write
-from tests.support.clients import Client, StartApp
+from tests.support.clients import WITH_JOBS, Client, StartApp
 from tests.support.waiting import eventually
 
 INSERT = "insert into audit_events (id, occurred_at, action) values (gen_random_uuid(), $1, 'test')"
-NEVER_S = 1e6
 
 
 def months_from_now(count: int) -> datetime:
@@ -27,7 +26,7 @@ def name_of(month: datetime) -> str:
 
 
 async def maintain(client: Client) -> None:
-    """Run the job now. In most tests, no other run begins."""
+    """Run the job now."""
     assert client.app is not None
     await write(client.app, _maintain, client.app)
 
@@ -63,7 +62,7 @@ async def first_start(conn: Any) -> None:
 
 async def test_partitions_are_created_ahead_of_time(start_app: StartApp, conn: Any) -> None:
     assert await partitions(conn) == {"audit_events_default"}
-    client = await start_app()
+    client = await start_app(**WITH_JOBS)
 
     async def has_run() -> bool:
         return await partitions(conn) == EXPECTED
@@ -88,7 +87,7 @@ async def test_events_stored_before_their_partition_exists_move_into_it(
     times = [months_from_now(n) for n in (-1, 0, 0, 1, 2, 3)]
     for time in times:
         await conn.execute(INSERT, time)
-    client = await start_app(jobs_start_within_s=NEVER_S)
+    client = await start_app()
     await maintain(client)
     assert await count_events_by_partition(conn) == {
         "audit_events_default": 2,
@@ -110,7 +109,7 @@ async def test_event_keeps_every_column_when_it_moves(start_app: StartApp, conn:
         months_from_now(1),
     )
     stored = await conn.fetchrow("select * from audit_events_default")
-    await maintain(await start_app(jobs_start_within_s=NEVER_S))
+    await maintain(await start_app())
     assert await conn.fetchrow(f"select * from {name_of(months_from_now(1))}") == stored
     assert None not in stored.values()
 
@@ -128,7 +127,7 @@ async def test_retention_removes_expired_partitions_and_events(
         )
         await conn.execute(INSERT, month)
     await conn.execute(INSERT, months_from_now(-20))
-    client = await start_app(audit_retention_days=retention_days, jobs_start_within_s=NEVER_S)
+    client = await start_app(audit_retention_days=retention_days)
     await maintain(client)
     everything = {name_of(old): 1, name_of(kept): 1, "audit_events_default": 1}
     if retention_days:
@@ -142,7 +141,7 @@ async def test_retention_removes_expired_partitions_and_events(
 async def test_events_written_during_maintenance_are_all_kept(
     start_app: StartApp, conn: Any
 ) -> None:
-    client = await start_app(jobs_start_within_s=NEVER_S)
+    client = await start_app()
     assert client.app is not None
 
     async def insert(writer: Any, time: datetime) -> None:

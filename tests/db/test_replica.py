@@ -398,7 +398,6 @@ async def test_standby_of_the_old_primary_is_not_used(
             client = await start_app(
                 database=new.database,
                 replica_database=standby.database,
-                jobs_start_within_s=1e6,
             )
             account = await register(client)
             await eventually(lambda: warnings(events))

@@ -35,7 +35,6 @@ async def localhost(settings: Settings) -> AsyncIterator[Client]:
             public_origin=f"http://localhost:{listener.getsockname()[1]}",
             rp_id="",
             rp_origins=frozenset(),
-            jobs_start_within_s=1e6,
         )
         server = Server(create_app(changed), host="localhost", socket_factory=lambda *_: listener)
         async with TestClient(server, middlewares=described.checks_of(changed)) as client:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from service.settings import Database, Settings
-from tests.support.clients import Client, StartApp
+from tests.support.clients import WITH_JOBS, Client, StartApp
 from tests.support.factories import Account, register, register_as
 from tests.support.factors import prove
 from tests.support.processes import url_of
@@ -322,7 +322,7 @@ async def test_job_action_is_recorded_without_an_actor(
     account, admin = await register(client), await register_as(client, "admin")
     id_ = account.profile["id"]
     await conn.execute(f"update users set {due} where id = $1", id_)
-    await start_app()
+    await start_app(**WITH_JOBS)
     found = await eventually(lambda: events_of(client, admin, id_, action))
     assert found == [(None, before, after)]
 

@@ -55,7 +55,7 @@ def some(cases: list[Any]) -> list[Any]:
 
 @pytest.fixture
 async def requests(start_app: StartApp, settings: Settings) -> Requests:
-    client = await start_app(jobs_start_within_s=1e6, worlds_per_account=1000)
+    client = await start_app(worlds_per_account=1000)
     return Requests(client, settings.data_dir)
 
 

@@ -40,7 +40,7 @@ async def test_sql_in_any_parameter_is_a_value(
     start_app: StartApp, settings: Settings, conn: Any
 ) -> None:
     """Refused as a value of its type, or looked for and not found."""
-    client = await start_app(jobs_start_within_s=1e6)
+    client = await start_app()
     requests = Requests(client, settings.data_dir)
     wrong: list[str] = []
     count = 0

@@ -61,7 +61,7 @@ async def link_in_mail(data_dir: Path, account: Account) -> str:
 async def test_links_in_mails_lead_to_the_configured_origin(
     start_app: StartApp, settings: Settings
 ) -> None:
-    client = await start_app(public_origin=ORIGIN, jobs_start_within_s=1e6)
+    client = await start_app(public_origin=ORIGIN)
     wrong: list[str] = []
     accounts: dict[str, Account] = {}
     for name, value in HOSTS.items():
@@ -109,7 +109,7 @@ async def test_look_alike_emails_get_no_mail_of_another(
     start_app: StartApp, settings: Settings, conn: Any
 ) -> None:
     """Neither by a reset nor by a sign-in. In capitals, the email itself gets it."""
-    client = await start_app(jobs_start_within_s=1e6)
+    client = await start_app()
     mike = await register(client, email="mike@example.com")
     await next_mail(settings.data_dir, "mike@example.com")
     wrong: list[str] = []
@@ -134,7 +134,7 @@ async def test_mail_goes_to_the_stored_email_whichever_spelling_was_typed(
     start_app: StartApp, settings: Settings, conn: Any
 ) -> None:
     """Spellings that fold to the same email are those of its owner."""
-    client = await start_app(jobs_start_within_s=1e6)
+    client = await start_app()
     pairs = {
         "mike@one.example": ["MIKE@one.example", "mi\u212ae@one.example", "mike@ONE.example"],
         "straße@one.example": ["STRASSE@one.example", "strasse@one.example", "straẞe@one.example"],
@@ -172,7 +172,7 @@ async def shown(client: Client, path: str, body: dict[str, str]) -> tuple[int, A
 async def test_known_and_unknown_emails_get_the_same_response(
     start_app: StartApp, settings: Settings
 ) -> None:
-    client = await start_app(jobs_start_within_s=1e6, require_email_verification=True)
+    client = await start_app(require_email_verification=True)
     known = {"email": "known@example.com", "password": PASSWORD}
     assert (await client.post("/api/v1/auth/register", json=known)).status == 202
     wrong: list[str] = []
@@ -214,7 +214,7 @@ async def guess(client: Client, email: str, header: str, number: int) -> int:
 @pytest.mark.asvs("6.3.1")
 async def test_forged_client_ips_pass_no_limit(start_app: StartApp) -> None:
     """They count only if a trusted proxy sends them, and in the one header that it writes."""
-    few = {"throttle_sign_in_per_ip": Rate(3, 3600), "jobs_start_within_s": 1e6}
+    few = {"throttle_sign_in_per_ip": Rate(3, 3600)}
     client = await start_app(**few)
     statuses = [await guess(client, f"a{n}@example.com", "X-Real-IP", n) for n in range(4)]
     assert statuses == [401, 401, 401, 429]
@@ -232,7 +232,7 @@ async def test_forged_client_ips_pass_no_limit(start_app: StartApp) -> None:
 
 @pytest.mark.asvs("6.3.1")
 async def test_limit_of_an_account_counts_all_spellings_of_its_email(start_app: StartApp) -> None:
-    client = await start_app(throttle_sign_in_per_account=Rate(3, 3600), jobs_start_within_s=1e6)
+    client = await start_app(throttle_sign_in_per_account=Rate(3, 3600))
     mike = await register(client, email="mike@example.com")
     spellings = [
         "mike@example.com",
@@ -266,7 +266,7 @@ METHODS = ("GET", "PATCH", "DELETE")
 
 @pytest.mark.asvs("3.4.2", "3.5.1", "3.5.2")
 async def test_only_the_listed_origin_may_read_or_ask(start_app: StartApp) -> None:
-    client = await start_app(cors_origins=frozenset({LISTED}), jobs_start_within_s=1e6)
+    client = await start_app(cors_origins=frozenset({LISTED}))
     account = await register(client)
     wrong: list[str] = []
     count = 0

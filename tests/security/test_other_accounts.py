@@ -26,7 +26,7 @@ from tests.support.worlds import NO_ONE, create_world, ids_of_each
 
 @pytest.fixture
 async def requests(start_app: StartApp, settings: Settings) -> Requests:
-    return Requests(await start_app(jobs_start_within_s=1e6), settings.data_dir)
+    return Requests(await start_app(), settings.data_dir)
 
 
 async def prepared(requests: Requests, kind: str) -> AsyncIterator[tuple[Operation, Prepared]]:

@@ -160,7 +160,7 @@ async def test_stale_and_malformed_versions_change_nothing(
     start_app: StartApp, settings: Settings, conn: Any
 ) -> None:
     """On each route with If-Match. With the current version, the change is made."""
-    client = await start_app(jobs_start_within_s=1e6)
+    client = await start_app()
     requests = Requests(client, settings.data_dir)
     wrong: list[str] = []
     count = 0

@@ -1,7 +1,6 @@
 """Where the secrets of second factors and passkeys are after every use of them: nowhere."""
 
 import base64
-import dataclasses
 from typing import Any, NamedTuple
 
 import pytest
@@ -124,9 +123,8 @@ async def test_secrets_of_second_factors_are_nowhere(
     Each place has something else of the account, which shows that the right one was searched.
     """
     registry = CollectorRegistry()
-    changed = dataclasses.replace(settings, jobs_start_within_s=1e6)
-    app = create_app(changed, registry)
-    client = await aiohttp_client(app, middlewares=described.checks_of(changed))
+    app = create_app(settings, registry)
+    client = await aiohttp_client(app, middlewares=described.checks_of(settings))
     with logged() as events:
         found = await walk(client)
         admin = await register_as(client, "admin")

@@ -28,6 +28,9 @@ SECRET_KEY = "a secret key of the tests, long enough to be taken"
 NEW_KEY = "a secret key of the tests that replaces the first"
 # More than any test uses.
 PLENTY = Rate(10_000, 60)
+# Settings with which the periodic jobs begin at once, but apart: each skips rows that another has
+# locked, until its next run.
+WITH_JOBS = {"jobs_start_within_s": 1}
 # Options for a PostgreSQL that need not survive a crash.
 FAST = {
     "fsync": "off",

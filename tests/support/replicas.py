@@ -41,7 +41,7 @@ def running_pair(directory: Path) -> Iterator[Pair]:
 async def start_with_replica(start_app: StartApp, pair: Pair, **changes: Any) -> Client:
     """Start an application on both servers, and wait until it uses the standby."""
     both = {"database": pair.primary.database, "replica_database": pair.standby.database}
-    client = await start_app(**{**both, "jobs_start_within_s": 1e6, **changes})
+    client = await start_app(**{**both, **changes})
     await eventually(lambda: replica_of(client).in_use)
     return client
 

@@ -300,7 +300,7 @@ async def test_waiting_for_a_connection_counts_as_database_time(
     """Only the waiting request is charged, not a concurrent one."""
     # Of the background tasks, only the sender of mail waits too.
     monkeypatch.setattr(signing_keys, "RELOAD_EVERY_S", DEADLINE_S)
-    client = await start_app(db_pool_size=1, jobs_start_within_s=1e6)
+    client = await start_app(db_pool_size=1)
     account = await register(client)
     assert client.app is not None
     pool, pool_waiting = pool_of(client), client.app[POOL_WAITING]

@@ -36,7 +36,7 @@ EVENT = {"t": 1, "type": "minor", "summary": "A bell."}
 
 
 async def new_world(start_app: StartApp, **settings: int) -> World:
-    client = await start_app(jobs_start_within_s=1e6, **settings)
+    client = await start_app(**settings)
     return await create_world(client, await register(client))
 
 
