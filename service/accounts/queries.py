@@ -175,7 +175,7 @@ async def schedule_deletion(
         conn,
         """
         status = 'deleting', deleted_by_admin = $3,
-        purge_at = coalesce(purge_at, now() + make_interval(days => $2)),
+        purge_at = coalesce(purge_at, now() + $2 * interval '24 hours'),
         suspension_reason = null, suspended_until = null
         """,
         user_id,
