@@ -9,6 +9,7 @@ from pathlib import Path
 from tests.faults.load import Load
 from tests.faults.run import Fault
 from tests.faults.stage import Stage
+from tests.support.programs import require
 from tests.support.scratch import make_directory
 
 HELD_S = 2
@@ -22,7 +23,16 @@ def library() -> Path:
     """Compile the library that sets the clock of one process."""
     built = make_directory() / "clock.so"
     subprocess.run(
-        ["gcc", "-shared", "-fPIC", "-O2", "-o", str(built), str(HERE / "clock.c"), "-ldl"],
+        [
+            require("gcc"),
+            "-shared",
+            "-fPIC",
+            "-O2",
+            "-o",
+            str(built),
+            str(HERE / "clock.c"),
+            "-ldl",
+        ],
         check=True,
     )
     return built

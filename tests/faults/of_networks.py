@@ -72,11 +72,13 @@ async def connections_are_cut_in_the_middle_of_a_response(stage: Stage, load: Lo
     stage.proxy.resets_after_bytes = float("inf")
 
 
-async def responses_to_commits_are_lost(stage: Stage, load: Load) -> None:
+async def responses_to_commits_are_lost(stage: Stage, load: Load) -> int:
     """PostgreSQL has done what it was asked for, and nobody learns of it."""
+    before = stage.proxy.lost_commits
     stage.proxy.loses_commits = 0.3
     await asyncio.sleep(HELD_S)
     stage.proxy.loses_commits = 0
+    return stage.proxy.lost_commits - before
 
 
 FAULTS = [

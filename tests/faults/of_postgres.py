@@ -111,7 +111,7 @@ async def the_server_hangs(stage: Stage, load: Load) -> None:
 async def the_server_hangs_for_moments(stage: Stage, load: Load) -> None:
     for _ in range(4):
         stage.postgres.send(signal.SIGSTOP)
-        await asyncio.sleep(0.6)
+        await asyncio.sleep(0.9)
         stage.postgres.send(signal.SIGCONT)
         await asyncio.sleep(0.2)
 

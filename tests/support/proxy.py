@@ -34,6 +34,7 @@ class Proxy:
     # The share of responses to COMMIT that are lost, and their connections reset: the server has
     # done what it was asked for.
     loses_commits: float = 0
+    lost_commits: int = 0
     # A connection is reset once this many bytes of responses have passed.
     resets_after_bytes: float = float("inf")
     connections: int = 0
@@ -75,6 +76,7 @@ class Proxy:
                     passed_bytes += 0 if asks else len(data)
                     commits = not asks and _COMMITTED in data
                     lost = commits and random.random() < self.loses_commits
+                    self.lost_commits += lost
                     if lost or passed_bytes > self.resets_after_bytes:
                         for stream in both:
                             reset(stream)
