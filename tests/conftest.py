@@ -34,9 +34,10 @@ from tests.support.clients import PLENTY, SECRET_KEY, Client, StartApp
 from tests.support.lending import Lender, WatchedClient
 from tests.support.logbook import log_into
 from tests.support.passkey_faults import OTHER_ORIGIN
-from tests.support.processes import adopt_orphans, end_with_parent, orphans
+from tests.support.processes import adopt_orphans, end_with_parent, lasting_orphans
 from tests.support.scratch import make_directory, remove_leftovers
 from tests.support.served import Server
+from tests.support.waiting import DEADLINE_S
 
 LOG_VARIABLE = "SHINKEI_TEST_LOG"
 # Test passwords, hashes, links, JWTs, emails, and anything shaped like 256 random bits, the secret
@@ -111,7 +112,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     forks.end()
     if not _log_dir:
         return
-    for pid, line in orphans(databases.server_pids()).items():
+    for pid, line in lasting_orphans(databases.server_pids()).items():
         print(f"\na leftover process: {pid} {line[:300]}")
         os.kill(pid, signal.SIGKILL)
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
@@ -291,6 +292,12 @@ def mail_at_once() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sender, "POLL_S", 0.02)
         yield
+
+
+@pytest.fixture
+def postgresql_cancels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait for as long as PostgreSQL takes to cancel a statement."""
+    monkeypatch.setattr(pool, "CANCEL_WITHIN_S", DEADLINE_S)
 
 
 @pytest.fixture

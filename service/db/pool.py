@@ -34,6 +34,8 @@ LogIfSlow: TypeAlias = Callable[[LoggedQuery], None] | None
 
 # Somewhat longer than a request may take by default.
 IDLE_IN_TRANSACTION_S = 5
+# How long a statement's client waits for PostgreSQL to cancel it, after statement_timeout.
+CANCEL_WITHIN_S = 0.5
 
 _EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -109,8 +111,7 @@ async def _open_pool(
         min_size=min_size,
         max_size=app[SETTINGS].db_pool_size,
         connection_class=connection_class,
-        # Longer than statement_timeout, so that PostgreSQL cancels first if it is reachable.
-        command_timeout=timeout_s + 0.5,
+        command_timeout=timeout_s + CANCEL_WITHIN_S,
         init=functools.partial(_prepare_connection, log_if_slow=log_if_slow),
         reset=_skip_reset,
     )

@@ -325,7 +325,7 @@ async def make_slow(conn: Any, email: str, statements: str) -> None:
     ],
 )
 async def test_search_that_times_out_is_reported_as_too_broad(
-    start_app: StartApp, conn: Any, params: dict[str, str], slow: str
+    postgresql_cancels: None, start_app: StartApp, conn: Any, params: dict[str, str], slow: str
 ) -> None:
     patient = await start_app()
     admin = await register_as(patient, "admin")

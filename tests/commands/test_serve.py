@@ -21,6 +21,7 @@ from tests.support.processes import (
     call,
     connect,
     environment,
+    event_beginning,
     greeted,
     postmaster_of,
     processes,
@@ -145,13 +146,10 @@ def test_killed_postgresql_is_restarted(tmp_path: Path) -> None:
         eventually_blocking(lambda: call(f"{url}/api/v1/users/me", **bearer) == me)
         until_healthy(url)
         again = postmaster_of(data_dir)
+        # Attempts fail while children of the killed server are still running.
+        event_beginning("embedded PostgreSQL ended and was started again", process)
         process.kill()
         wait_for_end_of(again)
-        stderr = process.communicate(timeout=DEADLINE_S)[1]
-    events = [json.loads(line)["event"] for line in stderr.splitlines()]
-    # Attempts fail while children of the killed server are still running.
-    last = [event for event in events if "PostgreSQL" in event][-1]
-    assert last == "embedded PostgreSQL ended and was started again"
 
 
 @pytest.mark.slow
@@ -213,7 +211,8 @@ def test_migrate_applies_lists_and_rolls_back_the_newest_migration(
         "migrate",
     )
     host, port = database.hosts[0]
-    using = f"shinkei: using PostgreSQL at {host}:{port}, database {database.name}, user shinkei\n"
+    where = f"PostgreSQL at {host}:{port}, database {database.name}, user {database.user}"
+    using = f"shinkei: using {where}\n"
     assert {(result.code, result.stderr) for result in results} == {(0, using)}
     nothing, rolled_back, status, applied = (result.stdout.splitlines() for result in results)
     assert nothing == ["applied  none"]

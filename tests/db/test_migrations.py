@@ -108,13 +108,15 @@ def test_merged_migrations_are_never_edited() -> None:
 
 def test_concurrent_replicas_apply_each_migration_once(empty_database: Database) -> None:
     with ThreadPoolExecutor(8) as executor:
-        applied = list(executor.map(lambda _: migrations.apply_pending(empty_database), range(8)))
+        applied = list(
+            executor.map(lambda _: migrations.apply_pending(empty_database, DEADLINE_S), range(8))
+        )
     assert sorted(chain(*applied)) == migrations.known_migrations()
 
 
 def test_concurrent_rollbacks_roll_back_each_migration_once(database: Database) -> None:
     with ThreadPoolExecutor(2) as executor:
-        done = list(executor.map(lambda _: migrations.roll_back(database, 2), range(2)))
+        done = list(executor.map(lambda _: migrations.roll_back(database, 2, DEADLINE_S), range(2)))
     assert sorted(chain(*done)) == migrations.known_migrations()[-4:]
 
 

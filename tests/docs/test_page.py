@@ -13,6 +13,7 @@ from service.routes import ROUTES
 from tests.support.browser import execute, open_docs, overflow_width, sign_in
 from tests.support.clients import Client, StartApp, pool_of
 from tests.support.factories import PASSWORD, assert_problem, register
+from tests.support.probes import make_patient
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
@@ -76,7 +77,10 @@ async def test_root_names_the_service_and_its_version(client: Client) -> None:
     assert __version__ in text
 
 
-async def test_every_link_of_the_root_leads_somewhere(client: Client) -> None:
+async def test_every_link_of_the_root_leads_somewhere(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_patient(monkeypatch)
     links = set(re.findall(r'<a href="([^"]*)"', await (await client.get("/")).text()))
     assert links == {"/docs", "/openapi.json", "/health"}
     for link in links:
@@ -143,7 +147,12 @@ async def test_user_signs_in_and_tries_a_request(page: "Page", client: Client) -
     await message.wait_for()
     # Swagger UI shows a closed lock wherever the token is optional.
     optional = sum(route.access is optionally_signed_in for route in ROUTES)
-    assert await page.locator(".authorization__btn .locked").count() == optional
+    locked = page.locator(".authorization__btn .locked")
+
+    async def only_those_are_locked() -> bool:
+        return await locked.count() == optional
+
+    await eventually(only_those_are_locked)
     (complaint,) = await eventually(lambda: complaints)
     assert "401" in complaint
     complaints.clear()
@@ -151,7 +160,11 @@ async def test_user_signs_in_and_tries_a_request(page: "Page", client: Client) -
     # Nothing is stored, and nothing remains after signing out.
     await sign_in(page, email, account.password)
     await page.get_by_text(f"Signed in as {email}").wait_for()
-    assert await page.locator(".authorization__btn .locked").count() > optional
+
+    async def others_are_locked() -> bool:
+        return await locked.count() > optional
+
+    await eventually(others_are_locked)
     stored = await page.evaluate("[localStorage.length, sessionStorage.length, document.cookie]")
     assert stored == [0, 0, ""]
     assert await page.get_by_label("Password", exact=True).input_value() == ""

@@ -21,6 +21,15 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
+COUNT_REQUESTS_FOR_PASSKEYS = """
+window.askedForPasskeys = 0;
+const ask = navigator.credentials.get.bind(navigator.credentials);
+navigator.credentials.get = (options) => {
+  window.askedForPasskeys += 1;
+  return ask(options);
+};
+"""
+
 
 async def add_passkey(page: "Page", name: str) -> None:
     """Add a passkey, and close the dialog."""
@@ -48,6 +57,7 @@ async def test_a_passkey_signs_in_until_it_is_removed(page: "Page", localhost: C
     email = account.profile["email"]
     signed_in = page.get_by_text(f"Signed in as {email}")
     user = await add_authenticator(page)
+    await page.add_init_script(COUNT_REQUESTS_FOR_PASSKEYS)
     await open_docs(page, localhost)
     await sign_in(page, email, account.password)
     await signed_in.wait_for()
@@ -56,6 +66,8 @@ async def test_a_passkey_signs_in_until_it_is_removed(page: "Page", localhost: C
     # Without a name.
     await user.set_user(present=False)
     await sign_out(page)
+    # Otherwise, the page would sign in by itself.
+    await page.wait_for_function("askedForPasskeys")
     await user.set_user(present=True)
     await page.get_by_role("button", name="Use a passkey").click()
     await signed_in.wait_for()
@@ -151,7 +163,8 @@ async def test_too_many_wrong_codes_end_the_sign_in(page: "Page", localhost: Cli
     for _ in range(5):
         async with page.expect_response(lambda response: "/second-factor" in response.url):
             await send(proof_of(page), "Code from your app", app.wrong_code())
-    await proof_of(page).get_by_text("The code is wrong").wait_for()
+        # Only now does the form take another.
+        await proof_of(page).get_by_text("The code is wrong").wait_for()
     await send(proof_of(page), "Code from your app", app.code(1))
     await proof_of(page).wait_for(state="hidden")
     await page.get_by_role("status").get_by_text("Start again.").wait_for()

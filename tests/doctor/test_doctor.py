@@ -6,6 +6,7 @@ import json
 import os
 import re
 import resource
+import secrets
 import shutil
 import socket
 import sys
@@ -202,7 +203,7 @@ def test_failed_tls_handshake_is_reported() -> None:
 
 
 def test_encoding_that_cannot_hold_all_names_is_reported(maintenance: Database) -> None:
-    name = "shinkei_ascii"
+    name = f"shinkei_ascii_{secrets.token_hex(4)}"
     with connect(maintenance) as conn:
         conn.execute(f"create database {name} encoding 'SQL_ASCII' locale 'C' template template0")
         try:

@@ -27,6 +27,7 @@ from tests.support.factors import (
     sign_in_with_passkey,
     start_totp,
 )
+from tests.support.logbook import logged
 from tests.support.mailbox import next_mail, text_of
 
 # Leaves five guesses after three passwords, so that none is refused because its challenge has ended.
@@ -222,8 +223,12 @@ async def test_a_challenge_ends_with_the_sessions(client: Client, conn: Any, how
 
 async def test_challenges_are_in_no_log_and_stored_as_hashes(client: Client, conn: Any) -> None:
     account = await register(client)
-    await add_totp(client, account.headers)
-    problem = await ask_for_challenge(client, account)
+    app = await add_totp(client, account.headers)
+    with logged() as events:
+        problem = await ask_for_challenge(client, account)
+        await answer(client, problem["challenge"], code=app.wrong_code())
+    assert len(events) >= 2
+    assert problem["challenge"] not in str(events)
     rows = await conn.fetch("select * from sign_in_challenges")
     assert problem["challenge"] not in str(rows)
     assert problem["challenge"].encode() not in b"".join(row["token_hash"] for row in rows)

@@ -69,7 +69,7 @@ def test_vector_of_rfc_6238(unix_time_s: int, algorithm: Algorithm, code: str) -
 
 @pytest.mark.parametrize(("steps", "accepted"), [(-2, False), (-1, True), (0, True), (1, True)])
 def test_clocks_may_differ_by_one_step(steps: int, accepted: bool) -> None:
-    secret, now_s = totp.new_secret(), 1_800_000_010
+    secret, now_s = bytes(range(20)), 1_800_000_010
     step = totp.step_at(now_s) + steps
     found = totp.find_step(secret, totp.code_at(secret, step), now_s, None)
     assert found == (step if accepted else None)

@@ -62,7 +62,8 @@ async def requesting_another_accounts_email(
     client: Client, settings: Settings, account: Account
 ) -> None:
     other = await register(client, email="other@example.com")
-    await change_email(client, other, other.password, to=OWN)
+    response = await change_email(client, other, other.password, to=OWN)
+    assert response.status == 202
 
 
 async def changing_the_email(client: Client, settings: Settings, account: Account) -> None:

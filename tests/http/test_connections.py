@@ -77,7 +77,7 @@ async def test_clients_that_do_not_read_are_let_go_and_counted(
             await eventually(lambda: app[CONNECTIONS].open)
             await eventually(lambda: not app[CONNECTIONS].open)
     lines = [event for event in events if event["event"] == "connections dropped"]
-    assert len(lines) <= 1
+    assert lines[0]["not_reading"] >= 1
     labels = {"reason": "not_reading"}
     assert registry.get_sample_value("shinkei_connections_dropped_total", labels) == 2
 
@@ -97,7 +97,7 @@ async def test_client_that_does_not_read_its_last_response_is_let_go(start_app: 
 @pytest.mark.slow
 @pytest.mark.usefixtures("watched_closely")
 async def test_client_that_reads_slowly_gets_the_whole_response(start_app: StartApp) -> None:
-    client = await start_app(write_timeout_s=1)
+    client = await start_app(write_timeout_s=3)
     loop = asyncio.get_running_loop()
     async with connected(client, small=True) as wire:
         wire.writer.write(get("/docs/swagger-ui.js") * 3 + get("/health/live", Connection="close"))
@@ -252,7 +252,7 @@ async def test_client_that_closes_its_side_gets_its_response(client: Client, con
 
 async def test_client_that_closes_its_side_gets_all_pipelined_responses(client: Client) -> None:
     async with connected(client) as wire:
-        wire.writer.write(get("/openapi.json") + get("/health/live") * 2 + get("/health"))
+        wire.writer.write(get("/openapi.json") + get("/health/live") * 2 + get("/"))
         wire.writer.write_eof()
         received = await wire.reader.read()
     assert received.count(b"HTTP/1.1 200 OK\r\n") == 4

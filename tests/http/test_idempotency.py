@@ -133,6 +133,7 @@ async def test_response_sealed_with_an_old_secret_key_is_lost(
     change = {"current_password": PASSWORD, "password": "a new phrase, for the road"}
     changed = await before.post(PASSWORDS, json=change, headers={**owner.headers, **KEY})
     assert changed.status == 204
+    await before.close()
     await conn.execute("delete from signing_keys")  # which the other secret key could not decrypt
     after = await start_app(secret_key="another secret key, as long as one has to be")
     response = await after.post(REGISTER, json=BODY, headers=KEY)

@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import gc
 import io
 import json
 import sys
@@ -74,6 +75,8 @@ def count_steps(work: Callable[[], object]) -> int:
         steps += event in ("call", "c_call")
 
     traced, profiled = sys.gettrace(), sys.getprofile()
+    # A collection would run callbacks and finalizers of other tests.
+    gc.disable()
     sys.settrace(on_event)
     sys.setprofile(on_call)
     try:
@@ -83,6 +86,7 @@ def count_steps(work: Callable[[], object]) -> int:
     finally:
         sys.settrace(traced)
         sys.setprofile(profiled)
+        gc.enable()
     return steps
 
 

@@ -36,6 +36,7 @@ def test_name_server_that_does_not_respond_is_not_reported_as_a_wrong_host(
         listen("app.example", 0)
 
 
+@pytest.mark.usefixtures("no_invalid_names")
 @pytest.mark.parametrize("host", ["no such host", "nowhere.invalid", "a" * 70 + ".example"])
 def test_host_that_does_not_exist_is_reported(host: str) -> None:
     with pytest.raises(StartError, match=f"^cannot listen on METRICS_HOST {host}: "):

@@ -22,11 +22,11 @@ from tests.support.clients import ROOT, SECRET_KEY
 from tests.support.factories import PASSWORD
 from tests.support.processes import (
     SHINKEI,
-    Process,
     announced,
     call,
     connect,
     environment,
+    event_beginning,
     postmaster_of,
     processes,
     reserved_port,
@@ -101,15 +101,6 @@ def copy_of_the_code(tmp_path: Path) -> Path:
     return tmp_path / "code"
 
 
-def event_beginning(words: str, process: Process) -> dict[str, Any]:
-    """Read the log up to the first event that starts with these words."""
-    assert process.stderr is not None
-    for line in process.stderr:
-        if line.startswith("{") and (event := json.loads(line))["event"].startswith(words):
-            return dict(event)
-    raise AssertionError(words)
-
-
 @pytest.mark.slow
 async def test_reload_runs_new_code_and_drops_no_request(
     database: Database, tmp_path: Path
@@ -174,6 +165,8 @@ def test_killed_worker_is_replaced_and_its_metrics_are_kept(
         os.kill(killed, signal.SIGKILL)
         eventually_blocking(lambda: len(workers_of(process.pid) - {killed}) == 2)
         (replacement,) = workers_of(process.pid) - {killed, *first}
+        connections = "shinkei_db_pool_connections_max"
+        eventually_blocking(lambda: total(metrics_at(port), connections) == 20)
         # The replacement takes over the killed worker's slot and keeps counting.
         for worker in first:
             os.kill(worker, signal.SIGSTOP)

@@ -10,6 +10,7 @@ from tests.support.clients import Client, StartApp
 from tests.support.factories import PASSWORD, Account, assert_problem, bearer, pointers, register
 from tests.support.mailbox import next_mail, text_of, token_of
 from tests.support.processes import reserved_port
+from tests.support.steps import mails
 
 AUTH = "/api/v1/auth"
 ME = "/api/v1/users/me"
@@ -169,11 +170,11 @@ async def test_weak_password_leaves_the_link_usable(client: Client, settings: Se
 
 @pytest.mark.parametrize("path", ["password/forgot", "email/verify/resend"])
 async def test_unknown_email_gets_the_same_response_and_no_mail(
-    client: Client, conn: Any, path: str
+    client: Client, settings: Settings, conn: Any, path: str
 ) -> None:
     response = await client.post(f"{AUTH}/{path}", json={"email": "nobody@example.com"})
     assert (response.status, await response.read()) == (202, b"")
-    assert await conn.fetchval("select count(*) from mail_outbox") == 0
+    assert await mails(settings.data_dir, conn) == []
 
 
 @pytest.mark.asvs("6.4.3", "14.2.1")
@@ -191,7 +192,7 @@ async def test_links_start_with_the_configured_origin(
     )
     text = text_of(await next_mail(settings.data_dir, email))
     assert "https://accounts.example/password/reset#token=" in text
-    assert "evil" not in text
+    assert "evil.example" not in text
 
 
 async def test_dotless_i_does_not_match_another_email(client: Client, conn: Any) -> None:

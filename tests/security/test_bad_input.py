@@ -37,6 +37,7 @@ from tests.support.operations import (
     read_description,
     ways_of,
 )
+from tests.support.probes import make_patient
 from tests.support.state import everything
 from tests.support.steps import sign_in
 
@@ -54,7 +55,10 @@ def some(cases: list[Any]) -> list[Any]:
 
 
 @pytest.fixture
-async def requests(start_app: StartApp, settings: Settings) -> Requests:
+async def requests(
+    start_app: StartApp, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> Requests:
+    make_patient(monkeypatch)
     client = await start_app(worlds_per_account=1000)
     return Requests(client, settings.data_dir)
 

@@ -12,7 +12,7 @@ from tests.support.attacks import report
 from tests.support.clients import Client, StartApp
 from tests.support.factories import PASSWORD, Account, register
 from tests.support.mailbox import next_mail, text_of
-from tests.support.steps import WRONG, forgot, mails, send, sign_in
+from tests.support.steps import RESET, WRONG, forgot, mails, send, sign_in
 from tests.support.wire import connected
 
 ORIGIN = "https://accounts.example"
@@ -151,7 +151,9 @@ async def test_mail_goes_to_the_stored_email_whichever_spelling_was_typed(
                 "/api/v1/auth/register", json={"email": typed, "password": PASSWORD}
             )
             assert response.status in (409, 422), typed
-        recipients = {to for to, _ in await mails(settings.data_dir, conn)}
+        sent = await mails(settings.data_dir, conn)
+        assert (account.profile["email"], RESET) in sent, stored
+        recipients = {to for to, _ in sent}
         assert recipients <= {account.profile["email"], *pairs}, recipients
 
 

@@ -339,6 +339,7 @@ async def test_all_connections_of_the_service_bear_the_application_name_of_the_u
         """
         select distinct application_name from pg_stat_activity
         where datname = current_database() and pid <> pg_backend_pid()
+            and backend_type = 'client backend'
         """
     )
     assert [row["application_name"] for row in rows] == ["accounts"]

@@ -14,6 +14,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -26,6 +27,8 @@ from service.settings import VARIABLES, Database
 from tests.support.clients import ROOT, SECRET_KEY
 from tests.support.waiting import DEADLINE_S, eventually_blocking
 
+# What is left of a process that was killed, such as its PostgreSQL, needs some time to end.
+ENDING_S = 20
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 # Asks the kernel for SIGKILL when pytest dies, then executes the program. A shell has its background
@@ -195,6 +198,15 @@ def greeted(process: Process) -> tuple[str, str]:
     return line.split("listens on ")[1].split(" ")[0], line
 
 
+def event_beginning(words: str, process: Process) -> dict[str, Any]:
+    """Read the log up to the first event that starts with these words."""
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith("{") and (event := json.loads(line))["event"].startswith(words):
+            return dict(event)
+    raise AssertionError(words)
+
+
 class Terminal:
     """A pseudo-terminal: the process gets ``theirs``, and the test reads and types."""
 
@@ -323,6 +335,14 @@ def end_with_parent() -> None:
     """Have the kernel kill this process when its parent dies."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL))
+
+
+def lasting_orphans(known: set[int]) -> dict[int, str]:
+    """Return ``orphans`` once there are none, or those that do not end within ``ENDING_S``."""
+    deadline = time.monotonic() + ENDING_S
+    while (found := orphans(known)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return found
 
 
 def orphans(known: set[int]) -> dict[int, str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from service.db import migrations
 from service.embedded import server as embedded
 from tests.support.clients import FAST
+from tests.support.waiting import DEADLINE_S
 
 
 @contextlib.contextmanager
@@ -16,7 +17,7 @@ def running_server(
     """Run a migrated server for the duration of the block."""
     server = embedded.start(data_dir, port=port, options=options)
     try:
-        migrations.apply_pending(server.database)
+        migrations.apply_pending(server.database, DEADLINE_S)
         yield server
     finally:
         server.stop()

@@ -15,6 +15,8 @@ from tests.support.waiting import eventually
 
 API = "/api/v1"
 WRONG = "not the password of it"
+# The subject of the mail with the link.
+RESET = "Choose a new password"
 NEW_PASSWORD = "quite another phrase than that"
 
 Asking = Callable[[Client, Account, str], Awaitable[ClientResponse]]
@@ -123,7 +125,7 @@ async def mail_reset(client: Client, data_dir: Path, account: Account) -> str:
     """Request a password reset and return the mailed token."""
     email = account.profile["email"]
     assert (await forgot(client, email)).status == 202
-    return await link_about(data_dir, email, "Choose a new password")
+    return await link_about(data_dir, email, RESET)
 
 
 async def link_about(data_dir: Path, email: str, subject: str) -> str:

@@ -21,6 +21,7 @@ from service.auth import signing_keys
 from service.db import slow_queries
 from service.db.coalescing import BATCHES_MAX
 from service.db.connection import POOL_WAITING
+from service.mail import sender
 from service.settings import Database, Rate
 from service.telemetry.logs import RESERVED, ConsoleFormatter, JsonFormatter
 from tests.support.clients import ROOT, Client, StartApp, pool_of
@@ -298,8 +299,8 @@ async def test_waiting_for_a_connection_counts_as_database_time(
     start_app: StartApp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Only the waiting request is charged, not a concurrent one."""
-    # Of the background tasks, only the sender of mail waits too.
-    monkeypatch.setattr(signing_keys, "RELOAD_EVERY_S", DEADLINE_S)
+    for task, setting in ((signing_keys, "RELOAD_EVERY_S"), (sender, "POLL_S")):
+        monkeypatch.setattr(task, setting, DEADLINE_S)
     client = await start_app(db_pool_size=1)
     account = await register(client)
     assert client.app is not None
@@ -307,7 +308,7 @@ async def test_waiting_for_a_connection_counts_as_database_time(
     with logged() as events:
         async with pool.acquire():
             waiting = asyncio.ensure_future(client.get("/api/v1/users/me", headers=account.headers))
-            await eventually(lambda: pool_waiting.count == 2)
+            await eventually(lambda: pool_waiting.count == 1)
             held_since = time.monotonic()
             assert (await client.get("/health/live")).status == 200
             held_ms = (time.monotonic() - held_since) * 1000
@@ -460,7 +461,9 @@ async def locks_waited_for(conn: Any, count: int) -> bool:
 
 
 @pytest.mark.usefixtures("no_delays")
-async def test_statement_that_timed_out_is_a_slow_query(start_app: StartApp, conn: Any) -> None:
+async def test_statement_that_timed_out_is_a_slow_query(
+    postgresql_cancels: None, start_app: StartApp, conn: Any
+) -> None:
     account = await register(await start_app())
     client = await start_app(slow_query_ms=50, db_command_timeout_s=1)
     async with conn.transaction():

@@ -248,6 +248,7 @@ async def test_waits_for_connections_are_measured_in_seconds(
         assert (await client.get("/api/v1/users/me", headers=account.headers)).status == 200
     # One after another, with background tasks beside them at most.
     assert (value(registry, waited) or 0) - before_s < 2 * (time.monotonic() - started)
+    assert (value(registry, "shinkei_db_acquire_wait_seconds_count") or 0) >= 50
 
 
 async def test_gauges_show_busy_resources(client: Client, registry: CollectorRegistry) -> None:

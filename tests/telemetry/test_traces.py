@@ -18,6 +18,7 @@ from tests.support.clients import Client, StartApp
 from tests.support.factories import PASSWORD, register
 from tests.support.logbook import logged
 from tests.support.mailbox import next_mail
+from tests.support.probes import make_patient
 from tests.support.processes import call, run_python, serving, url_of
 from tests.support.waiting import DEADLINE_S, eventually
 
@@ -62,6 +63,7 @@ def read_attributes(span: Any) -> dict[str, Any]:
 
 @pytest.fixture
 async def collector(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Collector]:
+    make_patient(monkeypatch)
     found = Collector()
     app = web.Application()
     app.router.add_post("/v1/traces", found.take)

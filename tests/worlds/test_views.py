@@ -245,7 +245,7 @@ async def test_invalid_parameters_of_a_search_are_named(
 
 
 async def test_search_that_times_out_is_reported_as_too_broad(
-    start_app: StartApp, conn: Any
+    postgresql_cancels: None, start_app: StartApp, conn: Any
 ) -> None:
     patient = await start_app()
     world = await create_world(patient, await register(patient))
