@@ -207,9 +207,8 @@ class Service:
     @property
     def environment(self) -> dict[str, str]:
         """The variables with which it and its commands run. A peer needs some of its own."""
-        return environment(
-            **VARIABLES, **self.variables, PORT=str(self.port), JWT_SECRET=SECRET_KEY
-        )
+        own = {"PORT": str(self.port), "JWT_SECRET": SECRET_KEY}
+        return environment(**{**VARIABLES, **self.variables, **own})
 
     @property
     def log(self) -> list[dict[str, Any]]:
