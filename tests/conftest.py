@@ -114,7 +114,8 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         return
     for pid, line in lasting_orphans(databases.server_pids()).items():
         print(f"\na leftover process: {pid} {line[:300]}")
-        os.kill(pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
     _look_for_secrets(session)
 

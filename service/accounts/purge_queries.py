@@ -1,4 +1,4 @@
-"""SQL of the jobs that go through accounts: see ``service.purge``."""
+"""SQL of ``users`` for the jobs of ``service.purge``, and for the metric of overdue purges."""
 
 import uuid
 

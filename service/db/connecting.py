@@ -30,7 +30,7 @@ _TRY_NEXT = (
     asyncpg.TargetServerAttributeNotMatched,
 )
 # Hosts that did not respond when they were last tried. They are tried after the others.
-_silent: set[tuple[str, int]] = set()
+SILENT_HOSTS: set[tuple[str, int]] = set()
 
 
 async def connect(
@@ -49,18 +49,18 @@ async def connect(
     arguments |= database.asyncpg_arguments()
     if session and not database.pgbouncer:
         arguments["server_settings"] = session
-    hosts = sorted(database.hosts, key=_silent.__contains__)
+    hosts = sorted(database.hosts, key=SILENT_HOSTS.__contains__)
     for host in hosts:
         arguments["host"], arguments["port"] = host
         try:
             conn: Opened = await asyncpg.connect(timeout=timeout_s, **arguments)
         except _TRY_NEXT as error:
             if isinstance(error, TimeoutError):
-                _silent.add(host)
+                SILENT_HOSTS.add(host)
             if host == hosts[-1]:
                 raise
         else:
-            _silent.discard(host)
+            SILENT_HOSTS.discard(host)
             return conn
     raise AssertionError("unreachable")
 

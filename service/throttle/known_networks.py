@@ -80,7 +80,7 @@ async def forget_networks(app: web.Application, conn: Connection) -> None:
         """
         delete from known_networks where (user_id, network) in (
             select user_id, network from known_networks
-            where last_seen_at < now() - $1 * interval '24 hours' limit $2
+            where last_seen_at < now() - make_interval(days => $1) limit $2
         )
         """,
         KNOWN_NETWORKS_DAYS,

@@ -15,6 +15,10 @@ from tests.support.shell import Shell
 from tests.support.steps import send
 
 EMAIL = "ada@example.com"
+try:
+    ACCOUNT = pwd.getpwuid(os.getuid()).pw_name
+except KeyError:
+    ACCOUNT = f"uid {os.getuid()}"
 
 
 @pytest.fixture
@@ -135,7 +139,7 @@ async def test_every_change_by_a_command_names_the_operator(
 @pytest.mark.parametrize(
     ("words", "name"),
     [
-        ("SUDO_USER= {}", pwd.getpwuid(os.getuid()).pw_name),
+        ("SUDO_USER= {}", ACCOUNT),
         ("SUDO_USER=alice {}", "alice"),
         ("SUDO_USER=alice {} --operator grace", "grace"),
     ],

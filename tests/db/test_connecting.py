@@ -200,7 +200,7 @@ async def test_host_that_does_not_respond_is_tried_once_and_then_after_the_other
 ) -> None:
     """Such as a primary whose machine has failed."""
     # Ports of other tests' hosts, one of which may be this one's.
-    monkeypatch.setattr(connecting, "_silent", set())
+    monkeypatch.setattr(connecting, "SILENT_HOSTS", set())
     async with proxying(database) as silent:
         silent.flowing.clear()
         hosts = (*silent.database.hosts, *database.hosts)

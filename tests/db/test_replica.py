@@ -348,7 +348,13 @@ async def test_silent_standby_costs_one_deadline_and_then_none(
 ) -> None:
     monkeypatch.setattr(replica, "STATEMENT_S", 1)
     monkeypatch.setattr(replica, "SILENT_S", 0.5)
-    client = await start_with_replica(start_app, own_pair, replica_database=address.database)
+    client = await start_with_replica(
+        start_app,
+        own_pair,
+        replica_database=address.database,
+        # A share of it would end the read too.
+        request_timeout_s=8 * DEADLINE_S,
+    )
     account = await register(client)
     replica_of(client).quiet_until = 0
     address.flowing.clear()

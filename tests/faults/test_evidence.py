@@ -3,6 +3,7 @@
 import json
 
 from tests.faults.catalogue import FAULTS
+from tests.faults.run import WAIVED_FROM
 from tools.reliability import DOCUMENT, EVIDENCE, document
 
 
@@ -27,3 +28,4 @@ def test_promises_were_kept_in_every_run() -> None:
         assert run["violations"] == [], run
         assert run["control_failures"] > 0, run
         assert max(run["slowest_s"], run["recovery_s"]) <= 5, run
+        assert run["slowness"] < WAIVED_FROM, run

@@ -36,6 +36,7 @@ def connections_of(client: Client) -> Connections:
 @pytest.fixture
 def watched_closely(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connections, "WATCH_EVERY_S", 0.05)
+    monkeypatch.setattr(connections, "LOG_EVERY_S", DEADLINE_S)
 
 
 async def test_connection_that_sends_a_head_without_end_is_closed(client: Client) -> None:
@@ -77,7 +78,8 @@ async def test_clients_that_do_not_read_are_let_go_and_counted(
             await eventually(lambda: app[CONNECTIONS].open)
             await eventually(lambda: not app[CONNECTIONS].open)
     lines = [event for event in events if event["event"] == "connections dropped"]
-    assert lines[0]["not_reading"] >= 1
+    (line,) = lines
+    assert line["not_reading"] >= 1
     labels = {"reason": "not_reading"}
     assert registry.get_sample_value("shinkei_connections_dropped_total", labels) == 2
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 from aiohttp import web
@@ -28,9 +29,9 @@ SECRET_KEY = "a secret key of the tests, long enough to be taken"
 NEW_KEY = "a secret key of the tests that replaces the first"
 # More than any test uses.
 PLENTY = Rate(10_000, 60)
-# Settings with which the periodic jobs begin at once, but apart: each skips rows that another has
-# locked, until its next run.
-WITH_JOBS = {"jobs_start_within_s": 1}
+# Settings with which each periodic job first runs within a second, but not together with another:
+# it would skip the rows that the other has locked, until its next run.
+WITH_JOBS: dict[str, Any] = {"jobs_start_within_s": 1}
 # Options for a PostgreSQL that need not survive a crash.
 FAST = {
     "fsync": "off",

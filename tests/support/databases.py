@@ -1,7 +1,7 @@
 """The run's PostgreSQL: the server in ``DATABASE_URL`` if set, otherwise an embedded one.
 
 Migrations run once, into a template that each test's database is cloned from. The process that
-starts the workers owns both, and tells them by an environment variable.
+starts the workers owns both, and passes their details on in an environment variable.
 """
 
 import asyncio
@@ -13,10 +13,10 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import asyncpg
+import pytest
 from aiohttp import web
 
 from service.audit.partitions import maintain_partitions
@@ -30,9 +30,8 @@ from tests.support.waiting import DEADLINE_S
 
 _VARIABLE = "SHINKEI_TEST_SERVER"
 
-_servers: list[tuple[embedded.Server, Path]] = []
-_templates: list[tuple[Database, str]] = []
-_connections: list[Any] = []
+_owned = contextlib.ExitStack()
+_servers: list[embedded.Server] = []
 
 
 def start() -> None:
@@ -43,7 +42,7 @@ def start() -> None:
     database = load_settings({"SECRET_KEY": SECRET_KEY, **given}).database or _start_embedded()
     template = dataclasses.replace(database, name=f"shinkei_template_{secrets.token_hex(4)}")
     _execute(database, f'create database "{template.name}"')
-    _templates.append((database, template.name))
+    _owned.callback(_execute, database, f'drop database "{template.name}" with (force)')
     migrations.apply_pending(template, DEADLINE_S)
     asyncio.run(_create_partitions(template))
     os.environ[_VARIABLE] = json.dumps(
@@ -60,8 +59,10 @@ def start() -> None:
 
 def _start_embedded() -> Database:
     data_dir = make_directory(find_memory())
+    _owned.callback(shutil.rmtree, data_dir, ignore_errors=True)
     server = embedded.start(data_dir, options=FAST)
-    _servers.append((server, data_dir))
+    _owned.callback(server.stop)
+    _servers.append(server)
     database = server.database
     # Key derivation slows down every connection. PostgreSQL before 16 has no such setting.
     cheaper = "select set_config(name, '1', false) from pg_settings where name = 'scram_iterations'"
@@ -74,38 +75,32 @@ async def _create_partitions(database: Database) -> None:
     app = web.Application()
     app[SETTINGS] = Settings()
     connection = await asyncpg.connect(**database.asyncpg_arguments())
-    async with connection.transaction():
-        await maintain_partitions(app, connection)
-    await connection.close()
+    try:
+        async with connection.transaction():
+            await maintain_partitions(app, connection)
+    finally:
+        await connection.close()
 
 
 def stop() -> None:
-    """Delete what this process created, if it is the one that called ``start``."""
-    while _templates:
-        database, name = _templates.pop()
-        _execute(database, f'drop database "{name}"')
-    while _connections:
-        _connections.pop().close()
-    while _servers:
-        server, data_dir = _servers.pop()
-        server.stop()
-        shutil.rmtree(data_dir, ignore_errors=True)
+    """Close this process's connections, and delete what ``start`` created, if it ran here."""
+    _owned.close()
 
 
 def server_pids() -> set[int]:
     """Return the process id of the embedded server, if there is one."""
-    return {server.process.pid for server, _ in _servers}
+    return {server.process.pid for server in _servers}
 
 
 def maintenance_database() -> Database:
     """Return the server's own database, from which others are created and dropped."""
-    told = _told()
+    found = _details()
     return Database(
-        hosts=tuple((host, port) for host, port in told["hosts"]),
-        name=told["name"],
-        user=told["user"],
-        password=told["password"],
-        options=tuple((key, value) for key, value in told["options"]),
+        hosts=tuple((host, port) for host, port in found["hosts"]),
+        name=found["name"],
+        user=found["user"],
+        password=found["password"],
+        options=tuple((key, value) for key, value in found["options"]),
     )
 
 
@@ -114,16 +109,18 @@ def new_database(*, migrated: bool = True) -> Iterator[Database]:
     """Create an empty database. A migrated one also has the audit log's partitions."""
     maintenance = maintenance_database()
     name = f"shinkei_test_{secrets.token_hex(6)}"
-    clone = f' template "{_told()["template"]}" strategy = file_copy' if migrated else ""
+    clone = f' template "{_details()["template"]}" strategy = file_copy' if migrated else ""
     _execute(maintenance, f'create database "{name}"{clone}')
-    yield dataclasses.replace(maintenance, name=name)
-    _execute(maintenance, f'drop database "{name}" with (force)')
+    try:
+        yield dataclasses.replace(maintenance, name=name)
+    finally:
+        _execute(maintenance, f'drop database "{name}" with (force)')
 
 
 @functools.cache
-def _told() -> dict[str, Any]:
-    told: dict[str, Any] = json.loads(os.environ[_VARIABLE])
-    return told
+def _details() -> dict[str, Any]:
+    details: dict[str, Any] = json.loads(os.environ[_VARIABLE])
+    return details
 
 
 @functools.cache
@@ -132,8 +129,11 @@ def _connect(database: Database) -> Any:
     import psycopg
 
     arguments: dict[str, Any] = {**database.libpq_arguments()}
-    connection = psycopg.connect(**arguments, autocommit=True)
-    _connections.append(connection)
+    try:
+        connection = psycopg.connect(**arguments, autocommit=True)
+    except psycopg.OperationalError as error:
+        raise pytest.UsageError(str(error).splitlines()[0]) from None
+    _owned.callback(connection.close)
     return connection
 
 

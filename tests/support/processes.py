@@ -14,7 +14,7 @@ import signal
 import socket
 import subprocess
 import sys
-import time
+import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -27,8 +27,6 @@ from service.settings import VARIABLES, Database
 from tests.support.clients import ROOT, SECRET_KEY
 from tests.support.waiting import DEADLINE_S, eventually_blocking
 
-# What is left of a process that was killed, such as its PostgreSQL, needs some time to end.
-ENDING_S = 20
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 # Asks the kernel for SIGKILL when pytest dies, then executes the program. A shell has its background
@@ -199,11 +197,19 @@ def greeted(process: Process) -> tuple[str, str]:
 
 
 def event_beginning(words: str, process: Process) -> dict[str, Any]:
-    """Read the log up to the first event that starts with these words."""
+    """Read the log up to the first event that starts with these words.
+
+    The process is killed if there is none within ``DEADLINE_S``.
+    """
     assert process.stderr is not None
-    for line in process.stderr:
-        if line.startswith("{") and (event := json.loads(line))["event"].startswith(words):
-            return dict(event)
+    timer = threading.Timer(DEADLINE_S, process.kill)
+    timer.start()
+    try:
+        for line in process.stderr:
+            if line.startswith("{") and (event := json.loads(line))["event"].startswith(words):
+                return dict(event)
+    finally:
+        timer.cancel()
     raise AssertionError(words)
 
 
@@ -338,11 +344,13 @@ def end_with_parent() -> None:
 
 
 def lasting_orphans(known: set[int]) -> dict[int, str]:
-    """Return ``orphans`` once there are none, or those that do not end within ``ENDING_S``."""
-    deadline = time.monotonic() + ENDING_S
-    while (found := orphans(known)) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    return found
+    """Wait for ``orphans`` to end, and return those that do not.
+
+    What is left of a killed process, such as its PostgreSQL, needs some time.
+    """
+    with contextlib.suppress(AssertionError):
+        eventually_blocking(lambda: not orphans(known))
+    return orphans(known)
 
 
 def orphans(known: set[int]) -> dict[int, str]:

@@ -77,8 +77,8 @@ async def test_export_contains_all_stored_data(client: Client) -> None:
 async def test_grace_period_is_no_shorter_if_clocks_go_forward(
     start_app: StartApp, conn: Any
 ) -> None:
-    """Tomorrow, in the time zone of the server."""
-    day = (datetime.now(UTC) + timedelta(days=1)).timetuple().tm_yday % 365 + 1
+    """Those of the server's time zone, a few days after the deletion."""
+    day = (datetime.now(UTC) + timedelta(days=3)).timetuple().tm_yday % 365 + 1
     zone = f"AAA0BBB,J{day},J{(day + 200) % 365 + 1}"
     name = await conn.fetchval("select current_database()")
     await conn.execute(f"alter database {name} set timezone to '{zone}'")

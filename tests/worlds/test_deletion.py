@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from service import purge
-from tests.support.clients import Client
+from tests.support.clients import Client, StartApp
 from tests.support.factories import Account, assert_problem, register
 from tests.support.holding import holding
+from tests.support.jobs import run_jobs
 from tests.support.logbook import logged
 from tests.support.steps import delete_account, send
 from tests.support.world_rows import TABLES, count_rows, worlds_with_wrong_counts
@@ -89,6 +90,14 @@ async def test_deleted_world_is_gone_at_once_for_its_owner(
     ):
         await assert_problem(await send(client, "GET", path, by=account), 404, "not_found")
     assert await (await send(client, "GET", "/worlds", by=account)).json() == []
+
+
+async def test_deleted_world_is_deleted_by_a_job(
+    client: Client, start_app: StartApp, conn: Any, world: World
+) -> None:
+    await delete_world(world)
+    await run_jobs(client, start_app, "select not exists (select from worlds)")
+    assert await count_rows(conn) == NOTHING
 
 
 async def test_rows_of_a_deleted_world_are_deleted_in_slices(
