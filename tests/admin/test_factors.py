@@ -23,7 +23,7 @@ from tests.support.factors import (
 from tests.support.logbook import logged
 from tests.support.mailbox import next_mail, text_of
 from tests.support.state import everything
-from tests.support.steps import is_signed_in, mails, send, sign_in
+from tests.support.steps import RESET, is_signed_in, mails, send, sign_in
 
 UNKNOWN_ID = "01890000-0000-7000-8000-000000000000"
 REMOVED = "A second factor was removed from your account"
@@ -257,7 +257,7 @@ async def test_the_last_passkey_of_an_account_without_a_password_can_be_removed(
     assert response.status == 202
     while True:
         mail = await next_mail(settings.data_dir, owner.profile["email"])
-        if "#token=" in text_of(mail) and mail["Subject"] == "Choose a new password":
+        if "#token=" in text_of(mail) and mail["Subject"] == RESET:
             break
 
 

@@ -13,6 +13,7 @@ from tests.support.mailbox import next_mail, token_of
 from tests.support.shell import Shell
 from tests.support.steps import (
     NEW_PASSWORD,
+    RESET,
     is_signed_in,
     link_about,
     mails,
@@ -22,7 +23,6 @@ from tests.support.steps import (
 )
 
 EMAIL = "ada@example.com"
-RESET = "Choose a new password"
 VERIFY = "Confirm your email address"
 
 

@@ -27,7 +27,7 @@ from tests.support.factors import (
 )
 from tests.support.holding import holding
 from tests.support.operations import CHANGE, CHANGED
-from tests.support.steps import change_email, link_about, reset, revert, verify
+from tests.support.steps import RESET, change_email, link_about, reset, revert, verify
 
 ME = "/api/v1/users/me"
 CODES = f"{ME}/recovery-codes"
@@ -70,7 +70,7 @@ async def test_restoring_an_email_removes_what_a_thief_added(
         await assert_problem(refused, 401, "unknown_passkey")
     removed = "select count(*) from audit_events where action = 'factor.remove'"
     assert await conn.fetchval(removed) == 1
-    token = await link_about(settings.data_dir, account.profile["email"], "Choose a new password")
+    token = await link_about(settings.data_dir, account.profile["email"], RESET)
     assert (await reset(client, token, account.password)).status == 204
     assert (await log_in(client, account)).status == 200
 
@@ -86,7 +86,7 @@ async def test_restoring_an_email_keeps_factors_from_long_before(
     await change_email(client, account, account.password, to="new@example.com")
     await restore_email(client, settings, account, "new@example.com")
     assert await conn.fetchval("select count(*) from recovery_codes") == 10
-    token = await link_about(settings.data_dir, account.profile["email"], "Choose a new password")
+    token = await link_about(settings.data_dir, account.profile["email"], RESET)
     assert (await reset(client, token, account.password)).status == 204
     problem = await ask_for_challenge(client, account)
     assert (await answer(client, problem["challenge"], code=app.code(1))).status == 200

@@ -22,19 +22,8 @@ MODES = ("direct", "two workers")
 def library() -> Path:
     """Compile the library that sets the clock of one process."""
     built = make_directory() / "clock.so"
-    subprocess.run(
-        [
-            require("gcc"),
-            "-shared",
-            "-fPIC",
-            "-O2",
-            "-o",
-            str(built),
-            str(HERE / "clock.c"),
-            "-ldl",
-        ],
-        check=True,
-    )
+    options = ("-shared", "-fPIC", "-O2", "-ldl")
+    subprocess.run([require("gcc"), HERE / "clock.c", "-o", built, *options], check=True)
     return built
 
 

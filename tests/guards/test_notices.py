@@ -9,6 +9,7 @@ from service.settings import Settings
 from tests.support.clients import Client, StartApp
 from tests.support.factories import PASSWORD, Account, register, register_as
 from tests.support.steps import (
+    RESET,
     change_email,
     change_password,
     delete_account,
@@ -27,7 +28,6 @@ OWN = "ada@example.com"
 NEW = "ada.new@example.com"
 VERIFY = "Confirm your email address"
 CHANGE = "Confirm your new email address"
-RESET = "Choose a new password"
 CHANGED = "The email address of your account was changed"
 
 Act = Callable[[Client, Settings, Account], Awaitable[Any]]

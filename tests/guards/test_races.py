@@ -26,6 +26,7 @@ from tests.support.shell import Result, run_all
 from tests.support.steps import (
     ASKING,
     NEW_PASSWORD,
+    RESET,
     WRONG,
     Asking,
     change_email,
@@ -187,7 +188,7 @@ async def test_only_one_of_two_concurrent_reset_links_works(
     async with holding(conn, ROW, id_) as start:
         asked = [await start(ask()) for _ in range(2)]
     assert await wait_for(*asked) == [202, 202]
-    tokens = [await link_about(settings.data_dir, email, "Choose a new password") for _ in range(2)]
+    tokens = [await link_about(settings.data_dir, email, RESET) for _ in range(2)]
     assert sorted([(await reset(client, token)).status for token in tokens]) == [204, 400]
 
 

@@ -72,7 +72,7 @@ async def test_response_decides_what_becomes_of_a_mail(
         assert (entry["level"], delay_s) == ("error", None)
     else:
         assert delay_s is not None
-        # With its jitter, and some time ago.
+        # The jitter takes off a quarter at most, and some time has passed.
         hour = 0.7 * sender.LAST_RETRY_S
         assert (entry["level"], delay_s > hour) == (
             ("error", True) if event == REFUSES else ("warning", False)

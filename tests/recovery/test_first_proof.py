@@ -18,6 +18,7 @@ from tests.support.holding import holding
 from tests.support.mailbox import next_mail, token_of
 from tests.support.steps import (
     NEW_PASSWORD,
+    RESET,
     change_email,
     delete_account,
     forgot,
@@ -38,7 +39,6 @@ OWNERS = "ada@example.com"
 SQUATTERS = "squatter@example.com"
 VERIFY = "Confirm your email address"
 CHANGE = "Confirm your new email address"
-RESET = "Choose a new password"
 ROW = "select from users for update"
 # Would send the owner's data to a server of the squatter's.
 SETTINGS = {"llm_base_url": "https://squatter.example.com/"}

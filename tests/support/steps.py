@@ -15,7 +15,7 @@ from tests.support.waiting import eventually
 
 API = "/api/v1"
 WRONG = "not the password of it"
-# The subject of the mail with the link.
+# The subject of mails whose link resets a password.
 RESET = "Choose a new password"
 NEW_PASSWORD = "quite another phrase than that"
 
